@@ -1,0 +1,107 @@
+package redisretry_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"onceover/internal/redisretry"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// reply is an error reply of a server.
+type reply string
+
+func (r reply) Error() string { return string(r) }
+func (reply) RedisError()     {}
+
+func observed() (*zap.Logger, *observer.ObservedLogs) {
+	core, logs := observer.New(zap.InfoLevel)
+	return zap.New(core), logs
+}
+
+func TestDoRidesOutAnOutage(t *testing.T) {
+	outages := []error{
+		io.EOF, &net.OpError{Op: "dial", Err: errors.New("connection refused")},
+		reply("LOADING Redis is loading the dataset in memory"), reply("READONLY You can't write against a read only replica."),
+		reply("OOM command not allowed when used memory > 'maxmemory'."),
+	}
+	for _, outage := range outages {
+		synctest.Test(t, func(t *testing.T) {
+			log, logs := observed()
+			g := redisretry.New("results", log)
+			calls := 0
+			err := g.Do(t.Context(), func(context.Context) error {
+				if calls++; calls <= 20 {
+					return outage
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatalf("%v: got %v, want success after the outage", outage, err)
+			}
+			if calls != 21 {
+				t.Errorf("%v: got %d calls, want 21", outage, calls)
+			}
+			if n := logs.Len(); n != 2 {
+				t.Errorf("%v: got %d log lines, want 2 (lost, back)", outage, n)
+			}
+		})
+	}
+}
+
+func TestDoReturnsOtherErrorsAtOnce(t *testing.T) {
+	fault := errors.New("not JSON")
+	for _, want := range []error{redis.Nil, redis.TxFailedErr, reply("WRONGTYPE Operation"), reply("NOPERM no"), fault} {
+		log, logs := observed()
+		calls := 0
+		err := redisretry.New("cache", log).Do(t.Context(), func(context.Context) error {
+			calls++
+			if want == fault {
+				return redisretry.Final(fault)
+			}
+			return want
+		})
+		if !errors.Is(err, want) || calls != 1 || logs.Len() != 0 {
+			t.Errorf("%v: got %v after %d calls and %d log lines, want it at once and no log line", want, err, calls, logs.Len())
+		}
+	}
+}
+
+func TestDoEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		start := time.Now()
+		err := redisretry.New("cache", zap.NewNop()).Do(ctx, func(context.Context) error { return io.EOF })
+		var away *redisretry.UnavailableError
+		if !errors.As(err, &away) || !errors.Is(err, io.EOF) {
+			t.Errorf("got %v, want an UnavailableError with the last error of Redis", err)
+		}
+		if d := time.Since(start); d != 10*time.Second {
+			t.Errorf("gave up after %v, want 10 s", d)
+		}
+	})
+}
+
+func TestDoReportsTheCause(t *testing.T) {
+	cause := errors.New("draining")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	err := redisretry.New("cache", zap.NewNop()).Do(ctx, func(ctx context.Context) error {
+		cancel(cause)
+		return ctx.Err()
+	})
+	if !errors.Is(err, cause) {
+		t.Errorf("got %v, want %v", err, cause)
+	}
+}
