@@ -1,0 +1,106 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"onceover/celery"
+)
+
+// errClosed ends the computations that are under way when the cache closes.
+var errClosed = errors.New("the cache is closing")
+
+// errAbandoned ends a computation for which nobody waits any more.
+var errAbandoned = errors.New("nobody waits for the answer any more")
+
+// flight lets concurrent callers of one key share one computation. Unlike
+// x/sync/singleflight it ends a computation when its last caller has gone, and
+// it owns the goroutines it starts.
+type flight struct {
+	mu    sync.Mutex
+	calls map[string]*call
+	done  bool
+	wg    sync.WaitGroup
+}
+
+type call struct {
+	cancel  context.CancelCauseFunc
+	waiters int
+	ended   chan struct{} // closed when entry and err are set
+	entry   Entry
+	err     error
+}
+
+func newFlight() *flight {
+	return &flight{calls: map[string]*call{}}
+}
+
+func (f *flight) do(ctx context.Context, key string, waiting func(), fn func(context.Context) (Entry, error)) (Entry, bool, error) {
+	f.mu.Lock()
+	if f.done {
+		f.mu.Unlock()
+		return Entry{}, false, errClosed
+	}
+	c, shared := f.calls[key]
+	if !shared {
+		// The computation outlives its first caller if others wait too.
+		run, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+		c = &call{cancel: cancel, ended: make(chan struct{})}
+		f.calls[key] = c
+		f.wg.Go(func() { f.run(run, key, c, fn) })
+	}
+	c.waiters++
+	f.mu.Unlock()
+	if shared && waiting != nil {
+		waiting()
+	}
+
+	select {
+	case <-c.ended:
+		return c.entry, shared, c.err
+	case <-ctx.Done():
+		f.leave(key, c)
+		return Entry{}, shared, context.Cause(ctx)
+	}
+}
+
+func (f *flight) run(ctx context.Context, key string, c *call, fn func(context.Context) (Entry, error)) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.err = celery.Recovered(p)
+		}
+		f.mu.Lock()
+		f.forget(key, c)
+		f.mu.Unlock()
+		c.cancel(nil)
+		close(c.ended)
+	}()
+	c.entry, c.err = fn(ctx)
+}
+
+// leave takes one waiter away and ends the computation with the last one.
+func (f *flight) leave(key string, c *call) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c.waiters--; c.waiters == 0 {
+		f.forget(key, c) // a caller that comes now starts afresh
+		c.cancel(errAbandoned)
+	}
+}
+
+func (f *flight) forget(key string, c *call) {
+	if f.calls[key] == c {
+		delete(f.calls, key)
+	}
+}
+
+func (f *flight) close() {
+	f.mu.Lock()
+	f.done = true
+	for _, c := range f.calls {
+		c.cancel(errClosed)
+	}
+	f.mu.Unlock()
+	f.wg.Wait()
+}

@@ -1,0 +1,153 @@
+package progress_test
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+
+	"onceover/celery"
+	"onceover/internal/redisretry"
+	"onceover/internal/testenv"
+	"onceover/progress"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func setup(t *testing.T) (*progress.Store, *redis.Client) {
+	t.Helper()
+	t.Parallel()
+	opt, err := redisretry.Options(testenv.Redis(t).URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := redis.NewClient(opt)
+	t.Cleanup(func() { c.Close() })
+	return progress.New(c, zap.NewNop()), c
+}
+
+func load(t *testing.T, s *progress.Store, job string) progress.Update {
+	t.Helper()
+	u, err := s.Load(t.Context(), job)
+	if err != nil || u == nil {
+		t.Fatalf("load %s: %v, %v", job, u, err)
+	}
+	return *u
+}
+
+func check(t *testing.T, got, want progress.Update) {
+	t.Helper()
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(progress.Update{}, "UpdatedAt")); diff != "" {
+		t.Errorf("progress (-want +got):\n%s", diff)
+	}
+}
+
+func TestReport(t *testing.T) {
+	s, client := setup(t)
+	tr, err := s.Track(t.Context(), "j-1", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := time.Now().UTC().Truncate(time.Second)
+	if err := tr.Report(t.Context(), 30, "cache", "찾는 중"); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := client.Get(t.Context(), "job:j-1:progress").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc map[string]any
+	if err := json.Unmarshal([]byte(raw), &doc); err != nil {
+		t.Fatal(err)
+	}
+	at, err := time.Parse("2006-01-02T15:04:05", doc["updated_at"].(string))
+	if err != nil || at.Before(before) || at.After(time.Now().UTC()) {
+		t.Errorf("got updated_at %v, want now as naive UTC in whole seconds", doc["updated_at"])
+	}
+	delete(doc, "updated_at")
+	want := map[string]any{"progress": 30.0, "stage": "cache", "message": "찾는 중"}
+	if diff := cmp.Diff(want, doc); diff != "" {
+		t.Errorf("document (-want +got):\n%s", diff)
+	}
+	if ttl := client.TTL(t.Context(), "job:j-1:progress").Val(); ttl <= 59*time.Minute || ttl > time.Hour {
+		t.Errorf("got TTL %v, want 1 h", ttl)
+	}
+}
+
+func TestProgressNeverFalls(t *testing.T) {
+	s, _ := setup(t)
+	ctx := t.Context()
+	track := func(resume bool) *progress.Tracker {
+		t.Helper()
+		tr, err := s.Track(ctx, "j", resume)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tr
+	}
+	report := func(tr *progress.Tracker, n int, stage string) {
+		t.Helper()
+		if err := tr.Report(ctx, n, stage, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := track(false)
+	report(first, 50, "ai_vision")
+	report(first, 40, "preprocess")
+	check(t, load(t, s, "j"), progress.Update{Progress: 50, Stage: "preprocess"})
+
+	second := track(true) // a retry
+	report(second, 10, "download")
+	check(t, load(t, s, "j"), progress.Update{Progress: 50, Stage: "download"})
+	if err := second.Fail(ctx, "실패", "ValueError: x"); err != nil {
+		t.Fatal(err)
+	}
+	check(t, load(t, s, "j"), progress.Update{Progress: 50, Stage: "failed", Message: "실패", Error: "ValueError: x"})
+
+	report(track(true), 100, "done")
+	report(track(true), 10, "download") // redelivered after the end: it is a new run
+	check(t, load(t, s, "j"), progress.Update{Progress: 10, Stage: "download"})
+	report(track(false), 0, "download")
+	check(t, load(t, s, "j"), progress.Update{Progress: 0, Stage: "download"})
+}
+
+func TestTrackSurvivesAForeignValue(t *testing.T) {
+	s, client := setup(t)
+	client.Set(t.Context(), progress.Key("j"), "half a documen", time.Minute)
+	tr, err := s.Track(t.Context(), "j", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Report(t.Context(), 10, "download", ""); err != nil {
+		t.Fatal(err)
+	}
+	check(t, load(t, s, "j"), progress.Update{Progress: 10, Stage: "download"})
+}
+
+func TestLoadNothing(t *testing.T) {
+	s, _ := setup(t)
+	if u, err := s.Load(t.Context(), "none"); u != nil || err != nil {
+		t.Errorf("got %v, %v, want nil, nil", u, err)
+	}
+}
+
+func TestFinished(t *testing.T) {
+	s, client := setup(t)
+	if state, err := s.Finished(t.Context(), "t"); state != "" || err != nil {
+		t.Errorf("before: got %q, %v", state, err)
+	}
+	if err := s.MarkFinished(t.Context(), "t", celery.Failure); err != nil {
+		t.Fatal(err)
+	}
+	if state, err := s.Finished(t.Context(), "t"); state != celery.Failure || err != nil {
+		t.Errorf("after: got %q, %v, want FAILURE", state, err)
+	}
+	if ttl := client.TTL(t.Context(), "job:t:finished").Val(); ttl <= 23*time.Hour {
+		t.Errorf("got TTL %v, want 24 h", ttl)
+	}
+}

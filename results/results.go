@@ -1,0 +1,110 @@
+// Package results is Celery's Redis result backend (DB0), the side that a
+// worker writes and a client reads.
+//
+// Start with [Store]. It promises what Celery clients rely on: the document is
+// SET with its expiry and PUBLISHed on its own key in one MULTI, and a stored
+// SUCCESS is never overwritten. It does not know groups or chords.
+//
+// Source: Celery 5.x, celery/backends/redis.py and base.py.
+package results
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"onceover/celery"
+	"onceover/internal/redisretry"
+)
+
+// TTL is how long a result is kept: Celery's result_expires, one day.
+const TTL = 24 * time.Hour
+
+// Key is the key of a task's meta document, and the channel on which it is
+// published.
+func Key(taskID string) string { return "celery-task-meta-" + taskID }
+
+// Store keeps task meta documents. Safe for concurrent use.
+type Store struct {
+	client redis.UniversalClient
+	guard  *redisretry.Guard
+}
+
+// New returns a store on the database that client has selected. The caller
+// closes client.
+func New(client redis.UniversalClient, log *zap.Logger) *Store {
+	return &Store{client: client, guard: redisretry.New("results", log)}
+}
+
+// Save stores and publishes m, unless a SUCCESS is stored already: then it does
+// nothing, as Celery does. While Redis is away it waits until ctx ends.
+func (s *Store) Save(ctx context.Context, m celery.Meta) error {
+	doc, err := celery.MarshalJSON(m)
+	if err != nil {
+		return fmt.Errorf("encode meta of task %s: %w", m.TaskID, err)
+	}
+	key := Key(m.TaskID)
+	write := func(tx *redis.Tx) error {
+		stored, err := tx.Get(ctx, key).Bytes()
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return err
+		}
+		if status(stored) == celery.Success {
+			return nil
+		}
+		_, err = tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
+			p.Set(ctx, key, doc, TTL)
+			p.Publish(ctx, key, doc)
+			return nil
+		})
+		return err
+	}
+	err = s.guard.Do(ctx, func(ctx context.Context) error {
+		for {
+			// WATCH makes the look before the write and the write one step. Only
+			// a second writer of the same task can make it fail, and each round
+			// lets one of them through.
+			err := s.client.Watch(ctx, write, key)
+			if !errors.Is(err, redis.TxFailedErr) {
+				return err
+			}
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("store %s of task %s: %w", m.Status, m.TaskID, err)
+	}
+	return nil
+}
+
+// Load returns the stored document, nil if there is none. A document that is
+// not Celery's is a *celery.MetaError.
+func (s *Store) Load(ctx context.Context, taskID string) (*celery.Meta, error) {
+	var doc []byte
+	err := s.guard.Do(ctx, func(ctx context.Context) (err error) {
+		doc, err = s.client.Get(ctx, Key(taskID)).Bytes()
+		return err
+	})
+	switch {
+	case errors.Is(err, redis.Nil):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("load meta of task %s: %w", taskID, err)
+	}
+	return celery.DecodeMeta(taskID, doc)
+}
+
+// status reads the state of a stored document, "" if it cannot be read.
+func status(doc []byte) celery.State {
+	var m struct {
+		Status celery.State `json:"status"`
+	}
+	if json.Unmarshal(doc, &m) != nil {
+		return ""
+	}
+	return m.Status
+}
