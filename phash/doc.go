@@ -1,0 +1,29 @@
+// Package phash computes the 256-bit perceptual hash that Python computes with
+//
+//	str(imagehash.phash(PIL.Image.open(f), hash_size=16))
+//
+// bit for bit, so that a Go process and a Python process that see the same file use the same cache key.
+//
+// Start with [Sum], which turns an encoded picture into a [Hash]. Before that, [Inspect] tells format and size from the header
+// alone, so that a caller can refuse a picture for its pixel count before anything is decoded:
+//
+//	info, err := phash.Inspect(data)
+//	if err == nil && info.Width*info.Height > limit { … }
+//	h, err := phash.Sum(data)
+//
+// What it promises:
+//   - PNG, GIF, BMP, TIFF and lossless WebP give Python's hash exactly, pictures with ties at the median (flat, symmetric,
+//     striped ones) included. A variant of these formats that could not be done exactly is refused as unsupported, not guessed.
+//   - JPEG and lossy WebP are decoded by Go's decoders, which round differently from libjpeg-turbo and libwebp: of photographs most
+//     hashes agree and the rest are a few bits off; tiny or noisy pictures can be far off. A few valid JPEGs are refused.
+//   - A file that was cut off before the end of its first frame, or that its decoder finds corrupt, is an error, never a hash.
+//   - No input makes it panic, and memory is bounded by the pixel count: 1 to 4 bytes a pixel for the decoded picture as a rule,
+//     16 at worst (16-bit TIFF in one strip); conversion and resampling go row by row.
+//   - Everything is safe for concurrent use; there is no state.
+//
+// Pillow is not one reference but three: from 12.2 on it resamples tall pictures in another order, which changes their hash.
+// [Sum] follows Pillow up to 12.1; [SumOrder] follows the others.
+//
+// What it does not do: no I/O, no search for similar hashes, no orientation by EXIF and no colour management, because Python does
+// neither before hashing (TIFF's own orientation tag counts, as in Pillow).
+package phash

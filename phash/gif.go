@@ -1,0 +1,184 @@
+package phash
+
+import (
+	"bytes"
+	"encoding/binary"
+	"image"
+	"image/gif"
+	"io"
+)
+
+// A gifFrame is the first frame of a GIF and where it lies on the screen.
+type gifFrame struct {
+	width, height int // of the screen, which grows to hold the frame
+	bounds        image.Rectangle
+	interlaced    bool
+	gray          [256]uint8 // by index
+	fill          uint8      // gray of the screen around the frame
+	data          []byte     // from the byte before the LZW data on
+}
+
+// readGIF walks the blocks before the first frame's pixels.
+func readGIF(data []byte) (gifFrame, error) {
+	const interlaceFlag, tableFlag = 0x40, 0x80
+	short := damaged("ends before the first frame")
+	r := gifReader{rest: data}
+	var f gifFrame
+	header, ok := r.next(13)
+	if !ok {
+		return f, short
+	}
+	f.width, f.height = le16(header[6:]), le16(header[8:])
+	f.gray = gifGray(nil)
+	if flags := header[10]; flags&tableFlag != 0 {
+		table, ok := r.next(3 << (flags&7 + 1))
+		if !ok {
+			return f, short
+		}
+		f.gray = gifGray(table)
+	}
+
+	transparent := uint8(0) // Pillow fills the screen with this index, or 0
+	for {
+		introducer, ok := r.next(1)
+		if !ok {
+			return f, short
+		}
+		switch introducer[0] {
+		case 0x21: // extension
+			label, _ := r.next(1)
+			first, ok := r.block()
+			if !ok {
+				return f, short
+			}
+			if label[0] == 0xf9 && len(first) >= 4 && first[0]&1 != 0 {
+				transparent = first[3]
+			}
+			for block := first; len(block) > 0; {
+				if block, ok = r.block(); !ok {
+					return f, short
+				}
+			}
+		case 0x2c: // image descriptor
+			d, ok := r.next(9)
+			if !ok {
+				return f, short
+			}
+			x, y := le16(d), le16(d[2:])
+			f.bounds = image.Rect(x, y, x+le16(d[4:]), y+le16(d[6:]))
+			f.interlaced = d[8]&interlaceFlag != 0
+			if d[8]&tableFlag != 0 {
+				table, ok := r.next(3 << (d[8]&7 + 1))
+				if !ok {
+					return f, short
+				}
+				f.gray = gifGray(table)
+			}
+			if f.bounds.Empty() {
+				return f, damaged("empty frame")
+			}
+			f.width, f.height = max(f.width, f.bounds.Max.X), max(f.height, f.bounds.Max.Y)
+			f.fill = f.gray[transparent]
+			f.data = r.rest
+			return f, nil
+		default:
+			return f, damaged("no frame where one is expected")
+		}
+	}
+}
+
+// gifGray returns the gray value by index. Pillow has no use for a palette in which every entry is its own index, nor for one
+// that is missing: the indices are gray values then, also those past the end, which are black otherwise.
+func gifGray(table []byte) (gray [256]uint8) {
+	ramp := true
+	for i := range len(table) / 3 {
+		r, g, b := table[3*i], table[3*i+1], table[3*i+2]
+		gray[i] = luma(r, g, b)
+		ramp = ramp && int(r) == i && int(g) == i && int(b) == i
+	}
+	if ramp {
+		for i := range gray {
+			gray[i] = uint8(i)
+		}
+	}
+	return gray
+}
+
+func sizeGIF(data []byte) (width, height int, err error) {
+	f, err := readGIF(data)
+	return f.width, f.height, err
+}
+
+func decodeGIF(data []byte) (picture, error) {
+	const lzwRatio = 4096 // at most a table's worth of pixels for a code of over a byte
+	f, err := readGIF(data)
+	if err != nil {
+		return picture{}, err
+	}
+	w, h := f.bounds.Dx(), f.bounds.Dy()
+	if err := plausible(f.data, h, 8*w, lzwRatio); err != nil {
+		return picture{}, err
+	}
+
+	// image/gif would put black in place of the transparent index's colour, which counts here, and refuse what Pillow accepts: a
+	// frame beyond the screen, an index beyond the palette, an unknown extension. So it is given a file that has the frame alone.
+	alone := []byte("GIF89a")
+	alone = binary.LittleEndian.AppendUint16(alone, uint16(w))
+	alone = binary.LittleEndian.AppendUint16(alone, uint16(h))
+	alone = append(alone, 0x80|7, 0, 0) // 256 colours
+	alone = append(alone, make([]byte, 3*256)...)
+	alone = append(alone, 0x2c, 0, 0, 0, 0)
+	alone = binary.LittleEndian.AppendUint16(alone, uint16(w))
+	alone = binary.LittleEndian.AppendUint16(alone, uint16(h))
+	flags := byte(0)
+	if f.interlaced {
+		flags = 0x40
+	}
+	alone = append(alone, flags)
+	m, err := gif.Decode(io.MultiReader(bytes.NewReader(alone), bytes.NewReader(f.data)))
+	if err != nil {
+		return picture{}, err
+	}
+	index := m.(*image.Paletted)
+	return picture{f.width, f.height, func(y int, gray []uint8) {
+		if y < f.bounds.Min.Y || y >= f.bounds.Max.Y {
+			fill(gray, f.fill)
+			return
+		}
+		fill(gray[:f.bounds.Min.X], f.fill)
+		fill(gray[f.bounds.Max.X:], f.fill)
+		row := index.Pix[(y-f.bounds.Min.Y)*index.Stride:][:w]
+		for x, v := range row {
+			gray[f.bounds.Min.X+x] = f.gray[v]
+		}
+	}}, nil
+}
+
+func fill(row []uint8, v uint8) {
+	for x := range row {
+		row[x] = v
+	}
+}
+
+func le16(b []byte) int { return int(binary.LittleEndian.Uint16(b)) }
+
+// A gifReader cuts pieces off the front of a file.
+type gifReader struct{ rest []byte }
+
+// next returns n bytes; ok is false if there are fewer.
+func (r *gifReader) next(n int) (b []byte, ok bool) {
+	if len(r.rest) < n {
+		return nil, false
+	}
+	b, r.rest = r.rest[:n], r.rest[n:]
+	return b, true
+}
+
+// block returns the content of a data sub-block, empty for the last one.
+func (r *gifReader) block() (b []byte, ok bool) {
+	n, ok := r.next(1)
+	if !ok {
+		return nil, false
+	}
+	return r.next(int(n[0]))
+}

@@ -1,0 +1,215 @@
+package phash
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const (
+	goldenDir = "testdata/golden" // photographs and patterns in every format
+	modesDir  = "testdata/modes"  // small pictures made by compare.py, one of each mode and encoding
+)
+
+// A golden picture is a line of golden.tsv, recorded from Python.
+type golden struct {
+	file string
+	size string // "640x480"
+	want Hash
+	data []byte
+}
+
+// lossy reports whether the picture is of a format that Go's decoders do not decode as Python's do.
+func (g golden) lossy() bool {
+	return strings.HasPrefix(g.file, "jpeg-") || strings.HasPrefix(g.file, "webp-lossy")
+}
+
+func readGolden(t testing.TB) []golden {
+	t.Helper()
+	return append(readTable(t, goldenDir), readTable(t, modesDir)...)
+}
+
+func readTable(t testing.TB, dir string) []golden {
+	t.Helper()
+	tsv, err := os.ReadFile(filepath.Join(dir, "golden.tsv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(tsv)), "\n")
+	var all []golden
+	for i, line := range lines[1:] {
+		f := strings.Split(strings.TrimSuffix(line, "\r"), "\t")
+		if len(f) != 5 {
+			t.Fatalf("golden.tsv line %d: got %d fields, want 5", i+2, len(f))
+		}
+		h, err := Parse(f[3])
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(filepath.Join(dir, f[0]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, golden{file: f[0], size: f[2], want: h, data: data})
+	}
+	return all
+}
+
+func TestGoldenLossless(t *testing.T) {
+	t.Parallel()
+	n := 0
+	for _, g := range readGolden(t) {
+		if g.lossy() {
+			continue
+		}
+		n++
+		got, err := Sum(g.data)
+		if err != nil {
+			t.Errorf("%s: got error %v, want %v", g.file, err, g.want)
+		} else if got != g.want {
+			t.Errorf("%s: got %v, want %v, distance %d", g.file, got, g.want, got.Distance(g.want))
+		}
+	}
+	if want := 64 + 79; n != want {
+		t.Errorf("got %d lossless pictures, want %d", n, want)
+	}
+}
+
+// inexact lists the lossy golden pictures whose hash differs from Python's because Go's decoders round otherwise, or that they
+// refuse. All others are the same, and must stay so.
+const inexact = `
+jpeg-411.jpg jpeg-420-17x1.jpg jpeg-420-2000x9.jpg jpeg-420-4x4.jpg jpeg-420-5x9.jpg jpeg-420-noise.jpg
+jpeg-420-oversaturated.jpg jpeg-420-q35.jpg jpeg-422-noise.jpg jpeg-422-oversaturated.jpg jpeg-422-progressive.jpg
+jpeg-441.jpg jpeg-444-noise.jpg jpeg-444-oversaturated.jpg jpeg-444-progressive.jpg jpeg-444-q35.jpg jpeg-444-q75.jpg
+jpeg-444-q95.jpg jpeg-chroma-full-luma-half.jpg jpeg-cmyk-plain.jpg jpeg-exif-orientation-3.jpg
+jpeg-exif-orientation-8.jpg jpeg-no-jfif.jpg jpeg-restart-prog.jpg jpeg-restart.jpg jpeg-ycck-adobe.jpg
+webp-lossy-q20.webp webp-lossy.webp
+`
+
+func TestGoldenLossy(t *testing.T) {
+	t.Parallel()
+	differs := make(map[string]bool)
+	for _, f := range strings.Fields(inexact) {
+		differs[f] = true
+	}
+	n, same := 0, 0
+	for _, g := range readGolden(t) {
+		if !g.lossy() {
+			continue
+		}
+		n++
+		got, err := Sum(g.data)
+		switch {
+		case err == nil && got == g.want && differs[g.file]:
+			t.Errorf("%s: got Python's hash, want it taken off the list of those that differ", g.file)
+		case err == nil && got == g.want:
+			same++
+		case !differs[g.file] && err != nil:
+			t.Errorf("%s: got error %v, want %v", g.file, err, g.want)
+		case !differs[g.file]:
+			t.Errorf("%s: got %v, want %v", g.file, got, g.want)
+		case err != nil:
+			t.Logf("%s: %v", g.file, err)
+		default:
+			t.Logf("%s: distance %d", g.file, got.Distance(g.want))
+		}
+	}
+	t.Logf("%d of %d lossy pictures have Python's hash", same, n)
+}
+
+// Hashes of the same pictures by Pillow 12.3 and 13.0.
+func TestGoldenNewerPillow(t *testing.T) {
+	t.Parallel()
+	type key struct {
+		file  string
+		order Order
+	}
+	other := map[key]string{
+		{"png-size-3x900.png", VeryTallDownFirst}: "e7fe6326e72d320a180b980ce7794c0de7bf32bd323a19dccd7332ae1838b214",
+		{"png-rgb-photo-odd.png", TallDownFirst}:  "c90096ff265c192059d7e669a5385ad74d6cf599a292696f548a9ed1b33be086",
+		{"png-size-3x900.png", TallDownFirst}:     "e7fe6326e72d320a180b980ce7794c0de7bf32bd323a19dccd7332ae1838b214",
+		{"png-size-63x65.png", TallDownFirst}:     "c53f0ea09ecd096d31d01c46b23e18383327b1bc13e1d77985f3809daa6de8bf",
+	}
+	for _, g := range readTable(t, goldenDir) {
+		if g.lossy() {
+			continue
+		}
+		for _, order := range []Order{VeryTallDownFirst, TallDownFirst} {
+			want := g.want.String()
+			if s, ok := other[key{g.file, order}]; ok {
+				want = s
+			}
+			got, err := SumOrder(g.data, order)
+			if err != nil || got.String() != want {
+				t.Errorf("%s, order %d: got %v, %v, want %v", g.file, order, got, err, want)
+			}
+		}
+	}
+}
+
+func TestInspectGolden(t *testing.T) {
+	t.Parallel()
+	formats := map[string]string{
+		".jpg": "jpeg", ".png": "png", ".gif": "gif", ".webp": "webp", ".bmp": "bmp", ".tif": "tiff",
+	}
+	for _, g := range readGolden(t) {
+		info, err := Inspect(g.data)
+		if err != nil {
+			if !strings.Contains(inexact, g.file) {
+				t.Errorf("%s: got error %v, want %s", g.file, err, g.size)
+			}
+			continue
+		}
+		if got := fmt.Sprintf("%dx%d", info.Width, info.Height); got != g.size {
+			t.Errorf("%s: got %s, want %s", g.file, got, g.size)
+		}
+		if want := formats[filepath.Ext(g.file)]; info.Format != want {
+			t.Errorf("%s: got %q, want %q", g.file, info.Format, want)
+		}
+	}
+}
+
+// A file that was cut off has no hash, unless all of its first frame is there: Pillow then accepts it too, mostly.
+func TestTruncated(t *testing.T) {
+	t.Parallel()
+	refused := 0
+	for _, g := range readGolden(t) {
+		const small = 50_000 // pixels; larger ones take long and show nothing more
+		info, err := Inspect(g.data)
+		if err != nil || info.Width*info.Height > small {
+			continue
+		}
+		whole, err := Sum(g.data)
+		if err != nil {
+			continue
+		}
+		const pieces = 6
+		for i := range 2 * pieces {
+			cut := len(g.data) * i / pieces
+			if i >= pieces {
+				cut = len(g.data) - (i - pieces) - 1
+			}
+			if cut < 0 {
+				continue
+			}
+			got, err := Sum(g.data[:cut])
+			var format *FormatError
+			switch {
+			case err == nil && got != whole:
+				t.Errorf("%s cut to %d of %d bytes: got %v, want an error or %v", g.file, cut, len(g.data), got, whole)
+			case err == nil && i < pieces && filepath.Ext(g.file) != ".gif": // the animated one ends with more frames
+				t.Errorf("%s cut to %d of %d bytes: got a hash, want an error", g.file, cut, len(g.data))
+			case err != nil && !errors.As(err, &format):
+				t.Errorf("%s cut to %d of %d bytes: got error %v, want a *FormatError", g.file, cut, len(g.data), err)
+			case err != nil:
+				refused++
+			}
+		}
+	}
+	if refused == 0 {
+		t.Error("got no refusals, want most of the cut files refused")
+	}
+}

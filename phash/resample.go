@@ -1,0 +1,167 @@
+package phash
+
+import "math"
+
+// side is the width and height of the picture that the DCT sees: hash_size 16 times highfreq_factor 4 of imagehash.
+const side = 64
+
+// Pillow resamples 8-bit pictures with integer coefficients of 22 fraction bits, rounding after each of the two passes.
+const fractionBits = 22
+
+// A filter holds, for each of the 64 output positions along one axis, the input positions it reads and their weights.
+type filter struct {
+	start  [side]int
+	weight [side][]int32
+}
+
+// lanczos returns the filter that brings n positions to 64 as Pillow's resize does with Image.LANCZOS, or nil where Pillow
+// leaves the pass out because n is 64 already. The explicit float64 conversions keep compilers from fusing a product and a sum
+// into one rounding, which arm64 would do.
+func lanczos(n int) *filter {
+	if n == side {
+		return nil
+	}
+	scale := float64(n) / side
+	stretch := max(scale, 1) // shrinking widens the kernel, enlarging does not narrow it
+	support := 3 * stretch
+	inverse := 1 / stretch
+
+	f := new(filter)
+	exact := make([]float64, 0, 2*int(math.Ceil(support))+1)
+	for i := range f.weight {
+		centre := float64((float64(i) + 0.5) * scale)
+		first := max(int(centre-support+0.5), 0)
+		end := min(int(centre+support+0.5), n)
+		exact = exact[:0]
+		sum := 0.0
+		for x := first; x < end; x++ {
+			w := lanczos3((float64(x) - centre + 0.5) * inverse)
+			exact = append(exact, w)
+			sum += w
+		}
+		f.start[i] = first
+		f.weight[i] = make([]int32, len(exact))
+		for j, w := range exact {
+			if sum != 0 {
+				w /= sum
+			}
+			f.weight[i][j] = int32(math.Copysign(0.5, w) + float64(w*(1<<fractionBits))) // half away from zero
+		}
+	}
+	return f
+}
+
+// lanczos3 is the Lanczos kernel with three lobes on each side.
+func lanczos3(x float64) float64 {
+	if x < -3 || x >= 3 {
+		return 0
+	}
+	return float64(sinc(x) * sinc(x/3))
+}
+
+func sinc(x float64) float64 {
+	if x == 0 {
+		return 1
+	}
+	x *= math.Pi
+	return math.Sin(x) / x
+}
+
+// across resamples one row to 64 pixels.
+func (f *filter) across(dst *[side]uint8, row []uint8) {
+	for i, weights := range f.weight {
+		pixels := row[f.start[i]:]
+		pixels = pixels[:len(weights)]
+		sum := int32(0)
+		for j, w := range weights {
+			sum += w * int32(pixels[j])
+		}
+		dst[i] = round(sum)
+	}
+}
+
+// round turns a weighted sum back into a pixel.
+func round(sum int32) uint8 {
+	return uint8(min(max((sum+1<<(fractionBits-1))>>fractionBits, 0), 255))
+}
+
+// A column is the other pass: it is given the rows of a picture from top to bottom and keeps 64 rows of sums instead of the rows.
+// Integer sums come out the same in any order.
+type column struct {
+	filter *filter
+	width  int
+	sums   []int32 // 64 rows of width
+	next   int     // first output row that further input rows can reach
+}
+
+func newColumn(f *filter, width int) *column {
+	return &column{filter: f, width: width, sums: make([]int32, side*width)}
+}
+
+// add takes input row y; rows must come in order.
+func (c *column) add(y int, row []uint8) {
+	f := c.filter
+	for c.next < side && y >= f.start[c.next]+len(f.weight[c.next]) {
+		c.next++
+	}
+	for i := c.next; i < side && f.start[i] <= y; i++ {
+		w := f.weight[i][y-f.start[i]]
+		sums := c.sums[i*c.width:][:len(row)]
+		for x, v := range row {
+			sums[x] += w * int32(v)
+		}
+	}
+}
+
+// row writes output row i to dst once all rows were added.
+func (c *column) row(i int, dst []uint8) {
+	for x, sum := range c.sums[i*c.width:][:len(dst)] {
+		dst[x] = round(sum)
+	}
+}
+
+// thumbnail resamples p to 64 x 64.
+func thumbnail(p picture, downFirst bool) *[side][side]uint8 {
+	out := new([side][side]uint8)
+	wide, tall := lanczos(p.width), lanczos(p.height)
+	src := make([]uint8, p.width)
+	across := func(dst *[side]uint8, row []uint8) {
+		if wide == nil {
+			copy(dst[:], row)
+			return
+		}
+		wide.across(dst, row)
+	}
+
+	if downFirst && tall != nil {
+		c := newColumn(tall, p.width)
+		for y := range p.height {
+			p.row(y, src)
+			c.add(y, src)
+		}
+		for y := range out {
+			c.row(y, src)
+			across(&out[y], src)
+		}
+		return out
+	}
+
+	if tall == nil {
+		for y := range out {
+			p.row(y, src)
+			across(&out[y], src)
+		}
+		return out
+	}
+	c := newColumn(tall, side)
+	var row [side]uint8
+	for y := range p.height {
+		p.row(y, src)
+		across(&row, src)
+		c.add(y, row[:])
+	}
+	for y := range out {
+		c.row(y, out[y][:])
+	}
+	return out
+}

@@ -1,0 +1,175 @@
+package phash
+
+import (
+	"image"
+	"slices"
+)
+
+// Limits of Sum, whatever its caller allows: beyond them memory and time are no longer in proportion to any real picture.
+const (
+	maxPixels = 1 << 28 // pixels of the picture; decoding takes 1 to 4 bytes for each as a rule, 16 at worst
+	maxSide   = 1 << 20 // pixels of width or height; the resampling filters need 24 bytes for each
+)
+
+// Info is what a picture's header says.
+type Info struct {
+	Format string // "jpeg", "png", "gif", "webp", "bmp" or "tiff"
+	// Size in pixels, each at least 1; the product fits in an int64. For a TIFF with an orientation tag it is the size after
+	// turning, for a GIF that of the whole screen, as Pillow has it.
+	Width, Height int
+}
+
+// Inspect tells the format, judged by the content, and the size of a picture. It reads the header only: its cost does not depend
+// on the size that the header claims, and success does not mean that the rest is intact. The error is a [*FormatError].
+func Inspect(data []byte) (Info, error) {
+	format, other := sniff(data)
+	info := Info{Format: format}
+	var err error
+	switch format {
+	case formatJPEG:
+		info.Width, info.Height, err = sizeJPEG(data)
+	case formatPNG:
+		info.Width, info.Height, err = sizePNG(data)
+	case formatGIF:
+		info.Width, info.Height, err = sizeGIF(data)
+	case formatWebP:
+		info.Width, info.Height, err = sizeWebP(data)
+	case formatBMP:
+		info.Width, info.Height, err = sizeBMP(data)
+	case formatTIFF:
+		info.Width, info.Height, err = sizeTIFF(data)
+	default:
+		if other != "" {
+			return Info{}, &FormatError{Fault: Unsupported, Found: other}
+		}
+		return Info{}, &FormatError{Fault: Unrecognized}
+	}
+	if err == nil && (info.Width <= 0 || info.Height <= 0) {
+		err = damaged("size of %d x %d pixels", info.Width, info.Height)
+	}
+	if err != nil {
+		return Info{}, formatError(format, err)
+	}
+	return info, nil
+}
+
+// An Order is the order of the two resampling passes, the one thing in which the releases of Pillow differ for this hash. It
+// matters only for tall pictures, whose hashes are a few bits apart as a rule. Whoever shares a cache with Python services takes
+// the order of their Pillow.
+type Order int
+
+const (
+	// AcrossFirst is the order of Pillow up to 12.1, for every picture.
+	AcrossFirst Order = iota
+	// VeryTallDownFirst is the order of Pillow 12.2 and 12.3, which differs for pictures over 64 pixels high and more than 100
+	// times as high as wide.
+	VeryTallDownFirst
+	// TallDownFirst is the order of Pillow 13.0, which differs for pictures over 64 pixels high and more than 2*width-64 pixels
+	// high. Screenshots of phones are such pictures, photographs are not.
+	TallDownFirst
+)
+
+// downFirst reports whether a picture of this size is resampled down its columns first.
+func (o Order) downFirst(width, height int) bool {
+	switch o {
+	case VeryTallDownFirst:
+		return height > side && height > 100*width
+	case TallDownFirst:
+		return height > side && height-side > 2*(width-side)
+	}
+	return false
+}
+
+// Sum returns the hash of an encoded picture: its first frame, alpha, EXIF and colour profile ignored, as Python with Pillow up
+// to 12.1 computes it. Hashes of flat or symmetric pictures are returned too; see [Hash.Degenerate].
+//
+// Memory and time are proportional to the pixel count, which a few bytes can claim to be huge: check [Inspect] first. Sum itself
+// refuses, as unsupported, only what is beyond 2^28 pixels or 2^20 pixels on a side. The error is a [*FormatError].
+func Sum(data []byte) (Hash, error) {
+	return SumOrder(data, AcrossFirst)
+}
+
+// SumOrder is [Sum] for another release of Pillow.
+func SumOrder(data []byte, order Order) (Hash, error) {
+	info, err := Inspect(data)
+	if err != nil {
+		return Hash{}, err
+	}
+	if info.Width > maxSide || info.Height > maxSide || info.Width*info.Height > maxPixels {
+		return Hash{}, formatError(info.Format, unsupported("%d x %d pixels is more than can be hashed", info.Width, info.Height))
+	}
+	p, err := decode(info.Format, data)
+	if err == nil && (p.width != info.Width || p.height != info.Height) {
+		err = damaged("header says %d x %d pixels, content has %d x %d", info.Width, info.Height, p.width, p.height)
+	}
+	if err != nil {
+		return Hash{}, formatError(info.Format, err)
+	}
+	return hash(thumbnail(p, order.downFirst(p.width, p.height))), nil
+}
+
+func decode(format string, data []byte) (picture, error) {
+	switch format {
+	case formatJPEG:
+		return decodeJPEG(data)
+	case formatPNG:
+		return decodePNG(data)
+	case formatGIF:
+		return decodeGIF(data)
+	case formatWebP:
+		return decodeWebP(data)
+	case formatBMP:
+		return decodeBMP(data)
+	}
+	return decodeTIFF(data)
+}
+
+// hash is imagehash.phash from the resized gray picture on: DCT down the columns, then along the rows, and one bit for each of
+// the 16 x 16 lowest frequencies, set if it is above their median.
+func hash(gray *[side][side]uint8) Hash {
+	const n = 16
+	var freq [n][side]float64 // vertical frequency, column
+	for x := range side {
+		var c [side]float64
+		for y := range c {
+			c[y] = float64(gray[y][x])
+		}
+		dct(&c)
+		for v := range freq {
+			freq[v][x] = c[v]
+		}
+	}
+	var low [n * n]float64
+	for v := range freq {
+		dct(&freq[v])
+		copy(low[v*n:], freq[v][:n])
+	}
+	sorted := low
+	slices.Sort(sorted[:])
+	median := (sorted[len(sorted)/2-1] + sorted[len(sorted)/2]) / 2
+
+	var h Hash
+	for i, f := range low {
+		if f > median {
+			h[i/64] |= 1 << (63 - i%64)
+		}
+	}
+	return h
+}
+
+// A picture is decoded, and converted to gray row by row.
+type picture struct {
+	width, height int
+	row           func(y int, gray []uint8) // writes row y, 0 <= y < height; len(gray) is width
+}
+
+func newPicture(m image.Image, err error) (picture, error) {
+	if err != nil {
+		return picture{}, err
+	}
+	row, err := grayRows(m)
+	if err != nil {
+		return picture{}, err
+	}
+	return picture{m.Bounds().Dx(), m.Bounds().Dy(), row}, nil
+}
