@@ -1,0 +1,103 @@
+package vision
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// OpenAIConfig says which model is asked, where and how. It is all that decides: no environment variable is read,
+// except that a nil HTTPClient honours the usual proxy variables.
+type OpenAIConfig struct {
+	BaseURL     string        // what comes before /chat/completions, such as https://api.openai.com/v1
+	Model       string        // the default model, which must take pictures
+	APIKey      string        // sent as a bearer token; empty for a server that asks for none
+	Timeout     time.Duration // for one call, the reading of its answer included; 0 means 60 s
+	DefaultLang string        // language of the answers, as a BCP 47 tag; empty means "ko"
+
+	// Prices of the default model in millionths of a US dollar per million tokens, so that 150_000 is $0.15.
+	// Both are 0 where the price is not known; costs are then left out, as they are for any other model.
+	PriceIn, PriceOut int64
+
+	// HTTPClient carries the requests; nil means a client of our own. Its redirect policy is not used: the key and the
+	// pictures are meant for BaseURL only.
+	HTTPClient *http.Client
+}
+
+const (
+	defaultTimeout = 60 * time.Second
+	defaultLang    = "ko"
+	maxPrice       = 1_000_000_000 // $1,000 per million tokens; keeps the cost of a call within int64
+	maxModelBytes  = 200
+)
+
+// langTag is the shape of the BCP 47 tags that matter here: language, script, region. It is also what keeps the
+// language of a job from carrying instructions into a prompt.
+var langTag = regexp.MustCompile(`^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,2}$`)
+
+// validate returns every fault of c, each naming its field; nil if there is none. Values that may be secret are not
+// repeated.
+func (c OpenAIConfig) validate() error {
+	var faults []error
+	fault := func(field, text string) { faults = append(faults, fmt.Errorf("vision %s: %s", field, text)) }
+
+	if text := baseURLFault(c.BaseURL); text != "" {
+		fault("BaseURL", text+": expected a URL such as https://api.openai.com/v1")
+	}
+	if text := modelFault(c.Model); text != "" {
+		fault("Model", text)
+	}
+	if strings.ContainsFunc(c.APIKey, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		fault("APIKey", "has white space or another character that no key has: check how it was copied")
+	}
+	if c.Timeout < 0 {
+		fault("Timeout", fmt.Sprintf("is negative (%v): expected a duration, or 0 for %v", c.Timeout, defaultTimeout))
+	}
+	if c.DefaultLang != "" && !langTag.MatchString(c.DefaultLang) {
+		fault("DefaultLang", fmt.Sprintf("%.40q is not a language tag: expected one such as ko, en or pt-BR", c.DefaultLang))
+	}
+	if min(c.PriceIn, c.PriceOut) < 0 || max(c.PriceIn, c.PriceOut) > maxPrice {
+		fault("PriceIn, PriceOut", fmt.Sprintf("out of range: expected 0 to %d, in millionths of a dollar per million tokens", maxPrice))
+	} else if (c.PriceIn == 0) != (c.PriceOut == 0) {
+		fault("PriceIn, PriceOut", "only one is set: set both, or neither if the price is not known")
+	}
+	return errors.Join(faults...)
+}
+
+// baseURLFault says what is wrong with a base URL, without repeating it; empty if nothing is.
+func baseURLFault(s string) string {
+	if s == "" {
+		return "is empty"
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return "is not a URL"
+	case u.Scheme != "http" && u.Scheme != "https":
+		return "is not an http or https URL"
+	case u.Hostname() == "":
+		return "has no host"
+	case u.User != nil:
+		return "has a user name or password, which belong in the API key"
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return "has a query or fragment, which would not be sent"
+	case strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/chat/completions"):
+		return "ends in /chat/completions, which is added"
+	}
+	return ""
+}
+
+// modelFault says what is wrong with a model's name; empty if nothing is.
+func modelFault(name string) string {
+	switch {
+	case name == "":
+		return "is empty: expected the name of a model that takes pictures"
+	case len(name) > maxModelBytes || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return fmt.Sprintf("%.40q… is not a model's name: it is longer than %d bytes or has control characters", name, maxModelBytes)
+	}
+	return ""
+}
