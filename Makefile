@@ -1,0 +1,38 @@
+# make demo   the whole thing in one process, with sample pictures
+# make dev    the same without samples, stays up for your own producer
+# make test   every check; installs what is missing (scripts/setup)
+# make build  bin/onceover, static
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+.PHONY: demo dev test test-short setup modules build image clean
+
+demo:
+	go run ./cmd/onceover demo
+
+dev:
+	go run ./cmd/onceover dev
+
+test:
+	scripts/test
+
+# The tests of some packages: make test-short PKGS="./worker/... ./celery/..."
+test-short:
+	scripts/test unit
+
+setup:
+	scripts/setup
+
+# modules and build are all that the Dockerfile runs.
+modules:
+	go mod download
+
+# No version control stamp: the Docker build has no .git and must give the same binary.
+build:
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o bin/onceover ./cmd/onceover
+
+image:
+	docker build --build-arg VERSION=$(VERSION) -t onceover:$(VERSION) .
+
+clean:
+	rm -rf bin .cache

@@ -1,0 +1,23 @@
+// Package testenv gives tests the real RabbitMQ, the real Redis and a Python
+// with Celery. It is never part of the onceover binary.
+//
+// Start with [SharedRabbitMQ] for an AMQP URL with a virtual host of the test's
+// own, [Redis] for a Redis server of the test's own, and [Python] for the
+// interpreter. A test that stops or kills the broker takes a whole server with
+// [RabbitMQ]; one that cuts connections puts a [Proxy] in between.
+//
+// What it promises: every server listens on the loopback interface only, on free
+// ports outside the range the kernel gives to clients, keeps its data in a
+// temporary folder, and ends with the test, also when the test binary is killed
+// (on Linux). A program that is not installed skips the test by name, with what
+// to install; where ONCEOVER_TEST_REQUIRE=1 (scripts/test sets it) it fails
+// the test.
+//
+// RabbitMQ takes 5 to 10 seconds to start, so scripts/test starts one for all
+// tests through cmd/withservers, and SharedRabbitMQ takes virtual hosts from it.
+// Without that server SharedRabbitMQ works too: it starts a private one. Redis
+// starts in about 20 ms and is never shared.
+//
+// What it does not do: it uses no server that it finds running, and installs
+// nothing (scripts/setup does).
+package testenv
