@@ -1,0 +1,99 @@
+package tasks
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+
+	"onceover/celery"
+	"onceover/phash"
+)
+
+// arguments are those of
+//
+//	image.analyze(job_id, image_url, user_input=None, *, user_id=None, phash=None, model=None, lang=None)
+//
+// job_id defaults to the Celery task id.
+type arguments struct {
+	JobID     jobID   `celery:"job_id,optional"`
+	ImageURL  string  `celery:"image_url"`
+	UserInput string  `celery:"user_input,optional"`
+	UserID    anyJSON `celery:"user_id,keyword"`
+	PHash     string  `celery:"phash,keyword"`
+	Model     string  `celery:"model,keyword"`
+	Lang      string  `celery:"lang,keyword"`
+
+	given *phash.Hash // PHash, parsed
+}
+
+// anyJSON is an argument that is accepted and not looked at.
+type anyJSON = json.RawMessage
+
+// jobID is a string, or a number as a database key is. It is given back to the
+// producer as it came.
+type jobID struct {
+	text string
+	raw  json.RawMessage
+}
+
+func (j *jobID) UnmarshalJSON(raw []byte) error {
+	var number json.Number // also accepts a string, but only of digits
+	if json.Unmarshal(raw, &j.text) != nil {
+		if err := json.Unmarshal(raw, &number); err != nil {
+			return err
+		}
+		j.text = number.String()
+	}
+	if len(j.text) > 512 {
+		return errors.New("longer than 512 bytes")
+	}
+	j.raw = append(json.RawMessage(nil), raw...)
+	return nil
+}
+
+func (j jobID) MarshalJSON() ([]byte, error) { return j.raw, nil }
+
+func jobIDOf(taskID string) jobID {
+	raw, err := celery.MarshalJSON(taskID)
+	if err != nil { // a string is always JSON
+		raw = json.RawMessage(`""`)
+	}
+	return jobID{text: taskID, raw: raw}
+}
+
+var (
+	modelForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}$`)
+	langForm  = regexp.MustCompile(`^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$`)
+)
+
+// bind reads the arguments. The job id is set even beside an error, so that the
+// failure can be shown where the client looks.
+func bind(req *celery.Request) (arguments, error) {
+	var a arguments
+	err := req.Bind(&a)
+	if a.JobID.text == "" {
+		a.JobID = jobIDOf(req.ID)
+	}
+	if err != nil {
+		return a, err
+	}
+	if a.PHash != "" {
+		h, err := phash.Parse(a.PHash)
+		if err != nil {
+			return a, valueError("phash", err)
+		}
+		a.given = &h
+	}
+	if a.Model != "" && !modelForm.MatchString(a.Model) {
+		return a, valueError("model", errors.New("expected a model name of at most 100 letters, digits and ._:/@+-"))
+	}
+	if a.Lang != "" && !langForm.MatchString(a.Lang) {
+		return a, valueError("lang", errors.New("expected a language tag such as ko or en-GB"))
+	}
+	return a, nil
+}
+
+func valueError(argument string, err error) error {
+	return celery.NewException("ValueError", fmt.Sprintf("image.analyze() argument '%s': %v", argument, err), err)
+}

@@ -1,0 +1,53 @@
+package tasks
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"onceover/vision"
+)
+
+// Results of a cache lookup, as counted.
+const (
+	lookupExact      = "exact"
+	lookupMiss       = "miss"
+	lookupShared     = "shared"     // a miss that waited for another job's answer
+	lookupDegenerate = "degenerate" // the hash says nothing about the picture
+)
+
+type metrics struct {
+	stage   *prometheus.HistogramVec
+	lookups *prometheus.CounterVec
+	calls   *prometheus.CounterVec
+	tokens  *prometheus.CounterVec
+	cost    prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	f := promauto.With(reg)
+	return &metrics{
+		stage: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "onceover_stage_duration_seconds", Help: "Time spent in each stage of image.analyze.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+		}, []string{"stage"}),
+		lookups: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "onceover_cache_lookups_total", Help: "Lookups of the image cache by result.",
+		}, []string{"result"}),
+		calls: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "onceover_vision_calls_total", Help: "Requests sent to the model, by kind: vision or text.",
+		}, []string{"kind"}),
+		tokens: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "onceover_vision_tokens_total", Help: "Tokens that the model counted, by kind: prompt or completion.",
+		}, []string{"kind"}),
+		cost: f.NewCounter(prometheus.CounterOpts{
+			Name: "onceover_vision_cost_usd_total", Help: "Cost of the requests where a price is configured.",
+		}),
+	}
+}
+
+func (m *metrics) spent(kind string, u vision.Usage) {
+	m.calls.WithLabelValues(kind).Add(float64(u.Calls))
+	m.tokens.WithLabelValues("prompt").Add(float64(u.PromptTokens))
+	m.tokens.WithLabelValues("completion").Add(float64(u.CompletionTokens))
+	m.cost.Add(float64(u.CostMicroUSD) / 1e6)
+}

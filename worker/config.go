@@ -1,0 +1,109 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// Config says where to consume and how much at once.
+type Config struct {
+	BrokerURLs         []string      // amqp:// or amqps://, tried in turn; default amqp://guest:guest@127.0.0.1:5672//
+	Queues             []string      // queues to consume; default q.ai
+	Concurrency        int           // jobs in flight; default 100
+	PrefetchMultiplier int           // prefetch = Concurrency x this; default 1
+	NodeName           string        // Celery's node name; default celery@<host>
+	TrackStarted       bool          // store STARTED when a job begins; default false
+	ResultExtended     bool          // store name, args, worker, … with the result; default false
+	SoftTimeLimit      time.Duration // cancels a job's context; the message's own limit wins; 0: none; default 240 s
+	TimeLimit          time.Duration // abandons a job; the message's own limit wins; 0: none; default 300 s
+	Grace              time.Duration // how long jobs in flight may finish after Run's context ends; default 25 s
+}
+
+// DefaultConfig returns the documented defaults.
+func DefaultConfig() Config {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return Config{
+		BrokerURLs:         []string{"amqp://guest:guest@127.0.0.1:5672//"},
+		Queues:             []string{"q.ai"},
+		Concurrency:        100,
+		PrefetchMultiplier: 1,
+		NodeName:           "celery@" + host,
+		SoftTimeLimit:      240 * time.Second,
+		TimeLimit:          300 * time.Second,
+		Grace:              25 * time.Second,
+	}
+}
+
+// Validate reports every fault at once.
+func (c Config) Validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if len(c.BrokerURLs) == 0 {
+		fault("broker URL is empty: expected amqp://user:password@host:5672/vhost")
+	}
+	for _, u := range c.BrokerURLs {
+		if _, err := parseBrokerURL(u); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	if len(c.Queues) == 0 {
+		fault("queues is empty: expected at least one queue name, such as q.ai")
+	}
+	for _, q := range c.Queues {
+		if q == "" || len(q) > 255 {
+			fault("queue name %q: expected 1 to 255 bytes", q)
+		}
+	}
+	if c.Concurrency < 1 || c.Concurrency > 10000 {
+		fault("concurrency is %d: expected 1 to 10000", c.Concurrency)
+	}
+	if c.PrefetchMultiplier < 1 || c.Concurrency*c.PrefetchMultiplier > 65535 {
+		fault("prefetch multiplier is %d: expected at least 1, and concurrency x multiplier at most 65535", c.PrefetchMultiplier)
+	}
+	if name, host, ok := strings.Cut(c.NodeName, "@"); !ok || name == "" || host == "" {
+		fault("node name is %q: expected name@host", c.NodeName)
+	}
+	if c.SoftTimeLimit < 0 || c.TimeLimit < 0 || c.Grace < 0 {
+		fault("time limits and grace must not be negative")
+	}
+	if c.SoftTimeLimit > 0 && c.TimeLimit > 0 && c.SoftTimeLimit >= c.TimeLimit {
+		fault("soft time limit %v is not below the time limit %v", c.SoftTimeLimit, c.TimeLimit)
+	}
+	return errors.Join(faults...)
+}
+
+// parseBrokerURL accepts the URLs that RabbitMQ clients and Celery use. An
+// error never shows the password.
+func parseBrokerURL(raw string) (amqp.URI, error) {
+	// py-amqp's name of the same protocol.
+	if rest, ok := strings.CutPrefix(raw, "pyamqp://"); ok {
+		raw = "amqp://" + rest
+	}
+	uri, err := amqp.ParseURI(raw)
+	if err != nil {
+		return amqp.URI{}, fmt.Errorf("broker URL %s is not valid: expected amqp://user:password@host:5672/vhost, "+
+			"with special characters in the password percent-encoded", redactURL(raw))
+	}
+	return uri, nil
+}
+
+// redactURL keeps the scheme and what follows the last @.
+func redactURL(raw string) string {
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		return "(not a URL)"
+	}
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
+		rest = "…@" + rest[i+1:]
+	}
+	rest, _, _ = strings.Cut(rest, "?")
+	return scheme + "://" + rest
+}

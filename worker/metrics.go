@@ -1,0 +1,53 @@
+package worker
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// Outcomes of a job, as counted.
+const (
+	outcomeSuccess   = "success"
+	outcomeFailure   = "failure"
+	outcomeRetry     = "retry"
+	outcomeRevoked   = "revoked"
+	outcomeDuplicate = "duplicate" // finished before, only acknowledged
+	outcomeReturned  = "returned"  // given back to its queue
+	outcomeRefused   = "refused"   // cannot be run, kept as a dead letter
+)
+
+type metrics struct {
+	jobs       *prometheus.CounterVec
+	duration   *prometheus.HistogramVec
+	brokerLost prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, inFlight func() float64) *metrics {
+	f := promauto.With(reg)
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "onceover_jobs_in_flight", Help: "Deliveries being worked on.",
+	}, inFlight)
+	return &metrics{
+		jobs: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "onceover_jobs_total", Help: "Jobs by task and outcome; a retry counts besides the final outcome.",
+		}, []string{"task", "outcome"}),
+		duration: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "onceover_job_duration_seconds", Help: "From delivery to acknowledgement, waits for retries included.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300},
+		}, []string{"task"}),
+		brokerLost: f.NewCounter(prometheus.CounterOpts{
+			Name: "onceover_broker_reconnects_total", Help: "How often the broker connection was lost and had to be made anew.",
+		}),
+	}
+}
+
+// taskLabel is the label of the delivery's task: its name if it is registered,
+// so that nobody outside can make up labels.
+func taskLabel(w *Worker, d amqp.Delivery) string {
+	name, _ := d.Headers["task"].(string)
+	if _, ok := w.tasks[name]; ok {
+		return name
+	}
+	return "unknown"
+}

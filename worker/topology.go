@@ -1,0 +1,173 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// Exchanges of the fixed topology.
+const (
+	ExchangeTasks      = "tasks" // topic: where producers publish
+	ExchangeDeadLetter = "dlx"   // direct: dead letters
+	QueueDeadLetter    = "q.dlq"
+	keyDeadLetter      = "dlq"
+)
+
+// Queue is how a queue is created where it does not exist.
+type Queue struct {
+	Name       string
+	Exchange   string     // bound to this exchange
+	BindingKey string     // by this key
+	Args       amqp.Table // nil: none, a classic queue
+}
+
+// Topology returns the five queues of the fixed topology.
+func Topology() []Queue {
+	work := func(name, key string, ttlSeconds, maxLength int32) Queue {
+		return Queue{Name: name, Exchange: ExchangeTasks, BindingKey: key, Args: amqp.Table{
+			"x-queue-type":              "quorum",
+			"x-message-ttl":             ttlSeconds * 1000,
+			"x-max-length":              maxLength,
+			"x-dead-letter-exchange":    ExchangeDeadLetter,
+			"x-dead-letter-routing-key": keyDeadLetter,
+		}}
+	}
+	return []Queue{
+		work("q.ai", "ai.*", 300, 5000),
+		work("q.batch", "batch.*", 3600, 1000),
+		work("q.api", "api.*", 300, 2000),
+		work("q.sched", "sched.*", 3600, 500),
+		{Name: QueueDeadLetter, Exchange: ExchangeDeadLetter, BindingKey: keyDeadLetter, Args: amqp.Table{
+			"x-queue-type": "quorum",
+			"x-max-length": int32(10000),
+			"x-overflow":   "drop-head",
+		}},
+	}
+}
+
+// queueNamed returns how the queue would be created: one of the topology's, or
+// any other as Celery creates it (celery/app/amqp.py, Queues.new_missing):
+// durable and classic, bound by its name to a direct exchange of its name.
+func queueNamed(name string) Queue {
+	for _, q := range Topology() {
+		if q.Name == name {
+			return q
+		}
+	}
+	return Queue{Name: name, Exchange: name, BindingKey: name}
+}
+
+// exchangeKind returns the type of the exchange where it has to be created.
+func exchangeKind(name string) string {
+	if name == ExchangeTasks {
+		return amqp.ExchangeTopic
+	}
+	return amqp.ExchangeDirect
+}
+
+// Declare creates what is missing of the named queues, their exchanges, and the
+// dead-letter exchange with its queue. What exists is left as it is, whatever
+// its arguments. It returns the names of the queues it created.
+func Declare(ctx context.Context, conn *amqp.Connection, queues []string) (created []string, err error) {
+	d := declarer{conn: conn}
+	defer d.close()
+	names := slices.Clone(queues)
+	if !slices.Contains(names, QueueDeadLetter) {
+		names = append(names, QueueDeadLetter)
+	}
+	if err := d.exchange(ExchangeTasks); err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return created, context.Cause(ctx)
+		}
+		isNew, err := d.queue(queueNamed(name))
+		if err != nil {
+			return created, err
+		}
+		if isNew {
+			created = append(created, name)
+		}
+	}
+	return created, nil
+}
+
+// declarer declares on a channel that it replaces when the broker closes it, as
+// a passive declaration of something missing does.
+type declarer struct {
+	conn *amqp.Connection
+	ch   *amqp.Channel
+}
+
+func (d *declarer) close() {
+	if d.ch != nil {
+		d.ch.Close()
+	}
+}
+
+func (d *declarer) do(what string, f func(*amqp.Channel) error) error {
+	if d.ch == nil || d.ch.IsClosed() {
+		ch, err := d.conn.Channel()
+		if err != nil {
+			return fmt.Errorf("open channel: %w", err)
+		}
+		d.ch = ch
+	}
+	if err := f(d.ch); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+func notFound(err error) bool {
+	var e *amqp.Error
+	return errors.As(err, &e) && e.Code == amqp.NotFound
+}
+
+func (d *declarer) exchange(name string) error {
+	kind := exchangeKind(name)
+	err := d.do("look for exchange "+name, func(ch *amqp.Channel) error {
+		return ch.ExchangeDeclarePassive(name, kind, true, false, false, false, nil)
+	})
+	if !notFound(err) {
+		return err
+	}
+	return d.do("declare exchange "+name, func(ch *amqp.Channel) error {
+		return ch.ExchangeDeclare(name, kind, true, false, false, false, nil)
+	})
+}
+
+func (d *declarer) queue(q Queue) (created bool, err error) {
+	fixed := len(q.Args) > 0
+	err = d.do("look for queue "+q.Name, func(ch *amqp.Channel) error {
+		_, err := ch.QueueDeclarePassive(q.Name, true, false, false, false, nil)
+		return err
+	})
+	switch {
+	case err == nil && !fixed:
+		return false, nil // somebody else's queue: its bindings are theirs too
+	case err == nil:
+	case notFound(err):
+		created = true
+		err := d.do("declare queue "+q.Name, func(ch *amqp.Channel) error {
+			_, err := ch.QueueDeclare(q.Name, true, false, false, false, q.Args)
+			return err
+		})
+		if err != nil {
+			return false, err
+		}
+	default:
+		return false, err
+	}
+	if err := d.exchange(q.Exchange); err != nil {
+		return created, err
+	}
+	return created, d.do("bind queue "+q.Name, func(ch *amqp.Channel) error {
+		return ch.QueueBind(q.Name, q.BindingKey, q.Exchange, false, nil)
+	})
+}
