@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"onceover/celery"
+	"onceover/progress"
+	"onceover/results"
+)
+
+// pollEvery is how often the commands look at a job, as a Python API would.
+const pollEvery = 100 * time.Millisecond
+
+// follower watches jobs through the same keys that clients read.
+type follower struct {
+	results  *results.Store
+	progress *progress.Store
+}
+
+// finished waits until the task has a final state and its progress says so,
+// showing each change of the progress. It returns why ctx ended, if it did.
+func (f follower) finished(ctx context.Context, taskID, jobID string, show func(progress.Update)) (*celery.Meta, error) {
+	var done *celery.Meta
+	err := f.changes(ctx, jobID, func(u *progress.Update) (bool, error) {
+		if u != nil {
+			show(*u)
+		}
+		if done == nil {
+			m, err := f.results.Load(ctx, taskID)
+			if err != nil {
+				return false, err
+			}
+			if m != nil && m.Status.Final() {
+				done = m
+			}
+		}
+		// The progress ends right after the result is stored. A task that has
+		// none (its message was refused) never shows any.
+		return done != nil && (u == nil || over(u) || refused(done)), nil
+	})
+	return done, err
+}
+
+// refused reports whether the task never ran, so that it has no progress.
+func refused(m *celery.Meta) bool {
+	exc, err := m.Exception()
+	return m.Status == celery.Failure && err == nil && exc.Type == "NotRegistered"
+}
+
+// over reports whether an update is a job's last.
+func over(u *progress.Update) bool { return u.Progress == 100 || u.Stage == stageFailed }
+
+// changes calls each with the job's progress (nil while there is none) until it
+// says to stop; only changed updates are passed twice.
+func (f follower) changes(ctx context.Context, jobID string, each func(*progress.Update) (stop bool, err error)) error {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		u, err := f.progress.Load(ctx, jobID)
+		if err != nil {
+			return err
+		}
+		if stop, err := each(u); stop || err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}

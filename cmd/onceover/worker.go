@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"onceover/cache"
+	"onceover/internal/config"
+	"onceover/internal/gateway"
+	"onceover/internal/source"
+	"onceover/progress"
+	"onceover/results"
+	"onceover/tasks"
+	"onceover/vision"
+	"onceover/worker"
+)
+
+func newWorker(s stop) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "worker",
+		Short: "Run the worker against RabbitMQ and Redis",
+		Long: `Consumes the queues, runs image.analyze, and stores results and progress.
+
+Every flag has a variable, named in brackets; the flag wins. A secret may stand
+in a file: put _FILE after the variable's name and the file's name into it.
+
+SIGTERM or Ctrl-C stops: no new jobs are taken, those in flight have --grace to
+finish, what is left goes back to the queue. A second signal returns it at once.`,
+		Example: `  onceover worker
+  onceover worker --broker-url amqp://user:password@rabbit:5672/vhost --redis-url redis://redis:6379
+  ONCEOVER_QUEUES=q.ai,celery ONCEOVER_CONCURRENCY=50 onceover worker`,
+		Args: noArgs,
+	}
+	settings := config.Bind(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := load(settings, cmd.Flags()); err != nil {
+			return err
+		}
+		log, err := newLogger(settings)
+		if err != nil {
+			return err
+		}
+		svc, err := newService(settings, log)
+		if err != nil {
+			return err
+		}
+		defer svc.close()
+		return svc.run(cmd.Context(), s)
+	}
+	return cmd
+}
+
+// service is the worker with everything it needs.
+type service struct {
+	log      *zap.Logger
+	worker   *worker.Worker
+	gateway  *gateway.Server // nil without an HTTP address
+	cache    *cache.Cache
+	results  *results.Store
+	progress *progress.Store
+	metrics  *prometheus.Registry
+	fetcher  *source.Fetcher
+	clients  []*redis.Client
+}
+
+// newService builds the worker; nothing is connected yet.
+func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
+	svc := &service{log: log, metrics: prometheus.NewRegistry()}
+	defer func() {
+		if err != nil {
+			svc.close()
+		}
+	}()
+	svc.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	analyzer, err := newAnalyzer(s)
+	if err != nil {
+		return nil, err
+	}
+	if svc.fetcher, err = source.New(s.Image); err != nil {
+		return nil, err
+	}
+	var probes []gateway.Probe
+	open := func(role, url string) (*redis.Client, error) {
+		c, err := openRedis(role, url, s.Worker.Concurrency)
+		if err != nil {
+			return nil, err
+		}
+		svc.clients = append(svc.clients, c)
+		probes = append(probes, gateway.Probe{Name: "redis for " + role, Ping: func(ctx context.Context) error { return c.Ping(ctx).Err() }})
+		return c, nil
+	}
+	resultsClient, err := open("results", s.ResultsURL)
+	if err != nil {
+		return nil, err
+	}
+	cacheClient, err := open("cache", s.CacheURL)
+	if err != nil {
+		return nil, err
+	}
+	progressClient, err := open("progress", s.ProgressURL)
+	if err != nil {
+		return nil, err
+	}
+	svc.results = results.New(resultsClient, log.Named("results"))
+	svc.cache = cache.New(cacheClient, log.Named("cache"))
+	svc.progress = progress.New(progressClient, log.Named("progress"))
+	if svc.worker, err = worker.New(s.Worker, svc.results, svc.progress, svc.metrics, log.Named("worker")); err != nil {
+		return nil, err
+	}
+	svc.worker.Register(worker.Task{
+		Name:       tasks.NameAnalyze,
+		Handler:    tasks.NewImageAnalyze(s.Tasks, svc.fetcher, svc.cache, svc.progress, analyzer, svc.metrics, log.Named("tasks")),
+		MaxRetries: tasks.AnalyzeRetries,
+	})
+	if s.HTTPAddr != "" {
+		if svc.gateway, err = gateway.Listen(s.HTTPAddr, svc.worker, probes, svc.metrics, log.Named("http")); err != nil {
+			return nil, err
+		}
+	}
+	return svc, nil
+}
+
+func newAnalyzer(s *config.Settings) (vision.Analyzer, error) {
+	if s.Vision.BaseURL == "" {
+		return vision.NewOffline(), nil
+	}
+	return vision.NewOpenAI(s.Vision)
+}
+
+// openRedis makes the client of a role; it connects when it is used.
+func openRedis(role, url string, concurrency int) (*redis.Client, error) {
+	opt, err := config.ParseRedisURL(role+"-url", url)
+	if err != nil {
+		return nil, err
+	}
+	opt.PoolSize = min(max(concurrency/4, 8), 64)
+	opt.ClientName = "onceover-" + role
+	return redis.NewClient(opt), nil
+}
+
+// run works until ctx ends and the jobs in flight are done.
+func (svc *service) run(ctx context.Context, s stop) error {
+	svc.log.Info("starting", zap.String("version", version))
+	if svc.gateway != nil {
+		svc.log.Info("HTTP is up", zap.String("addr", svc.gateway.Addr()))
+	}
+	// The HTTP side outlives ctx: it answers while the jobs in flight finish.
+	httpCtx, stopHTTP := context.WithCancel(context.WithoutCancel(ctx))
+	httpDone := make(chan error, 1)
+	workCtx, stopWork := context.WithCancel(ctx)
+	defer stopWork()
+	go func() {
+		var err error
+		if svc.gateway != nil {
+			if err = svc.gateway.Run(httpCtx); err != nil {
+				stopWork() // without health checks nobody would see us
+			}
+		}
+		httpDone <- err
+	}()
+	aborted := make(chan struct{})
+	go func() {
+		defer close(aborted)
+		select {
+		case <-s.again:
+			svc.worker.Abort()
+		case <-httpCtx.Done():
+		}
+	}()
+	err := svc.worker.Run(workCtx)
+	stopHTTP()
+	<-aborted
+	return errors.Join(err, <-httpDone)
+}
+
+// close releases what newService opened, after run.
+func (svc *service) close() {
+	if svc.cache != nil {
+		svc.cache.Close()
+	}
+	if svc.fetcher != nil {
+		svc.fetcher.Close()
+	}
+	for _, c := range svc.clients {
+		c.Close() // its connections are of no more use
+	}
+	_ = svc.log.Sync() // fails on terminals
+}
+
+// clients opens the stores that the commands for people read.
+func openStores(s *config.Settings) (*results.Store, *progress.Store, func(), error) {
+	r, err := openRedis("results", s.ResultsURL, 1)
+	if err != nil {
+		return nil, nil, nil, usageError(err)
+	}
+	p, err := openRedis("progress", s.ProgressURL, 1)
+	if err != nil {
+		r.Close()
+		return nil, nil, nil, usageError(err)
+	}
+	closeBoth := func() { r.Close(); p.Close() }
+	return results.New(r, zap.NewNop()), progress.New(p, zap.NewNop()), closeBoth, nil
+}
+
+// connectRedis fails with a clear message where a store would wait.
+func connectRedis(ctx context.Context, setting, url string) error {
+	opt, err := config.ParseRedisURL(setting, url)
+	if err != nil {
+		return usageError(err)
+	}
+	c := redis.NewClient(opt)
+	defer c.Close()
+	if err := c.Ping(ctx).Err(); err != nil {
+		return fmt.Errorf("redis at %s (%s) does not answer: %w", opt.Addr, setting, err)
+	}
+	return nil
+}

@@ -1,0 +1,335 @@
+// Package config is the operator's side of the configuration: which variables
+// and flags there are, and how they become the Config of each package.
+//
+// Start with [Settings]. A flag wins over its variable, the variable over the
+// default. A secret may stand in a file named by its variable with _FILE
+// appended. Every fault is reported at once, each with the name to correct.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/pflag"
+
+	"onceover/internal/redisretry"
+	"onceover/internal/source"
+	"onceover/tasks"
+	"onceover/vision"
+	"onceover/worker"
+)
+
+// Secret is text that never appears when it is printed.
+type Secret string
+
+// String returns [redacted], or "" if there is no secret.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "[redacted]"
+}
+
+// GoString is String.
+func (s Secret) GoString() string { return s.String() }
+
+// Set makes a Secret a pflag.Value.
+func (s *Secret) Set(v string) error { *s = Secret(v); return nil }
+
+// Type makes a Secret a pflag.Value.
+func (s *Secret) Type() string { return "secret" }
+
+// Settings are all settings, as given; see the table in docs/configuration.md.
+type Settings struct {
+	Worker worker.Config
+	Tasks  tasks.Config
+	Image  source.Config
+	Vision vision.OpenAIConfig
+
+	RedisURL    string
+	ResultsURL  string
+	CacheURL    string
+	ProgressURL string
+
+	HTTPAddr  string // "" for none
+	LogLevel  string
+	LogFormat string // "json", "console", or "" to go by whether stderr is a terminal
+
+	brokers string
+	apiKey  Secret
+}
+
+// Roles of Redis, and the database that each has on a shared server.
+const (
+	dbResults  = 0
+	dbCache    = 1
+	dbProgress = 2
+)
+
+// setting is one line of the configuration: a flag and its variables, the
+// first of which is our own.
+type setting struct {
+	flag string
+	vars []string
+	add  func(fs *pflag.FlagSet, name, usage string)
+	help string
+}
+
+// later are variables of the design that have no effect yet.
+var later = map[string]string{
+	"ONCEOVER_TASK_EVENTS":           "task events are not sent yet",
+	"ONCEOVER_LIMITS_URL":            "rate limits are not kept yet",
+	"ONCEOVER_BLACKLIST_URL":         "the token blacklist is not kept yet",
+	"ONCEOVER_FAILED_URL":            "failed jobs are not kept in asynq yet",
+	"ONCEOVER_FAILED_ALLOW_EVICTION": "failed jobs are not kept in asynq yet",
+}
+
+// Bind defines the flags on fs and returns the settings that they fill, at
+// their defaults until [Settings.Load]. With only, help shows just those flags.
+func Bind(fs *pflag.FlagSet, only ...string) *Settings {
+	s := &Settings{
+		Worker: worker.DefaultConfig(), Tasks: tasks.DefaultConfig(), Image: source.DefaultConfig(),
+		RedisURL: "redis://127.0.0.1:6379", HTTPAddr: "127.0.0.1:8080", LogLevel: "info",
+	}
+	s.Vision.Timeout = 120 * time.Second
+	s.brokers = strings.Join(s.Worker.BrokerURLs, ",")
+	for _, x := range s.table() {
+		help := x.help
+		if len(x.vars) > 0 {
+			help += " [$" + strings.Join(x.vars, ", $") + "]"
+		}
+		x.add(fs, x.flag, help)
+		if len(only) > 0 && !slices.Contains(only, x.flag) {
+			fs.Lookup(x.flag).Hidden = true
+		}
+	}
+	return s
+}
+
+func (s *Settings) table() []setting {
+	str := func(p *string) func(*pflag.FlagSet, string, string) {
+		return func(fs *pflag.FlagSet, name, usage string) { fs.StringVar(p, name, *p, usage) }
+	}
+	list := func(p *[]string) func(*pflag.FlagSet, string, string) {
+		return func(fs *pflag.FlagSet, name, usage string) { fs.StringSliceVar(p, name, *p, usage) }
+	}
+	num := func(p *int) func(*pflag.FlagSet, string, string) {
+		return func(fs *pflag.FlagSet, name, usage string) { fs.IntVar(p, name, *p, usage) }
+	}
+	num64 := func(p *int64) func(*pflag.FlagSet, string, string) {
+		return func(fs *pflag.FlagSet, name, usage string) { fs.Int64Var(p, name, *p, usage) }
+	}
+	dur := func(p *time.Duration) func(*pflag.FlagSet, string, string) {
+		return func(fs *pflag.FlagSet, name, usage string) { fs.DurationVar(p, name, *p, usage) }
+	}
+	yes := func(p *bool) func(*pflag.FlagSet, string, string) {
+		return func(fs *pflag.FlagSet, name, usage string) { fs.BoolVar(p, name, *p, usage) }
+	}
+	secret := func(p *Secret) func(*pflag.FlagSet, string, string) {
+		return func(fs *pflag.FlagSet, name, usage string) { fs.Var(p, name, usage) }
+	}
+	return []setting{
+		{"broker-url", []string{"ONCEOVER_BROKER_URL", "CELERY_BROKER_URL"}, str(&s.brokers), "RabbitMQ: amqp:// or amqps://; several, comma separated, for failover"},
+		{"redis-url", []string{"ONCEOVER_REDIS_URL"}, str(&s.RedisURL), "the Redis `server` of all roles, each on a database of its own"},
+		{"results-url", []string{"ONCEOVER_RESULTS_URL", "CELERY_RESULT_BACKEND"}, str(&s.ResultsURL), "Celery results elsewhere (default: the server above, database 0)"},
+		{"cache-url", []string{"ONCEOVER_CACHE_URL"}, str(&s.CacheURL), "the image-hash cache elsewhere (default: database 1)"},
+		{"progress-url", []string{"ONCEOVER_PROGRESS_URL"}, str(&s.ProgressURL), "job progress elsewhere (default: database 2)"},
+		{"queues", []string{"ONCEOVER_QUEUES"}, list(&s.Worker.Queues), "queues to consume, comma separated"},
+		{"concurrency", []string{"ONCEOVER_CONCURRENCY"}, num(&s.Worker.Concurrency), "jobs in flight"},
+		{"prefetch-multiplier", []string{"ONCEOVER_PREFETCH_MULTIPLIER"}, num(&s.Worker.PrefetchMultiplier), "prefetch = concurrency x this"},
+		{"node-name", []string{"ONCEOVER_NODE_NAME"}, str(&s.Worker.NodeName), "the Celery node name"},
+		{"track-started", []string{"ONCEOVER_TRACK_STARTED"}, yes(&s.Worker.TrackStarted), "store STARTED when a job begins, as Celery's task_track_started"},
+		{"result-extended", []string{"ONCEOVER_RESULT_EXTENDED"}, yes(&s.Worker.ResultExtended), "store name, arguments and worker too, as Celery's result_extended"},
+		{"soft-time-limit", []string{"ONCEOVER_SOFT_TIME_LIMIT"}, dur(&s.Worker.SoftTimeLimit), "cancel a job after this; the message's limit wins"},
+		{"time-limit", []string{"ONCEOVER_TIME_LIMIT"}, dur(&s.Worker.TimeLimit), "abandon a job after this; the message's limit wins"},
+		{"grace", []string{"ONCEOVER_GRACE"}, dur(&s.Worker.Grace), "how long SIGTERM waits for jobs in flight"},
+		{"vision-url", []string{"ONCEOVER_VISION_URL"}, str(&s.Vision.BaseURL), "base URL of an OpenAI-compatible `endpoint`, such as https://api.openai.com/v1 (default: none, the offline describer)"},
+		{"vision-model", []string{"ONCEOVER_VISION_MODEL"}, str(&s.Vision.Model), "the `model` to ask"},
+		{"vision-api-key", []string{"ONCEOVER_VISION_API_KEY", "OPENAI_API_KEY"}, secret(&s.apiKey), "key of the endpoint; better given by its variable, or by $ONCEOVER_VISION_API_KEY_FILE"},
+		{"vision-timeout", []string{"ONCEOVER_VISION_TIMEOUT"}, dur(&s.Vision.Timeout), "longest wait for one answer of the model"},
+		{"lang", []string{"ONCEOVER_LANG"}, str(&s.Tasks.Lang), "language of messages and analyses where a job names none"},
+		{"image-allow", []string{"ONCEOVER_IMAGE_ALLOW"}, list(&s.Image.Allow), "hosts or CIDRs that may be fetched although private, comma separated"},
+		{"image-root", []string{"ONCEOVER_IMAGE_ROOT"}, str(&s.Image.Root), "`folder` below which file:// may read (default: none, file:// is refused)"},
+		{"image-max-bytes", []string{"ONCEOVER_IMAGE_MAX_BYTES"}, num64(&s.Image.MaxBytes), "largest picture, in bytes"},
+		{"image-max-pixels", []string{"ONCEOVER_IMAGE_MAX_PIXELS"}, num(&s.Tasks.MaxPixels), "largest picture, in pixels"},
+		{"http-addr", []string{"ONCEOVER_HTTP_ADDR"}, str(&s.HTTPAddr), "health and metrics; \"off\" for none"},
+		{"log-level", []string{"ONCEOVER_LOG_LEVEL"}, str(&s.LogLevel), "debug, info, warn or error"},
+		{"log-format", []string{"ONCEOVER_LOG_FORMAT"}, str(&s.LogFormat), "console or json (default: console on a terminal)"},
+	}
+}
+
+// Load takes the variables for the flags of fs that were not given, completes
+// the settings and checks them. environ is os.Environ(). Warnings are for the
+// operator to read; they do not stop anything.
+func (s *Settings) Load(fs *pflag.FlagSet, environ []string) (warnings []string, err error) {
+	env := map[string]string{}
+	for _, kv := range environ {
+		name, value, _ := strings.Cut(kv, "=")
+		env[name] = value
+	}
+	var faults []error
+	known := []string{}
+	for _, x := range s.table() {
+		known = append(known, x.vars...)
+		if fs.Changed(x.flag) {
+			continue
+		}
+		for _, name := range x.vars {
+			value, from, err := lookUp(env, name)
+			if err != nil {
+				faults = append(faults, err)
+				break
+			}
+			if value == "" {
+				continue
+			}
+			if err := fs.Set(x.flag, value); err != nil {
+				faults = append(faults, fmt.Errorf("%s: %w", from, plainFlagError(err)))
+			}
+			break
+		}
+	}
+	warnings = strangers(env, known)
+	if err := errors.Join(append(faults, s.complete(env)...)...); err != nil {
+		return warnings, err
+	}
+	return warnings, nil
+}
+
+// lookUp reads a variable, or the file that its _FILE names.
+func lookUp(env map[string]string, name string) (value, from string, err error) {
+	if v := env[name]; v != "" {
+		return v, name, nil
+	}
+	path := env[name+"_FILE"]
+	if path == "" {
+		return "", name, nil
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", name, fmt.Errorf("%s_FILE: %w", name, err)
+	}
+	return strings.TrimSpace(string(content)), name + "_FILE", nil
+}
+
+// plainFlagError drops pflag's mention of the flag, which the user did not use.
+func plainFlagError(err error) error {
+	var bad *pflag.InvalidValueError
+	if errors.As(err, &bad) {
+		return fmt.Errorf("%q is not valid: %w", bad.GetValue(), errors.Unwrap(bad))
+	}
+	return err
+}
+
+// strangers warns about variables that look like ours and are not, and about
+// those that have no effect yet.
+func strangers(env map[string]string, known []string) []string {
+	var out []string
+	for name := range env {
+		base := strings.TrimSuffix(name, "_FILE")
+		if !strings.HasPrefix(name, "ONCEOVER_") || strings.HasPrefix(name, "ONCEOVER_TEST_") || slices.Contains(known, base) {
+			continue
+		}
+		if why, ok := later[base]; ok {
+			out = append(out, name+" has no effect: "+why)
+			continue
+		}
+		out = append(out, name+" is not a setting of onceover; see onceover worker --help")
+	}
+	slices.Sort(out)
+	return out
+}
+
+// complete derives what follows from other settings, and checks everything.
+func (s *Settings) complete(env map[string]string) []error {
+	var faults []error
+	check := func(err error) {
+		if err != nil {
+			faults = append(faults, err)
+		}
+	}
+	s.Worker.BrokerURLs = nil
+	for u := range strings.SplitSeq(s.brokers, ",") {
+		if u = strings.TrimSpace(u); u != "" {
+			s.Worker.BrokerURLs = append(s.Worker.BrokerURLs, u)
+		}
+	}
+	check(s.Worker.Validate())
+	for _, role := range []struct {
+		flag string
+		url  *string
+		db   int
+	}{
+		{"results-url", &s.ResultsURL, dbResults}, {"cache-url", &s.CacheURL, dbCache}, {"progress-url", &s.ProgressURL, dbProgress},
+	} {
+		if *role.url == "" {
+			u, err := onDB(s.RedisURL, role.db)
+			if err != nil {
+				faults = append(faults, err)
+				break // the others would say the same
+			}
+			*role.url = u
+		} else {
+			_, err := ParseRedisURL(role.flag, *role.url)
+			check(err)
+		}
+	}
+	s.Image.S3 = source.S3ConfigFromEnv(func(name string) string { return env[name] })
+	check(s.Image.Validate())
+	s.Vision.APIKey, s.Vision.DefaultLang = string(s.apiKey), s.Tasks.Lang
+	if s.Vision.BaseURL == "" && s.Vision.Model != "" {
+		faults = append(faults, errors.New("vision-model is set but vision-url is not: expected both, or neither for the offline describer"))
+	}
+	if s.Tasks.MaxPixels < 1 {
+		faults = append(faults, fmt.Errorf("image-max-pixels is %d: expected at least 1", s.Tasks.MaxPixels))
+	}
+	if s.HTTPAddr == "off" {
+		s.HTTPAddr = ""
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, s.LogLevel) {
+		faults = append(faults, fmt.Errorf("log-level is %q: expected debug, info, warn or error", s.LogLevel))
+	}
+	if !slices.Contains([]string{"", "json", "console"}, s.LogFormat) {
+		faults = append(faults, fmt.Errorf("log-format is %q: expected json or console", s.LogFormat))
+	}
+	return faults
+}
+
+// onDB puts a database into the URL of a server that names none.
+func onDB(server string, db int) (string, error) {
+	if _, err := ParseRedisURL("redis-url", server); err != nil {
+		return "", err
+	}
+	u, err := url.Parse(server)
+	if err != nil {
+		return "", errors.New("redis-url is not a URL")
+	}
+	if u.Scheme == "unix" {
+		return "", errors.New("redis-url is a socket: give each role its own URL (results-url, cache-url, progress-url) as unix://path?db=N")
+	}
+	if path := strings.Trim(u.Path, "/"); path != "" && path != "0" {
+		return "", fmt.Errorf("redis-url names database %s: expected none, since each role has its own; to choose, set results-url, cache-url, progress-url", path)
+	}
+	u.Path = fmt.Sprintf("/%d", db)
+	return u.String(), nil
+}
+
+// ParseRedisURL reads redis://, rediss:// and unix:// URLs. The error names the
+// setting and never shows the password.
+func ParseRedisURL(setting, raw string) (*redis.Options, error) {
+	opt, err := redisretry.Options(raw)
+	if err != nil {
+		scheme, _, _ := strings.Cut(raw, "://")
+		if len(scheme) > 16 || scheme == raw {
+			scheme = "?"
+		}
+		return nil, fmt.Errorf("%s (%s://…) is not a Redis URL: expected redis://[user:password@]host:port/db or rediss://…", setting, scheme)
+	}
+	return opt, nil
+}

@@ -1,0 +1,185 @@
+// Package gateway is the HTTP side of a worker: liveness, readiness and metrics.
+//
+// Start with [Server]. It promises to answer at once whatever the jobs do: it
+// asks nobody while a request waits. Readiness is what a loop of its own found
+// out within the last second or two; liveness looks at this process only, so
+// that a broker's or Redis's outage never has healthy workers restarted.
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+)
+
+const (
+	probeEvery   = time.Second
+	probeTimeout = 2 * time.Second
+	// stalledAfter is how long the worker's loop, which turns every second, may
+	// stand still. Dialling a broker takes up to 20 s of one turn.
+	stalledAfter = 60 * time.Second
+)
+
+// Worker is what is asked about the worker itself.
+type Worker interface {
+	Consuming() bool
+	Idle() time.Duration // since its loop last turned
+}
+
+// Probe asks whether something that jobs need answers.
+type Probe struct {
+	Name string
+	Ping func(context.Context) error
+}
+
+// Server serves /healthz, /readyz and /metrics.
+type Server struct {
+	listener net.Listener
+	worker   Worker
+	probes   []Probe
+	log      *zap.Logger
+	http     *http.Server
+
+	mu     sync.Mutex
+	faults []string // of the last round of probes
+	ready  bool     // the last answer, to log changes
+}
+
+// Listen opens addr. The server answers once Run is called.
+func Listen(addr string, w Worker, probes []Probe, metrics prometheus.Gatherer, log *zap.Logger) (*Server, error) {
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen on the HTTP address %s: %w; choose another with --http-addr or ONCEOVER_HTTP_ADDR, \"off\" for none", addr, err)
+	}
+	s := &Server{listener: listener, worker: w, probes: probes, log: log, faults: []string{"not probed yet"}}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", s.healthz)
+	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	s.http = &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 1 << 16, ErrorLog: zap.NewStdLog(log),
+	}
+	return s, nil
+}
+
+// Addr is the address that is listened on.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Run serves until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	var loops sync.WaitGroup
+	loops.Go(func() { s.probe(ctx) })
+	stop := context.AfterFunc(ctx, func() {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		if s.http.Shutdown(last) != nil {
+			s.http.Close()
+		}
+	})
+	defer stop()
+	err := s.http.Serve(s.listener)
+	loops.Wait()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve HTTP: %w", err)
+}
+
+// probe asks all probes every second, at the same time.
+func (s *Server) probe(ctx context.Context) {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		results := make([]string, len(s.probes))
+		var round sync.WaitGroup
+		for i, p := range s.probes {
+			round.Go(func() {
+				ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+				defer cancel()
+				if err := p.Ping(ctx); err != nil {
+					results[i] = p.Name + " does not answer: " + err.Error()
+				}
+			})
+		}
+		round.Wait()
+		var faults []string
+		for _, r := range results {
+			if r != "" {
+				faults = append(faults, r)
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		s.mu.Lock()
+		s.faults = faults
+		s.mu.Unlock()
+		s.logChange()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reasons says why jobs cannot be run at the moment, nil if they can.
+func (s *Server) reasons() []string {
+	var out []string
+	if !s.worker.Consuming() {
+		out = append(out, "not consuming: the broker is not connected, or the worker is stopping")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append(out, s.faults...)
+}
+
+func (s *Server) logChange() {
+	reasons := s.reasons()
+	ready := len(reasons) == 0
+	s.mu.Lock()
+	changed := ready != s.ready
+	s.ready = ready
+	s.mu.Unlock()
+	switch {
+	case changed && ready:
+		s.log.Info("ready")
+	case changed:
+		s.log.Warn("not ready", zap.Strings("reasons", reasons))
+	}
+}
+
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
+	idle := s.worker.Idle()
+	status := http.StatusOK
+	if idle > stalledAfter {
+		status = http.StatusServiceUnavailable
+	}
+	reply(w, status, map[string]any{"alive": status == http.StatusOK, "loop_idle_seconds": idle.Seconds()})
+}
+
+func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
+	reasons := s.reasons()
+	if len(reasons) > 0 {
+		reply(w, http.StatusServiceUnavailable, map[string]any{"ready": false, "reasons": reasons})
+		return
+	}
+	reply(w, http.StatusOK, map[string]any{"ready": true})
+}
+
+func reply(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // the client has gone
+}
