@@ -3,8 +3,8 @@
 
 Needs numpy and Pillow, nothing else. Each picture is a small still life: distance fields, marched by numpy, lit by one
 soft lamp and the sky, seen through a lens with some blur, with film grain. Seeds are fixed, so the same versions of
-numpy and Pillow draw the same files. An original that is there already is kept: delete it to have it drawn anew (several
-minutes for all six). The environment variables WIDTH (640) and SAMPLES (rays per pixel, 40) are for trying things out.
+numpy and Pillow draw the same files. An original that is there already is kept: delete it to have it drawn anew (some
+four minutes of one core each). The environment variables WIDTH (640) and SAMPLES (rays per pixel, 40) are for trying things out.
 """
 
 import io
