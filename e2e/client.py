@@ -1,0 +1,85 @@
+"""A Celery producer and a FastAPI-like reader, driven by the Go tests.
+
+    python client.py run   < plan.json     send tasks and get() their results
+    python client.py poll  < plan.json     send tasks and poll their progress
+
+Reads one JSON object, prints one JSON object.
+"""
+import asyncio
+import json
+import sys
+
+import redis.asyncio
+from celery import Celery
+from celery.result import AsyncResult
+from kombu import Queue
+
+
+def application(plan):
+    app = Celery("producer", broker=plan["broker"], backend=plan["redis"] + "/0")
+    app.conf.broker_connection_retry_on_startup = False
+    return app
+
+
+def route(name):
+    """How a producer can address the worker."""
+    return {
+        "exchange": {"exchange": "tasks", "routing_key": "ai.analyze"},
+        "no_declare": {"queue": Queue("q.ai", no_declare=True)},
+        "celery": {},
+    }[name]
+
+
+def send(app, job):
+    return app.send_task(job["task"], args=job.get("args"), kwargs=job.get("kwargs"),
+                         **route(job.get("route", "exchange")), **job.get("options", {}))
+
+
+def outcome(result, timeout):
+    try:
+        value = result.get(timeout=timeout)
+    except Exception as exc:  # what a caller would see
+        return {
+            "raised": type(exc).__name__, "module": type(exc).__module__,
+            "text": str(exc), "state": result.state, "traceback": result.traceback,
+        }
+    return {"value": value, "state": result.state}
+
+
+def run(plan):
+    app = application(plan)
+    results = [send(app, job) for job in plan["jobs"]]
+    return [dict(outcome(r, plan.get("timeout", 60)), id=r.id) for r in results]
+
+
+async def follow(app, client, job):
+    result = await asyncio.to_thread(send, app, job)
+    job_id = job.get("kwargs", {}).get("job_id") or result.id
+    seen = []
+    for _ in range(3000):
+        raw = await client.get(f"job:{job_id}:progress")
+        update = json.loads(raw) if raw else None
+        if update and (not seen or update != seen[-1]):
+            seen.append(update)
+        if update and (update["progress"] == 100 or update["stage"] == "failed"):
+            # Whoever reads the end must find the result, at this very moment.
+            return {"id": result.id, "updates": seen, "state": AsyncResult(result.id, app=app).state}
+        await asyncio.sleep(plan_pause)
+    return {"id": result.id, "updates": seen, "state": "TIMEOUT"}
+
+
+async def poll(plan):
+    app = application(plan)
+    client = redis.asyncio.from_url(plan["redis"] + "/2")
+    try:
+        return await asyncio.gather(*(follow(app, client, job) for job in plan["jobs"]))
+    finally:
+        await client.aclose()
+
+
+plan_pause = 0.002
+
+if __name__ == "__main__":
+    plan = json.load(sys.stdin)
+    done = run(plan) if sys.argv[1] == "run" else asyncio.run(poll(plan))
+    json.dump(done, sys.stdout, ensure_ascii=False)
