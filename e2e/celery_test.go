@@ -338,15 +338,14 @@ func TestRestartsInTheMiddle(t *testing.T) {
 	t.Parallel()
 	rabbit := testenv.RabbitMQ(t)
 	b := setupOn(t, rabbit.URL())
+	b.pictures.Config.Handler = slow(b.pictures.Config.Handler, 20*time.Millisecond)
 	first := b.worker("ONCEOVER_CONCURRENCY=4", "ONCEOVER_GRACE=10s")
 	var jobs []job
 	for i := range 200 {
 		// Pictures with and without a repeat.
 		jobs = append(jobs, analyze("image_url", b.picture([]string{"bottle.jpg", "can.jpg", "flat.png", "jar.jpg"}[i%4])))
 	}
-	outcomes := make(chan []outcome, 1)
-	go func() { outcomes <- b.client("run", jobs...) }()
-
+	sent := b.client("send", jobs...)
 	first.wait(`"msg":"task finished"`, 20)
 	first.signal(syscall.SIGTERM)
 	if code := first.end(); code != 0 {
@@ -362,7 +361,7 @@ func TestRestartsInTheMiddle(t *testing.T) {
 	third.wait(`"msg":"redis is back"`, 1)
 	rabbit.Restart()
 	third.wait(`"msg":"broker connected"`, 2)
-	for i, o := range <-outcomes {
+	for i, o := range b.results(sent) {
 		if o.State != "SUCCESS" {
 			t.Errorf("job %d (%s): got %+v, want SUCCESS", i, o.ID, o)
 		}
@@ -373,6 +372,17 @@ func TestRestartsInTheMiddle(t *testing.T) {
 		}
 	}
 	b.checkKeys()
+}
+
+// slow keeps the jobs from being over before they are interrupted.
+func slow(h http.Handler, d time.Duration) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-time.After(d):
+			h.ServeHTTP(w, r)
+		case <-r.Context().Done():
+		}
+	})
 }
 
 // TestHealth asks while every slot is busy and while the broker is away.
@@ -392,10 +402,7 @@ func TestHealth(t *testing.T) {
 		defer resp.Body.Close()
 		return resp.StatusCode
 	}
-	done := make(chan []outcome, 1)
-	go func() {
-		done <- b.client("run", analyze("image_url", b.picture("bottle.jpg")), analyze("image_url", b.picture("can.jpg")), analyze("image_url", b.picture("jar.jpg")))
-	}()
+	sent := b.client("send", analyze("image_url", b.picture("bottle.jpg")), analyze("image_url", b.picture("can.jpg")), analyze("image_url", b.picture("jar.jpg")))
 	deadline := time.After(60 * time.Second)
 	for b.model.vision.Load() < 3 {
 		select {
@@ -417,7 +424,7 @@ func TestHealth(t *testing.T) {
 	proxy.Restore()
 	w.wait(`"msg":"broker connected"`, 2)
 	close(b.model.hold)
-	for i, o := range <-done {
+	for i, o := range b.results(sent) {
 		if o.State != "SUCCESS" {
 			t.Errorf("job %d: got %+v", i, o)
 		}

@@ -1,6 +1,8 @@
 """A Celery producer and a FastAPI-like reader, driven by the Go tests.
 
     python client.py run   < plan.json     send tasks and get() their results
+    python client.py send  < plan.json     only send tasks
+    python client.py get   < plan.json     only get() the results of the plan's ids
     python client.py poll  < plan.json     send tasks and poll their progress
 
 Reads one JSON object, prints one JSON object.
@@ -49,7 +51,17 @@ def outcome(result, timeout):
 def run(plan):
     app = application(plan)
     results = [send(app, job) for job in plan["jobs"]]
-    return [dict(outcome(r, plan.get("timeout", 60)), id=r.id) for r in results]
+    return [dict(outcome(r, 60), id=r.id) for r in results]
+
+
+def only_send(plan):
+    app = application(plan)
+    return [{"id": send(app, job).id} for job in plan["jobs"]]
+
+
+def only_get(plan):
+    app = application(plan)
+    return [dict(outcome(AsyncResult(i, app=app), 60), id=i) for i in plan["ids"]]
 
 
 async def follow(app, client, job):
@@ -81,5 +93,9 @@ plan_pause = 0.002
 
 if __name__ == "__main__":
     plan = json.load(sys.stdin)
-    done = run(plan) if sys.argv[1] == "run" else asyncio.run(poll(plan))
+    mode = sys.argv[1]
+    if mode == "poll":
+        done = asyncio.run(poll(plan))
+    else:
+        done = {"run": run, "send": only_send, "get": only_get}[mode](plan)
     json.dump(done, sys.stdout, ensure_ascii=False)

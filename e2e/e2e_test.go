@@ -243,10 +243,26 @@ type update struct {
 	Error     string `json:"error"`
 }
 
-// client runs client.py.
+// client has client.py send the jobs, in its mode run, send or poll.
 func (b *bundle) client(mode string, jobs ...job) []outcome {
 	b.t.Helper()
-	plan, err := json.Marshal(map[string]any{"broker": b.broker, "redis": b.redis.URL(), "jobs": jobs})
+	return b.python(mode, len(jobs), map[string]any{"jobs": jobs})
+}
+
+// results has client.py get the results of jobs that were sent before.
+func (b *bundle) results(sent []outcome) []outcome {
+	b.t.Helper()
+	var ids []string
+	for _, o := range sent {
+		ids = append(ids, o.ID)
+	}
+	return b.python("get", len(ids), map[string]any{"ids": ids})
+}
+
+func (b *bundle) python(mode string, n int, fields map[string]any) []outcome {
+	b.t.Helper()
+	fields["broker"], fields["redis"] = b.broker, b.redis.URL()
+	plan, err := json.Marshal(fields)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -264,8 +280,8 @@ func (b *bundle) client(mode string, jobs ...job) []outcome {
 	if err := json.Unmarshal(out, &got); err != nil {
 		b.t.Fatalf("client.py %s: %v\n%s", mode, err, out)
 	}
-	if len(got) != len(jobs) {
-		b.t.Fatalf("client.py %s: got %d outcomes, want %d", mode, len(got), len(jobs))
+	if len(got) != n {
+		b.t.Fatalf("client.py %s: got %d outcomes, want %d", mode, len(got), n)
 	}
 	return got
 }

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -225,7 +226,12 @@ func checkInequivalent(t *testing.T, b *bench) {
 }
 
 func checkInvalidArguments(t *testing.T, b *bench) {
+	const tenYears = 10 * 365 * 24 * 3600 * 1000 // in milliseconds, the most that RabbitMQ takes
+	b.queue("ten years", amqp.Table{"x-message-ttl": int64(tenYears), "x-expires": int64(tenYears)})
+	b.send("", "nobody", amqp.Publishing{Expiration: fmt.Sprint(tenYears)})
 	for _, args := range []amqp.Table{
+		{"x-message-ttl": int64(tenYears + 1)},
+		{"x-expires": int64(tenYears + 1)},
 		{"x-message-ttl": "soon"},
 		{"x-message-ttl": int32(-1)},
 		{"x-expires": int32(0)},
@@ -241,9 +247,16 @@ func checkInvalidArguments(t *testing.T, b *bench) {
 			return err
 		})
 	}
-	b.refused(406, func(ch *amqp.Channel) error {
-		return ch.Publish("", "nobody", false, false, amqp.Publishing{Expiration: "soon"})
-	})
+	for _, expiration := range []string{"soon", "-1", "", fmt.Sprint(tenYears + 1)} {
+		p := dialRaw(t, b.url) // amqp091-go leaves out the empty one
+		p.open(1)
+		properties := properties{propExpiration: appendShortstr(nil, expiration)}
+		p.method(1, basicPublish, uint16(0), "", "nobody", uint8(0))
+		p.header(1, 0, string(properties.encode()))
+		if code := p.want(1, channelClose).uint16(); code != preconditionFailed {
+			t.Errorf("expiration %q: got code %d, want %d", expiration, code, preconditionFailed)
+		}
+	}
 	b.refused(406, func(ch *amqp.Channel) error {
 		return ch.Publish("", "nobody", false, false, amqp.Publishing{UserId: "somebody-else"})
 	})

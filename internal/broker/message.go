@@ -101,9 +101,9 @@ func newMessage(exchange, key string, header, body []byte, user string) (*messag
 		m.priority = v[0]
 	}
 	if p[propExpiration] != nil {
-		ms, err := strconv.ParseUint(p.shortstr(propExpiration), 10, 32)
-		if err != nil {
-			return nil, refuse(preconditionFailed, "invalid expiration '%s'", p.shortstr(propExpiration))
+		ms, err := strconv.ParseUint(p.shortstr(propExpiration), 10, 63)
+		if err != nil || ms > maxMilliseconds {
+			return nil, refuse(preconditionFailed, "invalid expiration '%s': want an integer from 0 to %d", p.shortstr(propExpiration), int64(maxMilliseconds))
 		}
 		m.expiration = time.Duration(ms) * time.Millisecond
 	}

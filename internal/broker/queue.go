@@ -92,7 +92,8 @@ var queueArgs = []string{
 	"x-single-active-consumer", "x-delivery-limit",
 }
 
-const maxMilliseconds = math.MaxUint32 // RabbitMQ's bound for times
+// maxMilliseconds is RabbitMQ's bound for times: ten years. Celery's native delayed delivery needs four of them.
+const maxMilliseconds = 10 * 365 * 24 * 3600 * 1000
 
 func newQueue(name string, args table, now time.Time) (*queue, error) {
 	q := &queue{name: name, args: args, idleSince: now}
