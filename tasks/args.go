@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
+	"unicode/utf8"
 
 	"onceover/celery"
 	"onceover/phash"
+	"onceover/vision"
 )
 
 // arguments are those of
@@ -78,12 +81,16 @@ func bind(req *celery.Request) (arguments, error) {
 	if err != nil {
 		return a, err
 	}
+	a.UserInput = strings.TrimSpace(a.UserInput) // a blank is no question
 	if a.PHash != "" {
 		h, err := phash.Parse(a.PHash)
 		if err != nil {
 			return a, valueError("phash", err)
 		}
 		a.given = &h
+	}
+	if n := utf8.RuneCountInString(a.UserInput); n > vision.MaxQuestionRunes {
+		return a, valueError("user_input", fmt.Errorf("has %d characters, at most %d are accepted", n, vision.MaxQuestionRunes))
 	}
 	if a.Model != "" && !modelForm.MatchString(a.Model) {
 		return a, valueError("model", errors.New("expected a model name of at most 100 letters, digits and ._:/@+-"))

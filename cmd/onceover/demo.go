@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -24,6 +25,9 @@ import (
 
 // demoTimeout bounds the demo, so that it ends whatever happens.
 const demoTimeout = 5 * time.Minute
+
+// demoPollEvery is short, since the demo's jobs are.
+const demoPollEvery = 5 * time.Millisecond
 
 func newDemo() *cobra.Command {
 	var asJSON, showLog bool
@@ -79,12 +83,30 @@ picture and pretends nothing.`,
 		if err := errors.Join(err, stopService()); err != nil {
 			return err
 		}
+		print := printDemo
 		if asJSON {
-			return printDemoJSON(cmd.OutOrStdout(), rows)
+			print = printDemoJSON
 		}
-		return printDemo(cmd.OutOrStdout(), rows, settings.Vision.BaseURL == "")
+		if err := print(cmd.OutOrStdout(), rows, settings.Vision.BaseURL == ""); err != nil {
+			return err
+		}
+		return unexpected(rows)
 	}
 	return cmd
+}
+
+// unexpected is an error if a job did not end as it was meant to.
+func unexpected(rows []demoRow) error {
+	var names []string
+	for _, r := range rows {
+		if (r.State != celery.Success) != r.fails {
+			names = append(names, r.Job)
+		}
+	}
+	if len(names) > 0 {
+		return fmt.Errorf("these jobs did not end as they were meant to: %s", strings.Join(names, ", "))
+	}
+	return nil
 }
 
 type demo struct {
@@ -105,6 +127,8 @@ type demoRow struct {
 	Cached  *string       `json:"cached"`
 	Usage   *vision.Usage `json:"usage,omitempty"`
 	Seconds float64       `json:"seconds"` // from the first sign of work to the result
+
+	fails bool // on purpose
 }
 
 // run sends the sample pictures and waits for all of them.
@@ -125,7 +149,7 @@ func (d demo) run(ctx context.Context) ([]demoRow, error) {
 		if err != nil {
 			return nil, err
 		}
-		rows[i] = demoRow{Job: job.Name, Note: job.Note, TaskID: id}
+		rows[i] = demoRow{Job: job.Name, Note: job.Note, TaskID: id, fails: job.Fails()}
 	}
 	b := newBoard(os.Stdout)
 	defer b.close()
@@ -142,7 +166,7 @@ func (d demo) run(ctx context.Context) ([]demoRow, error) {
 func (d demo) follow(ctx context.Context, row *demoRow, b *board) error {
 	var last progress.Update
 	var begun time.Time
-	m, err := follower{d.svc.results, d.svc.progress}.finished(ctx, row.TaskID, row.TaskID, func(u progress.Update) {
+	m, err := follower{d.svc.results, d.svc.progress, demoPollEvery}.finished(ctx, row.TaskID, row.TaskID, func(u progress.Update) {
 		if u == last {
 			return
 		}
@@ -209,7 +233,7 @@ func totalsOf(rows []demoRow) demoTotals {
 	return t
 }
 
-func printDemoJSON(out io.Writer, rows []demoRow) error {
+func printDemoJSON(out io.Writer, rows []demoRow, _ bool) error {
 	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
 	for _, r := range rows {
@@ -239,8 +263,12 @@ func printDemo(out io.Writer, rows []demoRow, offline bool) error {
 	}
 	fmt.Fprintln(out)
 	for _, r := range rows {
-		if r.Error != "" {
+		switch {
+		case r.Error == "":
+		case r.fails:
 			fmt.Fprintf(out, "%s failed on purpose: %s\n", r.Job, r.Error)
+		default:
+			fmt.Fprintf(out, "%s failed: %s\n", r.Job, r.Error)
 		}
 	}
 	t := totalsOf(rows)

@@ -134,7 +134,7 @@ func (o order) await(cmd *cobra.Command, s *config.Settings, ids []string) error
 	var worst error
 	for _, id := range ids {
 		var last progress.Update
-		m, err := follower{rs, ps}.finished(ctx, id, id, func(u progress.Update) {
+		m, err := follower{rs, ps, pollEvery}.finished(ctx, id, id, func(u progress.Update) {
 			if u != last && !o.asJSON {
 				b.show(id, u)
 			}

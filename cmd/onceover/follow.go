@@ -9,13 +9,14 @@ import (
 	"onceover/results"
 )
 
-// pollEvery is how often the commands look at a job, as a Python API would.
+// pollEvery is how often the commands look at a job.
 const pollEvery = 100 * time.Millisecond
 
 // follower watches jobs through the same keys that clients read.
 type follower struct {
 	results  *results.Store
 	progress *progress.Store
+	every    time.Duration
 }
 
 // finished waits until the task has a final state and its progress says so,
@@ -54,7 +55,7 @@ func over(u *progress.Update) bool { return u.Progress == 100 || u.Stage == stag
 // changes calls each with the job's progress (nil while there is none) until it
 // says to stop; only changed updates are passed twice.
 func (f follower) changes(ctx context.Context, jobID string, each func(*progress.Update) (stop bool, err error)) error {
-	tick := time.NewTicker(pollEvery)
+	tick := time.NewTicker(f.every)
 	defer tick.Stop()
 	for {
 		u, err := f.progress.Load(ctx, jobID)

@@ -51,7 +51,7 @@ Celery task id if it gave none.`,
 		defer b.close()
 		var last progress.Update
 		enc := json.NewEncoder(cmd.OutOrStdout())
-		err = follower{progress: ps}.changes(ctx, args[0], func(u *progress.Update) (bool, error) {
+		err = follower{progress: ps, every: pollEvery}.changes(ctx, args[0], func(u *progress.Update) (bool, error) {
 			if u == nil || *u == last {
 				return false, nil
 			}

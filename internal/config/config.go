@@ -153,6 +153,8 @@ func (s *Settings) table() []setting {
 		{"vision-model", []string{"ONCEOVER_VISION_MODEL"}, str(&s.Vision.Model), "the `model` to ask"},
 		{"vision-api-key", []string{"ONCEOVER_VISION_API_KEY", "OPENAI_API_KEY"}, secret(&s.apiKey), "key of the endpoint; better given by its variable, or by $ONCEOVER_VISION_API_KEY_FILE"},
 		{"vision-timeout", []string{"ONCEOVER_VISION_TIMEOUT"}, dur(&s.Vision.Timeout), "longest wait for one answer of the model"},
+		{"vision-price-in", []string{"ONCEOVER_VISION_PRICE_IN"}, num64(&s.Vision.PriceIn), "price of a million prompt tokens in millionths of a US dollar; 0: costs are not reported"},
+		{"vision-price-out", []string{"ONCEOVER_VISION_PRICE_OUT"}, num64(&s.Vision.PriceOut), "the same for completion tokens"},
 		{"lang", []string{"ONCEOVER_LANG"}, str(&s.Tasks.Lang), "language of messages and analyses where a job names none"},
 		{"image-allow", []string{"ONCEOVER_IMAGE_ALLOW"}, list(&s.Image.Allow), "hosts or CIDRs that may be fetched although private, comma separated"},
 		{"image-root", []string{"ONCEOVER_IMAGE_ROOT"}, str(&s.Image.Root), "`folder` below which file:// may read (default: none, file:// is refused)"},

@@ -15,6 +15,9 @@ type Job struct {
 	Note string // what the job shows, such as "original" or "resized to 60 %"
 }
 
+// Fails reports whether the job is meant to fail.
+func (j Job) Fails() bool { return j.File == "" || j.File == "broken.jpg" }
+
 // FS returns the folder of the sample pictures: plain files at its top level, at most 60 KiB each, named as in Job.File.
 // It is read-only and safe for concurrent use.
 func FS() fs.FS {
