@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -30,7 +31,7 @@ type boardLine struct {
 func newBoard(out *os.File) *board {
 	b := &board{out: out, byName: map[string]*boardLine{}}
 	if isTerminal(out) {
-		b.bars = mpb.New(mpb.WithOutput(out), mpb.WithWidth(34))
+		b.bars = mpb.New(mpb.WithOutput(out), mpb.WithWidth(34), mpb.WithRefreshRate(30*time.Millisecond))
 	}
 	return b
 }
