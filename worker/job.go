@@ -55,7 +55,7 @@ func (w *Worker) handle(ctx context.Context, s *session, d amqp.Delivery) {
 
 	release, waited, err := w.running.lock(ctx, req.ID)
 	if err != nil {
-		w.countReturned(d)
+		w.giveBackStarted(ctx, d)
 		return
 	}
 	defer release()
@@ -68,13 +68,16 @@ func (w *Worker) handle(ctx context.Context, s *session, d amqp.Delivery) {
 			w.log.Warn("job goes back to its queue", j.fields(zap.Error(err))...)
 			_ = pause(ctx, time.Second+rand.N(time.Second))
 		}
-		w.countReturned(d)
+		w.giveBackStarted(ctx, d)
 	}
 }
 
-// countReturned gives the delivery back and counts it against the shutdown.
-func (w *Worker) countReturned(d amqp.Delivery) {
-	w.returned.Add(1)
+// giveBackStarted gives back a delivery whose job had begun. If that is because
+// the worker stops, Run reports it.
+func (w *Worker) giveBackStarted(ctx context.Context, d amqp.Delivery) {
+	if ctx.Err() != nil {
+		w.returned.Add(1)
+	}
 	w.giveBack(d)
 }
 

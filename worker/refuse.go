@@ -25,8 +25,8 @@ const (
 // with the reason, FAILURE is stored if the message has an id, and then it is
 // acknowledged. (Python drops such messages, or rejects them into whatever the
 // queue has been given, which may be nothing.)
-func (w *Worker) refuse(ctx context.Context, s *session, d amqp.Delivery, reason *celery.MessageError) {
-	ctx, cancel := lingering(ctx, lastWrites)
+func (w *Worker) refuse(jobs context.Context, s *session, d amqp.Delivery, reason *celery.MessageError) {
+	ctx, cancel := lingering(jobs, lastWrites)
 	defer cancel()
 	log := w.log.With(
 		zap.String("task_id", reason.ID), zap.String("task_name", reason.Task),
@@ -47,7 +47,7 @@ func (w *Worker) refuse(ctx context.Context, s *session, d amqp.Delivery, reason
 		}
 		if err != nil {
 			log.Warn("refused message given back to its queue", zap.Error(err))
-			w.countReturned(d)
+			w.giveBackStarted(jobs, d)
 			return
 		}
 	}

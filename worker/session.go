@@ -2,8 +2,12 @@ package worker
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
+	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -43,11 +47,11 @@ func Dial(ctx context.Context, name string, urls []string) (*amqp.Connection, er
 		}
 		props := amqp.NewConnectionProperties()
 		props.SetClientConnectionName(name)
-		conn, err := amqp.DialConfig(uri.String(), amqp.Config{
+		conn, err := dialOne(ctx, uri, amqp.Config{
+			SASL:       []amqp.Authentication{uri.PlainAuth()},
 			Vhost:      uri.Vhost,
 			Heartbeat:  heartbeat,
 			Properties: props,
-			Dial:       dialer(ctx),
 		})
 		if err == nil {
 			return conn, nil
@@ -60,21 +64,60 @@ func Dial(ctx context.Context, name string, urls []string) (*amqp.Connection, er
 	return nil, lastErr
 }
 
-// dialer connects within ctx and dialTimeout, and leaves a deadline for the
+// dialOne connects within ctx and dialTimeout, and leaves a deadline for the
 // handshake, which the AMQP client clears when it is done.
-func dialer(ctx context.Context) func(network, addr string) (net.Conn, error) {
-	return func(network, addr string) (net.Conn, error) {
-		d := net.Dialer{Timeout: dialTimeout}
-		conn, err := d.DialContext(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		if err := conn.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
-			conn.Close()
-			return nil, err
-		}
-		return conn, nil
+func dialOne(ctx context.Context, uri amqp.URI, cfg amqp.Config) (*amqp.Connection, error) {
+	d := net.Dialer{Timeout: dialTimeout}
+	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port)))
+	if err != nil {
+		return nil, err
 	}
+	fail := func(err error) (*amqp.Connection, error) {
+		conn.Close() // the first error is the one to show
+		return nil, err
+	}
+	if err := conn.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
+		return fail(err)
+	}
+	if uri.Scheme == "amqps" {
+		tlsConfig, err := tlsConfigOf(uri)
+		if err != nil {
+			return fail(err)
+		}
+		conn = tls.Client(conn, tlsConfig)
+	}
+	c, err := amqp.Open(newLongIntConn(conn), cfg)
+	if err != nil {
+		return fail(err)
+	}
+	return c, nil
+}
+
+// tlsConfigOf reads the query parameters cacertfile, certfile, keyfile and
+// server_name_indication of RabbitMQ's URIs.
+func tlsConfigOf(uri amqp.URI) (*tls.Config, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: uri.ServerName}
+	if cfg.ServerName == "" {
+		cfg.ServerName = uri.Host
+	}
+	if uri.CACertFile != "" {
+		pem, err := os.ReadFile(uri.CACertFile)
+		if err != nil {
+			return nil, fmt.Errorf("cacertfile: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("cacertfile %s holds no certificate in PEM form", uri.CACertFile)
+		}
+	}
+	if uri.CertFile != "" || uri.KeyFile != "" {
+		cert, err := tls.LoadX509KeyPair(uri.CertFile, uri.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("certfile and keyfile: %w", err)
+		}
+		cfg.Certificates = []tls.Certificate{cert}
+	}
+	return cfg, nil
 }
 
 // connect opens a session, trying again with growing pauses until ctx ends. An
