@@ -1,0 +1,474 @@
+package tasks
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+
+	"onceover/cache"
+	"onceover/celery"
+	"onceover/internal/redisretry"
+	"onceover/internal/samples"
+	"onceover/internal/source"
+	"onceover/internal/testenv"
+	"onceover/phash"
+	"onceover/progress"
+	"onceover/vision"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pictures serves the samples by name and counts what is fetched.
+type pictures struct{ fetched atomic.Int32 }
+
+func (p *pictures) Fetch(_ context.Context, url string) ([]byte, error) {
+	p.fetched.Add(1)
+	data, err := fs.ReadFile(samples.FS(), url)
+	if err != nil {
+		return nil, &source.Error{Kind: source.NotFound, Msg: "no such picture"}
+	}
+	return data, nil
+}
+
+// model is the paid API: it counts, and does what it is told.
+type model struct {
+	name           string
+	visions, texts atomic.Int32
+	enter          chan struct{} // if set, Analyze waits for it
+	fail           func() error
+}
+
+func (m *model) Analyze(ctx context.Context, p *vision.Preview, _ vision.Options) (vision.Analysis, vision.Usage, error) {
+	m.visions.Add(1)
+	if len(p.JPEG) == 0 {
+		return vision.Analysis{}, vision.Usage{}, errors.New("no preview")
+	}
+	if m.enter != nil {
+		select {
+		case <-m.enter:
+		case <-ctx.Done():
+			return vision.Analysis{}, vision.Usage{}, context.Cause(ctx)
+		}
+	}
+	if m.fail != nil {
+		if err := m.fail(); err != nil {
+			return vision.Analysis{}, vision.Usage{Calls: 1}, err
+		}
+	}
+	return vision.Analysis{WasteType: "plastic", Confidence: 0.9, Feedback: "neutral", Category: "plastic_bottle", Recyclable: true}, vision.Usage{Calls: 1, PromptTokens: 9}, nil
+}
+
+func (m *model) Feedback(_ context.Context, a vision.Analysis, question string, _ vision.Options) (string, vision.Usage, error) {
+	m.texts.Add(1)
+	return a.Feedback + ": " + question, vision.Usage{Calls: 1, PromptTokens: 1}, nil
+}
+
+func (m *model) Model() string         { return m.name }
+func (m *model) PromptVersion() string { return "v1" }
+
+type bundle struct {
+	task     *ImageAnalyze
+	pictures *pictures
+	model    *model
+	redis    *redis.Client // DB 0 holds everything
+	progress *progress.Store
+	cache    *cache.Cache
+}
+
+func setup(t *testing.T) *bundle {
+	t.Helper()
+	t.Parallel()
+	opt, err := redisretry.Options(testenv.Redis(t, "--notify-keyspace-events", "K$").URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bundle{pictures: &pictures{}, model: &model{name: "m-1"}, redis: redis.NewClient(opt)}
+	b.progress, b.cache = progress.New(b.redis, zap.NewNop()), cache.New(b.redis, zap.NewNop())
+	t.Cleanup(func() { b.cache.Close(); b.redis.Close() })
+	b.task = NewImageAnalyze(DefaultConfig(), b.pictures, b.cache, b.progress, b.model, prometheus.NewRegistry(), zap.NewNop())
+	return b
+}
+
+func request(t *testing.T, kwargs map[string]any) *celery.Request {
+	t.Helper()
+	r := &celery.Request{ID: "task-1", Task: NameAnalyze, Kwargs: map[string]json.RawMessage{}}
+	for k, v := range kwargs {
+		raw, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Kwargs[k] = raw
+	}
+	return r
+}
+
+func (b *bundle) run(t *testing.T, kwargs map[string]any) *Result {
+	t.Helper()
+	v, err := b.task.Run(t.Context(), request(t, kwargs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.(*Result)
+}
+
+// steps runs f and says how often it wrote the job's progress, and what last.
+func (b *bundle) steps(t *testing.T, jobID string, f func()) string {
+	t.Helper()
+	sub := b.redis.Subscribe(t.Context(), "__keyspace@0__:"+progress.Key(jobID), "the end")
+	defer sub.Close()
+	for range 2 {
+		if _, err := sub.Receive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f()
+	if err := b.redis.Publish(t.Context(), "the end", "").Err(); err != nil {
+		t.Fatal(err)
+	}
+	writes := 0
+	for {
+		msg, err := sub.ReceiveMessage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if msg.Channel == "the end" {
+			break
+		}
+		if msg.Payload == "set" {
+			writes++
+		}
+	}
+	u, err := b.progress.Load(t.Context(), jobID)
+	if err != nil || u == nil {
+		t.Fatalf("last update: %v, %v", u, err)
+	}
+	return fmt.Sprintf("%d writes, last %s %d", writes, u.Stage, u.Progress)
+}
+
+func TestStages(t *testing.T) {
+	b := setup(t)
+	check := func(name, want string, kwargs map[string]any) {
+		t.Helper()
+		kwargs["job_id"] = name
+		got := b.steps(t, name, func() { b.run(t, kwargs) })
+		if got != want {
+			t.Errorf("%s: got %s, want %s", name, got, want)
+		}
+	}
+	// 100 is AfterReturn's to show.
+	check("miss", "9 writes, last store 90", map[string]any{"image_url": "bottle.jpg"})
+	check("hit", "3 writes, last cache 30", map[string]any{"image_url": "bottle.jpg"})
+	check("question", "6 writes, last store 90", map[string]any{"image_url": "bottle.jpg", "user_input": "?"})
+	check("blank question", "3 writes, last cache 30", map[string]any{"image_url": "bottle.jpg", "user_input": "  "})
+}
+
+func TestMissThenHit(t *testing.T) {
+	b := setup(t)
+	miss := b.run(t, map[string]any{"image_url": "bottle.jpg", "job_id": 7})
+	if miss.Cached != nil || miss.Usage == nil || miss.Usage.Calls != 1 || *miss.Model != "m-1" || string(miss.JobID.raw) != "7" {
+		t.Errorf("miss: got %+v", miss)
+	}
+	hit := b.run(t, map[string]any{"image_url": "bottle.jpg"})
+	if hit.Cached == nil || *hit.Cached != "exact" || hit.Usage != nil || hit.JobID.text != "task-1" {
+		t.Errorf("hit: got %+v", hit)
+	}
+	if diff := cmp.Diff(miss.Entry, hit.Entry); diff != "" {
+		t.Errorf("the answers differ:\n%s", diff)
+	}
+	raw, err := celery.MarshalJSON(hit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf(`{"waste_type":"plastic","confidence":0.9,"feedback":"neutral","category":"plastic_bottle","recyclable":true,"analyzed_at":"%s","prompt_version":"v1","job_id":"task-1","phash":"%s","cached":"exact","model":"m-1"}`, hit.AnalyzedAt, hit.PHash)
+	if string(raw) != want {
+		t.Errorf("got %s, want %s", raw, want)
+	}
+	if n := b.model.visions.Load(); n != 1 {
+		t.Errorf("got %d vision calls, want 1", n)
+	}
+}
+
+func TestQuestionLeavesTheEntryNeutral(t *testing.T) {
+	b := setup(t)
+	asked := b.run(t, map[string]any{"image_url": "can.jpg", "user_input": "where?"})
+	if asked.Feedback != "neutral: where?" || asked.Usage.Calls != 2 || asked.Usage.PromptTokens != 10 {
+		t.Errorf("got %+v with usage %+v", asked, asked.Usage)
+	}
+	if again := b.run(t, map[string]any{"image_url": "can.jpg"}); again.Feedback != "neutral" || again.Cached == nil {
+		t.Errorf("got %+v, want the neutral answer from the cache", again)
+	}
+	if n := b.model.texts.Load(); n != 1 {
+		t.Errorf("got %d text calls, want 1", n)
+	}
+}
+
+func TestGivenHash(t *testing.T) {
+	b := setup(t)
+	first := b.run(t, map[string]any{"image_url": "box.jpg"})
+	fetched := b.pictures.fetched.Load()
+	if hit := b.run(t, map[string]any{"image_url": "nowhere", "phash": first.PHash}); hit.Cached == nil || b.pictures.fetched.Load() != fetched {
+		t.Errorf("got %+v, want a hit without a download", hit)
+	}
+	// A hash that is not the picture's is good for nothing else.
+	wrong := strings.Replace(first.PHash, first.PHash[:1], "0", 1)
+	r := b.run(t, map[string]any{"image_url": "jar.jpg", "phash": wrong})
+	if r.Cached != nil || r.PHash == wrong {
+		t.Errorf("got %+v, want a fresh answer under the computed hash", r)
+	}
+	if n := b.redis.Exists(t.Context(), "cache:image:hash:"+wrong).Val(); n != 0 {
+		t.Error("an entry is stored under the hash that was given")
+	}
+}
+
+func TestFlatPictureIsNeverCached(t *testing.T) {
+	b := setup(t)
+	for range 2 {
+		if r := b.run(t, map[string]any{"image_url": "flat.png"}); r.Cached != nil {
+			t.Errorf("got %+v, want a fresh answer", r)
+		}
+	}
+	if keys := b.redis.Keys(t.Context(), "cache:*").Val(); len(keys) != 0 || b.model.visions.Load() != 2 {
+		t.Errorf("got keys %v and %d vision calls, want none and 2", keys, b.model.visions.Load())
+	}
+}
+
+func TestVariants(t *testing.T) {
+	b := setup(t)
+	for _, kwargs := range []map[string]any{{}, {"lang": "ko"}, {"model": "m-1"}, {"lang": "en"}, {"model": "m-2"}, {"model": "m-2", "lang": "en"}} {
+		kwargs["image_url"] = "bottle.jpg"
+		b.run(t, kwargs)
+	}
+	if n := b.model.visions.Load(); n != 4 {
+		t.Errorf("got %d vision calls, want 4: default, en, m-2, en with m-2", n)
+	}
+	if n := len(b.redis.Keys(t.Context(), "cache:*").Val()); n != 4 {
+		t.Errorf("got %d entries, want 4", n)
+	}
+}
+
+func TestOfflineEntriesAreNoAnswerOfAModel(t *testing.T) {
+	b := setup(t)
+	b.model.name = vision.OfflineModel
+	b.run(t, map[string]any{"image_url": "bottle.jpg"})
+	if r := b.run(t, map[string]any{"image_url": "bottle.jpg"}); r.Cached == nil {
+		t.Error("offline: got a miss, want a hit")
+	}
+	b.model.name = "m-1"
+	if r := b.run(t, map[string]any{"image_url": "bottle.jpg"}); r.Cached != nil || *r.Model != "m-1" {
+		t.Errorf("got %+v, want the model's own answer", r)
+	}
+}
+
+func TestOnePictureOneCall(t *testing.T) {
+	b := setup(t)
+	b.model.enter = make(chan struct{})
+	var wg sync.WaitGroup
+	var paid atomic.Int32
+	const jobs = 10
+	for i := range jobs {
+		req := request(t, map[string]any{"image_url": "newspapers.jpg", "job_id": fmt.Sprint(i)})
+		wg.Go(func() {
+			v, err := b.task.Run(t.Context(), req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if v.(*Result).Cached == nil {
+				paid.Add(1)
+			}
+		})
+	}
+	// All of them show that they wait for the model before it answers.
+	deadline := time.After(30 * time.Second)
+	for i := range jobs {
+		for {
+			u, err := b.progress.Load(t.Context(), fmt.Sprint(i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if u != nil && u.Stage == stageVision {
+				break
+			}
+			select {
+			case <-deadline:
+				t.Fatalf("job %d is at %+v", i, u)
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}
+	close(b.model.enter)
+	wg.Wait()
+	if b.model.visions.Load() != 1 || paid.Load() != 1 {
+		t.Errorf("got %d vision calls and %d paid answers, want 1 and 1", b.model.visions.Load(), paid.Load())
+	}
+}
+
+func TestErrors(t *testing.T) {
+	b := setup(t)
+	b.task.cfg.MaxPixels = 640*480 - 1
+	_, err := b.task.Run(t.Context(), request(t, map[string]any{"image_url": "bottle.jpg"}))
+	var exc *celery.Exception
+	if !errors.As(err, &exc) || exc.Type != "ValueError" || !strings.Contains(exc.Error(), "pixels") {
+		t.Errorf("too many pixels: got %v", err)
+	}
+	b.task.cfg.MaxPixels = 50_000_000
+	for name, tt := range map[string]struct {
+		kwargs map[string]any
+		want   string
+	}{
+		"missing":  {map[string]any{"image_url": "nowhere"}, "FileNotFoundError: no such picture"},
+		"broken":   {map[string]any{"image_url": "broken.jpg"}, "ValueError: JPEG is damaged"},
+		"phash":    {map[string]any{"image_url": "bottle.jpg", "phash": "xyz"}, "ValueError: image.analyze() argument 'phash'"},
+		"model":    {map[string]any{"image_url": "bottle.jpg", "model": "a b"}, "ValueError: image.analyze() argument 'model'"},
+		"lang":     {map[string]any{"image_url": "bottle.jpg", "lang": "../x"}, "ValueError: image.analyze() argument 'lang'"},
+		"question": {map[string]any{"image_url": "bottle.jpg", "user_input": strings.Repeat("?", 2001)}, "ValueError: image.analyze() argument 'user_input'"},
+		"none":     {nil, "TypeError: image.analyze() missing 1 required"},
+	} {
+		if _, err := b.task.Run(t.Context(), request(t, tt.kwargs)); !errors.As(err, &exc) || !strings.HasPrefix(exc.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %s", name, err, tt.want)
+		}
+	}
+	b.model.fail = func() error { panic("boom") }
+	if _, err := b.task.Run(t.Context(), request(t, map[string]any{"image_url": "bottle.jpg"})); !errors.As(err, &exc) || len(exc.Frames) == 0 {
+		t.Errorf("panic in the model: got %v, want an exception with the stack", err)
+	}
+	b.model.fail = func() error {
+		return &vision.Error{Transient: true, RetryAfter: 3 * time.Second, Err: errors.New("429")}
+	}
+	var again *celery.Retry
+	if _, err := b.task.Run(t.Context(), request(t, map[string]any{"image_url": "bottle.jpg"})); !errors.As(err, &again) || again.After != 3*time.Second {
+		t.Errorf("429: got %v, want a retry after 3 s", err)
+	}
+	if keys := b.redis.Keys(t.Context(), "cache:*").Val(); len(keys) != 0 {
+		t.Errorf("errors are cached: %v", keys)
+	}
+}
+
+func TestTranslate(t *testing.T) {
+	text := errors.New("x")
+	tests := []struct {
+		err   error
+		class string
+		after time.Duration // -1: no retry
+	}{
+		{&source.Error{Kind: source.NotFound}, "FileNotFoundError", -1},
+		{&source.Error{Kind: source.Forbidden}, "PermissionError", -1},
+		{&source.Error{Kind: source.TooLarge}, "ValueError", -1},
+		{&source.Error{Kind: source.BadURL}, "ValueError", -1},
+		{&source.Error{Kind: source.Unusable}, "ValueError", -1},
+		{&source.Error{Kind: source.Transient, RetryAfter: time.Minute}, "ConnectionError", time.Minute},
+		{&phash.FormatError{Fault: phash.Damaged, Found: "JPEG"}, "ValueError", -1},
+		{&vision.Error{Err: text}, "RuntimeError", -1},
+		{&vision.Error{Transient: true, Err: text}, "RuntimeError", 0},
+		{&vision.Error{Transient: true, Quota: true, Err: text}, "RuntimeError", quotaWait},
+	}
+	for _, tt := range tests {
+		err := translate(fmt.Errorf("wrapped: %w", tt.err))
+		var exc *celery.Exception
+		var again *celery.Retry
+		after := time.Duration(-1)
+		if errors.As(err, &again) {
+			after = again.After
+		}
+		if !errors.As(err, &exc) || exc.Type != tt.class || after != tt.after {
+			t.Errorf("%T %v: got %v with retry after %v, want %s, %v", tt.err, tt.err, err, after, tt.class, tt.after)
+		}
+	}
+	if err := translate(text); err != text {
+		t.Errorf("another error: got %v, want it as it is", err)
+	}
+}
+
+func TestAfterReturn(t *testing.T) {
+	b := setup(t)
+	r := request(t, map[string]any{"image_url": "bottle.jpg", "job_id": "j"})
+	boom := celery.NewException("ValueError", "boom", nil)
+	show := func(req *celery.Request, state celery.State, exc *celery.Exception) progress.Update {
+		t.Helper()
+		if err := b.task.AfterReturn(t.Context(), req, state, exc); err != nil {
+			t.Fatal(err)
+		}
+		a, _ := bind(req)
+		u, err := b.progress.Load(t.Context(), a.JobID.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *u
+	}
+	if _, err := b.task.Run(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if u := show(r, celery.Retried, boom); u.Progress != 90 || u.Stage != stageRetry {
+		t.Errorf("retry: got %+v, want the number kept", u)
+	}
+	if u := show(r, celery.Failure, boom); u.Progress != 90 || u.Stage != "failed" || u.Error != "ValueError: boom" {
+		t.Errorf("failure: got %+v", u)
+	}
+	if u := show(r, celery.Success, nil); u.Progress != 100 || u.Stage != stageDone || u.Message != stepDone.text.ko {
+		t.Errorf("success: got %+v", u)
+	}
+	// Arguments that do not fit: the job id is still where the client looks.
+	bad := request(t, map[string]any{"job_id": "bad", "colour": 1})
+	if u := show(bad, celery.Failure, boom); u.Stage != "failed" {
+		t.Errorf("bad arguments: got %+v", u)
+	}
+	if u, err := b.progress.Load(t.Context(), "bad"); u == nil || err != nil {
+		t.Errorf("job bad: got %v, %v, want its failure", u, err)
+	}
+}
+
+func TestRetryResumesTheProgress(t *testing.T) {
+	b := setup(t)
+	r := request(t, map[string]any{"image_url": "bottle.jpg", "job_id": "j"})
+	b.model.fail = func() error { return &vision.Error{Transient: true, Err: errors.New("503")} }
+	if _, err := b.task.Run(t.Context(), r); err == nil {
+		t.Fatal("got no error")
+	}
+	b.model.fail = nil
+	r.Retries = 1
+	b.model.enter = make(chan struct{})
+	done := make(chan error, 1)
+	go func() { _, err := b.task.Run(t.Context(), r); done <- err }()
+	deadline := time.After(20 * time.Second)
+	for b.model.visions.Load() < 2 {
+		u, err := b.progress.Load(t.Context(), "j")
+		if err != nil || u.Progress < 50 {
+			t.Fatalf("got %+v, %v, want at least 50", u, err)
+		}
+		select {
+		case <-deadline:
+			t.Fatal("the second attempt did not reach the model")
+		default:
+		}
+	}
+	close(b.model.enter)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCatalogueIsComplete(t *testing.T) {
+	for _, s := range []step{stepDownload, stepHash, stepCache, stepPreprocess, stepVision, stepVisionDone, stepFeedback, stepFeedbackDone, stepStore, stepDone, stepRetry} {
+		if s.stage == "" || s.text.ko == "" || s.text.en == "" {
+			t.Errorf("step %d: got %+v", s.progress, s)
+		}
+	}
+	for lang, want := range map[string]string{"ko": textFailed.ko, "ko-KR": textFailed.ko, "KO": textFailed.ko, "en": textFailed.en, "fr": textFailed.en, "": textFailed.en} {
+		if got := textFailed.in(lang); got != want {
+			t.Errorf("language %q: got %q, want %q", lang, got, want)
+		}
+	}
+}
