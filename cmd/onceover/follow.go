@@ -36,9 +36,9 @@ func (f follower) finished(ctx context.Context, taskID, jobID string, show func(
 				done = m
 			}
 		}
-		// The progress ends right after the result is stored. A task that has
-		// none (its message was refused) never shows any.
-		return done != nil && (u == nil || over(u) || refused(done)), nil
+		// The progress ends right after the result is stored, except that of a
+		// message that was refused: it has none.
+		return done != nil && (u != nil && over(u) || refused(done)), nil
 	})
 	return done, err
 }

@@ -39,6 +39,9 @@ func (s Secret) String() string {
 // GoString is String.
 func (s Secret) GoString() string { return s.String() }
 
+// MarshalText is String, for JSON and logs.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
 // Set makes a Secret a pflag.Value.
 func (s *Secret) Set(v string) error { *s = Secret(v); return nil }
 

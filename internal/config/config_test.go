@@ -1,0 +1,154 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+func load(t *testing.T, args []string, env ...string) (*Settings, []string, error) {
+	t.Helper()
+	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	s := Bind(fs)
+	if err := fs.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	warnings, err := s.Load(fs, env)
+	return s, warnings, err
+}
+
+func TestPrecedence(t *testing.T) {
+	for _, tt := range []struct {
+		args, env []string
+		want      int
+	}{
+		{nil, nil, 100},
+		{nil, []string{"ONCEOVER_CONCURRENCY=7"}, 7},
+		{nil, []string{"ONCEOVER_CONCURRENCY="}, 100},
+		{[]string{"--concurrency=3"}, []string{"ONCEOVER_CONCURRENCY=7"}, 3},
+	} {
+		s, _, err := load(t, tt.args, tt.env...)
+		if err != nil || s.Worker.Concurrency != tt.want {
+			t.Errorf("%v %v: got %d, %v, want %d", tt.args, tt.env, s.Worker.Concurrency, err, tt.want)
+		}
+	}
+}
+
+func TestFallbackVariables(t *testing.T) {
+	s, _, err := load(t, nil, "CELERY_BROKER_URL=amqp://celery//", "CELERY_RESULT_BACKEND=redis://celery:6379/9", "OPENAI_API_KEY=sk-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Worker.BrokerURLs[0] != "amqp://celery//" || s.ResultsURL != "redis://celery:6379/9" || s.Vision.APIKey != "sk-1" {
+		t.Errorf("got %v %s %s", s.Worker.BrokerURLs, s.ResultsURL, s.Vision.APIKey)
+	}
+	s, _, err = load(t, nil, "CELERY_BROKER_URL=amqp://celery//", "ONCEOVER_BROKER_URL=amqp://a//, amqp://b//")
+	if err != nil || strings.Join(s.Worker.BrokerURLs, " ") != "amqp://a// amqp://b//" {
+		t.Errorf("got %v, %v", s.Worker.BrokerURLs, err)
+	}
+}
+
+func TestRoles(t *testing.T) {
+	s, _, err := load(t, []string{"--redis-url=rediss://u:p@h:6380", "--cache-url=redis://other:1/5"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "rediss://u:p@h:6380/0 redis://other:1/5 rediss://u:p@h:6380/2"
+	if got := s.ResultsURL + " " + s.CacheURL + " " + s.ProgressURL; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestSecrets(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte("sk-secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, warnings, err := load(t, nil, "ONCEOVER_VISION_API_KEY_FILE="+file)
+	if err != nil || s.Vision.APIKey != "sk-secret" || len(warnings) != 0 {
+		t.Errorf("got %q, %v, %v", s.Vision.APIKey, warnings, err)
+	}
+	doc, err := json.Marshal(s.apiKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{fmt.Sprint(s.apiKey), fmt.Sprintf("%v %+v %#v %q", s.apiKey, s.apiKey, s.apiKey, s.apiKey), string(doc)} {
+		if strings.Contains(text, "sk-secret") {
+			t.Errorf("the secret is printed: %s", text)
+		}
+	}
+	if _, _, err := load(t, nil, "ONCEOVER_VISION_API_KEY_FILE="+file+".not"); err == nil || !strings.Contains(err.Error(), "ONCEOVER_VISION_API_KEY_FILE") {
+		t.Errorf("missing file: got %v, want an error that names the variable", err)
+	}
+}
+
+// TestEveryFaultAtOnce also looks for what must not be shown.
+func TestEveryFaultAtOnce(t *testing.T) {
+	_, _, err := load(t, nil,
+		"ONCEOVER_BROKER_URL=amqp://u:hunter2@[", "ONCEOVER_REDIS_URL=redis://:hunter2@h/3", "ONCEOVER_CONCURRENCY=many",
+		"ONCEOVER_GRACE=-1s", "ONCEOVER_LOG_LEVEL=loud", "ONCEOVER_LOG_FORMAT=xml", "ONCEOVER_VISION_MODEL=m",
+		"ONCEOVER_IMAGE_MAX_PIXELS=0", "ONCEOVER_IMAGE_ALLOW=10.0.0.0/99")
+	if err == nil {
+		t.Fatal("got no error")
+	}
+	for _, want := range []string{"broker URL", "redis-url names database 3", "ONCEOVER_CONCURRENCY", "grace", "log-level", "log-format", "vision-url", "image-max-pixels", "Allow"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not name %q:\n%v", want, err)
+		}
+	}
+	if strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("the error shows a password:\n%v", err)
+	}
+	for _, backend := range []string{"rpc://", "db+postgresql://u:hunter2@h/x", "nonsense hunter2"} {
+		if _, _, err := load(t, nil, "CELERY_RESULT_BACKEND="+backend); err == nil || !strings.Contains(err.Error(), "results-url") || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("result backend %q: got %v", backend, err)
+		}
+	}
+}
+
+func TestStrangers(t *testing.T) {
+	_, warnings, err := load(t, nil, "ONCEOVER_CONCURENCY=5", "ONCEOVER_TASK_EVENTS=true", "ONCEOVER_TEST_AMQP_URL=x", "OTHER=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"ONCEOVER_CONCURENCY is not a setting of onceover; see onceover worker --help",
+		"ONCEOVER_TASK_EVENTS has no effect: task events are not sent yet",
+	}
+	if strings.Join(warnings, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got %q, want %q", warnings, want)
+	}
+}
+
+func TestDefaultsAreThoseOfTheDocs(t *testing.T) {
+	s, _, err := load(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Worker.Grace != 25*time.Second || s.Worker.SoftTimeLimit != 240*time.Second || s.Worker.TimeLimit != 300*time.Second ||
+		s.Image.MaxBytes != 20_000_000 || s.Tasks.MaxPixels != 50_000_000 || s.Tasks.Lang != "ko" || s.HTTPAddr != "127.0.0.1:8080" {
+		t.Errorf("got %+v", s)
+	}
+	doc, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range s.table() {
+		for _, name := range append(x.vars, "--"+x.flag) {
+			if !strings.Contains(string(doc), "`"+name+"`") {
+				t.Errorf("docs/configuration.md does not name %s", name)
+			}
+		}
+	}
+	for name := range later {
+		if !strings.Contains(string(doc), "`"+name+"`") {
+			t.Errorf("docs/configuration.md does not name %s", name)
+		}
+	}
+}

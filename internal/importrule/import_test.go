@@ -1,0 +1,92 @@
+// Package importrule checks who may import whom; CONTRIBUTING.md has the rule in
+// words. It has no code of its own.
+package importrule
+
+import (
+	"encoding/json"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+type pkg struct {
+	ImportPath string
+	Imports    []string // of non-test code
+}
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "onceover/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []pkg
+	for dec := json.NewDecoder(strings.NewReader(string(out))); dec.More(); {
+		var p pkg
+		if err := dec.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	if len(all) < 15 {
+		t.Fatalf("go list names %d packages", len(all))
+	}
+	return all
+}
+
+// ours are the packages that the left one may import of ours; internal/testenv
+// and its commands are for tests and stand outside.
+var ours = map[string][]string{
+	"celery":               {},
+	"phash":                {},
+	"vision":               {},
+	"internal/source":      {},
+	"internal/broker":      {},
+	"internal/samples":     {},
+	"internal/redisretry":  {},
+	"internal/gateway":     {},
+	"internal/composetest": {},
+	"internal/importrule":  {},
+	"e2e":                  {},
+	"results":              {"celery", "internal/redisretry"},
+	"progress":             {"celery", "internal/redisretry"},
+	"cache":                {"celery", "phash", "internal/redisretry"},
+	"tasks":                {"celery", "phash", "vision", "progress", "cache", "internal/source"},
+	"worker":               {"celery"},
+	"internal/embedded":    {"internal/broker"},
+	"internal/config":      {"worker", "tasks", "vision", "internal/source", "internal/redisretry"},
+	"cmd/onceover": {"worker", "tasks", "celery", "phash", "vision", "progress", "results", "cache",
+		"internal/config", "internal/gateway", "internal/source", "internal/embedded", "internal/samples"},
+}
+
+// clients may be imported only by these.
+var clients = map[string][]string{
+	"github.com/rabbitmq/amqp091-go": {"worker", "cmd/onceover", "internal/testenv"},
+	"github.com/redis/go-redis/v9":   {"results", "progress", "cache", "internal/redisretry", "internal/config", "cmd/onceover", "internal/testenv"},
+}
+
+func TestImports(t *testing.T) {
+	for _, p := range packages(t) {
+		name := strings.TrimPrefix(p.ImportPath, "onceover/")
+		for client, who := range clients {
+			if slices.Contains(p.Imports, client) && !slices.Contains(who, name) {
+				t.Errorf("%s imports %s: only %v may", name, client, who)
+			}
+		}
+		if strings.HasPrefix(name, "internal/testenv") {
+			continue
+		}
+		allowed, known := ours[name]
+		if !known {
+			t.Errorf("package %s is not in the rule: add it with what it may import", name)
+			continue
+		}
+		for _, i := range p.Imports {
+			i, isOurs := strings.CutPrefix(i, "onceover/")
+			if isOurs && !slices.Contains(allowed, i) {
+				t.Errorf("%s imports %s: it may import %v", name, i, allowed)
+			}
+		}
+	}
+}
