@@ -340,7 +340,7 @@ func TestRestartsInTheMiddle(t *testing.T) {
 	t.Parallel()
 	rabbit := testenv.RabbitMQ(t)
 	b := setupOn(t, rabbit.URL())
-	b.pictures.Config.Handler = slow(b.pictures.Config.Handler, 20*time.Millisecond)
+	b.pictures.Config.Handler = slow(b.pictures.Config.Handler, 150*time.Millisecond)
 	first := b.worker("ONCEOVER_CONCURRENCY=4", "ONCEOVER_GRACE=10s")
 	var jobs []job
 	for i := range 200 {
@@ -359,7 +359,9 @@ func TestRestartsInTheMiddle(t *testing.T) {
 	second.end()
 	third := b.worker("ONCEOVER_CONCURRENCY=4")
 	third.wait(`"msg":"task finished"`, 10)
-	b.redis.Restart()
+	b.redis.Stop()
+	third.wait(`"msg":"redis lost, waiting for it"`, 1)
+	b.redis.Start()
 	third.wait(`"msg":"redis is back"`, 1)
 	rabbit.Restart()
 	third.wait(`"msg":"broker connected"`, 2)

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -23,6 +26,21 @@ func TestScripts(t *testing.T) {
 	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			// exitcode N ARGUMENT... runs onceover and wants exit code N.
+			"exitcode": func(ts *testscript.TestScript, neg bool, args []string) {
+				want, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				var exit *exec.ExitError
+				got := 0
+				if err := ts.Exec("onceover", args[1:]...); errors.As(err, &exit) {
+					got = exit.ExitCode()
+				}
+				if (got == want) == neg {
+					ts.Fatalf("exit code %d, want %d", got, want)
+				}
+			},
+		},
 		Setup: func(env *testscript.Env) error {
 			for _, name := range []string{"gif.gif", "flat-red.png", "bmp-24.bmp"} {
 				data, err := os.ReadFile(filepath.Join(golden, name))

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -22,8 +23,10 @@ looks at every picture once, and writes progress and Celery-readable results to
 Redis. Start with "onceover demo": it needs nothing but this program.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+
+		SuggestionsMinimumDistance: 2,
+		Args:                       unknownCommand,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError(fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
@@ -47,7 +50,19 @@ Redis. Start with "onceover demo": it needs nothing but this program.`,
 	return root
 }
 
-// noArgs, oneArg and someArgs are cobra's checks with our exit code.
+// unknownCommand is the error for a first word that is no command.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	near := cmd.SuggestionsFor(args[0])
+	if len(near) > 0 {
+		return usageError(fmt.Errorf("unknown command %q: did you mean %s?", args[0], strings.Join(near, " or ")))
+	}
+	return usageError(fmt.Errorf("unknown command %q; see onceover --help", args[0]))
+}
+
+// noArgs, exactArgs and someArgs are cobra's checks with our exit code.
 func noArgs(cmd *cobra.Command, args []string) error { return usage(cobra.NoArgs(cmd, args)) }
 
 func exactArgs(n int) cobra.PositionalArgs {

@@ -194,7 +194,10 @@ func (s *Settings) Load(fs *pflag.FlagSet, environ []string) (warnings []string,
 			if value == "" {
 				continue
 			}
+			f := fs.Lookup(x.flag)
+			before := f.Value.String()
 			if err := fs.Set(x.flag, value); err != nil {
+				_ = f.Value.Set(before) // pflag has stored a zero, which would be a second fault
 				faults = append(faults, fmt.Errorf("%s: %w", from, plainFlagError(err)))
 			}
 			break
