@@ -268,6 +268,11 @@ func (s *Settings) complete(env map[string]string) []error {
 			s.Worker.BrokerURLs = append(s.Worker.BrokerURLs, u)
 		}
 	}
+	for _, list := range [][]string{s.Worker.Queues, s.Image.Allow} {
+		for i := range list {
+			list[i] = strings.TrimSpace(list[i])
+		}
+	}
 	check(s.Worker.Validate())
 	for _, role := range []struct {
 		flag string

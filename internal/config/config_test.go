@@ -54,6 +54,13 @@ func TestFallbackVariables(t *testing.T) {
 	}
 }
 
+func TestListsMayHaveSpaces(t *testing.T) {
+	s, _, err := load(t, nil, "ONCEOVER_QUEUES=q.ai, celery", "ONCEOVER_IMAGE_ALLOW=10.0.0.0/8, images.internal")
+	if err != nil || strings.Join(s.Worker.Queues, "|") != "q.ai|celery" || strings.Join(s.Image.Allow, "|") != "10.0.0.0/8|images.internal" {
+		t.Errorf("got %q %q, %v", s.Worker.Queues, s.Image.Allow, err)
+	}
+}
+
 func TestRoles(t *testing.T) {
 	s, _, err := load(t, []string{"--redis-url=rediss://u:p@h:6380", "--cache-url=redis://other:1/5"})
 	if err != nil {
