@@ -16,6 +16,9 @@
 // never runs twice at the same time in one process; that a message which cannot
 // be run is kept; and that broker and Redis may go away and come back.
 //
+// What goes back to its queue keeps its age: RabbitMQ dead-letters it when the
+// queue's own TTL has passed.
+//
 // It does not park jobs: retries and jobs with an ETA wait in memory, each in
 // one of the worker's slots.
 package worker

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"onceover/celery"
@@ -43,10 +44,16 @@ func (f follower) finished(ctx context.Context, taskID, jobID string, show func(
 	return done, err
 }
 
+// refusals are the exceptions of messages that were refused, see worker.refusal.
+var refusals = []string{"NotRegistered", "ContentDisallowed", "DecodeError", "NotImplementedError"}
+
 // refused reports whether the task never ran, so that it has no progress.
 func refused(m *celery.Meta) bool {
+	if m.Status != celery.Failure {
+		return false
+	}
 	exc, err := m.Exception()
-	return m.Status == celery.Failure && err == nil && exc.Type == "NotRegistered"
+	return err == nil && slices.Contains(refusals, exc.Type)
 }
 
 // over reports whether an update is a job's last.
