@@ -2,7 +2,6 @@ package broker
 
 import (
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -15,9 +14,7 @@ type broker struct {
 	queues    map[string]*queue
 	conns     map[*conn]struct{}
 
-	dead   []deadLetter // to be published before mu is released
-	round  uint64       // rounds of routing so far
-	routed []*queue     // the result of the last one
+	dead []deadLetter // to be published before mu is released
 }
 
 type deadLetter struct {
@@ -31,9 +28,7 @@ func newBroker() *broker {
 		queues:    make(map[string]*queue),
 		conns:     make(map[*conn]struct{}),
 	}
-	for name, kind := range map[string]string{
-		"": "direct", "amq.direct": "direct", "amq.fanout": "fanout", "amq.topic": "topic", "amq.headers": "headers", "amq.match": "headers",
-	} {
+	for name, kind := range map[string]string{"": "direct", "amq.direct": "direct", "amq.fanout": "fanout", "amq.topic": "topic"} {
 		b.exchanges[name] = &exchange{name: name, kind: kind, durable: true}
 	}
 	return b
@@ -57,28 +52,9 @@ func (b *broker) unlock() {
 	b.mu.Unlock()
 }
 
-// publish routes m and tells whether any queue was found, and whether one of them refused it.
-func (b *broker) publish(x *exchange, m *message, now time.Time) (routed, refused bool) {
-	queues := b.route(x, m)
-	for _, q := range queues {
-		if !b.enqueue(q, m, now) {
-			refused = true
-		}
-	}
-	return len(queues) > 0, refused
-}
-
-// enqueue tells whether q took m.
-func (b *broker) enqueue(q *queue, m *message, now time.Time) bool {
-	if strings.HasPrefix(q.overflow, "reject-publish") && q.overfull(1, int64(len(m.body))) {
-		if q.overflow == "reject-publish-dlx" {
-			b.deadLetter(q, m, reasonMaxLen, now)
-		}
-		return false
-	}
+func (b *broker) enqueue(q *queue, m *message, now time.Time) {
 	q.push(q.newEntry(m, now))
 	b.advance(q, now)
-	return true
 }
 
 // advance does everything that q can do now: deliver, expire, drop what is too much.
@@ -94,45 +70,35 @@ func (b *broker) advance(q *queue, now time.Time) {
 		}
 		c.channel.deliver(c, q.pop())
 	}
-	// A TTL of 0 lets a message be delivered at once or not at all.
-	for q.headExpired(now.Add(1)) {
-		b.deadLetter(q, q.pop().msg, reasonExpired, now)
-	}
-	for q.overfull(0, 0) && !strings.HasPrefix(q.overflow, "reject-publish") {
+	for q.maxLen >= 0 && int64(len(q.ready)) > q.maxLen {
 		b.deadLetter(q, q.pop().msg, reasonMaxLen, now)
 	}
 }
 
 // requeue puts entries, all taken from their channel already, back to where they were.
 func (b *broker) requeue(entries []*entry, now time.Time) {
-	var touched []*queue
 	for _, e := range entries {
-		q := e.queue
-		if q.deleted {
-			continue
-		}
-		e.redelivered = true
-		e.consumer = nil
-		q.push(e)
-		if !slices.Contains(touched, q) {
-			touched = append(touched, q)
+		if !e.queue.deleted {
+			e.redelivered = true
+			e.consumer = nil
+			e.queue.push(e)
 		}
 	}
-	for _, q := range touched {
-		b.advance(q, now)
+	for _, e := range entries {
+		b.advance(e.queue, now)
 	}
 }
 
 // deadLetter passes on a message that q has lost. A deleted queue passes on nothing.
 func (b *broker) deadLetter(q *queue, m *message, reason string, now time.Time) {
-	if !q.hasDLX || q.deleted {
+	if q.dlx.kind == 0 || q.deleted {
 		return
 	}
 	key := m.key
-	if q.hasDLXKey {
-		key = q.dlxKey
+	if q.dlxKey.kind != 0 {
+		key = q.dlxKey.text()
 	}
-	b.dead = append(b.dead, deadLetter{m.died(reason, q.name, q.dlx, key, now), reason})
+	b.dead = append(b.dead, deadLetter{m.died(reason, q.name, q.dlx.text(), key, now), reason})
 }
 
 func (b *broker) deleteQueue(q *queue) {
@@ -140,9 +106,7 @@ func (b *broker) deleteQueue(q *queue) {
 	delete(b.queues, q.name)
 	for _, c := range q.consumers {
 		delete(c.channel.consumers, c.tag)
-		if c.channel.conn.cancelNotify {
-			c.channel.send(basicCancel, c.tag, true)
-		}
+		c.channel.send(basicCancel, c.tag, true)
 	}
 	q.consumers, q.ready = nil, nil
 	b.unbind(func(_ *exchange, bd *binding) bool { return bd.queue == q })
@@ -180,9 +144,8 @@ func (b *broker) sweep(now time.Time) {
 	for _, q := range b.queues {
 		if q.expires > 0 && len(q.consumers) == 0 && now.Sub(q.idleSince) >= q.expires {
 			b.deleteQueue(q)
-		} else if q.headExpired(now) {
-			b.advance(q, now)
 		}
+		b.advance(q, now)
 	}
 }
 
@@ -220,14 +183,4 @@ func (b *broker) release(c *conn) {
 		}
 	}
 	b.requeue(unacked, now)
-}
-
-// resume delivers to a connection that has caught up. It takes mu.
-func (b *broker) resume(c *conn) {
-	b.mu.Lock()
-	defer b.unlock()
-	now := time.Now()
-	for _, ch := range c.channels {
-		ch.advance(now)
-	}
 }

@@ -22,7 +22,6 @@ type channel struct {
 	confirms  bool
 	published uint64      // since confirms were asked for
 	content   *publishing // the basic.publish whose content is on its way
-	lastQueue string      // the queue declared last: what an empty name means
 	closing   bool        // we closed it and wait for close-ok; nothing else counts
 }
 
@@ -78,28 +77,24 @@ func (ch *channel) frame(f frame, now time.Time) error {
 // publish routes a message whose content is complete, and returns and confirms it as asked.
 func (ch *channel) publish(p *publishing, now time.Time) error {
 	b := ch.conn.broker
-	x := b.exchanges[p.exchange]
-	if x == nil {
-		return refuse(notFound, "no exchange '%s' in vhost '/'", p.exchange)
-	}
-	if x.internal {
-		return refuse(accessRefused, "cannot publish to internal exchange '%s' in vhost '/'", p.exchange)
-	}
-	m, err := newMessage(p.exchange, p.key, p.header, p.body, ch.conn.user)
+	x, err := b.exchange(p.exchange)
 	if err != nil {
 		return err
 	}
-	routed, refused := b.publish(x, m, now)
-	if !routed && p.mandatory {
-		ch.conn.sendContent(ch.id, m, basicReturn, uint16(noRoute), "NO_ROUTE", m.exchange, m.key)
+	m, err := newMessage(p.exchange, p.key, p.header, p.body)
+	if err != nil {
+		return err
+	}
+	queues := b.route(x, m)
+	for _, q := range queues {
+		b.enqueue(q, m, now)
+	}
+	if len(queues) == 0 && p.mandatory {
+		ch.conn.sendContent(ch.id, m, basicReturn, noRoute.code, noRoute.name, m.exchange, m.key)
 	}
 	if ch.confirms {
 		ch.published++
-		if refused {
-			ch.send(basicNack, ch.published, uint8(0))
-		} else {
-			ch.send(basicAck, ch.published, false)
-		}
+		ch.send(basicAck, ch.published, false)
 	}
 	return nil
 }
@@ -140,12 +135,7 @@ func (ch *channel) take(tag uint64, multiple bool) ([]*entry, error) {
 		}
 	}
 	taken := slices.Clone(ch.unacked[from:to])
-	if from == 0 { // the usual case, without moving the rest
-		clear(ch.unacked[:to])
-		ch.unacked = ch.unacked[to:]
-	} else {
-		ch.unacked = slices.Delete(ch.unacked, from, to)
-	}
+	ch.unacked = slices.Delete(ch.unacked, from, to)
 	for _, e := range taken {
 		e.queue.unacked--
 		if e.consumer != nil {

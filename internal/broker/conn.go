@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,12 +20,6 @@ const (
 
 	handshakeTimeout = 10 * time.Second
 	closeTimeout     = 2 * time.Second // for a client to answer connection.close, and for the last octets to leave
-
-	// maxUnsent is how much may wait to be sent before no more deliveries are made to a connection, in octets.
-	// Answers still are; beyond maxUnsentAnswers nothing more is read from it.
-	maxUnsent        = 8 << 20
-	maxUnsentAnswers = 16 << 20
-	maxKeptBuffer    = 1 << 20
 )
 
 // errEnded says that a connection has ended as it should.
@@ -40,21 +33,15 @@ type conn struct {
 	frames frameReader
 
 	// Set by the handshake.
-	frameMax     int
-	channelMax   uint16
-	user         string
-	cancelNotify bool          // the client understands basic.cancel from us
-	tick         time.Duration // half the heartbeat interval; 0: no heartbeats
-	patience     int           // a client that is silent for more ticks than this is gone
+	frameMax int
+	tick     time.Duration // half the heartbeat interval; 0: no heartbeats
+	patience int           // a client that is silent for more ticks than this is gone
 
 	channels map[uint16]*channel // guarded by broker.mu
 
 	mu      sync.Mutex // may be locked with broker.mu held, not the other way round
 	changed sync.Cond  // something below has changed
 	out     []byte     // to be written
-	spare   []byte     // a buffer to be used again
-	writing int        // octets taken from out and not written yet
-	held    bool       // deliveries were held back
 	ended   bool       // write ends once out is empty
 	failed  bool       // write has given up; nothing more can be sent
 	closing bool       // the deadlines are the last ones
@@ -83,7 +70,7 @@ func (c *conn) serve() {
 	if errors.As(err, &pe) {
 		c.log.Warn("connection closed for a protocol error", zap.Error(pe))
 		c.close(pe)
-		c.discard()
+		io.Copy(io.Discard, c.frames.r) // until the client has taken note and ends the connection
 	} else {
 		c.log.Debug("connection ended", zap.Error(err))
 	}
@@ -127,7 +114,8 @@ func (r *clientReader) Read(p []byte) (int, error) {
 	}
 }
 
-// handshake agrees with the client on the connection's parameters.
+// handshake agrees with the client on the connection's parameters. What cannot be decoded reads as zero, and
+// zero is refused where it matters.
 func (c *conn) handshake() error {
 	var header [len(protocolHeader)]byte
 	if _, err := io.ReadFull(c.frames.r, header[:]); err != nil {
@@ -145,51 +133,35 @@ func (c *conn) handshake() error {
 			{"exchange_exchange_bindings", boolValue(true)},
 			{"basic.nack", boolValue(true)},
 			{"consumer_cancel_notify", boolValue(true)},
-			{"connection.blocked", boolValue(true)},
-			{"authentication_failure_close", boolValue(true)},
-			{"per_consumer_qos", boolValue(true)},
 		})},
 		{"product", textValue("RabbitMQ")},
 		{"version", textValue("3.10.0")},
 		{"platform", textValue("Onceover embedded broker")},
-	}, longstr("AMQPLAIN PLAIN"), longstr("en_US"))
+	}, longstr("PLAIN"), longstr("en_US"))
 
 	d, err := c.expect(connectionStartOk)
 	if err != nil {
 		return err
 	}
-	client, mechanism, response, _ := d.table(), d.shortstr(), d.longstr(), d.shortstr()
-	if err := d.end(); err != nil {
-		return err
-	}
-	c.cancelNotify = client.get("capabilities").table().get("consumer_cancel_notify") == boolValue(true)
-	if c.user, err = userOf(mechanism, response); err != nil {
-		return err
+	_, mechanism, _, _ := d.table(), d.shortstr(), d.longstr(), d.shortstr()
+	if mechanism != "PLAIN" { // with any name and password
+		return refuse(notImplemented, "authentication mechanism '%s'", mechanism)
 	}
 
 	c.send(0, connectionTune, uint16(channelMax), uint32(frameMaxMax), uint16(heartbeatSeconds))
 	if d, err = c.expect(connectionTuneOk); err != nil {
 		return err
 	}
-	channels, frames, seconds := d.uint16(), d.uint32(), d.uint16()
-	if err := d.end(); err != nil {
-		return err
-	}
-	if channels == 0 || channels > channelMax {
-		return refuse(notAllowed, "negotiated channel_max = %d (0: no limit) is higher than the maximum allowed value (%d)", channels, channelMax)
-	}
+	_, frames, seconds := d.uint16(), d.uint32(), d.uint16() // the first is channel-max
 	if frames < frameMaxMin || frames > frameMaxMax {
 		return refuse(notAllowed, "negotiated frame_max = %d is not between %d and %d", frames, frameMaxMin, frameMaxMax)
 	}
-	c.channelMax, c.frameMax, c.frames.max = channels, int(frames), int(frames)
+	c.frameMax, c.frames.max = int(frames), int(frames)
 
 	if d, err = c.expect(connectionOpen); err != nil {
 		return err
 	}
 	vhost, _, _ := d.shortstr(), d.shortstr(), d.bits()
-	if err := d.end(); err != nil {
-		return err
-	}
 	if vhost != "/" {
 		return refuse(notAllowed, "vhost %s not found; this broker has only /", vhost)
 	}
@@ -198,53 +170,24 @@ func (c *conn) handshake() error {
 		c.patience = 3 // gone after two intervals, as the specification has it
 	}
 	c.send(0, connectionOpenOk, "")
-	c.log.Debug("connection opened", zap.Uint16("heartbeat_seconds", seconds))
 	return nil
 }
 
-// expect reads the handshake's next method.
+// expect reads the handshake's next method. Clients send no heartbeats before it is over.
 func (c *conn) expect(id methodID) (*decoder, error) {
-	for {
-		f, err := c.frames.next()
-		if err != nil {
-			return nil, err
-		}
-		if f.kind == frameHeartbeat {
-			continue
-		}
-		d := &decoder{b: f.payload}
-		got := methodID(d.uint32())
-		if f.kind == frameMethod && f.channel == 0 && got == id {
-			return d, nil
-		}
-		if err := c.connectionMethod(f); err != nil {
-			return nil, err
-		}
+	f, err := c.frames.next()
+	if err != nil {
+		return nil, err
 	}
-}
-
-// userOf reads the user's name from the client's answer. Any password is right.
-func userOf(mechanism, response string) (string, error) {
-	switch mechanism {
-	case "PLAIN": // RFC 4616: authorization identity, NUL, name, NUL, password
-		if parts := strings.SplitN(response, "\x00", 3); len(parts) == 3 {
-			return parts[1], nil
-		}
-	case "AMQPLAIN": // a field table without its length
-		d := decoder{b: appendLongstr(nil, response)}
-		t := d.table()
-		if login := t.get("LOGIN"); login.kind == 'S' && d.err == nil {
-			return login.raw, nil
-		}
-	default:
-		return "", refuse(commandInvalid, "unknown authentication mechanism '%s'", mechanism)
+	d := &decoder{b: f.payload}
+	if got := methodID(d.uint32()); f.kind == frameMethod && f.channel == 0 && got == id {
+		return d, nil
 	}
-	return "", refuse(accessRefused, "%s login without a user name", mechanism)
+	return nil, c.connectionMethod(f)
 }
 
 // step reads and carries out one frame.
 func (c *conn) step() error {
-	c.awaitRoom()
 	f, err := c.frames.next()
 	if err != nil {
 		return err
@@ -269,9 +212,6 @@ func (c *conn) frame(f frame, now time.Time) error {
 	ch := c.channels[f.channel]
 	switch {
 	case ch == nil && id == channelOpen:
-		if f.channel > c.channelMax {
-			return refuse(notAllowed, "channel %d is beyond the negotiated channel_max (%d)", f.channel, c.channelMax)
-		}
 		c.channels[f.channel] = &channel{conn: c, id: f.channel, consumers: make(map[string]*consumer)}
 		c.send(f.channel, channelOpenOk, longstr(""))
 		return nil
@@ -336,21 +276,6 @@ func (c *conn) lastDeadlines() {
 	}
 }
 
-// discard reads on until the client has taken note that the connection is closed.
-func (c *conn) discard() {
-	for {
-		f, err := c.frames.next()
-		if err != nil { // perhaps out of step, when no frame can be told from another
-			io.Copy(io.Discard, c.frames.r)
-			return
-		}
-		d := decoder{b: f.payload}
-		if f.kind == frameMethod && methodID(d.uint32()) == connectionCloseOk {
-			return
-		}
-	}
-}
-
 // send queues a method to be written. It never blocks.
 func (c *conn) send(channel uint16, id methodID, args ...any) {
 	c.append(func(b []byte) []byte { return appendMethod(b, channel, id, args...) })
@@ -370,26 +295,6 @@ func (c *conn) append(add func([]byte) []byte) {
 	}
 }
 
-// unsent is how many octets wait to be written. c.mu is held.
-func (c *conn) unsent() int { return len(c.out) + c.writing }
-
-// takesDeliveries tells whether the client keeps up. If not, write calls broker.resume when it has caught up.
-func (c *conn) takesDeliveries() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.held = c.held || c.unsent() > maxUnsent
-	return !c.held && !c.failed
-}
-
-// awaitRoom waits while a client that asks but does not read has too much waiting for it.
-func (c *conn) awaitRoom() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.unsent() > maxUnsentAnswers && !c.failed {
-		c.changed.Wait()
-	}
-}
-
 // write writes what send queues until the connection has ended or breaks.
 func (c *conn) write() {
 	c.mu.Lock()
@@ -402,25 +307,14 @@ func (c *conn) write() {
 			return
 		}
 		buf := c.out
-		c.out, c.spare, c.writing = c.spare, nil, len(buf)
+		c.out = nil
 		c.mu.Unlock()
 		_, err := c.nc.Write(buf)
 		c.mu.Lock()
-		c.writing = 0
-		c.changed.Broadcast()
 		if err != nil {
 			c.failed, c.out = true, nil
 			c.nc.Close() // so that serve notices
 			return
-		}
-		if cap(buf) <= maxKeptBuffer {
-			c.spare = buf[:0]
-		}
-		if c.held && len(c.out) <= maxUnsent {
-			c.held = false
-			c.mu.Unlock()
-			c.broker.resume(c)
-			c.mu.Lock()
 		}
 	}
 }

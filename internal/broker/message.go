@@ -28,7 +28,6 @@ const (
 	propHeaders    = 2
 	propPriority   = 4
 	propExpiration = 7
-	propUserID     = 11
 )
 
 // propertyKinds: s short string, F table, o octet, T timestamp.
@@ -90,7 +89,7 @@ func (p *properties) encode() []byte {
 
 // newMessage makes a message of a content header's properties (the header frame's payload without its first
 // 12 octets). It copies header and keeps body.
-func newMessage(exchange, key string, header, body []byte, user string) (*message, error) {
+func newMessage(exchange, key string, header, body []byte) (*message, error) {
 	d := decoder{b: header}
 	p := d.properties()
 	if err := d.end(); err != nil {
@@ -106,9 +105,6 @@ func newMessage(exchange, key string, header, body []byte, user string) (*messag
 			return nil, refuse(preconditionFailed, "invalid expiration '%s': want an integer from 0 to %d", p.shortstr(propExpiration), int64(maxMilliseconds))
 		}
 		m.expiration = time.Duration(ms) * time.Millisecond
-	}
-	if id := p.shortstr(propUserID); p[propUserID] != nil && id != user {
-		return nil, refuse(preconditionFailed, "user_id property set to '%s' but authenticated user was '%s'", id, user)
 	}
 	return m, nil
 }
@@ -140,14 +136,7 @@ func (m *message) died(reason, queue, exchange, key string, now time.Time) *mess
 		{"exchange", textValue(m.exchange)},
 		{"routing-keys", arrayValue([]value{textValue(m.key)})},
 	}
-	if p[propExpiration] != nil {
-		death = append(death, field{"original-expiration", textValue(p.shortstr(propExpiration))})
-	}
 	deaths := headers.get("x-death").array()
-	if len(deaths) == 0 {
-		headers = headers.with("x-first-death-reason", textValue(reason)).with("x-first-death-queue", textValue(queue)).
-			with("x-first-death-exchange", textValue(m.exchange))
-	}
 	var others []value
 	for _, d := range deaths {
 		if t := d.table(); t.get("queue").text() == queue && t.get("reason").text() == reason {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/rand"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -20,19 +19,16 @@ const (
 	connectionClose, connectionCloseOk methodID = 10<<16 | 50, 10<<16 | 51
 
 	channelOpen, channelOpenOk   methodID = 20<<16 | 10, 20<<16 | 11
-	channelFlow, channelFlowOk   methodID = 20<<16 | 20, 20<<16 | 21
 	channelClose, channelCloseOk methodID = 20<<16 | 40, 20<<16 | 41
 
 	exchangeDeclare, exchangeDeclareOk methodID = 40<<16 | 10, 40<<16 | 11
 	exchangeDelete, exchangeDeleteOk   methodID = 40<<16 | 20, 40<<16 | 21
 	exchangeBind, exchangeBindOk       methodID = 40<<16 | 30, 40<<16 | 31
-	exchangeUnbind, exchangeUnbindOk   methodID = 40<<16 | 40, 40<<16 | 51
 
 	queueDeclare, queueDeclareOk methodID = 50<<16 | 10, 50<<16 | 11
 	queueBind, queueBindOk       methodID = 50<<16 | 20, 50<<16 | 21
 	queuePurge, queuePurgeOk     methodID = 50<<16 | 30, 50<<16 | 31
 	queueDelete, queueDeleteOk   methodID = 50<<16 | 40, 50<<16 | 41
-	queueUnbind, queueUnbindOk   methodID = 50<<16 | 50, 50<<16 | 51
 
 	basicQos, basicQosOk             methodID = 60<<16 | 10, 60<<16 | 11
 	basicConsume, basicConsumeOk     methodID = 60<<16 | 20, 60<<16 | 21
@@ -41,8 +37,6 @@ const (
 	basicDeliver, basicGet           methodID = 60<<16 | 60, 60<<16 | 70
 	basicGetOk, basicGetEmpty        methodID = 60<<16 | 71, 60<<16 | 72
 	basicAck, basicReject, basicNack methodID = 60<<16 | 80, 60<<16 | 90, 60<<16 | 120
-	basicRecoverAsync                methodID = 60<<16 | 100
-	basicRecover, basicRecoverOk     methodID = 60<<16 | 110, 60<<16 | 111
 	confirmSelect, confirmSelectOk   methodID = 85<<16 | 10, 85<<16 | 11
 )
 
@@ -60,12 +54,10 @@ type arguments struct {
 // layouts gives the fields of each method that a client may send to an open channel, in order, by the letters
 // of decodeMethod.
 var layouts = map[methodID]string{
-	channelOpen: "c", channelFlow: "b", channelFlowOk: "b",
-	exchangeDeclare: "-xyba", exchangeDelete: "-xb", exchangeBind: "-dxkba", exchangeUnbind: "-dxkba",
-	queueDeclare: "-qba", queueBind: "-qxkba", queueUnbind: "-qxka", queuePurge: "-qb", queueDelete: "-qb",
+	exchangeDeclare: "-xyba", exchangeDelete: "-xb", exchangeBind: "-dxkba",
+	queueDeclare: "-qba", queueBind: "-qxkba", queuePurge: "-qb", queueDelete: "-qb",
 	basicQos: "znb", basicConsume: "-qcba", basicCancel: "cb", basicCancelOk: "c", basicPublish: "-xkb", basicGet: "-qb",
-	basicAck: "tb", basicReject: "tb", basicNack: "tb", basicRecover: "b", basicRecoverAsync: "b",
-	confirmSelect: "b",
+	basicAck: "tb", basicReject: "tb", basicNack: "tb", confirmSelect: "b",
 }
 
 func decodeMethod(payload []byte) (id methodID, a arguments, err error) {
@@ -110,22 +102,13 @@ func decodeMethod(payload []byte) (id methodID, a arguments, err error) {
 func (ch *channel) method(id methodID, a arguments, now time.Time) error {
 	b := ch.conn.broker
 	switch id {
-	case channelOpen:
-		return refuse(channelError, "second 'channel.open' seen")
-	case channelFlow:
-		if !a.bits[0] {
-			return refuse(notImplemented, "active=false")
-		}
-		ch.send(channelFlowOk, true)
-	case channelFlowOk, basicCancelOk: // answers to what we sent without waiting
+	case basicCancelOk: // the answer to what we sent without waiting
 	case exchangeDeclare:
 		return ch.exchangeDeclare(a)
 	case exchangeDelete:
 		return ch.exchangeDelete(a)
 	case exchangeBind, queueBind:
 		return ch.bind(id, a)
-	case exchangeUnbind, queueUnbind:
-		return ch.unbind(id, a)
 	case queueDeclare:
 		return ch.queueDeclare(a, now)
 	case queuePurge:
@@ -157,12 +140,6 @@ func (ch *channel) method(id methodID, a arguments, now time.Time) error {
 		return ch.reject(a.tag, false, a.bits[0], now)
 	case basicNack:
 		return ch.reject(a.tag, a.bits[0], a.bits[1], now)
-	case basicRecover, basicRecoverAsync:
-		if !a.bits[0] {
-			return refuse(notImplemented, "requeue=false")
-		}
-		ch.answer(id == basicRecoverAsync, basicRecoverOk)
-		return ch.reject(0, true, true, now)
 	case confirmSelect:
 		ch.confirms = true
 		ch.answer(a.bits[0], confirmSelectOk)
@@ -180,83 +157,63 @@ func (ch *channel) answer(noWait bool, id methodID, args ...any) {
 func (ch *channel) exchangeDeclare(a arguments) error {
 	passive, durable, autoDelete, internal, noWait := a.bits[0], a.bits[1], a.bits[2], a.bits[3], a.bits[4]
 	b := ch.conn.broker
-	x := b.exchanges[a.exchange]
+	x, err := b.exchange(a.exchange)
 	switch {
-	case passive && x == nil:
-		return refuse(notFound, "no exchange '%s' in vhost '/'", a.exchange)
+	case passive && err != nil:
+		return err
 	case passive:
 	case a.exchange == "":
-		return refuse(accessRefused, "operation not permitted on the default exchange")
-	case !slices.Contains([]string{"direct", "fanout", "topic", "headers"}, a.kind):
-		return refuse(commandInvalid, "unknown exchange type '%s'", a.kind)
-	case x == nil && strings.HasPrefix(a.exchange, "amq."):
-		return refuse(accessRefused, "exchange name '%s' contains reserved prefix 'amq.*'", a.exchange)
+		return errDefaultExchange()
+	case internal:
+		return refuse(notImplemented, "internal=true")
+	case !slices.Contains([]string{"direct", "fanout", "topic"}, a.kind):
+		return refuse(notImplemented, "exchange type '%s'", a.kind)
 	case x == nil:
-		b.exchanges[a.exchange] = &exchange{name: a.exchange, kind: a.kind, durable: durable, autoDelete: autoDelete, internal: internal}
-	case a.kind != x.kind || durable != x.durable || autoDelete != x.autoDelete || internal != x.internal:
-		return refuse(preconditionFailed, "inequivalent exchange '%s' in vhost '/': it is of type %s, durable %t, auto_delete %t, internal %t",
-			x.name, x.kind, x.durable, x.autoDelete, x.internal)
+		b.exchanges[a.exchange] = &exchange{name: a.exchange, kind: a.kind, durable: durable, autoDelete: autoDelete}
+	case a.kind != x.kind || durable != x.durable || autoDelete != x.autoDelete:
+		return refuse(preconditionFailed, "inequivalent exchange '%s' in vhost '/': it is of type %s, durable %t, auto_delete %t",
+			x.name, x.kind, x.durable, x.autoDelete)
 	}
 	ch.answer(noWait, exchangeDeclareOk)
 	return nil
 }
 
+func errDefaultExchange() error {
+	return refuse(accessRefused, "operation not permitted on the default exchange")
+}
+
 func (ch *channel) exchangeDelete(a arguments) error {
 	ifUnused, noWait := a.bits[0], a.bits[1]
-	x := ch.conn.broker.exchanges[a.exchange]
-	switch {
-	case a.exchange == "" || strings.HasPrefix(a.exchange, "amq."):
-		return refuse(accessRefused, "exchange '%s' in vhost '/' is predefined and stays", a.exchange)
-	case x == nil: // as good as deleted
-	case ifUnused && len(x.bindings) > 0:
-		return refuse(preconditionFailed, "exchange '%s' in vhost '/' in use", a.exchange)
-	default:
+	switch x := ch.conn.broker.exchanges[a.exchange]; {
+	case a.exchange == "":
+		return errDefaultExchange()
+	case ifUnused:
+		return refuse(notImplemented, "if_unused=true")
+	case x != nil: // what is not there is as good as deleted
 		ch.conn.broker.deleteExchange(x)
 	}
 	ch.answer(noWait, exchangeDeleteOk)
 	return nil
 }
 
-// binding returns what bind and unbind are about.
-func (ch *channel) binding(id methodID, a arguments) (*exchange, *binding, error) {
-	b := ch.conn.broker
-	bd := &binding{key: a.key, args: a.table}
-	toQueue := id == queueBind || id == queueUnbind
-	if toQueue {
-		q, err := ch.queue(a.queue)
-		if err != nil {
-			return nil, nil, err
-		}
-		bd.queue = q
-		if a.queue == "" && a.key == "" { // the queue declared last, by its name
-			bd.key = q.name
-		}
-	}
-	if a.exchange == "" || !toQueue && a.destination == "" {
-		return nil, nil, refuse(accessRefused, "operation not permitted on the default exchange")
-	}
-	x := b.exchanges[a.exchange]
-	if x == nil {
-		return nil, nil, refuse(notFound, "no exchange '%s' in vhost '/'", a.exchange)
-	}
-	if bd.to = b.exchanges[a.destination]; !toQueue && bd.to == nil {
-		return nil, nil, refuse(notFound, "no exchange '%s' in vhost '/'", a.destination)
-	}
-	if toQueue {
-		bd.to = nil
-	}
-	bd.pattern = words(bd.key)
-	return x, bd, nil
-}
-
+// bind binds a queue or an exchange to an exchange.
 func (ch *channel) bind(id methodID, a arguments) error {
-	x, bd, err := ch.binding(id, a)
+	b := ch.conn.broker
+	x, err := b.exchange(a.exchange)
 	if err != nil {
 		return err
 	}
-	if mode := bd.args.get("x-match"); x.kind == "headers" && mode.kind != 0 &&
-		!slices.Contains([]string{"all", "any", "all-with-x", "any-with-x"}, mode.text()) {
-		return refuse(preconditionFailed, "invalid x-match field value %s; expected all or any", mode)
+	bd := &binding{key: a.key, pattern: words(a.key)}
+	if id == queueBind {
+		bd.queue, err = ch.queue(a.queue)
+	} else {
+		bd.to, err = b.exchange(a.destination)
+	}
+	if err != nil {
+		return err
+	}
+	if defaultExchange := b.exchanges[""]; x == defaultExchange || bd.to == defaultExchange {
+		return errDefaultExchange()
 	}
 	if !slices.ContainsFunc(x.bindings, bd.same) {
 		x.bindings = append(x.bindings, bd)
@@ -265,23 +222,8 @@ func (ch *channel) bind(id methodID, a arguments) error {
 	return nil
 }
 
-func (ch *channel) unbind(id methodID, a arguments) error {
-	x, bd, err := ch.binding(id, a)
-	if err != nil {
-		return err
-	}
-	ch.conn.broker.unbind(func(source *exchange, have *binding) bool { return source == x && have.same(bd) })
-	ok := queueUnbindOk
-	if id == exchangeUnbind {
-		ok = exchangeUnbindOk
-	}
-	ch.answer(a.bits[0], ok) // queue.unbind has no such bit: it is always answered
-	return nil
-}
-
-// queue finds a queue that the client may use. The empty name means the one declared last.
+// queue finds a queue that the client may use.
 func (ch *channel) queue(name string) (*queue, error) {
-	name = cmp.Or(name, ch.lastQueue)
 	q := ch.conn.broker.queues[name]
 	if q == nil {
 		return nil, refuse(notFound, "no queue '%s' in vhost '/'", name)
@@ -297,7 +239,7 @@ func (ch *channel) queueDeclare(a arguments, now time.Time) (err error) {
 	b := ch.conn.broker
 	q := b.queues[a.queue]
 	switch {
-	case passive && q == nil: // the empty name as well, here only
+	case passive && q == nil:
 		return refuse(notFound, "no queue '%s' in vhost '/'", a.queue)
 	case q != nil:
 		if _, err := ch.queue(a.queue); err != nil {
@@ -306,14 +248,9 @@ func (ch *channel) queueDeclare(a arguments, now time.Time) (err error) {
 		if passive {
 			break
 		}
-		if exclusive != (q.owner != nil) {
-			return refuse(resourceLocked, "queue '%s' in vhost '/' is declared with another value of exclusive", q.name)
-		}
-		if err := q.assertSame(durable, autoDelete, a.table); err != nil {
+		if err := q.assertSame(durable, exclusive, autoDelete, a.table); err != nil {
 			return err
 		}
-	case strings.HasPrefix(a.queue, "amq."):
-		return refuse(accessRefused, "queue name '%s' contains reserved prefix 'amq.*'", a.queue)
 	default:
 		if q, err = newQueue(cmp.Or(a.queue, "amq.gen-"+rand.Text()), a.table, now); err != nil {
 			return err
@@ -325,7 +262,6 @@ func (ch *channel) queueDeclare(a arguments, now time.Time) (err error) {
 		b.queues[q.name] = q
 	}
 	q.idleSince = now
-	ch.lastQueue = q.name
 	ch.answer(noWait, queueDeclareOk, q.name, uint32(len(q.ready)), uint32(len(q.consumers)))
 	return nil
 }
@@ -336,24 +272,21 @@ func (ch *channel) queuePurge(a arguments) error {
 		return err
 	}
 	ch.answer(a.bits[0], queuePurgeOk, uint32(len(q.ready)))
-	q.ready, q.bytes = nil, 0
+	q.ready = nil
 	return nil
 }
 
 func (ch *channel) queueDelete(a arguments) error {
 	ifUnused, ifEmpty, noWait := a.bits[0], a.bits[1], a.bits[2]
 	b := ch.conn.broker
+	if ifUnused || ifEmpty {
+		return refuse(notImplemented, "if_unused=%t, if_empty=%t", ifUnused, ifEmpty)
+	}
 	ready := uint32(0)
-	if b.queues[cmp.Or(a.queue, ch.lastQueue)] != nil { // what is not there is as good as deleted
+	if b.queues[a.queue] != nil { // what is not there is as good as deleted
 		q, err := ch.queue(a.queue)
 		if err != nil {
 			return err
-		}
-		if ifUnused && len(q.consumers) > 0 {
-			return refuse(preconditionFailed, "queue '%s' in vhost '/' in use", q.name)
-		}
-		if ifEmpty && len(q.ready) > 0 {
-			return refuse(preconditionFailed, "queue '%s' in vhost '/' not empty", q.name)
 		}
 		ready = uint32(len(q.ready))
 		b.deleteQueue(q)
@@ -388,10 +321,10 @@ func (ch *channel) basicConsume(a arguments, now time.Time) error {
 	if ch.consumers[tag] != nil {
 		return refuse(notAllowed, "attempt to reuse consumer tag '%s'", tag)
 	}
-	if len(q.consumers) > 0 && (exclusive || q.consumers[0].exclusive) {
-		return refuse(accessRefused, "queue '%s' in vhost '/' in exclusive use", q.name)
+	if exclusive {
+		return refuse(notImplemented, "exclusive=true")
 	}
-	c := &consumer{tag: tag, channel: ch, queue: q, noAck: noAck, exclusive: exclusive, prefetch: ch.consumerPrefetch}
+	c := &consumer{tag: tag, channel: ch, queue: q, noAck: noAck, prefetch: ch.consumerPrefetch}
 	ch.consumers[tag] = c
 	q.consumers = append(q.consumers, c)
 	ch.answer(noWait, basicConsumeOk, tag)

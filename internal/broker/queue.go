@@ -2,11 +2,9 @@ package broker
 
 import (
 	"cmp"
-	"container/heap"
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -23,41 +21,24 @@ type entry struct {
 	consumer *consumer // while unacknowledged: who got it; nil for basic.get
 }
 
-// backlog is a heap: higher priorities first, then in the order of publication.
-type backlog []*entry
-
-func (l backlog) Len() int      { return len(l) }
-func (l backlog) Swap(i, j int) { l[i], l[j] = l[j], l[i] }
-func (l backlog) Less(i, j int) bool {
-	if l[i].priority != l[j].priority {
-		return l[i].priority > l[j].priority
-	}
-	return l[i].seq < l[j].seq
-}
-func (l *backlog) Push(e any) { *l = append(*l, e.(*entry)) }
-func (l *backlog) Pop() any {
-	last := len(*l) - 1
-	e := (*l)[last]
-	(*l)[last] = nil
-	*l = (*l)[:last]
-	return e
+// compare orders entries: higher priorities first, then in the order of publication.
+func (e *entry) compare(other *entry) int {
+	return cmp.Or(cmp.Compare(other.priority, e.priority), cmp.Compare(e.seq, other.seq))
 }
 
 // consumer is a subscription of a channel to a queue.
 type consumer struct {
-	tag       string
-	channel   *channel
-	queue     *queue
-	noAck     bool
-	exclusive bool
-	prefetch  int // most unacknowledged messages at a time; 0: no limit
-	unacked   int
+	tag      string
+	channel  *channel
+	queue    *queue
+	noAck    bool
+	prefetch int // most unacknowledged messages at a time; 0: no limit
+	unacked  int
 }
 
 func (c *consumer) ready() bool {
 	ch := c.channel
-	return (c.noAck || (c.prefetch == 0 || c.unacked < c.prefetch) && (ch.prefetch == 0 || ch.delivered < ch.prefetch)) &&
-		ch.conn.takesDeliveries()
+	return c.noAck || (c.prefetch == 0 || c.unacked < c.prefetch) && (ch.prefetch == 0 || ch.delivered < ch.prefetch)
 }
 
 type queue struct {
@@ -67,29 +48,31 @@ type queue struct {
 	args                table
 
 	// From args; negative durations and limits: none.
-	ttl, expires      time.Duration
-	maxLen, maxBytes  int64
-	overflow          string
-	maxPriority       int64
-	dlx, dlxKey       string
-	hasDLX, hasDLXKey bool
+	ttl, expires time.Duration
+	maxLen       int64
+	maxPriority  int64
+	dlx, dlxKey  value // strings
 
-	ready     backlog
-	bytes     int64 // of the bodies in ready
+	ready     []*entry // ordered by entry.compare
 	seq       uint64
 	unacked   int
 	consumers []*consumer
 	turn      int       // the consumer served last
 	idleSince time.Time // x-expires counts from here
-	round     uint64    // the last round of routing that reached it
 	deleted   bool
 }
 
 // queueArgs are the arguments that a second declaration must repeat, as in RabbitMQ; others may differ.
 var queueArgs = []string{
 	"x-expires", "x-message-ttl", "x-dead-letter-exchange", "x-dead-letter-routing-key", "x-max-length",
-	"x-max-length-bytes", "x-overflow", "x-max-priority", "x-queue-type", "x-queue-mode",
-	"x-single-active-consumer", "x-delivery-limit",
+	"x-overflow", "x-max-priority", "x-queue-type", "x-queue-mode", "x-delivery-limit",
+}
+
+// implemented gives for the arguments that ask for more than this broker can do the values that do not.
+var implemented = map[string][]string{
+	"x-max-length-bytes": nil,
+	"x-overflow":         {"drop-head"},
+	"x-queue-type":       {"classic", "quorum"},
 }
 
 // maxMilliseconds is RabbitMQ's bound for times: ten years. Celery's native delayed delivery needs four of them.
@@ -114,67 +97,54 @@ func newQueue(name string, args table, now time.Time) (*queue, error) {
 		}
 		return n
 	}
-	text := func(arg string, allowed ...string) (string, bool) {
+	text := func(arg string) value {
 		v := args.get(arg)
 		if v.kind != 0 && v.kind != 'S' {
 			invalid(arg, "a string")
-		} else if v.kind != 0 && len(allowed) > 0 && !slices.Contains(allowed, v.raw) {
-			invalid(arg, strings.Join(allowed, " or "))
 		}
-		return v.text(), v.kind != 0
+		return v
 	}
 	q.ttl = time.Duration(number("x-message-ttl", 0, maxMilliseconds)) * time.Millisecond
 	q.expires = time.Duration(number("x-expires", 1, maxMilliseconds)) * time.Millisecond
 	q.maxLen = number("x-max-length", 0, math.MaxInt64)
-	q.maxBytes = number("x-max-length-bytes", 0, math.MaxInt64)
 	q.maxPriority = max(0, number("x-max-priority", 0, math.MaxUint8))
-	q.overflow, _ = text("x-overflow", "drop-head", "reject-publish", "reject-publish-dlx")
-	q.dlx, q.hasDLX = text("x-dead-letter-exchange")
-	q.dlxKey, q.hasDLXKey = text("x-dead-letter-routing-key")
-	if kind, _ := text("x-queue-type", "classic", "quorum", "stream"); kind == "stream" {
-		err = refuse(notImplemented, "streams")
-	}
-	if q.hasDLXKey && !q.hasDLX {
-		invalid("x-dead-letter-routing-key", "x-dead-letter-exchange as well")
+	q.dlx = text("x-dead-letter-exchange")
+	q.dlxKey = text("x-dead-letter-routing-key")
+	for arg, can := range implemented {
+		if v := args.get(arg); v.kind != 0 && !slices.Contains(can, v.text()) {
+			err = refuse(notImplemented, "arg '%s' for queue '%s' in vhost '/' with value '%s'", arg, name, v)
+		}
 	}
 	return q, err
 }
 
 // assertSame compares a repeated declaration with the queue as it is.
-func (q *queue) assertSame(durable, autoDelete bool, args table) error {
-	if durable != q.durable || autoDelete != q.autoDelete {
-		return refuse(preconditionFailed, "inequivalent queue '%s' in vhost '/': its durable is %t and its auto_delete %t", q.name, q.durable, q.autoDelete)
+func (q *queue) assertSame(durable, exclusive, autoDelete bool, args table) error {
+	if durable != q.durable || exclusive != (q.owner != nil) || autoDelete != q.autoDelete {
+		return refuse(preconditionFailed, "inequivalent queue '%s' in vhost '/': it is declared with durable %t, exclusive %t and auto_delete %t",
+			q.name, q.durable, q.owner != nil, q.autoDelete)
 	}
 	for _, arg := range queueArgs {
 		got, have := args.get(arg), q.args.get(arg)
-		if n, ok := got.integer(); ok {
-			if m, ok := have.integer(); ok && n == m {
-				continue // widths may differ
-			}
-		}
 		if arg == "x-queue-type" { // what is not given is classic
 			got, have = cmp.Or(got, textValue("classic")), cmp.Or(have, textValue("classic"))
 		}
-		if got != have {
+		if got.String() != have.String() { // integers may be of other widths
 			return refuse(preconditionFailed, "inequivalent arg '%s' for queue '%s' in vhost '/': received '%s' but current is '%s'", arg, q.name, got, have)
 		}
 	}
 	return nil
 }
 
-// overfull tells whether the queue with this many more messages and bytes is beyond its limits.
-func (q *queue) overfull(messages int, bytes int64) bool {
-	return q.maxLen >= 0 && int64(len(q.ready)+messages) > q.maxLen || q.maxBytes >= 0 && q.bytes+bytes > q.maxBytes
-}
-
 func (q *queue) push(e *entry) {
-	heap.Push(&q.ready, e)
-	q.bytes += int64(len(e.msg.body))
+	i, _ := slices.BinarySearchFunc(q.ready, e, (*entry).compare)
+	q.ready = slices.Insert(q.ready, i, e)
 }
 
 func (q *queue) pop() *entry {
-	e := heap.Pop(&q.ready).(*entry)
-	q.bytes -= int64(len(e.msg.body))
+	e := q.ready[0]
+	q.ready[0] = nil
+	q.ready = q.ready[1:]
 	return e
 }
 

@@ -112,11 +112,11 @@ func (p *peer) want(channel uint16, id methodID) *decoder {
 }
 
 // wantClosed wants connection.close with the code next, agrees, and wants the connection to end.
-func (p *peer) wantClosed(code uint16) {
+func (p *peer) wantClosed(want reply) {
 	p.t.Helper()
 	d := p.want(0, connectionClose)
-	if got, text := d.uint16(), d.shortstr(); got != code {
-		p.t.Errorf("got %d %s, want %d", got, text, code)
+	if got, text := d.uint16(), d.shortstr(); got != want.code {
+		p.t.Errorf("got %d %s, want %d", got, text, want.code)
 	}
 	p.Write(appendMethod(nil, 0, connectionCloseOk)) // the broker may not wait for it
 	p.wantEnd()

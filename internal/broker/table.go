@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"slices"
 	"strconv"
-	"strings"
 )
 
 // table is a field table in the order it had on the wire.
@@ -23,9 +22,6 @@ type value struct {
 	kind byte
 	raw  string
 }
-
-// maxTableDepth bounds the recursion; Celery's deepest headers nest three levels.
-const maxTableDepth = 64
 
 func textValue(s string) value { return value{'S', s} }
 func integerValue(n int64) value {
@@ -64,16 +60,6 @@ func (t table) with(name string, v value) table {
 	return append(t, field{name, v})
 }
 
-// equal ignores the order of the fields.
-func (t table) equal(other table) bool {
-	byName := func(t table) table {
-		t = slices.Clone(t)
-		slices.SortFunc(t, func(a, b field) int { return strings.Compare(a.name, b.name) })
-		return t
-	}
-	return slices.Equal(byName(t), byName(other))
-}
-
 // text returns "" for what is not a string.
 func (v value) text() string {
 	if v.kind != 'S' {
@@ -100,14 +86,18 @@ func (v value) table() table {
 	if v.kind != 'F' {
 		return nil
 	}
-	return (&decoder{b: []byte(v.raw)}).fields(0)
+	return (&decoder{b: []byte(v.raw)}).fields()
 }
 
-func (v value) array() []value {
+func (v value) array() (vs []value) {
 	if v.kind != 'A' {
 		return nil
 	}
-	return (&decoder{b: []byte(v.raw)}).values(0)
+	d := decoder{b: []byte(v.raw)}
+	for len(d.b) > 0 {
+		vs = append(vs, d.value())
+	}
+	return vs
 }
 
 // String is for error texts.
@@ -126,34 +116,23 @@ func (v value) String() string {
 
 func (d *decoder) table() table {
 	in := decoder{b: d.take(d.uint(4))}
-	t := in.fields(0)
-	d.adopt(&in)
-	return t
-}
-
-// adopt makes a fault in what d contained one of d.
-func (d *decoder) adopt(in *decoder) {
+	t := in.fields()
 	if in.err != nil {
 		d.err, d.b = in.err, nil
 	}
+	return t
 }
 
-// fields and values take all that is left; depth counts the tables and arrays around it.
-func (d *decoder) fields(depth int) (t table) {
+// fields takes all that is left.
+func (d *decoder) fields() (t table) {
 	for len(d.b) > 0 {
-		t = append(t, field{d.shortstr(), d.value(depth)})
+		t = append(t, field{d.shortstr(), d.value()})
 	}
 	return t
 }
 
-func (d *decoder) values(depth int) (vs []value) {
-	for len(d.b) > 0 {
-		vs = append(vs, d.value(depth))
-	}
-	return vs
-}
-
-func (d *decoder) value(depth int) value {
+// value does not look into tables and arrays: they are passed on as they came, sound or not.
+func (d *decoder) value() value {
 	v := value{kind: d.uint8()}
 	var n uint64
 	switch v.kind {
@@ -173,17 +152,7 @@ func (d *decoder) value(depth int) value {
 	default:
 		d.fail("unknown field type %q in a table", v.kind)
 	}
-	in := decoder{b: d.take(n)}
-	v.raw = string(in.b)
-	nested := v.kind == 'F' || v.kind == 'A'
-	if nested && depth == maxTableDepth {
-		d.fail("tables nest more than %d levels deep", maxTableDepth)
-	} else if v.kind == 'F' { // what is inside must be sound as well
-		in.fields(depth + 1)
-	} else if nested {
-		in.values(depth + 1)
-	}
-	d.adopt(&in)
+	v.raw = string(d.take(n))
 	return v
 }
 

@@ -21,57 +21,46 @@ const (
 	frameMaxMax   = 131072 // what we propose, as RabbitMQ does
 )
 
-// Reply codes, AMQP 0-9-1 section 1.2 (constants) and RabbitMQ's use of them.
-const (
-	replySuccess       = 200
-	noRoute            = 312
-	connectionForced   = 320
-	accessRefused      = 403
-	notFound           = 404
-	resourceLocked     = 405
-	preconditionFailed = 406
-	frameError         = 501
-	syntaxError        = 502
-	commandInvalid     = 503
-	channelError       = 504
-	unexpectedFrame    = 505
-	notAllowed         = 530
-	notImplemented     = 540
-)
-
-var replyNames = map[uint16]string{
-	connectionForced:   "CONNECTION_FORCED",
-	accessRefused:      "ACCESS_REFUSED",
-	notFound:           "NOT_FOUND",
-	resourceLocked:     "RESOURCE_LOCKED",
-	preconditionFailed: "PRECONDITION_FAILED",
-	frameError:         "FRAME_ERROR",
-	syntaxError:        "SYNTAX_ERROR",
-	commandInvalid:     "COMMAND_INVALID",
-	channelError:       "CHANNEL_ERROR",
-	unexpectedFrame:    "UNEXPECTED_FRAME",
-	notAllowed:         "NOT_ALLOWED",
-	notImplemented:     "NOT_IMPLEMENTED",
+// reply is a reply code with the name that RabbitMQ puts before its texts.
+type reply struct {
+	code uint16
+	name string
 }
+
+// Replies, AMQP 0-9-1 section 1.2 (constants) and RabbitMQ's use of them.
+var (
+	noRoute            = reply{312, "NO_ROUTE"}
+	connectionForced   = reply{320, "CONNECTION_FORCED"}
+	accessRefused      = reply{403, "ACCESS_REFUSED"}
+	notFound           = reply{404, "NOT_FOUND"}
+	resourceLocked     = reply{405, "RESOURCE_LOCKED"}
+	preconditionFailed = reply{406, "PRECONDITION_FAILED"}
+	frameError         = reply{501, "FRAME_ERROR"}
+	syntaxError        = reply{502, "SYNTAX_ERROR"}
+	commandInvalid     = reply{503, "COMMAND_INVALID"}
+	channelError       = reply{504, "CHANNEL_ERROR"}
+	unexpectedFrame    = reply{505, "UNEXPECTED_FRAME"}
+	notAllowed         = reply{530, "NOT_ALLOWED"}
+	notImplemented     = reply{540, "NOT_IMPLEMENTED"}
+)
 
 // protocolError is what a client did wrong, told to it by closing its channel or its connection.
 type protocolError struct {
-	code   uint16
+	reply
 	text   string
 	method methodID // the method at fault, 0 if none
 }
 
-func refuse(code uint16, format string, args ...any) *protocolError {
-	return &protocolError{code: code, text: fmt.Sprintf(format, args...)}
+func refuse(r reply, format string, args ...any) *protocolError {
+	return &protocolError{reply: r, text: fmt.Sprintf(format, args...)}
 }
 
-func (e *protocolError) Error() string { return replyNames[e.code] + " - " + e.text }
+func (e *protocolError) Error() string { return e.name + " - " + e.text }
 
 // closesConnection tells the spec's hard errors, which end the connection, from its soft errors, which end
 // the channel.
-func (e *protocolError) closesConnection() bool { return e.code >= 500 || e.code == connectionForced }
+func (e *protocolError) closesConnection() bool { return e.code >= 500 || e.reply == connectionForced }
 
-// A frame's payload is valid until the next frame is read.
 type frame struct {
 	kind    byte
 	channel uint16
@@ -79,39 +68,29 @@ type frame struct {
 }
 
 type frameReader struct {
-	r    *bufio.Reader
-	max  int // the largest frame allowed, overhead included
-	head [7]byte
-	buf  []byte
+	r   *bufio.Reader
+	max int // the largest frame allowed, overhead included
 }
 
 // next reads one frame. The error is a *protocolError for a frame that breaks the rules, else the reader's.
 func (fr *frameReader) next() (frame, error) {
-	if _, err := io.ReadFull(fr.r, fr.head[:]); err != nil {
+	var head [7]byte
+	if _, err := io.ReadFull(fr.r, head[:]); err != nil {
 		return frame{}, err
 	}
-	f := frame{kind: fr.head[0], channel: binary.BigEndian.Uint16(fr.head[1:])}
-	size := int64(binary.BigEndian.Uint32(fr.head[3:]))
-	switch f.kind {
-	case frameMethod, frameHeader, frameBody, frameHeartbeat:
-	default:
-		return frame{}, refuse(frameError, "unknown frame type %d", f.kind)
-	}
+	f := frame{kind: head[0], channel: binary.BigEndian.Uint16(head[1:])}
+	size := int64(binary.BigEndian.Uint32(head[3:]))
 	if size > int64(fr.max-frameOverhead) {
 		return frame{}, refuse(frameError, "frame of %d octets is larger than the negotiated maximum of %d", size+frameOverhead, fr.max)
 	}
-	n := int(size) + 1
-	if cap(fr.buf) < n {
-		fr.buf = make([]byte, n)
-	}
-	buf := fr.buf[:n]
+	buf := make([]byte, size+1)
 	if _, err := io.ReadFull(fr.r, buf); err != nil {
 		return frame{}, err
 	}
-	if buf[n-1] != frameEnd {
-		return frame{}, refuse(frameError, "frame ends with octet %#x instead of %#x", buf[n-1], frameEnd)
+	if buf[size] != frameEnd {
+		return frame{}, refuse(frameError, "frame ends with octet %#x instead of %#x", buf[size], frameEnd)
 	}
-	f.payload = buf[:n-1]
+	f.payload = buf[:size]
 	return f, nil
 }
 
