@@ -12,12 +12,17 @@ import (
 // the struct that dst points to, as Python maps them onto parameters. A field
 // takes part if it has a tag:
 //
-//	JobID  string `celery:"job_id,optional"` // positional or by keyword
-//	Image  string `celery:"image_url"`       // required
-//	UserID string `celery:"user_id,keyword"` // by keyword only, optional
+//	JobID  string            `celery:"job_id,optional"`         // positional or by keyword
+//	Image  string            `celery:"image_url"`               // required
+//	Lang   string            `celery:"lang" default:"ko"`       // optional, with a default
+//	UserID string            `celery:"user_id,keyword"`         // by keyword only, optional
+//	Rest   []json.RawMessage `celery:"*args"`                   // the other positional arguments
+//	More   map[string]any    `celery:"**kwargs"`                // the other keyword arguments
 //
 // Positional parameters are those without "keyword", in the order of the
-// fields. An argument that is null leaves an optional field as it is. A missing,
+// fields. A default is a JSON value, or the text itself for a string; it is set
+// before the arguments are. An argument that is null leaves an optional field as
+// it is, and is nil for a field that can be (a pointer, any, json.RawMessage). A missing,
 // surplus or mistyped argument is reported as the TypeError that Python would
 // raise, as an [*Exception]; the fields whose arguments are sound are set all
 // the same.
@@ -25,7 +30,7 @@ import (
 // A text parameter also accepts what Celery 5.3 and later make of a UUID, a
 // date, a time, a decimal or bytes: {"__type__": ..., "__value__": ...}.
 func (r *Request) Bind(dst any) error {
-	params := parametersOf(reflect.ValueOf(dst).Elem())
+	params, rest, more := parametersOf(reflect.ValueOf(dst).Elem())
 	positional := 0
 	required := 0
 	for _, p := range params {
@@ -42,12 +47,23 @@ func (r *Request) Bind(dst any) error {
 			fault = NewException("TypeError", r.Task+"() "+fmt.Sprintf(format, args...), nil)
 		}
 	}
-	if len(r.Args) > positional {
+	for _, p := range params {
+		p.setDefault()
+	}
+	if len(r.Args) > positional && rest.IsValid() {
+		if err := setAll(rest, r.Args[positional:]); err != nil {
+			report("%s", err)
+		}
+	} else if len(r.Args) > positional {
 		report("takes %s but %d %s given", takes(required, positional), len(r.Args), was(len(r.Args)))
 	}
 	for _, name := range sortedKeys(r.Kwargs) {
 		i, ok := find(params, name)
 		switch {
+		case !ok && more.IsValid():
+			if err := setKey(more, name, r.Kwargs[name]); err != nil {
+				report("argument '%s' %s", clip(name, 64), err)
+			}
 		case !ok:
 			report("got an unexpected keyword argument '%s'", clip(name, 64))
 		case i < len(r.Args) && !params[i].keyword:
@@ -83,25 +99,84 @@ type parameter struct {
 	optional bool
 	keyword  bool
 	field    reflect.Value
+	preset   string // JSON, or a string's text; "" when there is none
 }
 
-// parametersOf lists the tagged fields, positional ones first as in Python.
-func parametersOf(v reflect.Value) []parameter {
-	var positional, keyword []parameter
+// parametersOf lists the tagged fields, positional ones first as in Python, and
+// the fields that take the other arguments, if there are any.
+func parametersOf(v reflect.Value) (params []parameter, rest, more reflect.Value) {
+	var keyword []parameter
 	for i := range v.NumField() {
-		tag, ok := v.Type().Field(i).Tag.Lookup("celery")
+		field := v.Type().Field(i)
+		tag, ok := field.Tag.Lookup("celery")
 		if !ok {
 			continue
 		}
+		switch {
+		case strings.HasPrefix(tag, "**"):
+			more = v.Field(i)
+			continue
+		case strings.HasPrefix(tag, "*"):
+			rest = v.Field(i)
+			continue
+		}
 		name, option, _ := strings.Cut(tag, ",")
-		p := parameter{name: name, optional: option != "", keyword: option == "keyword", field: v.Field(i)}
+		preset, hasPreset := field.Tag.Lookup("default")
+		p := parameter{
+			name: name, optional: option != "" || hasPreset, keyword: option == "keyword",
+			field: v.Field(i), preset: preset,
+		}
 		if p.keyword {
 			keyword = append(keyword, p)
 		} else {
-			positional = append(positional, p)
+			params = append(params, p)
 		}
 	}
-	return append(positional, keyword...)
+	return append(params, keyword...), rest, more
+}
+
+func (p parameter) setDefault() {
+	if p.preset == "" {
+		return
+	}
+	if p.field.Kind() == reflect.String {
+		p.field.SetString(p.preset)
+		return
+	}
+	if err := json.Unmarshal([]byte(p.preset), p.field.Addr().Interface()); err != nil {
+		panic(fmt.Sprintf("celery: the default of parameter %s does not fit: %v", p.name, err))
+	}
+}
+
+// setAll fills a slice field.
+func setAll(field reflect.Value, args []json.RawMessage) error {
+	list := reflect.MakeSlice(field.Type(), len(args), len(args))
+	for i, raw := range args {
+		if err := (parameter{field: list.Index(i)}).set(raw); err != nil {
+			return fmt.Errorf("argument %d %w", i+1, err)
+		}
+	}
+	field.Set(list)
+	return nil
+}
+
+// setKey adds to a map field.
+func setKey(field reflect.Value, name string, raw json.RawMessage) error {
+	if field.IsNil() {
+		field.Set(reflect.MakeMap(field.Type()))
+	}
+	value := reflect.New(field.Type().Elem()).Elem()
+	if err := (parameter{field: value}).set(raw); err != nil {
+		return err
+	}
+	field.SetMapIndex(reflect.ValueOf(name), value)
+	return nil
+}
+
+// nullable tells a field that has a value for null.
+func (p parameter) nullable() bool {
+	return p.field.Kind() == reflect.Pointer || p.field.Kind() == reflect.Interface ||
+		p.field.Type() == reflect.TypeFor[json.RawMessage]()
 }
 
 func find(params []parameter, name string) (int, bool) {
@@ -114,16 +189,25 @@ func find(params []parameter, name string) (int, bool) {
 }
 
 func (p parameter) set(raw json.RawMessage) error {
-	if p.optional && string(bytes.TrimSpace(raw)) == "null" {
+	null := string(bytes.TrimSpace(raw)) == "null"
+	if p.optional && null && !p.nullable() {
 		return nil
 	}
 	if p.field.Kind() == reflect.String || p.field.Kind() == reflect.Struct {
 		raw = richText(raw)
 	}
-	if string(bytes.TrimSpace(raw)) != "null" && json.Unmarshal(raw, p.field.Addr().Interface()) == nil {
+	if (!null || p.nullable()) && json.Unmarshal(raw, p.field.Addr().Interface()) == nil {
 		return nil
 	}
 	return fmt.Errorf("must be %s, not %s", pythonTypeOf(p.field), pythonType(raw))
+}
+
+// Text is the text of an argument: of a string, and of what Celery 5.3 and later
+// make of a UUID, a date, a time, a decimal or bytes. ok is false for any other
+// value.
+func Text(arg json.RawMessage) (text string, ok bool) {
+	err := json.Unmarshal(richText(arg), &text)
+	return text, err == nil && string(bytes.TrimSpace(arg)) != "null"
 }
 
 // richText turns kombu's form of a non-JSON type that is text in nature into

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"strconv"
 	"time"
 )
 
-// Encode makes the message, protocol 2, with which a Python producer would
-// have sent r: properties, headers and the JSON body. The header table holds
-// only types that AMQP field tables know.
+// Encode makes the message, protocol 2, with which Python would have sent r:
+// properties, headers and the JSON body. The header table holds only types that
+// AMQP field tables know.
 func (r *Request) Encode() (Properties, map[string]any, []byte, error) {
 	args, kwargs := r.Args, r.Kwargs
 	if args == nil {
@@ -18,9 +20,7 @@ func (r *Request) Encode() (Properties, map[string]any, []byte, error) {
 	if kwargs == nil {
 		kwargs = map[string]json.RawMessage{}
 	}
-	body, err := MarshalJSON([]any{args, kwargs, map[string]any{
-		"callbacks": nil, "errbacks": nil, "chain": nil, "chord": nil,
-	}})
+	body, err := MarshalJSON([]any{args, kwargs, embed{r.Callbacks, r.Errbacks, r.Chain, r.Chord}})
 	if err != nil {
 		return Properties{}, nil, nil, fmt.Errorf("encode body of task %s: %w", r.ID, err)
 	}
@@ -28,7 +28,9 @@ func (r *Request) Encode() (Properties, map[string]any, []byte, error) {
 	if root == "" {
 		root = r.ID
 	}
-	headers := map[string]any{
+	headers := map[string]any{}
+	maps.Copy(headers, r.Headers)
+	maps.Copy(headers, map[string]any{
 		"lang":                  "py",
 		"task":                  r.Task,
 		"id":                    r.ID,
@@ -41,21 +43,66 @@ func (r *Request) Encode() (Properties, map[string]any, []byte, error) {
 		"timelimit":             []any{seconds(r.TimeLimit), seconds(r.SoftTimeLimit)},
 		"root_id":               root,
 		"parent_id":             nullable(r.ParentID),
-		"argsrepr":              clip(ReprArgs(args), 1024),
-		"kwargsrepr":            clip(ReprKwargs(kwargs), 1024),
+		"argsrepr":              r.ArgsText(),
+		"kwargsrepr":            r.KwargsText(),
 		"origin":                r.Origin,
 		"ignore_result":         r.IgnoreResult,
-		"replaced_task_nesting": int32(0),
+		"replaced_task_nesting": int32(r.ReplacedTaskNesting),
 		"stamped_headers":       nil,
-		"stamps":                map[string]any{},
+	})
+	if r.GroupIndex != nil {
+		headers["group_index"] = int32(*r.GroupIndex)
 	}
-	p := Properties{
-		ContentType:     ContentTypeJSON,
-		ContentEncoding: "utf-8",
-		CorrelationID:   r.ID,
-		ReplyTo:         r.ReplyTo,
+	stamps := map[string]any{}
+	if len(r.StampedHeaders) > 0 {
+		names := make([]any, len(r.StampedHeaders))
+		for i, name := range r.StampedHeaders {
+			names[i] = name
+			stamps[name] = tableValue(r.Stamps[name])
+		}
+		headers["stamped_headers"] = names
+	}
+	headers["stamps"] = stamps
+	p := r.Properties
+	p.ContentType, p.ContentEncoding = ContentTypeJSON, "utf-8"
+	p.CorrelationID, p.ReplyTo = r.ID, r.ReplyTo
+	p.DeliveryMode = 2
+	if p.Expiration = ""; !r.Expires.IsZero() {
+		// As Celery does, so that the broker drops what nobody wants any more.
+		p.Expiration = strconv.FormatInt(max(0, time.Until(r.Expires).Milliseconds()), 10)
 	}
 	return p, headers, body, nil
+}
+
+// tableValue is a JSON value as AMQP field tables know it.
+func tableValue(raw json.RawMessage) any {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	var v any
+	if dec.Decode(&v) != nil {
+		return nil
+	}
+	return numbersOf(v)
+}
+
+func numbersOf(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		f, _ := v.Float64() // ±Inf beyond the range, as Python reads it
+		return f
+	case []any:
+		for i := range v {
+			v[i] = numbersOf(v[i])
+		}
+	case map[string]any:
+		for k := range v {
+			v[k] = numbersOf(v[k])
+		}
+	}
+	return v
 }
 
 // MarshalJSON is json.Marshal without the escaping of <, > and & and without a

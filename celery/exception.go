@@ -137,16 +137,66 @@ func (e *Exception) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// Retry is returned by a task that wants to be run again: Err is what went
-// wrong, After how long to wait at least (0: the worker's backoff decides).
-// When no retry is left, Err decides what is stored.
-type Retry struct {
-	Err   error
-	After time.Duration
+// Repr is the exception as Python writes it in code: ValueError('boom', 7).
+func (e *Exception) Repr() string {
+	parts := make([]string, len(e.Args))
+	for i, a := range e.Args {
+		parts[i] = Repr(a)
+	}
+	return e.Type + "(" + strings.Join(parts, ", ") + ")"
 }
 
-func (r *Retry) Error() string { return r.Err.Error() }
+// ChordError is what a chord's body fails with when a task of its header did.
+func ChordError(taskID string, exc *Exception) *Exception {
+	return &Exception{Type: "ChordError", Module: ModuleCelery,
+		Args: []any{"Dependency " + taskID + " raised " + exc.Repr()}, Err: exc}
+}
+
+// Retry is returned by a task that wants to be run again. When no retry is
+// left, Err decides what is stored, and without it MaxRetriesExceededError.
+type Retry struct {
+	Err        error         // what went wrong; may be nil
+	After      time.Duration // wait at least this long; 0: the worker's backoff decides
+	MaxRetries *int          // in place of the task's own; nil: the task's own
+	Expires    time.Time     // in place of the message's own; zero: the message's own
+}
+
+func (r *Retry) Error() string {
+	if r.Err == nil {
+		return "to be retried"
+	}
+	return r.Err.Error()
+}
+
 func (r *Retry) Unwrap() error { return r.Err }
+
+// ErrIgnore is returned by a task whose outcome is not to be stored: no state,
+// no callbacks, no chord part (celery.exceptions.Ignore).
+var ErrIgnore = errors.New("the outcome is ignored")
+
+// Reject is returned by a task that does not want its message
+// (celery.exceptions.Reject). Requeued, it is delivered again; else it is kept
+// as a dead letter, and FAILURE is stored.
+type Reject struct {
+	Reason  string
+	Requeue bool
+}
+
+func (r *Reject) Error() string { return "rejected: " + r.Reason }
+
+// Exception is what is stored for a message that is not requeued.
+func (r *Reject) Exception() *Exception {
+	return &Exception{Type: "Reject", Module: ModuleCelery, Args: []any{r.Reason, r.Requeue}, Err: r}
+}
+
+// Replace is returned by a task that lets a signature take its place, with its
+// id, its links, its group and what follows it (celery/app/task.py, replace).
+type Replace struct {
+	Signature *Signature
+	Stamps    map[string]any // for all of the replacement, by name; JSON values
+}
+
+func (r *Replace) Error() string { return "replaced by " + r.Signature.Task }
 
 // Recovered makes an Exception of a recovered panic, with the stack at which it
 // happened. It must be called by the deferred function that recovered.

@@ -33,18 +33,39 @@ type Meta struct {
 	DateDone  *string         `json:"date_done"` // only in a final state
 	GroupID   string          `json:"group_id,omitempty"`
 	ParentID  string          `json:"parent_id,omitempty"`
+	// Retries is the retry number of the attempt. It is there in the state RETRY,
+	// by which a redelivered attempt that is over is recognised, and with Extended.
+	Retries *int `json:"retries,omitempty"`
 	*Extended
 	TaskID string `json:"task_id"`
 }
 
+type plainMeta Meta
+
+// MarshalJSON writes the document with the values of the stamps beside the
+// other keys.
+func (m Meta) MarshalJSON() ([]byte, error) {
+	doc, err := MarshalJSON(plainMeta(m))
+	if err != nil || m.Extended == nil || len(m.stamps) == 0 {
+		return doc, err
+	}
+	stamps, err := MarshalJSON(m.stamps)
+	if err != nil {
+		return nil, err
+	}
+	return append(append(doc[:len(doc)-1], ','), stamps[1:]...), nil
+}
+
 // Extended is what result_extended = True adds to a Meta.
 type Extended struct {
-	Name    string                     `json:"name"`
-	Args    []json.RawMessage          `json:"args"`
-	Kwargs  map[string]json.RawMessage `json:"kwargs"`
-	Worker  string                     `json:"worker"`
-	Retries int                        `json:"retries"`
-	Queue   string                     `json:"queue"` // the routing key of the delivery
+	Name   string                     `json:"name"`
+	Args   []json.RawMessage          `json:"args"`
+	Kwargs map[string]json.RawMessage `json:"kwargs"`
+	Worker string                     `json:"worker"`
+	Queue  string                     `json:"queue"` // the routing key of the delivery
+
+	StampedHeaders []string `json:"stamped_headers,omitempty"`
+	stamps         map[string]json.RawMessage
 }
 
 // NewMeta returns the document for a task that is now in state. result is any
@@ -65,7 +86,10 @@ func NewMeta(r *Request, state State, result any, now time.Time) (Meta, error) {
 		ParentID: r.ParentID,
 		TaskID:   r.ID,
 	}
-	if exc, ok := result.(*Exception); ok && state != Revoked && exc.hasTraceback() {
+	if state == Retried {
+		m.Retries = &r.Retries
+	}
+	if exc, ok := result.(*Exception); ok && exc != nil && state != Revoked && exc.hasTraceback() {
 		text := exc.Traceback()
 		m.Traceback = &text
 	}
@@ -110,17 +134,18 @@ func (m *Meta) Exception() (*Exception, error) {
 	return &e, nil
 }
 
-// NewExtended returns what result_extended adds for r, run by the node worker.
-func NewExtended(r *Request, worker string) *Extended {
+// Extend adds what result_extended adds for r, run by the node worker.
+func (m *Meta) Extend(r *Request, worker string) {
 	e := &Extended{
 		Name: r.Task, Args: r.Args, Kwargs: r.Kwargs,
-		Worker: worker, Retries: r.Retries, Queue: r.Delivery.RoutingKey,
+		Worker: worker, Queue: r.Delivery.RoutingKey,
+		StampedHeaders: r.StampedHeaders, stamps: r.Stamps,
 	}
+	m.Extended, m.Retries = e, &r.Retries
 	if e.Args == nil {
 		e.Args = []json.RawMessage{}
 	}
 	if e.Kwargs == nil {
 		e.Kwargs = map[string]json.RawMessage{}
 	}
-	return e
 }

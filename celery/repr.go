@@ -51,6 +51,14 @@ func Repr(v any) string {
 	return b.String()
 }
 
+// ReprRaw is Python's repr of a JSON value, cut to about 1,024 bytes as Celery
+// cuts what it shows of results.
+func ReprRaw(raw json.RawMessage) string {
+	var b strings.Builder
+	reprRaw(&b, raw)
+	return clip(b.String(), maxRepr)
+}
+
 func reprRaw(b *strings.Builder, raw json.RawMessage) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()

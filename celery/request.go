@@ -1,44 +1,69 @@
 package celery
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"strings"
 	"time"
 )
 
-// Properties are the AMQP basic properties that Celery reads and writes.
+// Properties are the AMQP basic properties of a task message.
 type Properties struct {
 	ContentType     string
 	ContentEncoding string
 	CorrelationID   string // the task id
 	ReplyTo         string
+	Expiration      string // milliseconds
+	MessageID       string
+	Type            string
+	UserID          string
+	AppID           string
+	DeliveryMode    uint8
+	Priority        *uint8 // nil when the message has none
+	Timestamp       time.Time
 }
 
-// Request is one execution request: a task message, protocol 2, decoded.
+// Request is one execution request: a task message, decoded. Of a message in
+// protocol 1 it has what protocol 2 would have had.
 type Request struct {
-	ID       string // task id; any string, normally a UUID
-	Task     string // registered task name
-	RootID   string // id of the first task of the workflow; ID when there is none
-	ParentID string // "" when none
-	Group    string // group id, "" when none
-	Shadow   string // display name, "" when none
-	Origin   string // "gen<pid>@<host>" of the producer
-	ReplyTo  string
+	ID         string // task id; any string, normally a UUID
+	Task       string // registered task name
+	RootID     string // id of the first task of the workflow; ID when there is none
+	ParentID   string // "" when none
+	Group      string // group id, "" when none
+	GroupIndex *int   // place in the group, nil when none
+	Shadow     string // display name, "" when none
+	Origin     string // "gen<pid>@<host>" of the producer
+	ReplyTo    string // queue of the client, for rpc:// results; "" when none
 
 	Args   []json.RawMessage          // positional arguments, one JSON value each
 	Kwargs map[string]json.RawMessage // keyword arguments, one JSON value each
+
+	Callbacks Signatures // called with the result
+	Errbacks  Signatures // called with the id of this task when it fails
+	Chain     Signatures // what follows, the next one LAST, as on the wire
+	Chord     *Signature // body of the chord in whose header this task is
 
 	Retries       int           // how often the task has been retried so far
 	ETA           time.Time     // not before; zero when none
 	Expires       time.Time     // not after; zero when none
 	TimeLimit     time.Duration // hard limit; 0 when the message sets none
 	SoftTimeLimit time.Duration // soft limit; 0 when the message sets none
-	IgnoreResult  bool
+	IgnoreResult  bool          // nobody will ask for the result
 
-	Delivery DeliveryInfo
+	ReplacedTaskNesting int                        // how often the task was replaced to become this one
+	StampedHeaders      []string                   // names of the stamps
+	Stamps              map[string]json.RawMessage // name to value or list of values
+
+	ArgsRepr   string         // Python's repr of Args as the producer shortened it, "" when it sent none
+	KwargsRepr string         // the same of Kwargs
+	Headers    map[string]any // the headers that are not Celery's own, as the AMQP client gives them; nil when none
+	Properties Properties
+	Delivery   DeliveryInfo
 }
 
 // DeliveryInfo is how the message came, Celery's request.delivery_info. Decode
@@ -48,6 +73,28 @@ type DeliveryInfo struct {
 	RoutingKey  string
 	Redelivered bool
 }
+
+// Priority is the priority of the message, nil when it has none.
+func (r *Request) Priority() *uint8 { return r.Properties.Priority }
+
+// ArgsText and KwargsText are the arguments as people see them.
+func (r *Request) ArgsText() string {
+	if r.ArgsRepr != "" {
+		return r.ArgsRepr
+	}
+	return clip(ReprArgs(r.Args), maxRepr)
+}
+
+// KwargsText is the keyword arguments as people see them.
+func (r *Request) KwargsText() string {
+	if r.KwargsRepr != "" {
+		return r.KwargsRepr
+	}
+	return clip(ReprKwargs(r.Kwargs), maxRepr)
+}
+
+// maxRepr is how long Celery lets argsrepr and kwargsrepr be.
+const maxRepr = 1024
 
 // Name is the name that people see: the shadow name if the producer gave one.
 func (r *Request) Name() string {
@@ -62,11 +109,11 @@ func (r *Request) Name() string {
 type Reason string
 
 const (
-	ReasonNotATask    Reason = "not-a-task"   // no task header: not a Celery message, or protocol 1
+	ReasonNotATask    Reason = "not-a-task"   // not a Celery message
 	ReasonContentType Reason = "content-type" // serialiser or compression that is not accepted
 	ReasonBody        Reason = "body"         // the body is not [args, kwargs, embed]
 	ReasonHeader      Reason = "header"       // a header has a value of the wrong type or form
-	ReasonCanvas      Reason = "canvas"       // carries links, a chain or a chord
+	ReasonCanvas      Reason = "canvas"       // a link, chain or chord that is no signature
 	ReasonUnknownTask Reason = "unknown-task" // no task of this name is registered
 )
 
@@ -81,38 +128,44 @@ type MessageError struct {
 func (e *MessageError) Error() string { return fmt.Sprintf("%s: %v", e.Reason, e.Err) }
 func (e *MessageError) Unwrap() error { return e.Err }
 
-// Decode reads a task message. headers is the AMQP header table with its
-// values as the AMQP client gives them (strings, integers, nil, nested slices
-// and maps). Every error is a [*MessageError].
+// Decode reads a task message of protocol 2, or 1. headers is the AMQP header
+// table with its values as the AMQP client gives them (strings, integers, nil,
+// nested slices and maps). Every error is a [*MessageError].
 func Decode(p Properties, headers map[string]any, body []byte) (*Request, error) {
 	h := headerReader{table: headers}
-	r := &Request{
-		ID:       h.text("id"),
-		Task:     h.text("task"),
-		RootID:   h.text("root_id"),
-		ParentID: h.text("parent_id"),
-		Group:    h.text("group"),
-		Shadow:   h.text("shadow"),
-		Origin:   h.text("origin"),
-		ReplyTo:  p.ReplyTo,
-	}
+	r := &Request{ID: h.text("id"), Task: h.text("task"), ReplyTo: p.ReplyTo, Properties: p}
 	refuse := func(reason Reason, err error) (*Request, error) {
 		return nil, &MessageError{ID: r.ID, Task: r.Task, Reason: reason, Err: err}
 	}
-	if _, ok := headers["task"]; !ok {
-		return refuse(ReasonNotATask, errors.New(
-			"there is no \"task\" header: expected a Celery message of protocol 2 (task_protocol = 2, the default since Celery 4)"))
-	}
-	r.Retries = h.integer("retries")
-	r.IgnoreResult = h.boolean("ignore_result")
-	r.ETA = h.time("eta")
-	r.Expires = h.time("expires")
-	r.TimeLimit, r.SoftTimeLimit = h.limits("timelimit")
+	_, named := headers["task"]
 	compression := h.text("compression")
-	if h.err != nil {
-		return refuse(ReasonHeader, h.err)
+	content, reason, err := decodeContent(p.ContentType, p.ContentEncoding, compression, body)
+	if err != nil {
+		if !named && reason == ReasonBody {
+			reason = ReasonNotATask
+		}
+		return refuse(reason, err)
 	}
+	content = bytes.TrimSpace(content)
+	// A dict with the arguments is protocol 1, by whatever headers it comes
+	// (celery/worker/strategy.py, hybrid_to_proto2).
+	if v1, ok := decodeV1(content); ok {
+		for key, value := range headers {
+			v1[key] = value
+		}
+		h.table = v1
+		r.ID, r.Task = h.text("id"), h.text("task")
+		if r.ID == "" {
+			r.ID = h.text("correlation_id")
+		}
+	} else if !named {
+		return refuse(ReasonNotATask, errors.New(
+			"there is neither a \"task\" header nor a body of message protocol 1: expected a task message of Celery"))
+	}
+	r.header(&h)
 	switch {
+	case h.err != nil:
+		return refuse(ReasonHeader, h.err)
 	case r.ID == "":
 		return refuse(ReasonHeader, errors.New("header \"id\" is empty: expected the task id"))
 	case r.Task == "":
@@ -121,23 +174,54 @@ func Decode(p Properties, headers map[string]any, body []byte) (*Request, error)
 	if r.RootID == "" {
 		r.RootID = r.ID
 	}
-	if mediaType(p.ContentType) != ContentTypeJSON {
-		return refuse(ReasonContentType, fmt.Errorf(
-			"content type %q is not accepted: expected %s (set task_serializer = \"json\")", p.ContentType, ContentTypeJSON))
-	}
-	if compression != "" {
-		return refuse(ReasonContentType, fmt.Errorf(
-			"compression %q is not accepted: expected an uncompressed body (leave task_compression unset)", compression))
-	}
-	embed, err := r.decodeBody(body)
-	if err != nil {
+	if err := r.body(content); err != nil {
 		return refuse(ReasonBody, err)
 	}
-	if part := embed.canvas(); part != "" {
-		return refuse(ReasonCanvas, fmt.Errorf(
-			"the message carries a %s, which is not run yet: send the task by itself", part))
+	if err := r.follow(content); err != nil {
+		return refuse(ReasonCanvas, err)
 	}
 	return r, nil
+}
+
+// header reads everything but the arguments.
+func (r *Request) header(h *headerReader) {
+	r.RootID, r.ParentID = h.text("root_id"), h.text("parent_id")
+	r.Shadow, r.Origin = h.text("shadow"), h.text("origin")
+	r.ArgsRepr, r.KwargsRepr = h.text("argsrepr"), h.text("kwargsrepr")
+	if r.Group = h.text("group"); r.Group == "" {
+		r.Group = h.text("taskset") // protocol 1
+	}
+	if h.table["group_index"] != nil {
+		index := h.integer("group_index")
+		r.GroupIndex = &index
+	}
+	r.Retries = h.integer("retries")
+	r.ReplacedTaskNesting = h.integer("replaced_task_nesting")
+	r.IgnoreResult = h.boolean("ignore_result")
+	r.ETA = h.time("eta")
+	r.Expires = h.time("expires")
+	r.TimeLimit, r.SoftTimeLimit = h.limits("timelimit")
+	r.StampedHeaders, r.Stamps = h.stamps()
+	for key, value := range h.table {
+		if !ownHeader(key) {
+			if r.Headers == nil {
+				r.Headers = map[string]any{}
+			}
+			r.Headers[key] = value
+		}
+	}
+}
+
+// ownHeader tells the headers of the protocol from those that users add.
+func ownHeader(key string) bool {
+	switch key {
+	case "lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit",
+		"root_id", "parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting",
+		"stamped_headers", "stamps", "compression",
+		"args", "kwargs", "utc", "callbacks", "errbacks", "chord", "chain", "taskset": // protocol 1
+		return true
+	}
+	return key == "x-death" || strings.HasPrefix(key, "x-first-death-") || strings.HasPrefix(key, "x-last-death-")
 }
 
 // ContentTypeJSON is the content type of Celery's JSON serialiser.
@@ -150,50 +234,80 @@ func mediaType(contentType string) string {
 
 // embed is the third element of a body: what follows from the task.
 type embed struct {
-	Callbacks json.RawMessage `json:"callbacks"`
-	Errbacks  json.RawMessage `json:"errbacks"`
-	Chain     json.RawMessage `json:"chain"`
-	Chord     json.RawMessage `json:"chord"`
+	Callbacks Signatures `json:"callbacks"`
+	Errbacks  Signatures `json:"errbacks"`
+	Chain     Signatures `json:"chain"`
+	Chord     *Signature `json:"chord"`
 }
 
-// canvas names the first part of the embed that asks for anything.
-func (e embed) canvas() string {
-	for _, part := range []struct {
-		name string
-		raw  json.RawMessage
-	}{
-		{"link", e.Callbacks}, {"link_error", e.Errbacks}, {"chain", e.Chain}, {"chord", e.Chord},
-	} {
-		switch strings.TrimSpace(string(part.raw)) {
-		case "", "null", "[]", "{}":
-		default:
-			return part.name
+// decodeV1 reads the body of protocol 1, a dict with the arguments.
+func decodeV1(content json.RawMessage) (map[string]any, bool) {
+	if content[0] != '{' {
+		return nil, false
+	}
+	dec := json.NewDecoder(bytes.NewReader(content))
+	dec.UseNumber()
+	var dict map[string]any
+	if dec.Decode(&dict) != nil {
+		return nil, false
+	}
+	_, ok := dict["args"]
+	return dict, ok
+}
+
+// parts are the three elements of a body, of which a dict has the first two by
+// name and is the third itself.
+func parts(content json.RawMessage) (args, kwargs, embed json.RawMessage, err error) {
+	if content[0] == '{' {
+		var v1 struct{ Args, Kwargs json.RawMessage }
+		if err := json.Unmarshal(content, &v1); err != nil || v1.Args == nil {
+			return nil, nil, nil, errors.New("the body is neither a list [args, kwargs, embed] nor a dict of protocol 1, with args")
 		}
+		return v1.Args, v1.Kwargs, content, nil
 	}
-	return ""
+	var list []json.RawMessage
+	if err := json.Unmarshal(content, &list); err != nil {
+		return nil, nil, nil, errors.New("the body is not a list [args, kwargs, embed]")
+	}
+	switch len(list) {
+	case 2:
+		return list[0], list[1], nil, nil
+	case 3:
+		return list[0], list[1], list[2], nil
+	}
+	return nil, nil, nil, fmt.Errorf("the body has %d elements: expected [args, kwargs, embed]", len(list))
 }
 
-func (r *Request) decodeBody(body []byte) (embed, error) {
-	var parts []json.RawMessage
-	if err := json.Unmarshal(body, &parts); err != nil {
-		return embed{}, fmt.Errorf("the body is not a JSON list [args, kwargs, embed]: %w", err)
+// body reads the arguments.
+func (r *Request) body(content json.RawMessage) error {
+	args, kwargs, embed, err := parts(content)
+	if err != nil {
+		return err
 	}
-	if len(parts) < 2 || len(parts) > 3 {
-		return embed{}, fmt.Errorf("the body has %d elements: expected [args, kwargs, embed]", len(parts))
+	if len(args) > 0 && json.Unmarshal(args, &r.Args) != nil {
+		return errors.New("args is not a list")
 	}
-	if err := json.Unmarshal(parts[0], &r.Args); err != nil {
-		return embed{}, errors.New("args is not a JSON list")
+	if len(kwargs) > 0 && json.Unmarshal(kwargs, &r.Kwargs) != nil {
+		return errors.New("kwargs is not a mapping")
 	}
-	if err := json.Unmarshal(parts[1], &r.Kwargs); err != nil {
-		return embed{}, errors.New("kwargs is not a JSON object")
+	if len(embed) > 0 && embed[0] != '{' && string(embed) != "null" {
+		return errors.New("embed is not a mapping")
+	}
+	return nil
+}
+
+// follow reads what follows from the task.
+func (r *Request) follow(content json.RawMessage) error {
+	_, _, rest, err := parts(content)
+	if err != nil || len(rest) == 0 {
+		return err
 	}
 	var e embed
-	if len(parts) == 3 {
-		if err := json.Unmarshal(parts[2], &e); err != nil {
-			return embed{}, errors.New("embed is not a JSON object")
-		}
+	if err := json.Unmarshal(rest, &e); err != nil {
+		return fmt.Errorf("callbacks, errbacks, chain or chord: %w", err)
 	}
-	return e, nil
+	r.Callbacks, r.Errbacks, r.Chain, r.Chord = e.Callbacks, e.Errbacks, e.Chain, e.Chord
+	return nil
 }
 
 // headerReader reads typed values from a header table and keeps the first
@@ -242,6 +356,40 @@ func (h *headerReader) integer(key string) int {
 		return 0
 	}
 	return int(f)
+}
+
+// stamps reads the names of the stamps, and their values.
+func (h *headerReader) stamps() (names []string, values map[string]json.RawMessage) {
+	list, _ := h.table["stamped_headers"].([]any)
+	for _, v := range list {
+		if name, ok := v.(string); ok {
+			names = append(names, name)
+		}
+	}
+	table := asTable(h.table["stamps"])
+	for _, name := range names {
+		if raw, err := MarshalJSON(table[name]); err == nil && table[name] != nil {
+			if values == nil {
+				values = map[string]json.RawMessage{}
+			}
+			values[name] = raw
+		}
+	}
+	return names, values
+}
+
+// asTable is v as a table, whatever map type the AMQP client has for it; nil if
+// it is none.
+func asTable(v any) map[string]any {
+	if m, ok := v.(map[string]any); ok {
+		return m
+	}
+	if rv := reflect.ValueOf(v); rv.Kind() == reflect.Map {
+		if m, ok := rv.Convert(reflect.TypeFor[map[string]any]()).Interface().(map[string]any); ok {
+			return m
+		}
+	}
+	return nil
 }
 
 // limits reads timelimit: [hard, soft], seconds or null each.
@@ -304,6 +452,9 @@ func number(v any) (float64, bool) {
 		return float64(n), !math.IsNaN(float64(n))
 	case float64:
 		return n, !math.IsNaN(n)
+	case json.Number: // protocol 1
+		f, err := n.Float64()
+		return f, err == nil
 	}
 	return 0, false
 }

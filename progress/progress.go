@@ -12,6 +12,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -100,11 +102,13 @@ func (s *Store) Track(ctx context.Context, jobID string, resume bool) (*Tracker,
 	return t, nil
 }
 
-// MarkFinished records the state in which a task ended whose result is not
-// stored, so that its redelivery is recognised.
-func (s *Store) MarkFinished(ctx context.Context, taskID string, state celery.State) error {
+// MarkFinished records the state in which an attempt ended whose result is not
+// stored, so that its redelivery is recognised: a final state, or RETRY. retries
+// is the retry number of the attempt.
+func (s *Store) MarkFinished(ctx context.Context, taskID string, state celery.State, retries int) error {
+	mark := fmt.Sprintf("%s %d", state, retries)
 	err := s.guard.Do(ctx, func(ctx context.Context) error {
-		return s.client.Set(ctx, finishedKey(taskID), string(state), finishedTTL).Err()
+		return s.client.Set(ctx, finishedKey(taskID), mark, finishedTTL).Err()
 	})
 	if err != nil {
 		return fmt.Errorf("mark task %s as finished: %w", taskID, err)
@@ -112,18 +116,23 @@ func (s *Store) MarkFinished(ctx context.Context, taskID string, state celery.St
 	return nil
 }
 
-// Finished returns the state that MarkFinished recorded for the task within a
-// day, "" if it did not.
-func (s *Store) Finished(ctx context.Context, taskID string) (celery.State, error) {
-	var state string
-	err := s.guard.Do(ctx, func(ctx context.Context) (err error) {
-		state, err = s.client.Get(ctx, finishedKey(taskID)).Result()
+// Finished returns what MarkFinished recorded for the task within a day, "" if
+// it recorded nothing.
+func (s *Store) Finished(ctx context.Context, taskID string) (state celery.State, retries int, err error) {
+	var mark string
+	err = s.guard.Do(ctx, func(ctx context.Context) (err error) {
+		mark, err = s.client.Get(ctx, finishedKey(taskID)).Result()
 		return err
 	})
 	if err != nil && !errors.Is(err, redis.Nil) {
-		return "", fmt.Errorf("look for the completion mark of task %s: %w", taskID, err)
+		return "", 0, fmt.Errorf("look for the completion mark of task %s: %w", taskID, err)
 	}
-	return celery.State(state), nil
+	name, number, _ := strings.Cut(mark, " ")
+	retries, err = strconv.Atoi(number)
+	if err != nil {
+		retries = 0 // as written before RETRY was recorded
+	}
+	return celery.State(name), retries, nil
 }
 
 // Tracker reports the progress of one run of a job. Safe for concurrent use.

@@ -138,14 +138,14 @@ func TestLoadNothing(t *testing.T) {
 
 func TestFinished(t *testing.T) {
 	s, client := setup(t)
-	if state, err := s.Finished(t.Context(), "t"); state != "" || err != nil {
+	if state, _, err := s.Finished(t.Context(), "t"); state != "" || err != nil {
 		t.Errorf("before: got %q, %v", state, err)
 	}
-	if err := s.MarkFinished(t.Context(), "t", celery.Failure); err != nil {
+	if err := s.MarkFinished(t.Context(), "t", celery.Retried, 3); err != nil {
 		t.Fatal(err)
 	}
-	if state, err := s.Finished(t.Context(), "t"); state != celery.Failure || err != nil {
-		t.Errorf("after: got %q, %v, want FAILURE", state, err)
+	if state, retries, err := s.Finished(t.Context(), "t"); state != celery.Retried || retries != 3 || err != nil {
+		t.Errorf("after: got %q %d, %v, want RETRY 3", state, retries, err)
 	}
 	if ttl := client.TTL(t.Context(), "job:t:finished").Val(); ttl <= 23*time.Hour {
 		t.Errorf("got TTL %v, want 24 h", ttl)

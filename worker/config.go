@@ -17,12 +17,18 @@ type Config struct {
 	Concurrency        int           // jobs in flight; default 100
 	PrefetchMultiplier int           // prefetch = Concurrency x this; default 1
 	NodeName           string        // Celery's node name; default celery@<host>
+	DefaultQueue       string        // where tasks go that name no queue: Celery's task_default_queue; default celery
 	TrackStarted       bool          // store STARTED when a job begins; default false
+	TaskEvents         bool          // send task events from the start, not only when asked to; default false
+	Mingle             bool          // learn revoked ids from the other workers at the start; default true
 	ResultExtended     bool          // store name, args, worker, … with the result; default false
 	SoftTimeLimit      time.Duration // cancels a job's context; the message's own limit wins; 0: none; default 240 s
 	TimeLimit          time.Duration // abandons a job; the message's own limit wins; 0: none; default 300 s
 	Grace              time.Duration // how long jobs in flight may finish after Run's context ends; default 25 s
 }
+
+// maxConcurrency is the most slots that can be asked for.
+const maxConcurrency = 10000
 
 // DefaultConfig returns the documented defaults.
 func DefaultConfig() Config {
@@ -36,6 +42,8 @@ func DefaultConfig() Config {
 		Concurrency:        100,
 		PrefetchMultiplier: 1,
 		NodeName:           "celery@" + host,
+		DefaultQueue:       "celery",
+		Mingle:             true,
 		SoftTimeLimit:      240 * time.Second,
 		TimeLimit:          300 * time.Second,
 		Grace:              25 * time.Second,
@@ -62,7 +70,7 @@ func (c Config) Validate() error {
 			fault("queue name %q: expected 1 to 255 bytes", q)
 		}
 	}
-	if c.Concurrency < 1 || c.Concurrency > 10000 {
+	if c.Concurrency < 1 || c.Concurrency > maxConcurrency {
 		fault("concurrency is %d: expected 1 to 10000", c.Concurrency)
 	}
 	if c.PrefetchMultiplier < 1 || c.Concurrency*c.PrefetchMultiplier > 65535 {
@@ -70,6 +78,9 @@ func (c Config) Validate() error {
 	}
 	if name, host, ok := strings.Cut(c.NodeName, "@"); !ok || name == "" || host == "" {
 		fault("node name is %q: expected name@host", c.NodeName)
+	}
+	if c.DefaultQueue == "" || len(c.DefaultQueue) > 255 {
+		fault("default queue is %q: expected 1 to 255 bytes, such as celery", c.DefaultQueue)
 	}
 	if c.SoftTimeLimit < 0 || c.TimeLimit < 0 || c.Grace < 0 {
 		fault("time limits and grace must not be negative")

@@ -22,50 +22,65 @@ func TestDecide(t *testing.T) {
 	exc := celery.NewException("ValueError", "bad", nil)
 	again := &celery.Retry{Err: exc}
 	away := fmt.Errorf("write progress: %w", outage{boom})
+	five := 5
 	tests := []struct {
 		name    string
 		err     error
 		cause   error
 		retries int
-		state   celery.State
+		fate    fate
 		exc     string
 	}{
-		{"success", nil, nil, 0, celery.Success, ""},
-		{"success although stopping", nil, errStopping, 0, celery.Success, ""},
-		{"success although late", nil, errSoftLimit, 0, celery.Success, ""},
-		{"exception", exc, nil, 0, celery.Failure, "ValueError: bad"},
-		{"wrapped exception", fmt.Errorf("hash: %w", exc), nil, 0, celery.Failure, "ValueError: bad"},
-		{"other error", boom, nil, 0, celery.Failure, "RuntimeError: boom"},
-		{"retry", again, nil, 0, celery.Retried, "ValueError: bad"},
-		{"last retry", again, nil, 2, celery.Retried, "ValueError: bad"},
-		{"no retry left", again, nil, 3, celery.Failure, "ValueError: bad"},
-		{"stopping", boom, errStopping, 0, "", ""},
-		{"stopping before a retry", again, errStopping, 0, "", ""},
-		{"soft limit", context.Canceled, errSoftLimit, 0, celery.Failure, "billiard.exceptions.SoftTimeLimitExceeded"},
-		{"outage", away, nil, 0, "", ""},
-		{"outage until the soft limit", away, errSoftLimit, 0, "", ""},
+		{"success", nil, nil, 0, succeed, ""},
+		{"success although stopping", nil, errStopping, 0, succeed, ""},
+		{"success although late", nil, errSoftLimit, 0, succeed, ""},
+		{"exception", exc, nil, 0, fail, "ValueError: bad"},
+		{"wrapped exception", fmt.Errorf("hash: %w", exc), nil, 0, fail, "ValueError: bad"},
+		{"other error", boom, nil, 0, fail, "RuntimeError: boom"},
+		{"error to be retried", errAgain, nil, 0, retry, "RuntimeError: again"},
+		{"error to be retried no more", errAgain, nil, 3, fail, "RuntimeError: again"},
+		{"retry", again, nil, 0, retry, "ValueError: bad"},
+		{"last retry", again, nil, 2, retry, "ValueError: bad"},
+		{"no retry left", again, nil, 3, fail, "ValueError: bad"},
+		{"retry with a bound of its own", &celery.Retry{Err: exc, MaxRetries: &five}, nil, 4, retry, "ValueError: bad"},
+		{"retry without a reason", &celery.Retry{}, nil, 0, retry, ""},
+		{"no retry left, without a reason", &celery.Retry{}, nil, 3, fail,
+			"celery.exceptions.MaxRetriesExceededError: Can't retry t[id] args:() kwargs:{}"},
+		{"ignore", fmt.Errorf("seen: %w", ErrIgnore), nil, 0, ignore, ""},
+		{"reject", Reject("no", false), nil, 0, reject, "celery.exceptions.Reject: ('no', False)"},
+		{"reject and requeue", Reject("no", true), nil, 0, requeue, ""},
+		{"replace", Replace(celery.NewSignature("u")), nil, 0, replace, ""},
+		{"stopping", boom, errStopping, 0, giveBack, ""},
+		{"stopping before a retry", again, errStopping, 0, giveBack, ""},
+		{"terminated", boom, &terminated{15}, 0, revoke, "celery.exceptions.TaskRevokedError: terminated"},
+		{"soft limit", context.Canceled, errSoftLimit, 0, fail, "billiard.exceptions.SoftTimeLimitExceeded"},
+		{"outage", away, nil, 0, giveBack, ""},
+		{"outage until the soft limit", away, errSoftLimit, 0, giveBack, ""},
 	}
 	for _, tt := range tests {
-		f := decide(tt.err, tt.cause, tt.retries, 3)
+		o := decide(&task{Task: Task{MaxRetries: 3, AutoRetry: func(err error) bool { return err == errAgain }}}, tt.err, tt.cause,
+			&celery.Request{ID: "id", Task: "t", Retries: tt.retries})
 		got := ""
-		if f.exc != nil {
-			got = f.exc.Error()
+		if o.exc != nil {
+			got = o.exc.Error()
 		}
-		if f.state != tt.state || got != tt.exc {
-			t.Errorf("%s: got %q %q, want %q %q", tt.name, f.state, got, tt.state, tt.exc)
+		if o.fate != tt.fate || got != tt.exc {
+			t.Errorf("%s: got %v %q, want %v %q", tt.name, o.fate, got, tt.fate, tt.exc)
 		}
 	}
 }
 
-func TestRetryWait(t *testing.T) {
-	for retries := range 40 {
+var errAgain = errors.New("again")
+
+func TestBackoff(t *testing.T) {
+	for retries := range 70 {
 		top := retryCap
 		if retries < 10 {
 			top = min(retryCap, retryBase<<retries)
 		}
 		var longest time.Duration
 		for range 2000 {
-			wait := retryWait(retries, 0)
+			wait := Backoff{}.wait(retries, 0)
 			if wait < 0 || wait >= top {
 				t.Fatalf("retry %d: got %v, want less than %v", retries, wait, top)
 			}
@@ -75,11 +90,20 @@ func TestRetryWait(t *testing.T) {
 			t.Errorf("retry %d: longest of 2000 is %v, want the whole range up to %v", retries, longest, top)
 		}
 	}
-	if wait := retryWait(0, 30*time.Second); wait != 30*time.Second {
-		t.Errorf("got %v, want what the server asked for", wait)
-	}
-	if wait := retryWait(0, time.Hour); wait != retryCap {
-		t.Errorf("got %v, want at most %v", wait, retryCap)
+	for _, tt := range []struct {
+		backoff Backoff
+		retries int
+		after   time.Duration
+		want    time.Duration
+	}{
+		{Backoff{}, 0, 30 * time.Second, 30 * time.Second}, // what was asked for
+		{Backoff{}, 0, time.Hour, retryCap},
+		{Backoff{Base: 3 * time.Second, Cap: 10 * time.Second, Exact: true}, 1, 0, 6 * time.Second},
+		{Backoff{Base: 3 * time.Second, Cap: 10 * time.Second, Exact: true}, 2, 0, 10 * time.Second},
+	} {
+		if got := tt.backoff.wait(tt.retries, tt.after); got != tt.want {
+			t.Errorf("%+v, retry %d after %v: got %v, want %v", tt.backoff, tt.retries, tt.after, got, tt.want)
+		}
 	}
 }
 
@@ -88,18 +112,15 @@ func TestRunning(t *testing.T) {
 		var r running
 		var wg sync.WaitGroup
 		inside := 0
-		for i := range 5 {
+		for range 5 {
 			wg.Go(func() {
-				release, waited, err := r.lock(t.Context(), "id")
+				release, err := r.lock(t.Context(), "id")
 				if err != nil {
 					t.Error(err)
 					return
 				}
 				if inside++; inside != 1 {
 					t.Errorf("%d at a time, want 1", inside)
-				}
-				if i > 0 && !waited {
-					t.Error("got waited false, want true")
 				}
 				time.Sleep(time.Second) // fake time
 				inside--
@@ -109,11 +130,14 @@ func TestRunning(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		if _, waited, err := r.lock(ctx, "id"); err == nil || !waited {
-			t.Errorf("got waited %v, %v, want a time-out", waited, err)
+		if _, err := r.lock(ctx, "id"); err == nil {
+			t.Error("got the id, want a time-out")
 		}
-		if release, waited, err := r.lock(t.Context(), "other"); waited || err != nil {
-			t.Errorf("another id: got waited %v, %v", waited, err)
+		if _, ok := r.tryLock("id"); ok {
+			t.Error("tryLock got the id, want it taken")
+		}
+		if release, ok := r.tryLock("other"); !ok {
+			t.Error("tryLock did not get another id")
 		} else {
 			release()
 		}
@@ -122,6 +146,44 @@ func TestRunning(t *testing.T) {
 			t.Errorf("%d ids are kept, want none", len(r.ids))
 		}
 	})
+}
+
+// TestPool checks that slots are granted in order, and what a change of the size
+// does.
+func TestPool(t *testing.T) {
+	p := pool{size: 2}
+	granted := func(tickets ...*ticket) (out string) {
+		for _, t := range tickets {
+			select {
+			case <-t.granted:
+				out += "1"
+			default:
+				out += "0"
+			}
+		}
+		return out
+	}
+	a, b, c, d, e := p.join(), p.join(), p.join(), p.join(), p.join()
+	steps := []struct {
+		do   func()
+		want string
+	}{
+		{func() {}, "11000"},
+		{func() { b.leave() }, "11100"},
+		{func() { d.leave() }, "11100"},              // leaves the line
+		{func() { p.resize(1); a.leave() }, "11100"}, // c has the only slot
+		{func() { c.leave() }, "11101"},              // d is passed over
+		{func() { c.leave(); p.resize(5) }, "11101"}, // a second leave is nothing
+	}
+	for i, step := range steps {
+		step.do()
+		if got := granted(a, b, c, d, e); got != step.want {
+			t.Errorf("step %d: got %s, want %s", i, got, step.want)
+		}
+	}
+	if used, size := p.inUse(); used != 1 || size != 5 {
+		t.Errorf("got %d of %d slots in use, want 1 of 5", used, size)
+	}
 }
 
 func TestConfigValidate(t *testing.T) {

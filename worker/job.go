@@ -2,10 +2,12 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -15,157 +17,575 @@ import (
 	"onceover/celery"
 )
 
-// maxHold is the longest time that a delivery is held before its ETA; then it
-// goes back to its queue and comes again. It is well below RabbitMQ's
+// maxHold is the longest time that a delivery is held before its ETA; then the
+// message is published anew and comes again. It is well below RabbitMQ's
 // consumer_timeout of 30 minutes.
 const maxHold = 10 * time.Minute
+
+// phase is how far a job has come.
+type phase int
+
+const (
+	reserved  phase = iota // received, waits for a slot
+	scheduled              // received, waits for its ETA
+	active                 // runs
+	settled                // its outcome is decided
+)
 
 // job is one delivery on its way to its acknowledgement.
 type job struct {
 	w        *Worker
-	s        *session
+	consumer *consumer
 	delivery amqp.Delivery
-	task     Task
+	task     *task
 	req      *celery.Request
-	start    time.Time
+	received time.Time
+
+	mu      sync.Mutex
+	phase   phase
+	started time.Time
+	acked   bool
+	stop    context.CancelCauseFunc // ends the wait, or the run
 }
 
-// handle takes a delivery to its end: acknowledged, or given back. ctx ends when
-// the worker must stop.
-func (w *Worker) handle(ctx context.Context, s *session, d amqp.Delivery) {
-	start := time.Now()
-	props := celery.Properties{
-		ContentType: d.ContentType, ContentEncoding: d.ContentEncoding,
-		CorrelationID: d.CorrelationId, ReplyTo: d.ReplyTo,
-	}
-	req, err := celery.Decode(props, d.Headers, d.Body)
-	var task Task
+// accept takes a delivery: what cannot be run is refused, the rest gets in line
+// for a slot, in the order of arrival. jobs ends when running jobs have to stop.
+func (w *Worker) accept(jobs context.Context, c *consumer, d amqp.Delivery) {
+	req, err := celery.Decode(properties(d), d.Headers, d.Body)
+	var t *task
 	if err == nil {
 		var known bool
-		if task, known = w.tasks[req.Task]; !known {
+		if t, known = w.tasks[req.Task]; !known {
 			err = unknownTask(req)
 		}
 	}
 	var refused *celery.MessageError
 	if errors.As(err, &refused) {
-		w.refuse(ctx, s, d, refused)
+		w.jobs.Go(func() { w.refuse(jobs, c.session, d, refused) })
 		return
 	}
 	req.Delivery = celery.DeliveryInfo{Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered}
+	req.IgnoreResult = req.IgnoreResult || t.IgnoreResult
+	j := &job{w: w, consumer: c, delivery: d, task: t, req: req, received: time.Now(), stop: func(error) {}}
 
-	release, waited, err := w.running.lock(ctx, req.ID)
-	if err != nil {
-		w.giveBackStarted(ctx, d)
-		return
+	unlock, first := w.running.tryLock(req.ID)
+	var place *ticket
+	if first && !time.Now().Before(req.ETA) {
+		place = w.pool.join()
 	}
-	defer release()
-	j := &job{w: w, s: s, delivery: d, task: task, req: req, start: start}
-	if err := j.process(ctx, d.Redelivered || waited); err != nil {
-		// Not acknowledged, so the broker gives the job to somebody again: at
-		// once when the worker stops, else not so fast that it would go round
-		// and round.
-		if !errors.Is(err, errStopping) {
-			w.log.Warn("job goes back to its queue", j.fields(zap.Error(err))...)
-			_ = pause(ctx, time.Second+rand.N(time.Second))
+	w.held.add(j)
+	w.jobs.Go(func() {
+		defer w.held.remove(j)
+		err := j.run(jobs, unlock, place)
+		if err == nil {
+			return
 		}
-		w.giveBackStarted(ctx, d)
-	}
+		// Not acknowledged, so the broker gives the job to somebody again: at once
+		// when the worker stops or its session is lost, else not so fast that it
+		// would go round and round.
+		if !errors.Is(err, errStopping) && !errors.Is(err, errSessionLost) {
+			w.log.Warn("job goes back to its queue", j.fields(zap.Error(err))...)
+			_ = pause(jobs, time.Second+rand.N(time.Second))
+		}
+		if jobs.Err() != nil && j.phase >= active {
+			w.returned.Add(1)
+		}
+		j.giveBack()
+	})
 }
 
-// giveBackStarted gives back a delivery whose job had begun. If that is because
-// the worker stops, Run reports it.
-func (w *Worker) giveBackStarted(ctx context.Context, d amqp.Delivery) {
-	if ctx.Err() != nil {
-		w.returned.Add(1)
-	}
-	w.giveBack(d)
-}
+// run takes the job to its end. It returns an error if the delivery must not be
+// acknowledged. unlock is nil if another delivery of the same id is at work.
+func (j *job) run(jobs context.Context, unlock func(), place *ticket) error {
+	// Waiting ends with the session, running with jobs.
+	waits, stopWaiting := context.WithCancelCause(j.consumer.session.waits)
+	defer stopWaiting(nil)
+	j.mu.Lock()
+	j.stop = stopWaiting
+	j.mu.Unlock()
 
-// process returns an error if the delivery must not be acknowledged.
-func (j *job) process(ctx context.Context, seen bool) error {
+	seen := j.delivery.Redelivered || j.delivery.Headers[headerAgain] == true
+	if unlock == nil {
+		var err error
+		if unlock, err = j.w.running.lock(waits, j.req.ID); err != nil {
+			return j.waitEnded(jobs, err)
+		}
+		seen = true
+	}
+	defer unlock()
+	if place == nil {
+		place = &ticket{} // of no line
+	}
+	defer func() { place.leave() }()
+
 	if seen {
-		state, exc, err := j.finishedState(ctx)
-		if err != nil {
+		if over, err := j.finished(jobs); over || err != nil {
 			return err
 		}
-		if state != "" {
-			// The process that finished it may have died right after storing.
-			if err := j.afterReturn(ctx, state, exc); err != nil {
-				return err
-			}
-			j.end(outcomeDuplicate, state)
-			return nil
+	}
+	if exc, why := j.unwanted(); exc != nil {
+		return j.revoked(jobs, exc, why)
+	}
+	j.event("task-received", j.receivedFields)
+	if wait := time.Until(j.req.ETA); wait > 0 {
+		if over, err := j.waitForETA(waits, wait); over || err != nil {
+			return j.waitEnded(jobs, err)
 		}
 	}
-	if j.expired() {
-		return j.finish(ctx, celery.Revoked, nil, celery.TaskRevoked("expired"))
+	if place.p == nil {
+		place = j.w.pool.join()
 	}
-	if err := j.waitForETA(ctx); err != nil {
+	if err := j.task.limiter.wait(waits); err != nil {
+		return j.waitEnded(jobs, err)
+	}
+	if err := place.wait(waits); err != nil {
+		return j.waitEnded(jobs, err)
+	}
+	if exc, why := j.unwanted(); exc != nil {
+		return j.revoked(jobs, exc, why)
+	}
+	return j.attempt(jobs, seen)
+}
+
+// waitEnded is what becomes of a job whose wait was ended by err.
+func (j *job) waitEnded(jobs context.Context, err error) error {
+	if errors.Is(err, errRevoked) {
+		return j.revoked(jobs, celery.TaskRevoked("revoked"), revocation{})
+	}
+	return err
+}
+
+// revocation is the part of a task-revoked event that says how.
+type revocation struct {
+	expired    bool
+	terminated bool
+	signal     int
+}
+
+// unwanted says why the job need not be run, nil if it has to be.
+func (j *job) unwanted() (*celery.Exception, revocation) {
+	if !j.req.Expires.IsZero() && time.Now().After(j.req.Expires) {
+		j.w.remote.Revoked.Add(j.req.ID)
+		return celery.TaskRevoked("expired"), revocation{expired: true}
+	}
+	if j.w.remote.Revoked.Match(j.req.ID, j.req.StampedHeaders, j.req.Stamps) {
+		return celery.TaskRevoked("revoked"), revocation{}
+	}
+	return nil, revocation{}
+}
+
+// waitForETA holds the job until its time has come, outside of the slots. over
+// tells that the message was published anew, as that time is too far.
+func (j *job) waitForETA(waits context.Context, wait time.Duration) (over bool, err error) {
+	j.enter(scheduled)
+	j.w.holdMore(j.consumer)
+	defer j.consumer.held.Add(-1)
+	if err := pause(waits, min(wait, maxHold)); err != nil {
+		return false, err
+	}
+	j.enter(reserved)
+	if wait <= maxHold {
+		return false, nil
+	}
+	// A delivery that went back to its queue again and again would reach the
+	// queue's delivery limit.
+	if err := j.republish(waits); err != nil {
+		return false, err
+	}
+	j.ack()
+	return true, nil
+}
+
+// republish publishes the request to the queue it came from.
+func (j *job) republish(ctx context.Context) error {
+	out, err := j.w.outgoing(celery.Message{Request: j.req, Queue: j.consumer.queue}, true)
+	if err != nil {
 		return err
 	}
-	for {
-		if j.expired() {
-			return j.finish(ctx, celery.Revoked, nil, celery.TaskRevoked("expired"))
-		}
-		if j.w.cfg.TrackStarted {
-			started := map[string]any{"pid": os.Getpid(), "hostname": j.w.cfg.NodeName}
-			if err := j.store(ctx, celery.Started, started); err != nil {
-				return err
-			}
-		}
-		soft, hard := j.w.limitsOf(j.req)
-		value, cause, err := runAttempt(ctx, j.task.Handler, j.req, soft, hard)
-		switch f := decide(err, cause, j.req.Retries, j.task.MaxRetries); f.state {
-		case "":
+	return j.w.outbox.publish(ctx, out)
+}
+
+// attempt runs the handler once and does what follows from the outcome.
+func (j *job) attempt(jobs context.Context, seen bool) error {
+	ctx, cancel := context.WithCancelCause(jobs)
+	defer cancel(nil)
+	j.mu.Lock()
+	j.stop, j.phase, j.started = cancel, active, time.Now()
+	j.mu.Unlock()
+	j.task.runs.Add(1)
+	if j.task.AckEarly {
+		j.ack()
+	}
+	if j.w.cfg.TrackStarted || j.task.TrackStarted {
+		started := map[string]any{"pid": os.Getpid(), "hostname": j.w.cfg.NodeName}
+		if err := j.store(ctx, celery.Started, started, nil); err != nil {
 			return err
-		case celery.Retried:
-			if err := j.retry(ctx, f); err != nil {
-				return err
-			}
-		default:
-			return j.finish(ctx, f.state, value, f.exc)
 		}
+	}
+	j.event("task-started", nil)
+
+	a := &attempt{job: j, plan: j.plan(fmt.Sprintf("send/%d", j.req.Retries))}
+	a.again = seen
+	soft, hard := j.limits()
+	value, cause, err := runAttempt(context.WithValue(ctx, attemptKey{}, a), j.task.Handler, j.req, soft, hard)
+	j.enter(settled)
+
+	f := decide(j.task, err, cause, j.req)
+	if f.fate == giveBack {
+		if errors.Is(cause, errStopping) {
+			return errStopping
+		}
+		return err
+	}
+	// The work is done: its outcome is still stored when the worker stops.
+	ctx, done := lingering(jobs, lastWrites)
+	defer done()
+	switch f.fate {
+	case succeed:
+		return j.succeed(ctx, value, a, seen)
+	case retry:
+		return j.retry(ctx, f, seen)
+	case replace:
+		return j.replace(ctx, f.replace, a, seen)
+	case ignore:
+		j.end("ignored", "")
+		return nil
+	case requeue:
+		j.event("task-rejected", func() map[string]any { return map[string]any{"requeue": true} })
+		j.giveBack()
+		return nil
+	case revoke:
+		return j.revoked(ctx, f.exc, f.why)
+	case reject:
+		j.event("task-rejected", func() map[string]any { return map[string]any{"requeue": false} })
+		if err := j.keepRejected(ctx, f.exc); err != nil {
+			return err
+		}
+		return j.fail(ctx, f.exc, a, seen)
+	default:
+		return j.fail(ctx, f.exc, a, seen)
 	}
 }
 
-// finishedState looks whether an id that was delivered before has reached its
-// end; "" if not.
-func (j *job) finishedState(ctx context.Context) (celery.State, *celery.Exception, error) {
-	if j.req.IgnoreResult {
-		state, err := j.w.marks.Finished(ctx, j.req.ID)
-		return state, nil, err
-	}
-	m, err := j.w.results.Load(ctx, j.req.ID)
-	var damaged *celery.MetaError
-	switch {
-	case errors.As(err, &damaged):
-		return "", nil, nil // not Celery's: the job runs and replaces it
-	case err != nil || m == nil || !m.Status.Final():
-		return "", nil, err
-	case m.Status == celery.Success:
-		return m.Status, nil, nil
-	}
-	exc, err := m.Exception()
+// succeed publishes what follows, stores the result, and counts it for the
+// chord: in this order, so that the result names all its children.
+func (j *job) succeed(ctx context.Context, value any, a *attempt, seen bool) error {
+	raw, err := celery.MarshalJSON(value)
 	if err != nil {
-		return "", nil, nil
+		// As Celery does when a result cannot be serialised.
+		return j.fail(ctx, celery.NewException("TypeError", "the result is not a JSON value: "+err.Error(), err), a, seen)
 	}
-	return m.Status, exc, nil
+	next := j.plan("next")
+	if err := followers(&next, j.req, raw); err != nil {
+		return j.fail(ctx, exceptionOf(err), a, seen)
+	}
+	if err := j.flush(ctx, &next, seen); err != nil {
+		return err
+	}
+	children := append(a.plan.Children, next.Children...)
+	if err := j.store(ctx, celery.Success, json.RawMessage(raw), children); err != nil {
+		return err
+	}
+	if err := j.chordPart(ctx, j.req, celery.Success, raw, seen); err != nil {
+		return err
+	}
+	if err := j.markFinished(ctx, celery.Success); err != nil {
+		return err
+	}
+	j.event("task-succeeded", func() map[string]any {
+		return map[string]any{"result": celery.ReprRaw(raw), "runtime": time.Since(j.started).Seconds()}
+	})
+	if err := j.afterReturn(ctx, celery.Success, nil); err != nil {
+		return err
+	}
+	var extra []zap.Field
+	if m, ok := value.(zapcore.ObjectMarshaler); ok {
+		extra = append(extra, zap.Inline(m))
+	}
+	j.end(outcomeSuccess, celery.Success, extra...)
+	return nil
 }
 
-func (j *job) expired() bool {
-	return !j.req.Expires.IsZero() && time.Now().After(j.req.Expires)
+// fail stores the failure and hands it on: to the chord, to what would have
+// followed, to the errbacks.
+func (j *job) fail(ctx context.Context, exc *celery.Exception, a *attempt, seen bool) error {
+	if err := j.store(ctx, celery.Failure, exc, a.plan.Children); err != nil {
+		return err
+	}
+	if err := j.afterFailure(ctx, exc, seen); err != nil {
+		return err
+	}
+	if err := j.markFinished(ctx, celery.Failure); err != nil {
+		return err
+	}
+	j.event("task-failed", func() map[string]any {
+		return map[string]any{"exception": exc.Repr(), "traceback": exc.Traceback()}
+	})
+	if err := j.afterReturn(ctx, celery.Failure, exc); err != nil {
+		return err
+	}
+	j.end(outcomeFailure, celery.Failure, zap.Error(exc))
+	return nil
 }
 
-// waitForETA holds the job until its time has come.
-func (j *job) waitForETA(ctx context.Context) error {
-	wait := time.Until(j.req.ETA)
-	if wait > maxHold {
-		if err := pause(ctx, maxHold); err != nil {
-			return err
+// revoked ends a job that is not wanted any more.
+func (j *job) revoked(jobs context.Context, exc *celery.Exception, why revocation) error {
+	ctx, done := lingering(jobs, lastWrites)
+	defer done()
+	j.enter(settled)
+	if err := j.store(ctx, celery.Revoked, exc, nil); err != nil {
+		return err
+	}
+	raw, err := celery.MarshalJSON(exc)
+	if err != nil {
+		return err
+	}
+	if err := j.chordPart(ctx, j.req, celery.Revoked, raw, true); err != nil {
+		return err
+	}
+	if err := j.markFinished(ctx, celery.Revoked); err != nil {
+		return err
+	}
+	j.event("task-revoked", func() map[string]any {
+		var signal any
+		if why.terminated {
+			signal = why.signal
 		}
-		return fmt.Errorf("eta is %s away", time.Until(j.req.ETA).Round(time.Second))
+		return map[string]any{"terminated": why.terminated, "signum": signal, "expired": why.expired}
+	})
+	if err := j.afterReturn(ctx, celery.Revoked, exc); err != nil {
+		return err
 	}
-	return pause(ctx, wait)
+	j.end(outcomeRevoked, celery.Revoked, zap.Error(exc))
+	return nil
+}
+
+// retry publishes the next attempt, stores RETRY and ends this one.
+func (j *job) retry(ctx context.Context, f outcome, seen bool) error {
+	next := *j.req
+	next.Retries++
+	next.ETA = time.Now().Add(f.wait)
+	next.Origin = j.w.origin
+	if next.ParentID == "" {
+		next.ParentID = j.req.ID // as Celery does
+	}
+	if !f.expires.IsZero() {
+		next.Expires = f.expires
+	}
+	out, err := j.w.outgoing(celery.Message{Request: &next, Queue: j.consumer.queue}, seen)
+	if err != nil {
+		return err
+	}
+	if err := j.w.outbox.publish(ctx, out); err != nil {
+		return err
+	}
+	if err := j.store(ctx, celery.Retried, f.exc, nil); err != nil {
+		return err
+	}
+	if err := j.markFinished(ctx, celery.Retried); err != nil {
+		return err
+	}
+	j.event("task-retried", func() map[string]any {
+		if f.exc == nil {
+			return map[string]any{"exception": "None", "traceback": nil}
+		}
+		return map[string]any{"exception": f.exc.Repr(), "traceback": f.exc.Traceback()}
+	})
+	if err := j.afterReturn(ctx, celery.Retried, f.exc); err != nil {
+		return err
+	}
+	ackErr := j.ack()
+	j.w.metrics.jobs.WithLabelValues(j.task.Name, outcomeRetry).Inc()
+	j.w.log.Warn("task will be retried", j.fields(
+		zap.Error(f.err), zap.Float64("wait_seconds", f.wait.Seconds()), zap.Bool("ack_lost", ackErr != nil))...)
+	return nil
+}
+
+// replace starts the signature that takes the task's place.
+func (j *job) replace(ctx context.Context, r *celery.Replace, a *attempt, seen bool) error {
+	s, err := j.req.Replacement(r.Signature)
+	if err != nil {
+		return j.fail(ctx, exceptionOf(err), a, seen)
+	}
+	for name, value := range r.Stamps {
+		s.Stamp(name, value)
+	}
+	p := j.plan(fmt.Sprintf("replace/%d", j.req.Retries))
+	if _, err := p.Apply(s, nil, celery.Options{}); err != nil {
+		return j.fail(ctx, exceptionOf(err), a, seen)
+	}
+	if err := j.flush(ctx, &p, seen); err != nil {
+		return err
+	}
+	j.end("replaced", "")
+	return nil
+}
+
+// finished looks whether an id that was delivered before has reached its end,
+// and if so does again what follows the storing of a result: the process that
+// stored it may have died right after.
+func (j *job) finished(jobs context.Context) (over bool, err error) {
+	ctx, done := lingering(jobs, lastWrites)
+	defer done()
+	m, err := j.stored(ctx)
+	if err != nil || m == nil {
+		return false, err
+	}
+	var exc *celery.Exception
+	if m.Status != celery.Success {
+		exc, _ = m.Exception() // none for a mark
+	}
+	switch m.Status {
+	case celery.Retried:
+		if m.Retries == nil || *m.Retries < j.req.Retries {
+			return false, nil
+		}
+		// The next attempt has been published.
+	case celery.Success, celery.Revoked, celery.Failure:
+		if j.req.IgnoreResult {
+			break // all of it was done before the mark was set
+		}
+		if err := j.afterEnd(ctx, m, exc); err != nil {
+			return false, err
+		}
+	default:
+		return false, nil
+	}
+	if err := j.afterReturn(ctx, m.Status, exc); err != nil {
+		return false, err
+	}
+	j.enter(settled)
+	j.end(outcomeDuplicate, m.Status)
+	return true, nil
+}
+
+// afterEnd does what follows the storing of m, once more.
+func (j *job) afterEnd(ctx context.Context, m *celery.Meta, exc *celery.Exception) error {
+	if m.Status == celery.Failure && exc != nil {
+		return j.afterFailure(ctx, exc, true)
+	}
+	return j.chordPart(ctx, j.req, m.Status, m.Result, true)
+}
+
+// limits returns the limits of a job: the message's own, else the task's, else
+// the worker's.
+func (j *job) limits() (soft, hard time.Duration) {
+	soft, hard = j.w.cfg.SoftTimeLimit, j.w.cfg.TimeLimit
+	if own := j.task.soft.Load(); own > 0 {
+		soft = time.Duration(own)
+	}
+	if own := j.task.hard.Load(); own > 0 {
+		hard = time.Duration(own)
+	}
+	if j.req.SoftTimeLimit > 0 {
+		soft = j.req.SoftTimeLimit
+	}
+	if j.req.TimeLimit > 0 {
+		hard = j.req.TimeLimit
+	}
+	return soft, hard
+}
+
+// plan returns a plan for what the job starts.
+func (j *job) plan(salt string) celery.Plan {
+	return celery.Plan{Parent: j.req, Salt: salt, Now: time.Now(), Origin: j.w.origin}
+}
+
+func (j *job) enter(p phase) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.phase = p
+}
+
+// ack acknowledges the delivery, once. An error means that the session is gone:
+// the broker will deliver the job again, and it will be recognised.
+func (j *job) ack() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.acked {
+		return nil
+	}
+	j.acked = true
+	return j.delivery.Ack(false)
+}
+
+// giveBack returns the delivery to its queue, to run elsewhere or later. An
+// error means that its session is gone, and the broker has done so itself.
+func (j *job) giveBack() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.acked {
+		return
+	}
+	j.acked = true
+	if err := j.delivery.Nack(false, true); err == nil {
+		j.w.metrics.jobs.WithLabelValues(j.task.Name, outcomeReturned).Inc()
+	}
+}
+
+// end acknowledges, counts and logs: the one line of the job's outcome.
+func (j *job) end(outcome string, state celery.State, extra ...zap.Field) {
+	if err := j.ack(); err != nil {
+		extra = append(extra, zap.Bool("ack_lost", true))
+	}
+	took := time.Since(j.received)
+	j.w.metrics.jobs.WithLabelValues(j.task.Name, outcome).Inc()
+	j.w.metrics.duration.WithLabelValues(j.task.Name).Observe(took.Seconds())
+	fields := j.fields(zap.String("state", string(state)), zap.Float64("duration_seconds", took.Seconds()))
+	j.w.log.Info("task finished", append(append(fields, zap.Bool("duplicate", outcome == outcomeDuplicate)), extra...)...)
+}
+
+func (j *job) afterReturn(ctx context.Context, state celery.State, exc *celery.Exception) error {
+	if h, ok := j.task.Handler.(AfterReturner); ok {
+		return h.AfterReturn(ctx, j.req, state, exc)
+	}
+	return nil
+}
+
+func (j *job) fields(extra ...zap.Field) []zap.Field {
+	return append([]zap.Field{
+		zap.String("task_id", j.req.ID),
+		zap.String("task_name", j.req.Name()),
+		zap.String("routing_key", j.delivery.RoutingKey),
+		zap.Int("attempt", j.req.Retries+1),
+		zap.Bool("redelivered", j.delivery.Redelivered),
+	}, extra...)
+}
+
+// event sends a task event with the job's id, if task events are on.
+func (j *job) event(kind string, fields func() map[string]any) {
+	if !j.w.remote.TaskEvents() {
+		return
+	}
+	var f map[string]any
+	if fields != nil {
+		f = fields()
+	}
+	if f == nil {
+		f = map[string]any{}
+	}
+	f["uuid"] = j.req.ID
+	j.w.remote.TaskEvent(kind, f)
+}
+
+func (j *job) receivedFields() map[string]any {
+	optional := func(s string) any {
+		if s == "" {
+			return nil
+		}
+		return s
+	}
+	moment := func(t time.Time) any {
+		if t.IsZero() {
+			return nil
+		}
+		return t.UTC().Format("2006-01-02T15:04:05.999999-07:00")
+	}
+	return map[string]any{
+		"name": j.req.Name(), "args": j.req.ArgsText(), "kwargs": j.req.KwargsText(),
+		"root_id": j.req.RootID, "parent_id": optional(j.req.ParentID), "retries": j.req.Retries,
+		"eta": moment(j.req.ETA), "expires": moment(j.req.Expires),
+	}
 }
 
 // pause waits, or returns why ctx ended.
@@ -180,120 +600,6 @@ func pause(ctx context.Context, d time.Duration) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	}
-}
-
-// retry stores RETRY and waits for the next attempt.
-func (j *job) retry(ctx context.Context, f fate) error {
-	if err := j.store(ctx, celery.Retried, f.exc); err != nil {
-		return err
-	}
-	if err := j.afterReturn(ctx, celery.Retried, f.exc); err != nil {
-		return err
-	}
-	j.w.metrics.jobs.WithLabelValues(j.task.Name, outcomeRetry).Inc()
-	j.w.log.Warn("task will be retried", j.fields(
-		zap.Error(f.exc), zap.Float64("wait_seconds", f.wait.Seconds()))...)
-	if err := pause(ctx, f.wait); err != nil {
-		return err
-	}
-	j.req.Retries++
-	return nil
-}
-
-// finish stores the final state, reports it and acknowledges the delivery: in
-// this order, so that whoever sees the end of the job finds its result.
-func (j *job) finish(ctx context.Context, state celery.State, value any, exc *celery.Exception) error {
-	// The work is done: its outcome is still stored when the worker stops.
-	ctx, cancel := lingering(ctx, lastWrites)
-	defer cancel()
-	result := value
-	if exc != nil {
-		result = exc
-	}
-	err := j.store(ctx, state, result)
-	var notJSON *celery.MetaError
-	if errors.As(err, &notJSON) && exc == nil {
-		// As Celery does when a result cannot be serialised.
-		return j.finish(ctx, celery.Failure, nil, celery.NewException("TypeError", err.Error(), err))
-	}
-	if err != nil {
-		return err
-	}
-	if j.req.IgnoreResult {
-		if err := j.w.marks.MarkFinished(ctx, j.req.ID, state); err != nil {
-			return err
-		}
-	}
-	if err := j.afterReturn(ctx, state, exc); err != nil {
-		return err
-	}
-	extra := []zap.Field{}
-	if exc != nil {
-		extra = append(extra, zap.Error(exc))
-	}
-	if m, ok := value.(zapcore.ObjectMarshaler); ok {
-		extra = append(extra, zap.Inline(m))
-	}
-	j.end(outcomeOf(state), state, extra...)
-	return nil
-}
-
-// store saves a state in DB0, unless the producer does not want results. The
-// error is a *celery.MetaError if result is no JSON value.
-func (j *job) store(ctx context.Context, state celery.State, result any) error {
-	if j.req.IgnoreResult {
-		return nil
-	}
-	m, err := celery.NewMeta(j.req, state, result, time.Now())
-	if err != nil {
-		return err
-	}
-	if j.w.cfg.ResultExtended {
-		m.Extended = celery.NewExtended(j.req, j.w.cfg.NodeName)
-	}
-	return j.w.results.Save(ctx, m)
-}
-
-func (j *job) afterReturn(ctx context.Context, state celery.State, exc *celery.Exception) error {
-	if h, ok := j.task.Handler.(AfterReturner); ok {
-		return h.AfterReturn(ctx, j.req, state, exc)
-	}
-	return nil
-}
-
-// end acknowledges, counts and logs: the one line of the job's outcome.
-func (j *job) end(outcome string, state celery.State, extra ...zap.Field) {
-	// An error means that the session is gone. The broker will deliver the job
-	// again, and it will be recognised as finished.
-	if err := j.delivery.Ack(false); err != nil {
-		extra = append(extra, zap.Bool("ack_lost", true))
-	}
-	took := time.Since(j.start)
-	j.w.metrics.jobs.WithLabelValues(j.task.Name, outcome).Inc()
-	j.w.metrics.duration.WithLabelValues(j.task.Name).Observe(took.Seconds())
-	fields := j.fields(zap.String("state", string(state)), zap.Float64("duration_seconds", took.Seconds()))
-	j.w.log.Info("task finished", append(append(fields, zap.Bool("duplicate", outcome == outcomeDuplicate)), extra...)...)
-}
-
-func (j *job) fields(extra ...zap.Field) []zap.Field {
-	return append([]zap.Field{
-		zap.String("task_id", j.req.ID),
-		zap.String("task_name", j.req.Name()),
-		zap.String("routing_key", j.delivery.RoutingKey),
-		zap.Int("attempt", j.req.Retries+1),
-		zap.Bool("redelivered", j.delivery.Redelivered),
-	}, extra...)
-}
-
-func outcomeOf(state celery.State) string {
-	switch state {
-	case celery.Success:
-		return outcomeSuccess
-	case celery.Revoked:
-		return outcomeRevoked
-	default:
-		return outcomeFailure
 	}
 }
 

@@ -32,7 +32,7 @@ func (w *Worker) refuse(jobs context.Context, s *session, d amqp.Delivery, reaso
 		zap.String("task_id", reason.ID), zap.String("task_name", reason.Task),
 		zap.String("routing_key", d.RoutingKey), zap.String("reason", string(reason.Reason)))
 
-	if err := s.publisher.Publish(ctx, ExchangeDeadLetter, keyDeadLetter, deadLetter(d, reason, w.cfg.NodeName)); err != nil {
+	if err := s.publisher.Publish(ctx, deadLetter(d, reason, w.cfg.NodeName)); err != nil {
 		// A new session declares the dead-letter queue if it has gone, and the
 		// message comes again.
 		log.Warn("dead letter not kept, trying again", zap.Error(err))
@@ -47,9 +47,15 @@ func (w *Worker) refuse(jobs context.Context, s *session, d amqp.Delivery, reaso
 		}
 		if err != nil {
 			log.Warn("refused message given back to its queue", zap.Error(err))
-			w.giveBackStarted(jobs, d)
+			if jobs.Err() != nil {
+				w.returned.Add(1)
+			}
+			_ = d.Nack(false, true) // an error means that its session is gone
 			return
 		}
+	}
+	if reason.Reason == celery.ReasonUnknownTask && w.remote.TaskEvents() {
+		w.remote.TaskEvent("task-failed", map[string]any{"uuid": reason.ID, "exception": refusal(reason).Repr()})
 	}
 	ackErr := d.Ack(false)
 	w.metrics.jobs.WithLabelValues(taskLabel(w, d), outcomeRefused).Inc()
@@ -59,7 +65,7 @@ func (w *Worker) refuse(jobs context.Context, s *session, d amqp.Delivery, reaso
 
 // deadLetter is the message as it goes to the dead-letter exchange: body,
 // properties and headers as they came, and why it was refused.
-func deadLetter(d amqp.Delivery, reason *celery.MessageError, node string) amqp.Publishing {
+func deadLetter(d amqp.Delivery, reason *celery.MessageError, node string) Outgoing {
 	headers := amqp.Table{}
 	maps.Copy(headers, d.Headers)
 	// RabbitMQ would send copies to the queues that CC names.
@@ -73,7 +79,7 @@ func deadLetter(d amqp.Delivery, reason *celery.MessageError, node string) amqp.
 	headers[headerRoutingKey] = d.RoutingKey
 	headers[headerNode] = node
 	headers[headerTime] = time.Now().UTC().Format(time.RFC3339)
-	return amqp.Publishing{
+	return Outgoing{ExchangeDeadLetter, keyDeadLetter, amqp.Publishing{
 		Headers:         headers,
 		ContentType:     d.ContentType,
 		ContentEncoding: d.ContentEncoding,
@@ -88,5 +94,14 @@ func deadLetter(d amqp.Delivery, reason *celery.MessageError, node string) amqp.
 		Type:      d.Type,
 		AppId:     d.AppId,
 		Body:      d.Body,
-	}
+	}}
 }
+
+// keepRejected keeps the message of a task that rejected it.
+func (j *job) keepRejected(ctx context.Context, exc *celery.Exception) error {
+	out := deadLetter(j.delivery, &celery.MessageError{Reason: reasonRejected, Err: exc}, j.w.cfg.NodeName)
+	return j.w.outbox.publish(ctx, out)
+}
+
+// reasonRejected is the reason of a dead letter whose task rejected it.
+const reasonRejected celery.Reason = "rejected"

@@ -18,12 +18,35 @@ type turn struct {
 	users int           // holder and waiters
 }
 
-// lock waits until the id is free. waited tells that somebody else was running
-// it. The caller calls release once it is done.
-func (r *running) lock(ctx context.Context, id string) (release func(), waited bool, err error) {
+// tryLock takes the id if it is free. The caller calls release once it is done.
+func (r *running) tryLock(id string) (release func(), ok bool) {
+	t := r.enter(id)
+	select {
+	case <-t.token:
+		return func() { t.token <- struct{}{}; r.leave(id, t) }, true
+	default:
+		r.leave(id, t)
+		return nil, false
+	}
+}
+
+// lock waits until the id is free.
+func (r *running) lock(ctx context.Context, id string) (release func(), err error) {
+	t := r.enter(id)
+	select {
+	case <-t.token:
+		return func() { t.token <- struct{}{}; r.leave(id, t) }, nil
+	case <-ctx.Done():
+		r.leave(id, t)
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (r *running) enter(id string) *turn {
 	r.mu.Lock()
-	t, waited := r.ids[id]
-	if !waited {
+	defer r.mu.Unlock()
+	t, known := r.ids[id]
+	if !known {
 		t = &turn{token: make(chan struct{}, 1)}
 		t.token <- struct{}{}
 		if r.ids == nil {
@@ -32,20 +55,13 @@ func (r *running) lock(ctx context.Context, id string) (release func(), waited b
 		r.ids[id] = t
 	}
 	t.users++
-	r.mu.Unlock()
+	return t
+}
 
-	leave := func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if t.users--; t.users == 0 {
-			delete(r.ids, id)
-		}
-	}
-	select {
-	case <-t.token:
-		return func() { t.token <- struct{}{}; leave() }, waited, nil
-	case <-ctx.Done():
-		leave()
-		return nil, waited, context.Cause(ctx)
+func (r *running) leave(id string, t *turn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t.users--; t.users == 0 {
+		delete(r.ids, id)
 	}
 }

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -25,15 +27,30 @@ const (
 // session is one connection to the broker, from dialling to its loss. A
 // delivery is acknowledged on the session it came from, never on a later one.
 type session struct {
-	conn       *amqp.Connection
-	consumer   *amqp.Channel
-	publisher  *Publisher
-	deliveries map[string]<-chan amqp.Delivery // by consumer tag
+	conn      *amqp.Connection
+	channel   *amqp.Channel // of all consumers
+	publisher *Publisher
+
+	// waits ends when the session does, and with it what only waits to run.
+	waits    context.Context
+	endWaits context.CancelCauseFunc
+
+	readers   sync.WaitGroup
+	consumers map[string]*consumer // by queue; used by the goroutine of consume only
 
 	connClosed    chan *amqp.Error
 	channelClosed chan *amqp.Error
 	cancelled     chan string // a consumer that the broker cancelled: its queue is gone
 	failed        chan error  // a fault found by a job that only a new session mends
+}
+
+// consumer is one subscription to a queue.
+type consumer struct {
+	session  *session
+	queue    string
+	tag      string
+	prefetch int
+	held     atomic.Int64 // deliveries that wait for their ETA
 }
 
 // Dial connects to the first broker that answers. Besides the AMQP URL forms it
@@ -141,7 +158,11 @@ func (w *Worker) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.log.Info("broker connected", zap.Strings("queues", w.cfg.Queues),
+	names := []string{}
+	for _, q := range w.queues.list() {
+		names = append(names, q.Name)
+	}
+	w.log.Info("broker connected", zap.Strings("queues", names),
 		zap.Int("attempts", attempts), zap.Float64("duration_seconds", time.Since(start).Seconds()))
 	return s, nil
 }
@@ -157,34 +178,25 @@ func (w *Worker) open(ctx context.Context) (_ *session, err error) {
 			conn.Close()
 		}
 	}()
-	created, err := Declare(ctx, conn, w.cfg.Queues)
+	queues := w.queues.list()
+	created, err := declare(ctx, conn, queues)
 	if err != nil {
 		return nil, err
 	}
 	if len(created) > 0 {
 		w.log.Info("queues created", zap.Strings("queues", created))
 	}
-	s := &session{conn: conn, deliveries: map[string]<-chan amqp.Delivery{}, failed: make(chan error, 1)}
+	s := &session{conn: conn, consumers: map[string]*consumer{}, failed: make(chan error, 1)}
 	if s.publisher, err = NewPublisher(conn); err != nil {
 		return nil, err
 	}
-	if s.consumer, err = conn.Channel(); err != nil {
+	if s.channel, err = conn.Channel(); err != nil {
 		return nil, fmt.Errorf("open channel for consuming: %w", err)
 	}
-	// Per consumer: quorum queues refuse the global flag.
-	prefetch := w.cfg.Concurrency * w.cfg.PrefetchMultiplier
-	if err := s.consumer.Qos(prefetch, 0, false); err != nil {
-		return nil, fmt.Errorf("set prefetch %d: %w", prefetch, err)
-	}
 	s.connClosed = conn.NotifyClose(make(chan *amqp.Error, 1))
-	s.channelClosed = s.consumer.NotifyClose(make(chan *amqp.Error, 1))
-	s.cancelled = s.consumer.NotifyCancel(make(chan string, len(w.cfg.Queues)))
-	for _, queue := range w.cfg.Queues {
-		tag := queue + "/" + w.cfg.NodeName
-		if s.deliveries[tag], err = s.consumer.Consume(queue, tag, false, false, false, false, nil); err != nil {
-			return nil, fmt.Errorf("consume from %s: %w", queue, err)
-		}
-	}
+	s.channelClosed = s.channel.NotifyClose(make(chan *amqp.Error, 1))
+	s.cancelled = s.channel.NotifyCancel(make(chan string, 16))
+	s.waits, s.endWaits = context.WithCancelCause(context.WithoutCancel(ctx))
 	return s, nil
 }
 
@@ -200,94 +212,168 @@ func (s *session) fail(err error) {
 // queue.
 func (s *session) close() {
 	if s != nil {
+		s.endWaits(errSessionLost)
 		s.conn.Close() // an error means that it was closed before
+		s.readers.Wait()
 	}
 }
 
-// consume runs the session: it hands deliveries to handle, each in a goroutine
-// of its own within the worker's slots, until the session is lost or ctx ends.
-// When ctx ends, deliveries that have not begun go back to their queues. It
+// consume runs the session: deliveries are accepted, until the session is lost
+// or ctx ends. When ctx ends, what has not begun goes back to its queue. It
 // returns why the session was lost, nil when ctx ended.
-func (w *Worker) consume(ctx context.Context, s *session, handle func(amqp.Delivery)) error {
-	stop := make(chan struct{})
-	var readers sync.WaitGroup
-	defer readers.Wait()
-	defer close(stop)
-	for _, deliveries := range s.deliveries {
-		readers.Go(func() { w.read(ctx, stop, deliveries, handle) })
-	}
-	w.consuming.Store(true)
-	defer w.consuming.Store(false)
+func (w *Worker) consume(ctx context.Context, s *session, accept func(*consumer, amqp.Delivery)) error {
+	w.outbox.set(s)
+	defer w.outbox.set(nil)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
+		if err := w.subscribe(ctx, s, accept); err != nil {
+			return err
+		}
+		w.consuming.Store(true)
 		select {
 		case <-tick.C:
 			w.beat()
+		case <-w.queues.changed: // as is what they are consumed with
 		case <-ctx.Done():
-			for tag := range s.deliveries {
-				// After this, what the client has received still comes out of
-				// deliveries, which then closes. An error means that the
-				// connection is gone, and everything is back in its queue.
-				if err := s.consumer.Cancel(tag, false); err != nil {
+			w.consuming.Store(false)
+			s.endWaits(errStopping)
+			for _, c := range s.consumers {
+				// After this, what the client has received still comes out of the
+				// deliveries, which then end. An error means that the connection is
+				// gone, and everything is back in its queue.
+				if err := s.channel.Cancel(c.tag, false); err != nil {
 					return nil
 				}
 			}
-			readers.Wait()
+			s.readers.Wait()
 			return nil
 		case err := <-s.connClosed:
-			return lostError("connection closed", err)
+			return w.lost("connection closed", err)
 		case err := <-s.channelClosed:
-			return lostError("channel closed", err)
+			return w.lost("channel closed", err)
 		case tag := <-s.cancelled:
+			w.consuming.Store(false)
 			return fmt.Errorf("the broker cancelled consumer %s: its queue was deleted or moved", tag)
 		case err := <-s.failed:
+			w.consuming.Store(false)
 			return err
 		}
 	}
 }
 
-func lostError(what string, err *amqp.Error) error {
+func (w *Worker) lost(what string, err *amqp.Error) error {
+	w.consuming.Store(false)
 	if err == nil {
 		return fmt.Errorf("%s", what)
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// read starts a job for each delivery as slots come free.
-func (w *Worker) read(ctx context.Context, stop <-chan struct{}, deliveries <-chan amqp.Delivery, handle func(amqp.Delivery)) {
-	for {
-		var d amqp.Delivery
-		var ok bool
-		select {
-		case d, ok = <-deliveries:
-			if !ok {
-				return
+// subscribe makes the consumers those that are wanted: of these queues, with
+// this prefetch, and with room in it. A consumer of which half the prefetch is
+// held back for an ETA is replaced; what it holds stays with the channel and does
+// not count for the new one. (Celery raises the prefetch count instead, which
+// quorum queues do not allow.)
+func (w *Worker) subscribe(ctx context.Context, s *session, accept func(*consumer, amqp.Delivery)) error {
+	wanted := w.queues.list()
+	prefetch := w.prefetch()
+	for name, c := range s.consumers {
+		if !slices.ContainsFunc(wanted, func(q Queue) bool { return q.Name == name }) {
+			delete(s.consumers, name)
+			if err := s.channel.Cancel(c.tag, false); err != nil {
+				return fmt.Errorf("stop consuming from %s: %w", name, err)
 			}
-		case <-stop: // the session is lost
-			return
+			w.log.Info("no longer consuming", zap.String("queue", name))
 		}
-		if ctx.Err() == nil {
-			select {
-			case w.slots <- struct{}{}:
-				w.jobs.Go(func() {
-					defer func() { <-w.slots }()
-					handle(d)
-				})
-				continue
-			case <-ctx.Done():
-			case <-stop:
-				return
+	}
+	for _, q := range wanted {
+		old := s.consumers[q.Name]
+		if old != nil && old.prefetch == prefetch && (2*old.held.Load() <= int64(prefetch) || w.held.scheduled() > maxScheduled) {
+			continue
+		}
+		if old == nil {
+			if _, err := declare(ctx, s.conn, []Queue{q}); err != nil {
+				return err
 			}
 		}
-		w.giveBack(d)
+		c := &consumer{session: s, queue: q.Name, prefetch: prefetch, tag: fmt.Sprintf("%s/%s/%d", q.Name, w.cfg.NodeName, w.tags.Add(1))}
+		// Per consumer: quorum queues refuse the global flag.
+		if err := s.channel.Qos(prefetch, 0, false); err != nil {
+			return fmt.Errorf("set prefetch %d: %w", prefetch, err)
+		}
+		deliveries, err := s.channel.Consume(q.Name, c.tag, false, false, false, false, nil)
+		if err != nil {
+			return fmt.Errorf("consume from %s: %w", q.Name, err)
+		}
+		s.consumers[q.Name] = c
+		s.readers.Go(func() {
+			for d := range deliveries {
+				accept(c, d)
+			}
+		})
+		if old != nil {
+			if err := s.channel.Cancel(old.tag, false); err != nil {
+				return fmt.Errorf("replace the consumer of %s: %w", q.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// maxScheduled bounds the deliveries that are held for their ETA; beyond it the
+// broker keeps the rest.
+const maxScheduled = 10000
+
+// holdMore notes that a delivery of c waits for its ETA, and has c replaced when
+// too many do. The caller takes it off c.held when it does not wait any more.
+func (w *Worker) holdMore(c *consumer) {
+	if 2*c.held.Add(1) > int64(c.prefetch) {
+		w.queues.touch()
 	}
 }
 
-// giveBack returns a delivery to its queue, to run elsewhere or later. An error
-// means that its session is gone, and the broker has done so itself.
-func (w *Worker) giveBack(d amqp.Delivery) {
-	if err := d.Nack(false, true); err == nil {
-		w.metrics.jobs.WithLabelValues(taskLabel(w, d), outcomeReturned).Inc()
+// queues are the queues that are consumed, which remote control may change.
+type queues struct {
+	mu      sync.Mutex
+	all     []Queue
+	changed chan struct{} // has an element when the consumers have to be looked at
+}
+
+func newQueues(names []string) *queues {
+	q := &queues{changed: make(chan struct{}, 1)}
+	for _, name := range names {
+		q.all = append(q.all, queueNamed(name))
 	}
+	return q
+}
+
+func (q *queues) list() []Queue {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Clone(q.all)
+}
+
+// touch has the consumers looked at.
+func (q *queues) touch() {
+	select {
+	case q.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (q *queues) add(n Queue) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !slices.ContainsFunc(q.all, func(o Queue) bool { return o.Name == n.Name }) {
+		q.all = append(q.all, n)
+	}
+	q.touch()
+}
+
+func (q *queues) remove(name string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.all = slices.DeleteFunc(q.all, func(o Queue) bool { return o.Name == name })
+	q.touch()
 }

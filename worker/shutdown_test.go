@@ -109,19 +109,22 @@ func TestGraceEnds(t *testing.T) {
 	}
 }
 
-// TestRetryWaitEndsAtOnce stops a worker whose only job waits for its retry.
-func TestRetryWaitEndsAtOnce(t *testing.T) {
+// TestRetryDoesNotHoldTheWorker stops a worker whose only job waits for its
+// retry: the next attempt is a message of its own, ready for another worker.
+func TestRetryDoesNotHoldTheWorker(t *testing.T) {
 	b := setup(t)
 	b.cfg.Grace = 0
 	b.task("t", fail(&celery.Retry{Err: errors.New("away"), After: time.Minute}))
 	_, stop := b.start()
-	b.send("t", nil)
+	id := b.send("t", nil)
 	b.until(func() bool { return b.logs.FilterMessage("task will be retried").Len() == 1 })
-	var returned *worker.ReturnedError
-	if err := stop(); !errors.As(err, &returned) {
-		t.Errorf("Run: got %v, want the job returned", err)
+	if err := stop(); err != nil {
+		t.Errorf("Run: %v", err)
 	}
-	b.until(func() bool { return b.left("q.ai") == 1 })
+	d := b.get("q.ai")
+	if d.Headers["id"] != id || d.Headers["retries"] != int32(1) || d.Headers["eta"] == nil {
+		t.Errorf("got headers %v, want the next attempt of %s with its time", d.Headers, id)
+	}
 }
 
 // TestConnectionLost cuts the connection while a job runs: the broker delivers

@@ -21,6 +21,7 @@ const (
 type Queue struct {
 	Name       string
 	Exchange   string     // bound to this exchange
+	Kind       string     // type of the exchange; "": topic for tasks, else direct
 	BindingKey string     // by this key
 	Args       amqp.Table // nil: none, a classic queue
 }
@@ -73,25 +74,32 @@ func exchangeKind(name string) string {
 // dead-letter exchange with its queue. What exists is left as it is, whatever
 // its arguments. It returns the names of the queues it created.
 func Declare(ctx context.Context, conn *amqp.Connection, queues []string) (created []string, err error) {
+	wanted := make([]Queue, len(queues))
+	for i, name := range queues {
+		wanted[i] = queueNamed(name)
+	}
+	return declare(ctx, conn, wanted)
+}
+
+func declare(ctx context.Context, conn *amqp.Connection, queues []Queue) (created []string, err error) {
 	d := declarer{conn: conn}
 	defer d.close()
-	names := slices.Clone(queues)
-	if !slices.Contains(names, QueueDeadLetter) {
-		names = append(names, QueueDeadLetter)
+	if !slices.ContainsFunc(queues, func(q Queue) bool { return q.Name == QueueDeadLetter }) {
+		queues = append(slices.Clone(queues), queueNamed(QueueDeadLetter))
 	}
-	if err := d.exchange(ExchangeTasks); err != nil {
+	if err := d.exchange(ExchangeTasks, ""); err != nil {
 		return nil, err
 	}
-	for _, name := range names {
+	for _, q := range queues {
 		if err := ctx.Err(); err != nil {
 			return created, context.Cause(ctx)
 		}
-		isNew, err := d.queue(queueNamed(name))
+		isNew, err := d.queue(q)
 		if err != nil {
 			return created, err
 		}
 		if isNew {
-			created = append(created, name)
+			created = append(created, q.Name)
 		}
 	}
 	return created, nil
@@ -129,8 +137,10 @@ func notFound(err error) bool {
 	return errors.As(err, &e) && e.Code == amqp.NotFound
 }
 
-func (d *declarer) exchange(name string) error {
-	kind := exchangeKind(name)
+func (d *declarer) exchange(name, kind string) error {
+	if kind == "" {
+		kind = exchangeKind(name)
+	}
 	err := d.do("look for exchange "+name, func(ch *amqp.Channel) error {
 		return ch.ExchangeDeclarePassive(name, kind, true, false, false, false, nil)
 	})
@@ -164,7 +174,7 @@ func (d *declarer) queue(q Queue) (created bool, err error) {
 	default:
 		return false, err
 	}
-	if err := d.exchange(q.Exchange); err != nil {
+	if err := d.exchange(q.Exchange, q.Kind); err != nil {
 		return created, err
 	}
 	return created, d.do("bind queue "+q.Name, func(ch *amqp.Channel) error {

@@ -55,7 +55,7 @@ func TestDeclare(t *testing.T) {
 		}
 	}
 	for key, queue := range map[string]string{"ai.analyze": "q.ai", "batch.x": "q.batch", "api.x": "q.api", "sched.x": "q.sched"} {
-		if err := b.pub.Publish(t.Context(), "tasks", key, amqp.Publishing{Body: []byte(key)}); err != nil {
+		if err := b.publishTo("tasks", key, amqp.Publishing{Body: []byte(key)}); err != nil {
 			t.Errorf("publish %s: %v", key, err)
 		}
 		if d := b.get(queue); string(d.Body) != key {
@@ -82,9 +82,7 @@ func TestExistingQueueIsConsumedAsItIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	headers["stamps"] = amqp.Table{}
-	m := amqp.Publishing{Headers: headers, ContentType: props.ContentType, Body: body}
-	if err := b.pub.Publish(t.Context(), "", "q.batch", m); err != nil {
+	if err := b.publishTo("", "q.batch", worker.Publishing(props, headers, body)); err != nil {
 		t.Fatal(err)
 	}
 	if got := b.wait("in-batch"); got.Status != celery.Success {
@@ -97,14 +95,14 @@ func TestExistingQueueIsConsumedAsItIs(t *testing.T) {
 
 func TestPublisher(t *testing.T) {
 	b := setup(t)
-	err := b.pub.Publish(t.Context(), "tasks", "nobody.listens", amqp.Publishing{Body: []byte("x")})
+	err := b.publishTo("tasks", "nobody.listens", amqp.Publishing{Body: []byte("x")})
 	if !errors.Is(err, worker.ErrUnroutable) {
 		t.Errorf("got %v, want ErrUnroutable", err)
 	}
-	if err := b.pub.Publish(t.Context(), "tasks", "ai.x", amqp.Publishing{Body: []byte("x")}); err != nil {
+	if err := b.publishTo("tasks", "ai.x", amqp.Publishing{Body: []byte("x")}); err != nil {
 		t.Errorf("after a return: %v", err)
 	}
-	if err := b.pub.Publish(t.Context(), "no such exchange", "k", amqp.Publishing{}); err == nil {
+	if err := b.publishTo("no such exchange", "k", amqp.Publishing{}); err == nil {
 		t.Error("unknown exchange: got no error")
 	}
 }

@@ -2,9 +2,11 @@ package worker
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,54 +16,28 @@ import (
 	"go.uber.org/zap"
 
 	"onceover/celery"
+	"onceover/internal/remote"
+	"onceover/results"
 )
 
-// Handler does the work of a task.
-type Handler interface {
-	// Run makes one attempt. What it returns is stored as the task's result
-	// and has to be a JSON value. A *celery.Retry asks for another attempt, a
-	// *celery.Exception is stored as it is, any other error as a RuntimeError.
-	// ctx ends at the soft time limit, and when the worker has to stop.
-	Run(ctx context.Context, req *celery.Request) (any, error)
-}
-
-// HandlerFunc is a function as a Handler.
-type HandlerFunc func(ctx context.Context, req *celery.Request) (any, error)
-
-// Run calls f.
-func (f HandlerFunc) Run(ctx context.Context, req *celery.Request) (any, error) { return f(ctx, req) }
-
-// AfterReturner is a Handler that wants to know what was stored, like Celery's
-// Task.after_return.
-type AfterReturner interface {
-	// AfterReturn is called once the state is stored (RETRY or a final state)
-	// and before the delivery is acknowledged. exc is nil on SUCCESS. After a
-	// crash it is called again on redelivery, so it must be safe to repeat. An
-	// error keeps the delivery unacknowledged.
-	AfterReturn(ctx context.Context, req *celery.Request, state celery.State, exc *celery.Exception) error
-}
-
-// Task is what the worker knows of a task.
-type Task struct {
-	Name       string
-	Handler    Handler
-	MaxRetries int // how often a *celery.Retry is granted
-}
-
-// Results is where states are stored: results.Store.
+// Results is where states are stored and chords counted: results.Store.
 type Results interface {
 	Save(ctx context.Context, m celery.Meta) error
 	Load(ctx context.Context, taskID string) (*celery.Meta, error)
+	SaveGroup(ctx context.Context, g *celery.Result) error
+	BeginChord(ctx context.Context, c celery.ChordSize) error
+	GrowChord(ctx context.Context, groupID string) error
+	CountPart(ctx context.Context, p results.Part) (complete bool, err error)
+	Header(ctx context.Context, groupID string) (json.RawMessage, error)
+	ChordDone(ctx context.Context, groupID string) error
+	ChordFailed(ctx context.Context, groupID string) error
 }
 
-// Marks remembers the end of tasks whose result is not stored: progress.Store.
+// Marks remembers the end of attempts whose result is not stored: progress.Store.
 type Marks interface {
-	MarkFinished(ctx context.Context, taskID string, state celery.State) error
-	Finished(ctx context.Context, taskID string) (celery.State, error)
+	MarkFinished(ctx context.Context, taskID string, state celery.State, retries int) error
+	Finished(ctx context.Context, taskID string) (state celery.State, retries int, err error)
 }
-
-// errStopping is the cause with which jobs end that outlast the grace period.
-var errStopping = errors.New("the worker is stopping")
 
 // reconnectPause keeps a session that is lost as soon as it is made from being
 // made again without end.
@@ -78,15 +54,25 @@ type Worker struct {
 	marks   Marks
 	log     *zap.Logger
 	metrics *metrics
-	tasks   map[string]Task
+	tasks   map[string]*task
+	remote  *remote.Remote
+	origin  string // "gen<pid>@<host>", of what the worker publishes
 
-	slots     chan struct{} // one token a job in flight
+	pool   pool
+	queues *queues
+	outbox *outbox
+	held   held
+	scale  scale
+	tags   atomic.Int64 // consumer tags given so far
+
 	jobs      sync.WaitGroup
 	running   running
 	consuming atomic.Bool
 	lastBeat  atomic.Int64 // Unix nanoseconds
 	abort     chan struct{}
 	abortOnce sync.Once
+	shutdown  chan struct{} // closed by the remote command of this name
+	downOnce  sync.Once
 	returned  atomic.Int64 // jobs given back because the worker stopped
 }
 
@@ -96,22 +82,46 @@ func New(cfg Config, results Results, marks Marks, reg prometheus.Registerer, lo
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("worker configuration: %w", err)
 	}
+	_, host, _ := strings.Cut(cfg.NodeName, "@")
 	w := &Worker{
-		cfg:     cfg,
-		results: results,
-		marks:   marks,
-		log:     log,
-		tasks:   map[string]Task{},
-		slots:   make(chan struct{}, cfg.Concurrency),
-		abort:   make(chan struct{}),
+		cfg:      cfg,
+		results:  results,
+		marks:    marks,
+		log:      log,
+		tasks:    map[string]*task{},
+		origin:   fmt.Sprintf("gen%d@%s", os.Getpid(), host),
+		pool:     pool{size: cfg.Concurrency},
+		queues:   newQueues(cfg.Queues),
+		outbox:   newOutbox(),
+		abort:    make(chan struct{}),
+		shutdown: make(chan struct{}),
 	}
-	w.metrics = newMetrics(reg, func() float64 { return float64(len(w.slots)) })
+	w.metrics = newMetrics(reg, func() float64 { used, _ := w.pool.inUse(); return float64(used) })
+	w.remote = remote.New(remote.Config{
+		NodeName: cfg.NodeName, TaskEvents: cfg.TaskEvents, Mingle: cfg.Mingle,
+		Dial: func(ctx context.Context) (*amqp.Connection, error) {
+			return Dial(ctx, cfg.NodeName+" (remote control)", cfg.BrokerURLs)
+		},
+	}, (*node)(w), log.Named("remote"))
+	if err := w.Register(builtins()...); err != nil {
+		return nil, err
+	}
 	w.beat()
 	return w, nil
 }
 
-// Register adds a task. It must not be called after Run.
-func (w *Worker) Register(t Task) { w.tasks[t.Name] = t }
+// Register adds tasks. It must not be called after Run. A task of the same name
+// is replaced. The error says what is wrong with a task.
+func (w *Worker) Register(tasks ...Task) error {
+	for _, t := range tasks {
+		registered, err := newTask(t)
+		if err != nil {
+			return err
+		}
+		w.tasks[t.Name] = registered
+	}
+	return nil
+}
 
 // Consuming reports whether the broker is connected and every queue consumed.
 func (w *Worker) Consuming() bool { return w.consuming.Load() }
@@ -135,10 +145,30 @@ func (e *ReturnedError) Error() string {
 // for the others for Config.Grace, or until Abort; what is left then is
 // cancelled and returned to its queue, which Run reports as a *ReturnedError.
 func (w *Worker) Run(ctx context.Context) error {
-	// Jobs outlive ctx by the grace period.
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	// Jobs outlive ctx by the grace period, remote control outlives the jobs.
 	jobs, stopJobs := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stopJobs(errStopping)
+	control, stopControl := context.WithCancel(context.WithoutCancel(ctx))
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer stopControl()
+	others.Go(func() { w.remote.Run(control) })
+	others.Go(func() {
+		select {
+		case <-w.shutdown:
+			stop()
+		case <-ctx.Done():
+		}
+	})
 
+	// What was revoked before is known before the first job is taken.
+	select {
+	case <-w.remote.Ready():
+	case <-time.After(mingleTime):
+	case <-ctx.Done():
+	}
 	var s *session
 	for ctx.Err() == nil {
 		next, err := w.connect(ctx)
@@ -146,16 +176,24 @@ func (w *Worker) Run(ctx context.Context) error {
 			break // ctx has ended
 		}
 		s = next
-		err = w.consume(ctx, s, func(d amqp.Delivery) { w.handle(jobs, s, d) })
+		err = w.consume(ctx, s, func(c *consumer, d amqp.Delivery) { w.accept(jobs, c, d) })
 		if ctx.Err() != nil {
 			break
 		}
 		s.close()
 		w.metrics.brokerLost.Inc()
-		w.log.Warn("broker lost, reconnecting", zap.Error(err), zap.Int("jobs_in_flight", len(w.slots)))
+		w.log.Warn("broker lost, reconnecting", zap.Error(err), zap.Int("jobs_in_flight", w.inFlight()))
 		_ = pause(ctx, reconnectPause/2+rand.N(reconnectPause)) // ends early when ctx does
 	}
 	return w.drain(s, stopJobs)
+}
+
+// mingleTime is how long the start waits for remote control to be there.
+const mingleTime = 2 * time.Second
+
+func (w *Worker) inFlight() int {
+	used, _ := w.pool.inUse()
+	return used
 }
 
 // Abort ends the grace period at once: the second signal.
@@ -165,7 +203,11 @@ func (w *Worker) Abort() { w.abortOnce.Do(func() { close(w.abort) }) }
 // that they can be acknowledged.
 func (w *Worker) drain(s *session, stopJobs context.CancelCauseFunc) error {
 	defer s.close()
-	inFlight := len(w.slots)
+	if s != nil {
+		w.outbox.set(s) // what the last jobs start is still published
+		defer w.outbox.set(nil)
+	}
+	inFlight := w.inFlight()
 	w.log.Info("stopping", zap.Int("jobs_in_flight", inFlight), zap.Duration("grace", w.cfg.Grace))
 
 	done := make(chan struct{})
@@ -198,7 +240,7 @@ func (w *Worker) drain(s *session, stopJobs context.CancelCauseFunc) error {
 	select {
 	case <-done:
 	case <-last.C:
-		w.returned.Add(int64(len(w.slots)))
+		w.returned.Add(int64(w.inFlight()))
 	}
 	w.log.Warn("stopped before all jobs had finished", zap.Int64("jobs_returned", w.returned.Load()))
 	return w.stopError()

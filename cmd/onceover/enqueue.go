@@ -270,26 +270,11 @@ func (p *producer) send(ctx context.Context, exchange, key, task string, kwargs 
 	if err != nil {
 		return "", err
 	}
-	err = p.pub.Publish(ctx, exchange, key, amqp.Publishing{
-		Headers: table(headers), Body: body, DeliveryMode: amqp.Persistent,
-		ContentType: props.ContentType, ContentEncoding: props.ContentEncoding, CorrelationId: props.CorrelationID,
-	})
+	err = p.pub.Publish(ctx, worker.Outgoing{Exchange: exchange, RoutingKey: key, Publishing: worker.Publishing(props, headers, body)})
 	if errors.Is(err, worker.ErrUnroutable) {
 		return "", fmt.Errorf("%w; name another --routing-key or --queue", err)
 	}
 	return req.ID, err
-}
-
-// table converts the nested maps to the AMQP client's type.
-func table(m map[string]any) amqp.Table {
-	t := amqp.Table{}
-	for k, v := range m {
-		if nested, ok := v.(map[string]any); ok {
-			v = table(nested)
-		}
-		t[k] = v
-	}
-	return t
 }
 
 // short is the first part of an id, for narrow tables.

@@ -114,11 +114,14 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 	if svc.worker, err = worker.New(s.Worker, svc.results, svc.progress, svc.metrics, log.Named("worker")); err != nil {
 		return nil, err
 	}
-	svc.worker.Register(worker.Task{
+	err = svc.worker.Register(worker.Task{
 		Name:       tasks.NameAnalyze,
 		Handler:    tasks.NewImageAnalyze(s.Tasks, svc.fetcher, svc.cache, svc.progress, analyzer, svc.metrics, log.Named("tasks")),
 		MaxRetries: tasks.AnalyzeRetries,
 	})
+	if err != nil {
+		return nil, err
+	}
 	if s.HTTPAddr != "" {
 		if svc.gateway, err = gateway.Listen(s.HTTPAddr, svc.worker, probes, svc.metrics, log.Named("http")); err != nil {
 			return nil, err

@@ -86,7 +86,6 @@ type setting struct {
 
 // later are variables of the design that have no effect yet.
 var later = map[string]string{
-	"ONCEOVER_TASK_EVENTS":           "task events are not sent yet",
 	"ONCEOVER_LIMITS_URL":            "rate limits are not kept yet",
 	"ONCEOVER_BLACKLIST_URL":         "the token blacklist is not kept yet",
 	"ONCEOVER_FAILED_URL":            "failed jobs are not kept in asynq yet",
@@ -147,8 +146,11 @@ func (s *Settings) table() []setting {
 		{"concurrency", []string{"ONCEOVER_CONCURRENCY"}, num(&s.Worker.Concurrency), "jobs in flight"},
 		{"prefetch-multiplier", []string{"ONCEOVER_PREFETCH_MULTIPLIER"}, num(&s.Worker.PrefetchMultiplier), "prefetch = concurrency x this"},
 		{"node-name", []string{"ONCEOVER_NODE_NAME"}, str(&s.Worker.NodeName), "the Celery node name"},
+		{"default-queue", []string{"ONCEOVER_DEFAULT_QUEUE"}, str(&s.Worker.DefaultQueue), "where a task goes that a job starts and that names no queue: Celery's task_default_queue"},
 		{"track-started", []string{"ONCEOVER_TRACK_STARTED"}, yes(&s.Worker.TrackStarted), "store STARTED when a job begins, as Celery's task_track_started"},
 		{"result-extended", []string{"ONCEOVER_RESULT_EXTENDED"}, yes(&s.Worker.ResultExtended), "store name, arguments and worker too, as Celery's result_extended"},
+		{"task-events", []string{"ONCEOVER_TASK_EVENTS"}, yes(&s.Worker.TaskEvents), "send task events from the start, as celery worker -E; else from when a monitor asks for them"},
+		{"mingle", []string{"ONCEOVER_MINGLE"}, yes(&s.Worker.Mingle), "ask the other workers at the start which tasks are revoked; takes a second"},
 		{"soft-time-limit", []string{"ONCEOVER_SOFT_TIME_LIMIT"}, dur(&s.Worker.SoftTimeLimit), "cancel a job after this; the message's limit wins"},
 		{"time-limit", []string{"ONCEOVER_TIME_LIMIT"}, dur(&s.Worker.TimeLimit), "abandon a job after this; the message's limit wins"},
 		{"grace", []string{"ONCEOVER_GRACE"}, dur(&s.Worker.Grace), "how long SIGTERM waits for jobs in flight"},

@@ -53,7 +53,9 @@ var ours = map[string][]string{
 	"progress":             {"celery", "internal/redisretry"},
 	"cache":                {"celery", "phash", "internal/redisretry"},
 	"tasks":                {"celery", "phash", "vision", "progress", "cache", "internal/source"},
-	"worker":               {"celery"},
+	"worker":               {"celery", "results", "internal/remote"},
+	"internal/remote":      {"celery"},
+	"examples/integration": {"celery", "worker", "results", "progress", "internal/config"},
 	"internal/embedded":    {"internal/broker"},
 	"internal/config":      {"worker", "tasks", "vision", "internal/source", "internal/redisretry"},
 	"cmd/onceover": {"worker", "tasks", "celery", "phash", "vision", "progress", "results", "cache",
@@ -62,8 +64,8 @@ var ours = map[string][]string{
 
 // clients may be imported only by these.
 var clients = map[string][]string{
-	"github.com/rabbitmq/amqp091-go": {"worker", "cmd/onceover", "internal/testenv"},
-	"github.com/redis/go-redis/v9":   {"results", "progress", "cache", "internal/redisretry", "internal/config", "cmd/onceover", "internal/testenv"},
+	"github.com/rabbitmq/amqp091-go": {"worker", "internal/remote", "internal/testenv"},
+	"github.com/redis/go-redis/v9":   {"results", "progress", "cache", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "internal/testenv"},
 }
 
 func TestImports(t *testing.T) {

@@ -1,0 +1,584 @@
+package celery
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Plan is what has to be done to start signatures on behalf of a task: the
+// messages to publish, in order, once the chord sizes and groups are stored. It
+// is made by [Plan.Apply], which does no I/O.
+//
+// Tasks without an id of their own get one that derives from the parent's id and
+// from their place in the plan: a plan made again, after a crash, has the same
+// ids.
+type Plan struct {
+	Parent *Request // on whose behalf; nil: the signatures are roots
+	Salt   string   // tells plans of one parent apart
+	Now    time.Time
+	Origin string // header origin of the messages
+
+	Messages   []Message
+	ChordSizes []ChordSize
+	Groups     []*Result // headers whose results are nested, to be stored by their id
+	Children   []*Result // what was started, in the form of Celery's children
+
+	ids int
+}
+
+// Message is a task message to be published. An empty Exchange with a Queue
+// means the default exchange with the queue's name as routing key; all three
+// empty mean the default queue.
+type Message struct {
+	Request    *Request
+	Queue      string
+	Exchange   string
+	RoutingKey string
+}
+
+// ChordSize is how many completions a chord waits for.
+type ChordSize struct {
+	Group string // id of the header
+	Size  int
+}
+
+// newID returns the next derived id, or a random one for a plan without parent.
+func (p *Plan) newID() string {
+	if p.Parent == nil {
+		return uuid.NewString()
+	}
+	p.ids++
+	return uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "onceover/%s/%s/%d", p.Parent.ID, p.Salt, p.ids)).String()
+}
+
+// Apply plans to start s with args before its own arguments and returns what
+// will hold the result. s is not changed. The rules are those of
+// celery/canvas.py: a chain is flattened, a group followed by a step becomes a
+// chord, what follows a chord follows its body.
+func (p *Plan) Apply(s *Signature, args []json.RawMessage, over Options) (*Result, error) {
+	return p.apply(s.Clone(), args, nil, over, true)
+}
+
+// apply is Apply on a signature that may be changed. trail tells whether what
+// starts counts as a child of the parent.
+func (p *Plan) apply(s *Signature, args []json.RawMessage, kwargs map[string]json.RawMessage, over Options, trail bool) (*Result, error) {
+	switch s.Kind {
+	case KindChain:
+		return p.applyChain(s, args, kwargs, over, trail)
+	case KindGroup:
+		return p.applyGroup(s, args, kwargs, over, trail)
+	case KindChord:
+		return p.applyChord(s, args, kwargs, over, trail)
+	default:
+		return p.applyTask(s, args, kwargs, over, trail)
+	}
+}
+
+// prepend puts the arguments that s is applied to before its own.
+func (s *Signature) prepend(args []json.RawMessage, kwargs map[string]json.RawMessage) {
+	if s.Immutable {
+		return
+	}
+	s.Args = slices.Concat(args, s.Args)
+	for k, v := range kwargs {
+		if s.Kwargs == nil {
+			s.Kwargs = map[string]json.RawMessage{}
+		}
+		s.Kwargs[k] = v
+	}
+}
+
+func (p *Plan) applyTask(s *Signature, args []json.RawMessage, kwargs map[string]json.RawMessage, over Options, trail bool) (*Result, error) {
+	s.prepend(args, kwargs)
+	o := s.Options.merged(over)
+	if o.TaskID == "" {
+		o.TaskID = p.newID()
+	}
+	r := &Request{
+		Task: s.Task, ID: o.TaskID, RootID: o.RootID, ParentID: o.ParentID,
+		Group: o.GroupID, GroupIndex: o.GroupIndex,
+		Shadow: o.Shadow, Origin: p.Origin, ReplyTo: o.ReplyTo,
+		Args: s.Args, Kwargs: s.Kwargs,
+		Retries:   o.Retries,
+		Callbacks: o.Link, Errbacks: o.LinkError, Chain: o.Chain, Chord: o.Chord,
+		ReplacedTaskNesting: o.ReplacedTaskNesting,
+		StampedHeaders:      o.StampedHeaders, Stamps: o.stamps(),
+	}
+	if p.Parent != nil {
+		if r.RootID == "" {
+			r.RootID = p.Parent.RootID
+		}
+		if r.ParentID == "" {
+			r.ParentID = p.Parent.ID
+		}
+		if r.ReplyTo == "" {
+			r.ReplyTo = p.Parent.ReplyTo
+		}
+	}
+	if r.RootID == "" {
+		r.RootID = r.ID
+	}
+	if o.IgnoreResult != nil {
+		r.IgnoreResult = *o.IgnoreResult
+	}
+	if o.TimeLimit != nil {
+		r.TimeLimit = time.Duration(*o.TimeLimit * float64(time.Second))
+	}
+	if o.SoftTimeLimit != nil {
+		r.SoftTimeLimit = time.Duration(*o.SoftTimeLimit * float64(time.Second))
+	}
+	if len(o.Headers) > 0 {
+		r.Headers = map[string]any{}
+		for k, raw := range o.Headers {
+			r.Headers[k] = tableValue(raw)
+		}
+	}
+	if o.Priority != nil {
+		priority := uint8(min(max(*o.Priority, 0), 255))
+		r.Properties.Priority = &priority
+	}
+	var err error
+	if r.ETA, err = p.moment(o.ETA); err != nil {
+		return nil, fmt.Errorf("option eta of %s: %w", s.Task, err)
+	}
+	if o.Countdown != nil {
+		r.ETA = p.Now.Add(time.Duration(*o.Countdown * float64(time.Second)))
+	}
+	if r.Expires, err = p.moment(o.Expires); err != nil {
+		return nil, fmt.Errorf("option expires of %s: %w", s.Task, err)
+	}
+	p.Messages = append(p.Messages, Message{Request: r, Queue: o.Queue, Exchange: o.Exchange, RoutingKey: o.RoutingKey})
+	result := &Result{ID: o.TaskID}
+	if trail {
+		p.Children = append(p.Children, result)
+	}
+	return result, nil
+}
+
+// moment reads an option that is a time, or a number of seconds from now.
+func (p *Plan) moment(raw json.RawMessage) (time.Time, error) {
+	if len(raw) == 0 {
+		return time.Time{}, nil
+	}
+	var seconds float64
+	if json.Unmarshal(raw, &seconds) == nil {
+		return p.Now.Add(time.Duration(seconds * float64(time.Second))), nil
+	}
+	var text string
+	if err := json.Unmarshal(richText(raw), &text); err != nil {
+		return time.Time{}, fmt.Errorf("%s is neither a time nor a number of seconds", clip(string(raw), 64))
+	}
+	return ParseTime(text)
+}
+
+func (p *Plan) applyChain(s *Signature, args []json.RawMessage, kwargs map[string]json.RawMessage, over Options, trail bool) (*Result, error) {
+	o := s.Options.merged(over)
+	if !s.Immutable {
+		args = slices.Concat(args, s.Args)
+	} else {
+		args = s.Args
+	}
+	results := p.prepareChain(s, completion{
+		id: o.TaskID, group: o.GroupID, index: o.GroupIndex, chord: o.Chord, root: o.RootID,
+	})
+	if len(s.Tasks) == 0 {
+		return nil, nil // an empty chain does nothing
+	}
+	for _, errback := range o.LinkError {
+		for _, step := range s.Tasks {
+			step.failWith(errback)
+		}
+	}
+	last := s.Tasks[len(s.Tasks)-1]
+	for _, callback := range o.Link {
+		last.Options.Link = append(last.Options.Link, callback)
+	}
+	first, rest := s.Tasks[0], slices.Clone(s.Tasks[1:])
+	slices.Reverse(rest)
+	// What the steps' last one needs it has got; the first takes the rest.
+	o.TaskID, o.GroupID, o.GroupIndex, o.Chord, o.Link, o.LinkError = "", "", nil, nil, nil, nil
+	o.Chain = slices.Concat(o.Chain, rest)
+	result, err := p.apply(first, args, kwargs, o, trail)
+	if err != nil || len(rest) == 0 {
+		return result, err
+	}
+	return results, nil
+}
+
+// failWith adds an errback to a step, and to the body of a step that is a chord.
+func (s *Signature) failWith(errback *Signature) {
+	switch s.Kind {
+	case KindGroup:
+		s.LinkFailure(errback)
+	case KindChord:
+		s.Body.failWith(errback)
+	default:
+		s.Options.LinkError = appendOnce(s.Options.LinkError, errback)
+	}
+}
+
+// completion is what the part of a signature that completes it has to carry.
+type completion struct {
+	id    string
+	group string
+	index *int
+	chord *Signature
+	root  string
+}
+
+// freeze gives every part of s its id and the completing part what in says, in
+// place. An id or a group that a part has already stays.
+func (p *Plan) freeze(s *Signature, in completion) *Result {
+	o := &s.Options
+	switch s.Kind {
+	case KindChain:
+		return p.prepareChain(s, in)
+	case KindGroup:
+		if o.TaskID == "" {
+			o.TaskID = p.newID()
+		}
+		if in.group != "" {
+			o.GroupID = in.group
+		}
+		if in.chord != nil {
+			o.Chord = in.chord
+		}
+		if in.index != nil {
+			o.GroupIndex = in.index
+		}
+		if o.RootID == "" {
+			o.RootID = in.root
+		}
+		s.Tasks = flattenGroup(s.Tasks)
+		group := &Result{ID: o.TaskID, Members: []*Result{}}
+		for i, t := range s.Tasks {
+			group.Members = append(group.Members, p.freeze(t, completion{group: in.group, index: &i, chord: in.chord, root: in.root}))
+		}
+		return group
+	case KindChord:
+		if in.id == "" {
+			in.id = o.TaskID
+		}
+		header := p.freeze(s.Header, completion{root: in.root})
+		body := p.freeze(s.Body, in)
+		if first := body.origin(); first != header {
+			first.Parent = header
+		}
+		return body
+	}
+	if o.TaskID == "" {
+		if o.TaskID = in.id; in.id == "" {
+			o.TaskID = p.newID()
+		}
+	}
+	if in.root != "" {
+		o.RootID = in.root
+	}
+	if o.GroupID == "" {
+		o.GroupID = in.group
+	}
+	if in.chord != nil {
+		o.Chord = in.chord
+	}
+	if in.index != nil {
+		o.GroupIndex = in.index
+	}
+	return &Result{ID: o.TaskID}
+}
+
+// prepareChain flattens a chain in place into steps of which only the last may
+// be a group, freezes them, and returns the result of the last one, with its
+// parents (celery/canvas.py, _chain.prepare_steps).
+func (p *Plan) prepareChain(s *Signature, in completion) *Result {
+	if in.id == "" {
+		in.id = s.Options.TaskID
+	}
+	var steps []*Signature // backwards
+	var results []*Result
+	flat := flattenChain(s.Tasks)
+	for i := len(flat) - 1; i >= 0; i-- {
+		step := flat[i]
+		n := len(steps)
+		var result *Result
+		if step.Kind == KindGroup && n > 0 {
+			// group | step is a chord.
+			step = &Signature{Task: "celery.chord", Kind: KindChord, Header: step, Body: steps[n-1]}
+			step.Options.TaskID = step.Body.Options.TaskID
+			steps, results = steps[:n-1], results[:n-1]
+			n--
+		}
+		if n == 0 {
+			result = p.freeze(step, in)
+		} else {
+			result = p.freeze(step, completion{root: in.root})
+			// The origin of what follows comes after this step.
+			results[n-1].origin().Parent = result
+		}
+		steps, results = append(steps, step), append(results, result)
+	}
+	slices.Reverse(steps)
+	s.Tasks = steps
+	if len(results) == 0 {
+		return nil
+	}
+	s.Options.TaskID = results[0].ID
+	return results[0]
+}
+
+// flattenChain splices the chains among the steps, takes the member of a group
+// of one for the group, drops empty groups, and lets the steps of a chord's body
+// after the first follow the chord.
+func flattenChain(tasks []*Signature) []*Signature {
+	var out []*Signature
+	for _, t := range tasks {
+		for t.Kind == KindGroup && len(t.Tasks) == 1 {
+			t = t.Tasks[0]
+		}
+		switch {
+		case t.Kind == KindChain:
+			out = append(out, flattenChain(unchain(t))...)
+		case t.Kind == KindGroup && len(t.Tasks) == 0:
+		case t.Kind == KindChord && ledByTask(t.Body):
+			rest := unchain(t.Body)
+			t.Body = rest[0]
+			out = append(out, t)
+			out = append(out, flattenChain(rest[1:])...)
+		default:
+			out = append(out, t)
+		}
+	}
+	if len(out) == 0 {
+		// Nothing but empty groups: one is kept, so that there is a result.
+		for _, t := range tasks {
+			if t.Kind == KindGroup && len(t.Tasks) == 0 {
+				return []*Signature{t}
+			}
+		}
+	}
+	return out
+}
+
+// ledByTask tells a chain whose first step runs once.
+func ledByTask(body *Signature) bool {
+	return body.Kind == KindChain && len(body.Tasks) > 0 && body.Tasks[0].Kind != KindGroup
+}
+
+// unchain returns the steps of a chain with the chain's links on them.
+func unchain(chain *Signature) []*Signature {
+	steps := chain.Tasks
+	if len(steps) == 0 {
+		return nil
+	}
+	for _, callback := range chain.Options.Link {
+		steps[len(steps)-1].LinkSuccess(callback)
+	}
+	for _, errback := range chain.Options.LinkError {
+		for _, step := range steps {
+			step.LinkFailure(errback)
+		}
+	}
+	if len(chain.Args) > 0 && !steps[0].Immutable {
+		steps[0].Args = slices.Concat(chain.Args, steps[0].Args)
+	}
+	// What completes the chain is its last step.
+	last := &steps[len(steps)-1].Options
+	if last.TaskID == "" {
+		last.TaskID = chain.Options.TaskID
+	}
+	if last.GroupID == "" {
+		last.GroupID = chain.Options.GroupID
+	}
+	if last.GroupIndex == nil {
+		last.GroupIndex = chain.Options.GroupIndex
+	}
+	if last.Chord == nil {
+		last.Chord = chain.Options.Chord
+	}
+	return steps
+}
+
+// flattenGroup puts the members of groups among the members in their place and
+// drops empty chains.
+func flattenGroup(tasks []*Signature) []*Signature {
+	var out []*Signature
+	for _, t := range tasks {
+		switch {
+		case t.Kind == KindGroup:
+			out = append(out, flattenGroup(t.Tasks)...)
+		case t.Kind == KindChain && len(t.Tasks) == 0:
+		default:
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+func (p *Plan) applyGroup(s *Signature, args []json.RawMessage, kwargs map[string]json.RawMessage, over Options, trail bool) (*Result, error) {
+	o := s.Options.merged(over)
+	gid := o.TaskID
+	if gid == "" {
+		gid = p.newID()
+	}
+	group := &Result{ID: gid, Members: []*Result{}}
+	tasks := flattenGroup(s.Tasks)
+	if len(tasks) == 0 {
+		return group, nil
+	}
+	for i, t := range tasks {
+		group.Members = append(group.Members, p.freeze(t, completion{group: gid, index: &i, root: o.RootID}))
+	}
+	chord := o.Chord
+	if chord == nil {
+		chord = tasks[len(tasks)-1].Options.Chord
+	}
+	if chord != nil {
+		size := 0
+		for _, t := range tasks {
+			size += completions(t)
+		}
+		p.ChordSizes = append(p.ChordSizes, ChordSize{Group: gid, Size: size})
+	}
+	each := o
+	each.TaskID, each.GroupIndex, each.Link, each.LinkError = "", nil, nil, nil
+	each.GroupID, each.Chord = gid, chord
+	for _, t := range tasks {
+		if _, err := p.apply(t, args, kwargs, each, false); err != nil {
+			return nil, err
+		}
+	}
+	// A group of one that ends in a group is that group.
+	if len(group.Members) == 1 && group.Members[0].IsGroup() {
+		group = group.Members[0]
+	}
+	if trail {
+		p.Children = append(p.Children, group)
+	}
+	return group, nil
+}
+
+// completions counts what a signature reports to a chord: each task of a group,
+// the last step of a chain that has any, a chord's body.
+func completions(s *Signature) int {
+	switch s.Kind {
+	case KindGroup:
+		n := 0
+		for _, t := range s.Tasks {
+			n += completions(t)
+		}
+		return n
+	case KindChain:
+		for i := len(s.Tasks) - 1; i >= 0; i-- {
+			if n := completions(s.Tasks[i]); n > 0 {
+				return n
+			}
+		}
+		return 0
+	case KindChord:
+		return completions(s.Body)
+	default:
+		return 1
+	}
+}
+
+func (p *Plan) applyChord(s *Signature, args []json.RawMessage, kwargs map[string]json.RawMessage, over Options, trail bool) (*Result, error) {
+	o := s.Options.merged(over)
+	if s.Immutable {
+		args = s.Args
+	} else {
+		args = slices.Concat(args, s.Args)
+		for k, v := range s.Kwargs {
+			if _, given := kwargs[k]; !given {
+				kwargs = setKwarg(kwargs, k, v)
+			}
+		}
+	}
+	header, body := s.Header, s.Body
+	gid := header.Options.TaskID
+	if gid == "" {
+		gid = p.newID()
+		header.Options.TaskID = gid
+	}
+	bodyID := o.TaskID
+
+	// Links, and what completes the chord, belong to the body; a delay belongs to
+	// the header.
+	for _, callback := range o.Link {
+		body.LinkSuccess(callback)
+	}
+	for _, errback := range o.LinkError {
+		if body.Kind == KindGroup {
+			body.LinkFailure(errback)
+		} else {
+			body.Options.LinkError = append(body.Options.LinkError, errback)
+		}
+	}
+	forBody := o
+	forBody.TaskID, forBody.ParentID, forBody.Link, forBody.LinkError, forBody.Countdown, forBody.ETA = "", "", nil, nil, nil, nil
+	body.Options = overlay(body.Options, forBody)
+	if bodyID == "" {
+		bodyID = p.newID()
+	}
+	root := body.Options.RootID
+	result := p.freeze(body, completion{id: bodyID, group: gid, root: root})
+
+	headerResult := p.freeze(header, completion{root: root})
+	for _, t := range header.Tasks {
+		setGroup(t, gid)
+	}
+	if slices.ContainsFunc(headerResult.Members, (*Result).IsGroup) {
+		p.Groups = append(p.Groups, headerResult)
+	}
+	if first := result.origin(); first != headerResult {
+		first.Parent = headerResult
+	}
+	if len(header.Tasks) == 0 {
+		_, err := p.apply(body, []json.RawMessage{json.RawMessage("[]")}, nil, Options{}, trail)
+		return result, err
+	}
+	forHeader := o
+	forHeader.TaskID, forHeader.Chain, forHeader.Link, forHeader.LinkError = gid, nil, nil, nil
+	forHeader.Chord, forHeader.GroupID, forHeader.GroupIndex = body, "", nil
+	_, err := p.applyGroup(header, args, kwargs, forHeader, trail)
+	return result, err
+}
+
+// setGroup makes the completing part of a header's member belong to the header,
+// even if it had been frozen for another place before.
+func setGroup(s *Signature, gid string) {
+	switch s.Kind {
+	case KindChain:
+		if n := len(s.Tasks); n > 0 {
+			setGroup(s.Tasks[n-1], gid)
+		}
+	case KindChord:
+		setGroup(s.Body, gid)
+	case KindGroup:
+		for _, t := range s.Tasks {
+			setGroup(t, gid)
+		}
+	default:
+		s.Options.GroupID = gid
+	}
+}
+
+// overlay is merged without the exception for the group: a chord's body belongs
+// to the group that the chord belongs to.
+func overlay(o, over Options) Options {
+	out := o.merged(over)
+	if over.GroupID != "" {
+		out.GroupID = over.GroupID
+	}
+	return out
+}
+
+func setKwarg(kwargs map[string]json.RawMessage, k string, v json.RawMessage) map[string]json.RawMessage {
+	out := map[string]json.RawMessage{k: v}
+	for k, v := range kwargs {
+		out[k] = v
+	}
+	return out
+}

@@ -1,0 +1,283 @@
+package remote
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"onceover/celery"
+)
+
+// info is a request as inspect shows it (celery/worker/request.py, info). With
+// safe, the arguments are texts.
+func (r *Remote) info(j Job, safe bool) map[string]any {
+	req := j.Request
+	var args, kwargs any = req.ArgsText(), req.KwargsText()
+	if !safe {
+		args, kwargs = req.Args, req.Kwargs
+		if req.Args == nil {
+			args = []any{}
+		}
+		if req.Kwargs == nil {
+			kwargs = map[string]any{}
+		}
+	}
+	var started, pid any
+	if !j.Started.IsZero() {
+		started, pid = unixSeconds(j.Started), os.Getpid()
+	}
+	return map[string]any{
+		"id": req.ID, "name": req.Name(), "type": req.Task, "args": args, "kwargs": kwargs,
+		"hostname": r.cfg.NodeName, "time_start": started, "acknowledged": j.Acknowledged, "worker_pid": pid,
+		"delivery_info": map[string]any{
+			"exchange": req.Delivery.Exchange, "routing_key": req.Delivery.RoutingKey,
+			"priority": req.Priority(), "redelivered": req.Delivery.Redelivered,
+		},
+	}
+}
+
+func (r *Remote) infos(jobs []Job, safe bool) []any {
+	out := make([]any, len(jobs))
+	for i, j := range jobs {
+		out[i] = r.info(j, safe)
+	}
+	return out
+}
+
+func activeJobs(r *Remote, a arguments) (any, error) {
+	var safe bool
+	if _, err := a.get("safe", &safe); err != nil {
+		return nil, err
+	}
+	return r.infos(r.node.Jobs().Active, safe), nil
+}
+
+func reservedJobs(r *Remote, _ arguments) (any, error) {
+	return r.infos(r.node.Jobs().Reserved, false), nil
+}
+
+func scheduledJobs(r *Remote, _ arguments) (any, error) {
+	jobs := r.node.Jobs().Scheduled
+	out := make([]any, len(jobs))
+	for i, j := range jobs {
+		out[i] = map[string]any{
+			"eta":      j.Request.ETA.UTC().Format("2006-01-02T15:04:05.999999-07:00"),
+			"priority": 6, "request": r.info(j, false),
+		}
+	}
+	return out, nil
+}
+
+func revokedIDs(r *Remote, _ arguments) (any, error) { return r.Revoked.IDs(), nil }
+
+func queryTask(r *Remote, a arguments) (any, error) {
+	if _, given := a.values["ids"]; !given {
+		return nil, a.need("ids", new(any))
+	}
+	ids, err := a.texts("ids")
+	if err != nil {
+		return nil, err
+	}
+	jobs := r.node.Jobs()
+	out := map[string]any{}
+	for state, list := range map[string][]Job{"active": jobs.Active, "reserved": jobs.Reserved, "scheduled": jobs.Scheduled} {
+		for _, j := range list {
+			if slices.Contains(ids, j.Request.ID) {
+				out[j.Request.ID] = []any{state, r.info(j, false)}
+			}
+		}
+	}
+	return out, nil
+}
+
+func registered(r *Remote, a arguments) (any, error) {
+	items, err := a.texts("taskinfoitems")
+	if err != nil {
+		return nil, err
+	}
+	if len(items) == 0 {
+		items = []string{"exchange", "routing_key", "rate_limit"}
+	}
+	var builtins bool
+	if _, err := a.get("builtins", &builtins); err != nil {
+		return nil, err
+	}
+	out := []string{}
+	for _, t := range r.node.Tasks() {
+		if strings.HasPrefix(t.Name, "celery.") && !builtins {
+			continue
+		}
+		var attributes []string
+		for _, item := range items {
+			value := t.Attributes[item]
+			if item == "name" {
+				value = t.Name
+			}
+			if value == nil {
+				continue
+			}
+			text, isText := value.(string)
+			if !isText {
+				text = celery.Repr(value)
+			}
+			attributes = append(attributes, item+"="+text)
+		}
+		if len(attributes) == 0 {
+			out = append(out, t.Name)
+		} else {
+			out = append(out, fmt.Sprintf("%s [%s]", t.Name, strings.Join(attributes, " ")))
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// activeQueues shows queues as kombu's Queue.as_dict does.
+func activeQueues(r *Remote, a arguments) (any, error) {
+	if err := a.only(); err != nil {
+		return nil, err
+	}
+	out := []any{}
+	for _, q := range r.node.Queues() {
+		var args any
+		if len(q.Arguments) > 0 {
+			args = q.Arguments
+		}
+		var noDeclare any
+		if q.NoDeclare {
+			noDeclare = true
+		}
+		out = append(out, map[string]any{
+			"name": q.Name, "routing_key": q.RoutingKey, "queue_arguments": args,
+			"exchange": map[string]any{
+				"name": q.Exchange, "type": q.ExchangeType, "arguments": nil, "durable": true, "passive": false,
+				"auto_delete": false, "delivery_mode": nil, "no_declare": false,
+			},
+			"binding_arguments": nil, "consumer_arguments": nil, "durable": true, "exclusive": false,
+			"auto_delete": false, "no_ack": false, "alias": nil, "bindings": []any{}, "no_declare": noDeclare,
+			"expires": nil, "message_ttl": nil, "max_length": nil, "max_length_bytes": nil, "max_priority": nil,
+		})
+	}
+	return out, nil
+}
+
+func conf(r *Remote, _ arguments) (any, error) { return r.node.Settings(), nil }
+
+// stats has everything that Flower and celery-exporter look for.
+func stats(r *Remote, _ arguments) (any, error) {
+	p, b := r.node.Pool(), r.node.Broker()
+	total := r.node.Totals()
+	runs := 0
+	for _, n := range total {
+		runs += n
+	}
+	pids := make([]int, p.Size)
+	for i := range pids {
+		pids[i] = os.Getpid()
+	}
+	out := map[string]any{
+		"total": total, "pid": os.Getpid(), "clock": strconv.FormatInt(r.Clock.Value(), 10),
+		"uptime": max(1, int(time.Since(r.started).Seconds())), "prefetch_count": p.Prefetch,
+		"pool": map[string]any{
+			"implementation": "onceover:goroutines", "max-concurrency": p.Size, "processes": pids,
+			"max-tasks-per-child": "N/A", "put-guarded-by-semaphore": false,
+			"timeouts": []float64{p.SoftTimeLimit.Seconds(), p.TimeLimit.Seconds()},
+			"writes":   map[string]any{"total": runs, "avg": "0.00", "all": "", "raw": "", "strategy": nil, "inqueues": map[string]int{"total": 0, "active": 0}},
+		},
+		"broker": map[string]any{
+			"hostname": b.Host, "port": b.Port, "userid": b.User, "virtual_host": b.VirtualHost, "ssl": b.TLS,
+			"insist": false, "transport": "amqp", "connect_timeout": 4, "transport_options": map[string]any{},
+			"login_method": "PLAIN", "uri_prefix": nil, "heartbeat": b.Heartbeat.Seconds(), "failover_strategy": "round-robin",
+			"alternates": []any{}, "credential_provider": nil,
+		},
+		"rusage": usage(),
+	}
+	if p.Autoscaled {
+		active := len(r.node.Jobs().Active)
+		out["autoscaler"] = map[string]any{"max": p.Max, "min": p.Min, "current": max(p.Min, active), "qty": active}
+	}
+	return out, nil
+}
+
+// usage is that of the process, with Python's names of the fields.
+func usage() any {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return "N/A"
+	}
+	seconds := func(t syscall.Timeval) float64 { return float64(t.Nano()) / 1e9 }
+	return map[string]any{
+		"utime": seconds(u.Utime), "stime": seconds(u.Stime), "maxrss": u.Maxrss, "ixrss": u.Ixrss, "idrss": u.Idrss,
+		"isrss": u.Isrss, "minflt": u.Minflt, "majflt": u.Majflt, "nswap": u.Nswap, "inblock": u.Inblock,
+		"oublock": u.Oublock, "msgsnd": u.Msgsnd, "msgrcv": u.Msgrcv, "nsignals": u.Nsignals, "nvcsw": u.Nvcsw, "nivcsw": u.Nivcsw,
+	}
+}
+
+// memsample is the resident memory, as Celery shows it; null where it is not
+// known.
+func memsample(*Remote, arguments) (any, error) {
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return nil, nil
+	}
+	fields := strings.Fields(string(text))
+	if len(fields) < 2 {
+		return nil, nil
+	}
+	pages, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return nil, nil
+	}
+	return fmt.Sprintf("%.2fMB", float64(pages*os.Getpagesize())/(1<<20)), nil
+}
+
+func memdump(r *Remote, a arguments) (any, error) {
+	sample, _ := memsample(r, a)
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return fmt.Sprintf("resident %v, heap in use %.2fMB, goroutines %d, garbage collections %d\n",
+		sample, float64(m.HeapInuse)/(1<<20), runtime.NumGoroutine(), m.NumGC), nil
+}
+
+// objgraph needs a library of Python.
+func objgraph(_ *Remote, a arguments) (any, error) {
+	if err := a.only("num", "max_depth", "type"); err != nil {
+		return nil, err
+	}
+	return nil, celery.NewException("ImportError", "Requires the objgraph library", nil)
+}
+
+func sortedKeys(m map[string]any) []string { return slices.Sorted(maps.Keys(m)) }
+
+// revokedTable is what hello tells: each id with the time at which it was
+// revoked, a float on a clock of our own.
+func (r *Remote) revokedTable() map[string]any {
+	out := map[string]any{}
+	now := time.Since(r.started).Seconds()
+	for _, id := range r.Revoked.IDs() {
+		// Written with a fraction: Python skips a time that is an int.
+		out[id] = []any{json.RawMessage(strconv.FormatFloat(now, 'f', 6, 64)), id}
+	}
+	return out
+}
+
+// mergeRevoked takes over what another worker has revoked, a dict by id or a
+// list of ids.
+func (r *Remote) mergeRevoked(raw json.RawMessage) {
+	var table map[string]json.RawMessage
+	if json.Unmarshal(raw, &table) == nil {
+		r.Revoked.Add(slices.Collect(maps.Keys(table))...)
+		return
+	}
+	var list []string
+	if json.Unmarshal(raw, &list) == nil {
+		r.Revoked.Add(list...)
+	}
+}

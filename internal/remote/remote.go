@@ -1,0 +1,205 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"onceover/celery"
+)
+
+// Node is the worker as remote control and events see it. All methods are safe
+// for concurrent use and return at once: none waits for a job, for Redis or for
+// the broker.
+type Node interface {
+	// Jobs is a view of what the worker holds at one moment.
+	Jobs() Jobs
+	// Totals says how often each task has been accepted, by task name.
+	Totals() map[string]int
+	// Tasks lists the registered tasks, in any order.
+	Tasks() []Task
+	// Queues lists the queues consumed, in any order.
+	Queues() []Queue
+	Pool() Pool
+	// Settings are Celery's names of the settings and their values, without
+	// secrets. They are JSON values.
+	Settings() map[string]any
+	Broker() Broker
+
+	// Resize changes the pool by n slots. It fails with ErrAutoscaled, or if
+	// nothing would be left.
+	Resize(n int) error
+	// Autoscale bounds the pool; max 0 keeps the bound as it is, and so does min.
+	// It returns the bounds that hold now.
+	Autoscale(max, min int) (nowMax, nowMin int, err error)
+	// RateLimit sets a task's limit in runs a second, 0 for none. It fails with
+	// ErrUnknownTask.
+	RateLimit(task string, perSecond float64) error
+	// TimeLimits sets a task's limits, 0 for none. It fails with ErrUnknownTask.
+	TimeLimits(task string, hard, soft time.Duration) error
+	// AddConsumer consumes one more queue; q has a name, the rest may be empty.
+	AddConsumer(q Queue)
+	// CancelConsumer stops consuming a queue.
+	CancelConsumer(queue string)
+	// Revoke ends the jobs that match: those that wait, and if terminate is set
+	// those that run. It returns the ids of the jobs that ran.
+	Revoke(match func(*celery.Request) bool, terminate bool, signal int) []string
+	// Shutdown begins a warm shutdown.
+	Shutdown()
+}
+
+// Errors of Node's methods.
+var (
+	ErrUnknownTask = errors.New("unknown task")
+	ErrAutoscaled  = errors.New("not supported with autoscale")
+)
+
+// Jobs is what the worker holds.
+type Jobs struct {
+	Active    []Job // running
+	Reserved  []Job // received, waiting for a slot or their task's rate limit
+	Scheduled []Job // received, waiting for their ETA
+}
+
+// Job is one request that the worker holds.
+type Job struct {
+	Request      *celery.Request
+	Started      time.Time // zero unless running
+	Acknowledged bool
+}
+
+// Task is a registered task with those of Celery's task attributes that it has
+// (rate_limit, time_limit, soft_time_limit, max_retries, acks_late, ignore_result,
+// serializer, …), as JSON values; nil for those that are not set.
+type Task struct {
+	Name       string
+	Attributes map[string]any
+}
+
+// Queue is a queue that is consumed.
+type Queue struct {
+	Name         string
+	Exchange     string
+	ExchangeType string
+	RoutingKey   string
+	Arguments    map[string]any // of the queue; nil when none
+	NoDeclare    bool           // it was there, and nothing was declared
+}
+
+// Pool is how many jobs may run at once.
+type Pool struct {
+	Size          int
+	Prefetch      int // deliveries that the broker may send ahead, over all queues
+	SoftTimeLimit time.Duration
+	TimeLimit     time.Duration
+	Autoscaled    bool
+	Max, Min      int // bounds, when autoscaled
+}
+
+// Broker is the connection, for stats.
+type Broker struct {
+	Host, User, VirtualHost string
+	Port                    int
+	TLS                     bool
+	Heartbeat               time.Duration
+}
+
+// Config says who we are.
+type Config struct {
+	NodeName   string
+	TaskEvents bool // task events from the start, as celery worker -E
+	Mingle     bool // learn revoked ids from the other workers at the start
+	// Dial opens the connection, which is used for nothing else.
+	Dial func(context.Context) (*amqp.Connection, error)
+}
+
+// Remote answers remote control and sends events. Create it with New.
+type Remote struct {
+	Clock   *Clock
+	Revoked *Revoked
+
+	cfg     Config
+	node    Node
+	log     *zap.Logger
+	events  *events
+	started time.Time
+	ready   chan struct{}
+	once    sync.Once // closes ready
+}
+
+// New returns a Remote that asks node.
+func New(cfg Config, node Node, log *zap.Logger) *Remote {
+	r := &Remote{
+		Clock: &Clock{}, Revoked: newRevoked(),
+		cfg: cfg, node: node, log: log, started: time.Now(), ready: make(chan struct{}),
+	}
+	r.events = newEvents(r)
+	return r
+}
+
+// Ready is closed once the first connection listens and has mingled.
+func (r *Remote) Ready() <-chan struct{} { return r.ready }
+
+// TaskEvent sends a task event if task events are on. It never blocks: when the
+// broker is slower than the events, they are dropped and counted. fields are
+// JSON values; type, hostname, clock, timestamp, … are added.
+func (r *Remote) TaskEvent(kind string, fields map[string]any) {
+	if r.events.tasks.Load() {
+		r.events.add(kind, fields)
+	}
+}
+
+// TaskEvents reports whether task events are on, so that nobody has to make up
+// fields in vain.
+func (r *Remote) TaskEvents() bool { return r.events.tasks.Load() }
+
+// Dropped is how many events were dropped so far.
+func (r *Remote) Dropped() int64 { return r.events.dropped.Load() }
+
+const (
+	maxReconnect   = 10 * time.Second // longest pause between attempts
+	reconnectPause = 500 * time.Millisecond
+	offlineTime    = time.Second // to say worker-offline
+	mingleTime     = time.Second // to wait for the other workers' hello
+)
+
+// Run connects and serves until ctx ends, reconnecting whenever the broker is
+// lost. At its end it says worker-offline.
+func (r *Remote) Run(ctx context.Context) {
+	lost := false
+	for ctx.Err() == nil {
+		b := backoff.NewExponentialBackOff()
+		b.InitialInterval, b.MaxInterval = 100*time.Millisecond, maxReconnect
+		logged := ""
+		l, err := backoff.Retry(ctx, func() (*link, error) {
+			l, err := r.open(ctx)
+			if err != nil && ctx.Err() == nil && err.Error() != logged {
+				logged = err.Error()
+				r.log.Warn("remote control not connected, trying again", zap.Error(err))
+			}
+			return l, err
+		}, backoff.WithBackOff(b), backoff.WithMaxElapsedTime(0))
+		if err != nil {
+			return // ctx has ended
+		}
+		if lost || logged != "" {
+			r.log.Info("remote control connected")
+		}
+		err = l.serve(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		lost = true
+		r.log.Warn("remote control lost, reconnecting", zap.Error(err))
+		select {
+		case <-time.After(reconnectPause/2 + rand.N(reconnectPause)):
+		case <-ctx.Done():
+		}
+	}
+}

@@ -1,0 +1,298 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"onceover/celery"
+	"onceover/results"
+)
+
+// followers plans what a finished task starts: its callbacks and the next step
+// of its chain, each with the result before its own arguments
+// (celery/app/trace.py).
+func followers(p *celery.Plan, req *celery.Request, result json.RawMessage) error {
+	args := []json.RawMessage{result}
+	start := func(s *celery.Signature, over celery.Options) error {
+		_, err := p.Apply(s, args, over)
+		return err
+	}
+	callbacks := req.Callbacks
+	if len(callbacks) > 1 {
+		// Groups by themselves, the others together as one group.
+		var tasks []*celery.Signature
+		for _, s := range callbacks {
+			if s.Kind != celery.KindGroup {
+				tasks = append(tasks, s)
+			} else if err := start(s, celery.Options{}); err != nil {
+				return err
+			}
+		}
+		callbacks = nil
+		if len(tasks) > 0 {
+			callbacks = celery.Signatures{celery.Group(tasks...)}
+		}
+	}
+	for _, s := range callbacks {
+		if err := start(s, celery.Options{}); err != nil {
+			return err
+		}
+	}
+	if n := len(req.Chain); n > 0 {
+		return start(req.Chain[n-1], celery.Options{Chain: req.Chain[:n-1]})
+	}
+	return nil
+}
+
+// flush carries out a plan: chords are begun before any task of their headers is
+// published. What has been done is taken off the plan; its children stay.
+func (j *job) flush(ctx context.Context, p *celery.Plan, again bool) error {
+	for _, c := range p.ChordSizes {
+		if err := j.w.results.BeginChord(ctx, c); err != nil {
+			return err
+		}
+	}
+	for _, g := range p.Groups {
+		if err := j.w.results.SaveGroup(ctx, g); err != nil {
+			return err
+		}
+	}
+	messages := make([]Outgoing, 0, len(p.Messages))
+	for _, m := range p.Messages {
+		out, err := j.w.outgoing(m, again)
+		if err != nil {
+			return err
+		}
+		messages = append(messages, out)
+	}
+	p.ChordSizes, p.Groups, p.Messages = nil, nil, nil
+	return j.w.outbox.publish(ctx, messages...)
+}
+
+// chordPart counts req, which has ended in state, for the chord in whose header
+// it is, and dispatches the chord's body if req was the last part. req is the
+// job's request, or stands for a step that will not run any more.
+func (j *job) chordPart(ctx context.Context, req *celery.Request, state celery.State, result json.RawMessage, again bool) error {
+	if req.Chord == nil || req.Group == "" {
+		return nil
+	}
+	complete, err := j.w.results.CountPart(ctx, results.Part{
+		TaskID: req.ID, Group: req.Group, Index: req.GroupIndex, State: state, Result: result,
+	})
+	if err != nil || !complete {
+		return err
+	}
+	header, err := j.w.results.Header(ctx, req.Group)
+	var exc *celery.Exception
+	if err == nil {
+		p := celery.Plan{Parent: req, Salt: "chord", Now: time.Now(), Origin: j.w.origin}
+		if _, planErr := p.Apply(req.Chord, []json.RawMessage{header}, celery.Options{}); planErr != nil {
+			exc = &celery.Exception{Type: "ChordError", Module: celery.ModuleCelery,
+				Args: []any{"Callback error: " + planErr.Error()}, Err: planErr}
+		} else if err := j.flush(ctx, &p, again); err != nil {
+			return err
+		} else {
+			return j.w.results.ChordDone(ctx, req.Group)
+		}
+	} else if !errors.As(err, &exc) {
+		return err
+	}
+	if err := j.failSignature(ctx, req.Chord, exc, again); err != nil {
+		return err
+	}
+	return j.w.results.ChordFailed(ctx, req.Group)
+}
+
+// afterFailure hands a failure on: to the chord, to the steps that would have
+// followed, to the errbacks (celery/backends/base.py, mark_as_failure).
+func (j *job) afterFailure(ctx context.Context, exc *celery.Exception, again bool) error {
+	raw, err := celery.MarshalJSON(exc)
+	if err != nil {
+		return err
+	}
+	if err := j.chordPart(ctx, j.req, celery.Failure, raw, again); err != nil {
+		return err
+	}
+	for _, step := range slices.Backward(j.req.Chain) {
+		if err := j.failStep(ctx, step, exc, again); err != nil {
+			return err
+		}
+	}
+	return j.errbacks(ctx, j.req, j.req.Errbacks, exc, again)
+}
+
+// failStep stores the failure for a step that will not run, so that nobody waits
+// for it, and counts it for its chord.
+func (j *job) failStep(ctx context.Context, s *celery.Signature, exc *celery.Exception, again bool) error {
+	o := s.Options
+	if o.TaskID != "" {
+		if err := j.failID(ctx, o.TaskID, exc); err != nil {
+			return err
+		}
+	}
+	if o.Chord != nil && o.TaskID != "" {
+		raw, err := celery.MarshalJSON(exc)
+		if err != nil {
+			return err
+		}
+		part := &celery.Request{ID: o.TaskID, Group: o.GroupID, GroupIndex: o.GroupIndex, Chord: o.Chord, RootID: j.req.RootID}
+		if err := j.chordPart(ctx, part, celery.Failure, raw, again); err != nil {
+			return err
+		}
+	}
+	switch s.Kind {
+	case celery.KindChord:
+		return j.failStep(ctx, s.Body, exc, again)
+	case celery.KindGroup, celery.KindChain:
+		for _, t := range s.Tasks {
+			if err := j.failStep(ctx, t, exc, again); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// failSignature fails the body of a chord whose header failed, and calls its
+// errbacks (celery/backends/base.py, chord_error_from_stack).
+func (j *job) failSignature(ctx context.Context, body *celery.Signature, exc *celery.Exception, again bool) error {
+	call := func(s *celery.Signature, exc *celery.Exception) error {
+		failed := &celery.Request{
+			ID: s.Options.TaskID, Task: s.Task, RootID: j.req.RootID, ParentID: j.req.ID,
+			Group: s.Options.GroupID, Args: s.Args, Kwargs: s.Kwargs, ReplyTo: j.req.ReplyTo,
+		}
+		return j.errbacks(ctx, failed, s.Options.LinkError, exc, again)
+	}
+	if body.Kind != celery.KindGroup {
+		if err := call(body, exc); err != nil {
+			return err
+		}
+		if err := j.failStep(ctx, body, exc, again); err != nil {
+			return err
+		}
+	} else {
+		// Each member fails with what really went wrong.
+		var cause *celery.Exception
+		if errors.As(exc.Err, &cause) {
+			exc = cause
+		}
+		for _, t := range body.Tasks {
+			t = t.Clone()
+			t.Options.LinkError = append(t.Options.LinkError, body.Options.LinkError...)
+			if err := call(t, exc); err != nil {
+				return err
+			}
+		}
+		if err := j.failStep(ctx, body, exc, again); err != nil {
+			return err
+		}
+	}
+	for _, step := range slices.Backward(body.Options.Chain) {
+		if err := j.failStep(ctx, step, exc, again); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errbacks calls the error callbacks of a failed task: those registered here as
+// Errback at once, the others by message, as one group.
+func (j *job) errbacks(ctx context.Context, failed *celery.Request, list celery.Signatures, exc *celery.Exception, again bool) error {
+	var others []*celery.Signature
+	for _, s := range list {
+		t, known := j.w.tasks[s.Task]
+		if !known || t.Errback == nil {
+			others = append(others, s)
+			continue
+		}
+		if err := runErrback(ctx, t, failed, exc); err != nil {
+			j.w.log.Warn("error callback failed", zap.String("task_id", failed.ID), zap.String("errback", s.Task), zap.Error(err))
+		}
+	}
+	if len(others) == 0 {
+		return nil
+	}
+	id, err := celery.MarshalJSON(failed.ID)
+	if err != nil {
+		return err
+	}
+	p := celery.Plan{Parent: failed, Salt: "errback", Now: time.Now(), Origin: j.w.origin}
+	if _, err := p.Apply(celery.Group(others...), []json.RawMessage{id}, celery.Options{}); err != nil {
+		j.w.log.Warn("error callbacks not sent", zap.String("task_id", failed.ID), zap.Error(err))
+		return nil
+	}
+	return j.flush(ctx, &p, again)
+}
+
+func runErrback(ctx context.Context, t *task, failed *celery.Request, exc *celery.Exception) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = celery.Recovered(p)
+		}
+	}()
+	return t.Errback(ctx, failed, exc)
+}
+
+// store saves a state of the job in DB0, unless nobody wants results. result is
+// any JSON value.
+func (j *job) store(ctx context.Context, state celery.State, result any, children []*celery.Result) error {
+	if j.req.IgnoreResult {
+		return nil
+	}
+	if exc, ok := result.(*celery.Exception); ok && exc == nil {
+		result = nil
+	}
+	m, err := celery.NewMeta(j.req, state, result, time.Now())
+	if err != nil {
+		return err
+	}
+	if len(children) > 0 {
+		if m.Children, err = celery.MarshalJSON(children); err != nil {
+			return err
+		}
+	}
+	if j.w.cfg.ResultExtended {
+		m.Extend(j.req, j.w.cfg.NodeName)
+	}
+	return j.w.results.Save(ctx, m)
+}
+
+// failID stores a failure for a task that did not run.
+func (j *job) failID(ctx context.Context, id string, exc *celery.Exception) error {
+	m, err := celery.NewMeta(&celery.Request{ID: id}, celery.Failure, exc, time.Now())
+	if err != nil {
+		return err
+	}
+	return j.w.results.Save(ctx, m)
+}
+
+// stored is what is known of an earlier run of the id; nil if nothing is.
+func (j *job) stored(ctx context.Context) (*celery.Meta, error) {
+	if j.req.IgnoreResult {
+		state, retries, err := j.w.marks.Finished(ctx, j.req.ID)
+		if err != nil || state == "" {
+			return nil, err
+		}
+		return &celery.Meta{Status: state, TaskID: j.req.ID, Retries: &retries}, nil
+	}
+	m, err := j.w.results.Load(ctx, j.req.ID)
+	var damaged *celery.MetaError
+	if errors.As(err, &damaged) {
+		return nil, nil // not Celery's: the job runs and replaces it
+	}
+	return m, err
+}
+
+// markFinished remembers the end of an attempt whose result is not stored. What
+// follows from it has been done by then.
+func (j *job) markFinished(ctx context.Context, state celery.State) error {
+	if !j.req.IgnoreResult {
+		return nil
+	}
+	return j.w.marks.MarkFinished(ctx, j.req.ID, state, j.req.Retries)
+}

@@ -1,0 +1,51 @@
+package worker
+
+import (
+	"sync"
+)
+
+// held are the jobs that the worker holds, from their acceptance to their end.
+// The zero value is ready.
+type held struct {
+	mu   sync.Mutex
+	jobs map[*job]struct{}
+}
+
+func (h *held) add(j *job) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.jobs == nil {
+		h.jobs = map[*job]struct{}{}
+	}
+	h.jobs[j] = struct{}{}
+}
+
+func (h *held) remove(j *job) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.jobs, j)
+}
+
+// list returns the jobs in any order.
+func (h *held) list() []*job {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := make([]*job, 0, len(h.jobs))
+	for j := range h.jobs {
+		out = append(out, j)
+	}
+	return out
+}
+
+// scheduled counts the jobs that wait for their ETA.
+func (h *held) scheduled() int {
+	n := 0
+	for _, j := range h.list() {
+		j.mu.Lock()
+		if j.phase == scheduled {
+			n++
+		}
+		j.mu.Unlock()
+	}
+	return n
+}
