@@ -5,7 +5,7 @@
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: demo dev test test-short setup modules build image clean
+.PHONY: demo dev test test-short celery-suite setup modules build image clean
 
 demo:
 	go run ./cmd/onceover demo
@@ -19,6 +19,10 @@ test:
 # The tests of some packages: make test-short PKGS="./worker/... ./celery/..."
 test-short:
 	scripts/test unit
+
+# All of Celery's own integration tests, against examples/integration.
+celery-suite: setup
+	ONCEOVER_TEST_SUITE=all scripts/test unit ./e2e/suite -timeout 30m
 
 setup:
 	scripts/setup

@@ -141,7 +141,7 @@ func Decode(p Properties, headers map[string]any, body []byte) (*Request, error)
 	compression := h.text("compression")
 	content, reason, err := decodeContent(p.ContentType, p.ContentEncoding, compression, body)
 	if err != nil {
-		if !named && reason == ReasonBody {
+		if !named {
 			reason = ReasonNotATask
 		}
 		return refuse(reason, err)

@@ -487,15 +487,24 @@ func (s *Signature) LinkFailure(errback *Signature) {
 
 // appendOnce leaves out what is there already (append_to_list_option).
 func appendOnce(l Signatures, s *Signature) Signatures {
-	want, err := MarshalJSON(s)
-	if err == nil {
-		for _, have := range l {
-			if raw, err := MarshalJSON(have); err == nil && bytes.Equal(raw, want) {
-				return l
-			}
+	return append(l, Signatures{s}.Without(l)...)
+}
+
+// Without returns the signatures of l that are not in other.
+func (l Signatures) Without(other Signatures) Signatures {
+	var out Signatures
+	for _, s := range l {
+		if !slices.ContainsFunc(other, s.equal) {
+			out = append(out, s)
 		}
 	}
-	return append(l, s)
+	return out
+}
+
+func (s *Signature) equal(other *Signature) bool {
+	a, errA := MarshalJSON(s)
+	b, errB := MarshalJSON(other)
+	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
 // Stamp puts a stamp on every task of s: a header that goes with it, by which it

@@ -167,7 +167,7 @@ func unlockChord(ctx context.Context, a unlockArgs) (any, error) {
 			if err != nil {
 				return nil, err
 			}
-			return nil, j.failSignature(ctx, a.Callback, celery.ChordError(r.ID, exc), true)
+			return nil, j.failBody(ctx, a.Callback, celery.ChordError(r.ID, exc), nil, true)
 		}
 		values[i] = m.Result
 	}

@@ -20,6 +20,7 @@ type Config struct {
 	DefaultQueue       string        // where tasks go that name no queue: Celery's task_default_queue; default celery
 	TrackStarted       bool          // store STARTED when a job begins; default false
 	TaskEvents         bool          // send task events from the start, not only when asked to; default false
+	DelayedDelivery    bool          // declare what Celery 5.5 delays tasks with, for queues on topic exchanges; default true
 	Mingle             bool          // learn revoked ids from the other workers at the start; default true
 	ResultExtended     bool          // store name, args, worker, … with the result; default false
 	SoftTimeLimit      time.Duration // cancels a job's context; the message's own limit wins; 0: none; default 240 s
@@ -43,6 +44,7 @@ func DefaultConfig() Config {
 		PrefetchMultiplier: 1,
 		NodeName:           "celery@" + host,
 		DefaultQueue:       "celery",
+		DelayedDelivery:    true,
 		Mingle:             true,
 		SoftTimeLimit:      240 * time.Second,
 		TimeLimit:          300 * time.Second,

@@ -78,6 +78,11 @@ func (j *job) flush(ctx context.Context, p *celery.Plan, again bool) error {
 // it is, and dispatches the chord's body if req was the last part. req is the
 // job's request, or stands for a step that will not run any more.
 func (j *job) chordPart(ctx context.Context, req *celery.Request, state celery.State, result json.RawMessage, again bool) error {
+	return j.countPart(ctx, req, state, result, nil, again)
+}
+
+// countPart is chordPart for a failure about which the errbacks in called know.
+func (j *job) countPart(ctx context.Context, req *celery.Request, state celery.State, result json.RawMessage, called celery.Signatures, again bool) error {
 	if req.Chord == nil || req.Group == "" {
 		return nil
 	}
@@ -102,7 +107,7 @@ func (j *job) chordPart(ctx context.Context, req *celery.Request, state celery.S
 	} else if !errors.As(err, &exc) {
 		return err
 	}
-	if err := j.failSignature(ctx, req.Chord, exc, again); err != nil {
+	if err := j.failBody(ctx, req.Chord, exc, called, again); err != nil {
 		return err
 	}
 	return j.w.results.ChordFailed(ctx, req.Group)
@@ -118,20 +123,30 @@ func (j *job) afterFailure(ctx context.Context, exc *celery.Exception, again boo
 	if err := j.chordPart(ctx, j.req, celery.Failure, raw, again); err != nil {
 		return err
 	}
-	for _, step := range slices.Backward(j.req.Chain) {
-		if err := j.failStep(ctx, step, exc, again); err != nil {
+	if err := j.failChain(ctx, j.req.Chain, exc, again); err != nil {
+		return err
+	}
+	_, err = j.errbacks(ctx, j.req, j.req.Errbacks, exc, again)
+	return err
+}
+
+// failChain fails the steps of a chain, which stand backwards.
+func (j *job) failChain(ctx context.Context, chain celery.Signatures, exc *celery.Exception, again bool) error {
+	for _, step := range slices.Backward(chain) {
+		if err := j.failStep(ctx, step, exc, nil, nil, again); err != nil {
 			return err
 		}
 	}
-	return j.errbacks(ctx, j.req, j.req.Errbacks, exc, again)
+	return nil
 }
 
 // failStep stores the failure for a step that will not run, so that nobody waits
-// for it, and counts it for its chord.
-func (j *job) failStep(ctx context.Context, s *celery.Signature, exc *celery.Exception, again bool) error {
+// for it, and counts it for its chord. children are what was started on its
+// behalf, called the errbacks that know of the failure.
+func (j *job) failStep(ctx context.Context, s *celery.Signature, exc *celery.Exception, children []*celery.Result, called celery.Signatures, again bool) error {
 	o := s.Options
 	if o.TaskID != "" {
-		if err := j.failID(ctx, o.TaskID, exc); err != nil {
+		if err := j.failID(ctx, o.TaskID, exc, children); err != nil {
 			return err
 		}
 	}
@@ -141,16 +156,16 @@ func (j *job) failStep(ctx context.Context, s *celery.Signature, exc *celery.Exc
 			return err
 		}
 		part := &celery.Request{ID: o.TaskID, Group: o.GroupID, GroupIndex: o.GroupIndex, Chord: o.Chord, RootID: j.req.RootID}
-		if err := j.chordPart(ctx, part, celery.Failure, raw, again); err != nil {
+		if err := j.countPart(ctx, part, celery.Failure, raw, called, again); err != nil {
 			return err
 		}
 	}
 	switch s.Kind {
 	case celery.KindChord:
-		return j.failStep(ctx, s.Body, exc, again)
+		return j.failStep(ctx, s.Body, exc, nil, called, again)
 	case celery.KindGroup, celery.KindChain:
 		for _, t := range s.Tasks {
-			if err := j.failStep(ctx, t, exc, again); err != nil {
+			if err := j.failStep(ctx, t, exc, nil, called, again); err != nil {
 				return err
 			}
 		}
@@ -158,24 +173,24 @@ func (j *job) failStep(ctx context.Context, s *celery.Signature, exc *celery.Exc
 	return nil
 }
 
-// failSignature fails the body of a chord whose header failed, and calls its
-// errbacks (celery/backends/base.py, chord_error_from_stack).
-func (j *job) failSignature(ctx context.Context, body *celery.Signature, exc *celery.Exception, again bool) error {
-	call := func(s *celery.Signature, exc *celery.Exception) error {
+// failBody fails the body of a chord whose header failed, and calls its errbacks
+// (celery/backends/base.py, chord_error_from_stack). If the chord is in the
+// header of another one, that one fails, too: Celery lets it wait for ever. An
+// errback of both, as link_error of the outer one makes it, is called once.
+func (j *job) failBody(ctx context.Context, body *celery.Signature, exc *celery.Exception, called celery.Signatures, again bool) error {
+	failWith := func(s *celery.Signature, exc *celery.Exception) error {
 		failed := &celery.Request{
 			ID: s.Options.TaskID, Task: s.Task, RootID: j.req.RootID, ParentID: j.req.ID,
 			Group: s.Options.GroupID, Args: s.Args, Kwargs: s.Kwargs, ReplyTo: j.req.ReplyTo,
 		}
-		return j.errbacks(ctx, failed, s.Options.LinkError, exc, again)
+		errbacks := s.Options.LinkError.Without(called)
+		children, err := j.errbacks(ctx, failed, errbacks, exc, again)
+		if err != nil {
+			return err
+		}
+		return j.failStep(ctx, s, exc, children, append(errbacks, called...), again)
 	}
-	if body.Kind != celery.KindGroup {
-		if err := call(body, exc); err != nil {
-			return err
-		}
-		if err := j.failStep(ctx, body, exc, again); err != nil {
-			return err
-		}
-	} else {
+	if body.Kind == celery.KindGroup {
 		// Each member fails with what really went wrong.
 		var cause *celery.Exception
 		if errors.As(exc.Err, &cause) {
@@ -184,25 +199,23 @@ func (j *job) failSignature(ctx context.Context, body *celery.Signature, exc *ce
 		for _, t := range body.Tasks {
 			t = t.Clone()
 			t.Options.LinkError = append(t.Options.LinkError, body.Options.LinkError...)
-			if err := call(t, exc); err != nil {
+			if err := failWith(t, exc); err != nil {
 				return err
 			}
 		}
-		if err := j.failStep(ctx, body, exc, again); err != nil {
+		if err := j.failID(ctx, body.Options.TaskID, exc, nil); err != nil {
 			return err
 		}
+	} else if err := failWith(body, exc); err != nil {
+		return err
 	}
-	for _, step := range slices.Backward(body.Options.Chain) {
-		if err := j.failStep(ctx, step, exc, again); err != nil {
-			return err
-		}
-	}
-	return nil
+	return j.failChain(ctx, body.Options.Chain, exc, again)
 }
 
 // errbacks calls the error callbacks of a failed task: those registered here as
-// Errback at once, the others by message, as one group.
-func (j *job) errbacks(ctx context.Context, failed *celery.Request, list celery.Signatures, exc *celery.Exception, again bool) error {
+// Errback at once, the others by message, as one group. It returns what it
+// started.
+func (j *job) errbacks(ctx context.Context, failed *celery.Request, list celery.Signatures, exc *celery.Exception, again bool) ([]*celery.Result, error) {
 	var others []*celery.Signature
 	for _, s := range list {
 		t, known := j.w.tasks[s.Task]
@@ -215,18 +228,18 @@ func (j *job) errbacks(ctx context.Context, failed *celery.Request, list celery.
 		}
 	}
 	if len(others) == 0 {
-		return nil
+		return nil, nil
 	}
 	id, err := celery.MarshalJSON(failed.ID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p := celery.Plan{Parent: failed, Salt: "errback", Now: time.Now(), Origin: j.w.origin}
 	if _, err := p.Apply(celery.Group(others...), []json.RawMessage{id}, celery.Options{}); err != nil {
 		j.w.log.Warn("error callbacks not sent", zap.String("task_id", failed.ID), zap.Error(err))
-		return nil
+		return nil, nil
 	}
-	return j.flush(ctx, &p, again)
+	return p.Children, j.flush(ctx, &p, again)
 }
 
 func runErrback(ctx context.Context, t *task, failed *celery.Request, exc *celery.Exception) (err error) {
@@ -263,10 +276,15 @@ func (j *job) store(ctx context.Context, state celery.State, result any, childre
 }
 
 // failID stores a failure for a task that did not run.
-func (j *job) failID(ctx context.Context, id string, exc *celery.Exception) error {
+func (j *job) failID(ctx context.Context, id string, exc *celery.Exception, children []*celery.Result) error {
 	m, err := celery.NewMeta(&celery.Request{ID: id}, celery.Failure, exc, time.Now())
 	if err != nil {
 		return err
+	}
+	if len(children) > 0 {
+		if m.Children, err = celery.MarshalJSON(children); err != nil {
+			return err
+		}
 	}
 	return j.w.results.Save(ctx, m)
 }

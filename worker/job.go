@@ -110,7 +110,9 @@ func (j *job) run(jobs context.Context, unlock func(), place *ticket) error {
 		if unlock, err = j.w.running.lock(waits, j.req.ID); err != nil {
 			return j.waitEnded(jobs, err)
 		}
-		seen = true
+		// A producer that publishes once more because it did not see the confirm. A
+		// task acknowledged early does not mind, nor would Celery.
+		seen = seen || !j.task.AckEarly
 	}
 	defer unlock()
 	if place == nil {

@@ -224,6 +224,9 @@ func (s *session) close() {
 func (w *Worker) consume(ctx context.Context, s *session, accept func(*consumer, amqp.Delivery)) error {
 	w.outbox.set(s)
 	defer w.outbox.set(nil)
+	if w.cfg.DelayedDelivery {
+		s.readers.Go(func() { w.prepareDelays(s) })
+	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -259,6 +262,23 @@ func (w *Worker) consume(ctx context.Context, s *session, accept func(*consumer,
 			w.consuming.Store(false)
 			return err
 		}
+	}
+}
+
+// prepareDelays makes native delayed delivery work, beside the consuming: 28
+// queues take their time.
+func (w *Worker) prepareDelays(s *session) {
+	queues := w.queues.list()
+	if !wantsDelays(queues) {
+		return
+	}
+	began := time.Now()
+	created, err := declareDelays(s.waits, s.conn, queues)
+	switch {
+	case err != nil && s.waits.Err() == nil:
+		w.log.Warn("native delayed delivery is not available", zap.Error(err))
+	case created:
+		w.log.Info("native delayed delivery declared", zap.Float64("duration_seconds", time.Since(began).Seconds()))
 	}
 }
 

@@ -132,6 +132,14 @@ func (d *declarer) do(what string, f func(*amqp.Channel) error) error {
 	return nil
 }
 
+// once declares what has this name with f, unless passive finds it.
+func (d *declarer) once(what string, passive, f func(*amqp.Channel) error) (created bool, err error) {
+	if err := d.do("look for "+what, passive); !notFound(err) {
+		return false, err
+	}
+	return true, d.do("declare "+what, f)
+}
+
 func notFound(err error) bool {
 	var e *amqp.Error
 	return errors.As(err, &e) && e.Code == amqp.NotFound
@@ -141,38 +149,24 @@ func (d *declarer) exchange(name, kind string) error {
 	if kind == "" {
 		kind = exchangeKind(name)
 	}
-	err := d.do("look for exchange "+name, func(ch *amqp.Channel) error {
+	_, err := d.once("exchange "+name, func(ch *amqp.Channel) error {
 		return ch.ExchangeDeclarePassive(name, kind, true, false, false, false, nil)
-	})
-	if !notFound(err) {
-		return err
-	}
-	return d.do("declare exchange "+name, func(ch *amqp.Channel) error {
+	}, func(ch *amqp.Channel) error {
 		return ch.ExchangeDeclare(name, kind, true, false, false, false, nil)
 	})
+	return err
 }
 
 func (d *declarer) queue(q Queue) (created bool, err error) {
-	fixed := len(q.Args) > 0
-	err = d.do("look for queue "+q.Name, func(ch *amqp.Channel) error {
+	created, err = d.once("queue "+q.Name, func(ch *amqp.Channel) error {
 		_, err := ch.QueueDeclarePassive(q.Name, true, false, false, false, nil)
 		return err
+	}, func(ch *amqp.Channel) error {
+		_, err := ch.QueueDeclare(q.Name, true, false, false, false, q.Args)
+		return err
 	})
-	switch {
-	case err == nil && !fixed:
-		return false, nil // somebody else's queue: its bindings are theirs too
-	case err == nil:
-	case notFound(err):
-		created = true
-		err := d.do("declare queue "+q.Name, func(ch *amqp.Channel) error {
-			_, err := ch.QueueDeclare(q.Name, true, false, false, false, q.Args)
-			return err
-		})
-		if err != nil {
-			return false, err
-		}
-	default:
-		return false, err
+	if err != nil || (!created && len(q.Args) == 0) {
+		return created, err // somebody else's queue: its bindings are theirs too
 	}
 	if err := d.exchange(q.Exchange, q.Kind); err != nil {
 		return created, err

@@ -65,6 +65,7 @@ func setup(t *testing.T) *bundle {
 	b.cfg = worker.DefaultConfig()
 	b.cfg.BrokerURLs, b.cfg.Concurrency, b.cfg.Grace = []string{b.url}, 4, 10*time.Second
 	b.cfg.Mingle = false // there is nobody to ask
+	b.cfg.DelayedDelivery = false
 	b.cfg.NodeName = "test-" + uuid.NewString() + "@host"
 	if _, err := worker.Declare(t.Context(), b.conn, b.cfg.Queues); err != nil {
 		t.Fatal(err)

@@ -150,6 +150,7 @@ func (s *Settings) table() []setting {
 		{"track-started", []string{"ONCEOVER_TRACK_STARTED"}, yes(&s.Worker.TrackStarted), "store STARTED when a job begins, as Celery's task_track_started"},
 		{"result-extended", []string{"ONCEOVER_RESULT_EXTENDED"}, yes(&s.Worker.ResultExtended), "store name, arguments and worker too, as Celery's result_extended"},
 		{"task-events", []string{"ONCEOVER_TASK_EVENTS"}, yes(&s.Worker.TaskEvents), "send task events from the start, as celery worker -E; else from when a monitor asks for them"},
+		{"delayed-delivery", []string{"ONCEOVER_DELAYED_DELIVERY"}, yes(&s.Worker.DelayedDelivery), "declare the exchanges and queues by which Celery 5.5 and later delays tasks on quorum queues"},
 		{"mingle", []string{"ONCEOVER_MINGLE"}, yes(&s.Worker.Mingle), "ask the other workers at the start which tasks are revoked; takes a second"},
 		{"soft-time-limit", []string{"ONCEOVER_SOFT_TIME_LIMIT"}, dur(&s.Worker.SoftTimeLimit), "cancel a job after this; the message's limit wins"},
 		{"time-limit", []string{"ONCEOVER_TIME_LIMIT"}, dur(&s.Worker.TimeLimit), "abandon a job after this; the message's limit wins"},

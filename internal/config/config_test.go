@@ -122,13 +122,13 @@ func TestEveryFaultAtOnce(t *testing.T) {
 }
 
 func TestStrangers(t *testing.T) {
-	_, warnings, err := load(t, nil, "ONCEOVER_CONCURENCY=5", "ONCEOVER_TASK_EVENTS=true", "ONCEOVER_TEST_AMQP_URL=x", "OTHER=1")
+	_, warnings, err := load(t, nil, "ONCEOVER_CONCURENCY=5", "ONCEOVER_LIMITS_URL=true", "ONCEOVER_TEST_AMQP_URL=x", "OTHER=1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
 		"ONCEOVER_CONCURENCY is not a setting of onceover; see onceover worker --help",
-		"ONCEOVER_TASK_EVENTS has no effect: task events are not sent yet",
+		"ONCEOVER_LIMITS_URL has no effect: rate limits are not kept yet",
 	}
 	if strings.Join(warnings, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got %q, want %q", warnings, want)

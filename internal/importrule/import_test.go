@@ -49,6 +49,7 @@ var ours = map[string][]string{
 	"internal/composetest": {},
 	"internal/importrule":  {},
 	"e2e":                  {},
+	"e2e/suite":            {},
 	"results":              {"celery", "internal/redisretry"},
 	"progress":             {"celery", "internal/redisretry"},
 	"cache":                {"celery", "phash", "internal/redisretry"},
@@ -64,7 +65,7 @@ var ours = map[string][]string{
 
 // clients may be imported only by these.
 var clients = map[string][]string{
-	"github.com/rabbitmq/amqp091-go": {"worker", "internal/remote", "internal/testenv"},
+	"github.com/rabbitmq/amqp091-go": {"worker", "internal/remote", "cmd/onceover", "internal/testenv"},
 	"github.com/redis/go-redis/v9":   {"results", "progress", "cache", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "internal/testenv"},
 }
 
