@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"testing"
 )
 
 // freePort returns a loopback TCP port on which nothing listens now.
@@ -44,4 +45,13 @@ func freePorts(ports ...*int) error {
 
 func loopback(port int) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+}
+
+// FreePort returns a port of the loopback address that nobody listens on, for a
+// program that cannot choose one itself.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	port, err := freePort()
+	check(t, err)
+	return port
 }

@@ -1,0 +1,61 @@
+"""Half of a fleet: a Python worker with some of the tasks of examples/integration,
+and a client whose chords both work off.
+
+    mixed.py worker                 until SIGTERM
+    mixed.py client CHORDS SIZE     prints JSON: what the chords gave, and which worker ran how many parts
+"""
+import collections
+import json
+import os
+import sys
+
+from celery import Celery, chord, group
+
+app = Celery("mixed", broker=os.environ["TEST_BROKER"], backend=os.environ["TEST_BACKEND"])
+app.conf.update(result_extended=True, worker_prefetch_multiplier=1, broker_connection_retry_on_startup=True)
+
+
+@app.task(name="t.integration.tasks.add")
+def add(x, y, z=None):
+    return x + y + (z or 0)
+
+
+@app.task(name="t.integration.tasks.tsum")
+def tsum(nums):
+    return sum(nums)
+
+
+@app.task(name="t.integration.tasks.fail")
+def fail(*args):
+    raise ValueError("failed on purpose", *args)
+
+
+def client(chords, size):
+    sums, failures = [], []
+    good = [chord((add.s(i, n) for n in range(size)), tsum.s())() for i in range(chords)]
+    # A chord in a chord, and what follows a chord.
+    nested = [
+        (group(chord([add.s(1, 1), add.s(2, 2)], tsum.s()), add.s(i, 1)) | tsum.s() | add.s(100)).delay()
+        for i in range(chords)
+    ]
+    bad = [chord([add.s(1, 1), fail.s(), add.s(2, 2)], tsum.s())() for _ in range(chords)]
+    for r in good + nested:
+        sums.append(r.get(timeout=60))
+    for r in bad:
+        try:
+            r.get(timeout=60)
+            failures.append("none")
+        except Exception as exc:  # what it is, is what is asked for
+            failures.append(type(exc).__name__)
+    ran = collections.Counter()
+    for r in good:
+        for part in r.parent.results:
+            ran[part.worker] += 1
+    print(json.dumps({"sums": sums, "failures": failures, "ran": ran}))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "worker":
+        app.worker_main(["worker", "-P", "prefork", "-c", "2", "-n", "python@mixed", "--without-gossip", "-l", "INFO"])
+    else:
+        client(int(sys.argv[2]), int(sys.argv[3]))

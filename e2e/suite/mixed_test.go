@@ -1,0 +1,122 @@
+package suite
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"onceover/internal/testenv"
+)
+
+// TestMixedFleet has chords worked off by a Python worker and by ours at the same
+// time: each counts its parts of the header, and either may be the one to send
+// the body.
+func TestMixedFleet(t *testing.T) {
+	t.Parallel()
+	broker, store := testenv.SharedRabbitMQ(t), testenv.Redis(t)
+	python := testenv.Python(t, "celery", "redis")
+	env := append(os.Environ(), "TEST_BROKER="+broker, "TEST_BACKEND="+store.URL()+"/0", "PYTHONDONTWRITEBYTECODE=1")
+
+	other := exec.Command(python, "mixed.py", "worker")
+	other.Env = env
+	ready := &waiter{want: []byte(" ready."), found: make(chan struct{})}
+	other.Stdout, other.Stderr = ready, ready
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		other.Process.Signal(syscall.SIGTERM)
+		force := time.AfterFunc(20*time.Second, func() { other.Process.Kill() })
+		defer force.Stop()
+		_ = other.Wait() // it has done its part
+	})
+	select {
+	case <-ready.found:
+	case <-time.After(60 * time.Second):
+		t.Fatalf("the Python worker is not ready:\n%s", ready.text.String())
+	}
+	startWorker(t, t.TempDir(), []string{"ONCEOVER_BROKER_URL=" + broker, "ONCEOVER_REDIS_URL=" + store.URL(),
+		"ONCEOVER_NODE_NAME=" + node, "ONCEOVER_QUEUES=celery", "ONCEOVER_CONCURRENCY=2", "ONCEOVER_RESULT_EXTENDED=true",
+		"ONCEOVER_MINGLE=false"})
+
+	const chords, size = 20, 10
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, python, "mixed.py", "client", "20", "10")
+	cmd.Env = env
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("client: %v\n%s", err, stderr.String())
+	}
+	var got struct {
+		Sums     []int
+		Failures []string
+		Ran      map[string]int
+	}
+	if err := json.Unmarshal(out, &got); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if len(got.Sums) != 2*chords || len(got.Failures) != chords {
+		t.Fatalf("got %d sums and %d failures, want %d and %d", len(got.Sums), len(got.Failures), 2*chords, chords)
+	}
+	for i := range chords {
+		if want := i*size + size*(size-1)/2; got.Sums[i] != want {
+			t.Errorf("chord %d: got %d, want %d", i, got.Sums[i], want)
+		}
+		if want := 6 + i + 1 + 100; got.Sums[chords+i] != want {
+			t.Errorf("nested chord %d: got %d, want %d", i, got.Sums[chords+i], want)
+		}
+		// Where the header's own failure was seen first, that is raised.
+		if f := got.Failures[i]; f != "ChordError" && f != "ValueError" && f != "ExpectedException" {
+			t.Errorf("failing chord %d: got %s raised", i, f)
+		}
+	}
+	if got.Ran["python@mixed"] == 0 || got.Ran[node] == 0 || got.Ran["python@mixed"]+got.Ran[node] != chords*size {
+		t.Errorf("got parts run by %v, want some by either worker, %d in all", got.Ran, chords*size)
+	}
+	if keys := leftovers(t, store.URL()); len(keys) > 0 {
+		t.Errorf("keys without a TTL: %v", keys)
+	}
+}
+
+// waiter closes found when want was written.
+type waiter struct {
+	text  bytes.Buffer
+	want  []byte
+	found chan struct{}
+	done  bool
+}
+
+func (w *waiter) Write(p []byte) (int, error) {
+	w.text.Write(p)
+	if !w.done && bytes.Contains(w.text.Bytes(), w.want) {
+		w.done = true
+		close(w.found)
+	}
+	return len(p), nil
+}
+
+// leftovers lists keys of database 0 that would stay for ever.
+func leftovers(t *testing.T, server string) []string {
+	t.Helper()
+	const script = `local out, cursor = {}, '0'
+repeat
+  local page = redis.call('SCAN', cursor)
+  cursor = page[1]
+  for _, key in ipairs(page[2]) do if redis.call('TTL', key) == -1 then out[#out + 1] = key end end
+until cursor == '0'
+return out`
+	out, err := exec.Command("redis-cli", "-u", server+"/0", "eval", script, "0").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(out))
+}
