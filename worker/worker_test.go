@@ -41,6 +41,7 @@ type bundle struct {
 	redis   *redis.Client
 	server  *testenv.RedisServer
 	results *results.Store
+	store   worker.Results // what the worker is given: results, or something around it
 	marks   *progress.Store
 	logs    *observer.ObservedLogs
 	log     *zap.Logger
@@ -61,6 +62,7 @@ func setup(t *testing.T) *bundle {
 	b.redis = redis.NewClient(opt)
 	t.Cleanup(func() { b.redis.Close() })
 	b.results, b.marks = results.New(b.redis, b.log), progress.New(b.redis, b.log)
+	b.store = b.results
 	b.connect()
 	b.cfg = worker.DefaultConfig()
 	b.cfg.BrokerURLs, b.cfg.Concurrency, b.cfg.Grace = []string{b.url}, 4, 10*time.Second
@@ -93,7 +95,7 @@ func (b *bundle) task(name string, h worker.Handler) {
 // start runs the worker; stop ends it and returns what Run said.
 func (b *bundle) start() (w *worker.Worker, stop func() error) {
 	b.t.Helper()
-	w, err := worker.New(b.cfg, b.results, b.marks, prometheus.NewRegistry(), b.log)
+	w, err := worker.New(b.cfg, b.store, b.marks, prometheus.NewRegistry(), b.log)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -592,4 +594,46 @@ func (b *bundle) until(cond func() bool) {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+// control sends a remote control command and waits for the answer.
+func (b *bundle) control(method string, arguments map[string]any) json.RawMessage {
+	b.t.Helper()
+	ch, err := b.conn.Channel()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer ch.Close()
+	q, err := ch.QueueDeclare("", false, true, true, false, nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	replies, err := ch.Consume(q.Name, "", true, true, false, false, nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	body, err := json.Marshal(map[string]any{
+		"method": method, "arguments": arguments, "ticket": "1",
+		"reply_to": map[string]string{"exchange": "", "routing_key": q.Name},
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	// The worker may not listen yet: then nobody answers.
+	for range 30 {
+		if err := ch.PublishWithContext(b.t.Context(), "celery.pidbox", "", false, false, amqp.Publishing{ContentType: "application/json", Body: body}); err != nil {
+			b.t.Fatal(err)
+		}
+		select {
+		case d := <-replies:
+			var reply map[string]json.RawMessage
+			if err := json.Unmarshal(d.Body, &reply); err != nil {
+				b.t.Fatal(err)
+			}
+			return reply[b.cfg.NodeName]
+		case <-time.After(time.Second):
+		}
+	}
+	b.t.Fatalf("nobody answers %s", method)
+	return nil
 }

@@ -1,0 +1,332 @@
+package worker_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"onceover/celery"
+	"onceover/results"
+	"onceover/worker"
+)
+
+// crashing loses one call of a store, before or after it was done, as a worker
+// does that dies there: the delivery comes again.
+type crashing struct {
+	*results.Store
+	at   string // name of the call, and whether it is done
+	left atomic.Int32
+}
+
+var errCrash = errors.New("crashed")
+
+func (c *crashing) dies(at string) bool { return c.at == at && c.left.Add(-1) == 0 }
+
+func (c *crashing) Save(ctx context.Context, m celery.Meta) error {
+	if m.Status == celery.Success && c.dies("before result") {
+		return errCrash
+	}
+	err := c.Store.Save(ctx, m)
+	if m.Status == celery.Success && c.dies("after result") {
+		return errCrash
+	}
+	return err
+}
+
+func (c *crashing) CountPart(ctx context.Context, p results.Part) (bool, error) {
+	complete, err := c.Store.CountPart(ctx, p)
+	if c.dies("after part") {
+		return false, errCrash
+	}
+	return complete, err
+}
+
+func (c *crashing) ChordDone(ctx context.Context, id string) error {
+	if c.dies("after body") {
+		return errCrash
+	}
+	return c.Store.ChordDone(ctx, id)
+}
+
+func (c *crashing) BeginChord(ctx context.Context, s celery.ChordSize) error {
+	err := c.Store.BeginChord(ctx, s)
+	if c.dies("after chord begun") {
+		return errCrash
+	}
+	return err
+}
+
+// to puts a signature on the queue that the worker consumes.
+func to(s *celery.Signature) *celery.Signature {
+	s.Options.Queue = "q.ai"
+	return s
+}
+
+// TestCanvasSurvivesCrashes interrupts each step from the end of a task to its
+// acknowledgement: what follows the task happens, and once.
+func TestCanvasSurvivesCrashes(t *testing.T) {
+	for _, tt := range []struct {
+		at string
+		n  int32 // which of the calls
+	}{
+		{"none", 1}, {"before result", 1}, {"before result", 2}, {"after result", 1}, {"after chord begun", 1},
+		{"after part", 1}, {"after part", 3}, {"after body", 1},
+	} {
+		t.Run(tt.at, func(t *testing.T) {
+			b := setup(t)
+			c := &crashing{Store: b.results, at: tt.at}
+			c.left.Store(tt.n)
+			b.store = c
+			var mu sync.Mutex
+			runs := map[string]int{}
+			sums := map[string]string{}
+			b.task("add", worker.Func(func(_ context.Context, a struct {
+				Nums []json.RawMessage `celery:"*args"`
+			}) (int, error) {
+				sum := 0
+				for _, raw := range a.Nums {
+					var n int
+					var list []int
+					if json.Unmarshal(raw, &n) == nil {
+						sum += n
+					} else if err := json.Unmarshal(raw, &list); err == nil {
+						for _, n := range list {
+							sum += n
+						}
+					}
+				}
+				return sum, nil
+			}))
+			b.task("note", worker.HandlerFunc(func(_ context.Context, r *celery.Request) (any, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				runs[r.ID]++
+				sums[r.ID] = string(r.Args[0])
+				return nil, nil
+			}))
+			b.start()
+
+			// start (1) | group(add 10, add 20, add 30) | add 100 | note: (11+21+31)+100.
+			add := func(n int) *celery.Signature { return to(celery.NewSignature("add", n)) }
+			last := to(celery.NewSignature("note"))
+			last.Options.TaskID = "last-" + tt.at
+			p := celery.Plan{Now: time.Now()}
+			chain := celery.Chain(add(1), celery.Group(add(10), add(20), add(30)), add(100), last)
+			if _, err := p.Apply(chain, nil, celery.Options{}); err != nil {
+				t.Fatal(err)
+			}
+			b.sendRequest(p.Messages[0].Request)
+			if m := b.wait(last.Options.TaskID); m.Status != celery.Success {
+				t.Errorf("got %s, want SUCCESS", m.Status)
+			}
+			b.until(func() bool { return b.left("q.ai") == 0 })
+			mu.Lock()
+			defer mu.Unlock()
+			if runs[last.Options.TaskID] != 1 || sums[last.Options.TaskID] != "163" {
+				t.Errorf("the last step ran %d times with %s, want once with 163", runs[last.Options.TaskID], sums[last.Options.TaskID])
+			}
+		})
+	}
+}
+
+func (b *bundle) sendRequest(r *celery.Request) {
+	b.t.Helper()
+	props, headers, body, err := r.Encode()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.publish(worker.Publishing(props, headers, body))
+}
+
+// TestFailureReachesWhatFollows fails a header task: the body fails with
+// ChordError, its errback is called with its id, and the step after it fails,
+// too.
+func TestFailureReachesWhatFollows(t *testing.T) {
+	b := setup(t)
+	called, inline := make(chan string, 4), make(chan string, 4)
+	b.task("ok", value(1))
+	b.task("bad", fail(celery.NewException("ValueError", "boom", nil)))
+	b.task("errback", worker.HandlerFunc(func(_ context.Context, r *celery.Request) (any, error) {
+		var id string
+		err := json.Unmarshal(r.Args[0], &id)
+		called <- id
+		return nil, err
+	}))
+	b.tasks = append(b.tasks, worker.Task{Name: "inline", Errback: func(_ context.Context, failed *celery.Request, exc *celery.Exception) error {
+		inline <- failed.ID + " " + exc.Error()
+		return nil
+	}})
+	b.start()
+	call := func(name string) *celery.Signature { return to(celery.NewSignature(name)) }
+	body, after := call("ok"), call("ok")
+	body.Options.TaskID, after.Options.TaskID = "the-body", "after-it"
+	body.LinkFailure(call("errback"))
+	body.LinkFailure(celery.NewSignature("inline"))
+	p := celery.Plan{Now: time.Now()}
+	if _, err := p.Apply(celery.Chain(celery.Chord([]*celery.Signature{call("ok"), call("bad")}, body), after), nil, celery.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range p.ChordSizes {
+		if err := b.results.BeginChord(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, m := range p.Messages {
+		b.sendRequest(m.Request)
+	}
+	exc := b.wantException(b.wait("the-body"), celery.Failure,
+		"celery.exceptions.ChordError: Dependency "+p.Messages[1].Request.ID+" raised ValueError('boom')")
+	b.wantException(b.wait("after-it"), celery.Failure, exc.Error())
+	if got := <-called; got != "the-body" {
+		t.Errorf("the errback got %q, want the-body", got)
+	}
+	if got := <-inline; got != "the-body "+exc.Error() {
+		t.Errorf("the inline errback got %q", got)
+	}
+}
+
+// TestHandlersStartTasks covers Send, RequestFrom, Replace, Ignore and Reject.
+func TestHandlersStartTasks(t *testing.T) {
+	b := setup(t)
+	b.cfg.DefaultQueue = "q.ai"
+	b.task("leaf", worker.Func(func(ctx context.Context, a struct {
+		N int `celery:"n" default:"7"`
+	}) (any, error) {
+		r := worker.RequestFrom(ctx)
+		return map[string]any{"n": a.N, "parent": r.ParentID, "root": r.RootID}, nil
+	}))
+	b.task("sender", worker.HandlerFunc(func(ctx context.Context, _ *celery.Request) (any, error) {
+		return worker.Send(ctx, celery.NewSignature("leaf", 1))
+	}))
+	b.task("replaced", fail(worker.Replace(celery.Chain(celery.NewSignature("leaf", 2).SetImmutable(), celery.NewSignature("leaf").SetImmutable()))))
+	b.task("ignored", fail(worker.ErrIgnore))
+	b.task("rejected", fail(worker.Reject("not mine", false)))
+	b.start()
+
+	parent := b.send("sender", nil)
+	m := b.wait(parent)
+	var child celery.Result
+	if err := json.Unmarshal(m.Result, &child); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := string(m.Children), `[[["`+child.ID+`",null],null]]`; got != want {
+		t.Errorf("got children %s, want %s", got, want)
+	}
+	if got, want := string(b.wait(child.ID).Result), `{"n":1,"parent":"`+parent+`","root":"`+parent+`"}`; got != want {
+		t.Errorf("the child: got %s, want %s", got, want)
+	}
+	replaced := b.send("replaced", nil)
+	var end struct{ N int }
+	if m := b.wait(replaced); m.Status != celery.Success || json.Unmarshal(m.Result, &end) != nil || end.N != 7 {
+		t.Errorf("replaced: got %s %s, want the last step's result", m.Status, m.Result)
+	}
+	ignored := b.send("ignored", nil)
+	b.outcome(ignored)
+	if m, err := b.results.Load(t.Context(), ignored); m != nil || err != nil {
+		t.Errorf("ignored: got %v, %v stored, want nothing", m, err)
+	}
+	rejected := b.send("rejected", nil)
+	b.wantException(b.wait(rejected), celery.Failure, "celery.exceptions.Reject: ('not mine', False)")
+	if d := b.get(worker.QueueDeadLetter); d.Headers["id"] != rejected || d.Headers["x-onceover-reason"] != "rejected" {
+		t.Errorf("got dead letter %v, want the rejected task", d.Headers)
+	}
+}
+
+// TestScheduledJobsHoldNoSlot sends more jobs with an ETA than the prefetch
+// allows before one without: that one runs at once.
+func TestScheduledJobsHoldNoSlot(t *testing.T) {
+	b := setup(t)
+	b.cfg.Concurrency, b.cfg.PrefetchMultiplier = 1, 4
+	b.task("t", value(1))
+	b.start()
+	var waiting []string
+	for range 20 {
+		waiting = append(waiting, b.send("t", func(r *celery.Request) { r.ETA = time.Now().Add(time.Hour) }))
+	}
+	now := b.send("t", nil)
+	if m := b.wait(now); m.Status != celery.Success {
+		t.Errorf("got %s, want SUCCESS", m.Status)
+	}
+	for _, id := range waiting {
+		if m, err := b.results.Load(t.Context(), id); m != nil || err != nil {
+			t.Errorf("task %s: got %v, %v, want it to wait", id, m, err)
+		}
+	}
+}
+
+// TestRevoked revokes a job that waits for its ETA, one that runs, and one that
+// is still to come.
+func TestRevoked(t *testing.T) {
+	b := setup(t)
+	g := newGate()
+	b.task("t", g)
+	w, _ := b.start()
+	b.until(w.Consuming)
+	revoke := func(id string, terminate bool) {
+		t.Helper()
+		b.control("revoke", map[string]any{"task_id": id, "terminate": terminate})
+	}
+	later := b.send("t", func(r *celery.Request) { r.ETA = time.Now().Add(time.Hour) })
+	b.until(func() bool { return b.left("q.ai") == 0 })
+	revoke(later, false)
+	b.wantException(b.wait(later), celery.Revoked, "celery.exceptions.TaskRevokedError: revoked")
+
+	running := b.send("t", nil)
+	<-g.entered
+	revoke(running, true)
+	b.wantException(b.wait(running), celery.Revoked, "celery.exceptions.TaskRevokedError: terminated")
+
+	revoke("to-come", false)
+	b.send("t", func(r *celery.Request) { r.ID = "to-come" })
+	b.wantException(b.wait("to-come"), celery.Revoked, "celery.exceptions.TaskRevokedError: revoked")
+	if n := g.runs.Load(); n != 1 {
+		t.Errorf("got %d runs, want 1", n)
+	}
+}
+
+// TestRateLimit lets three jobs of a task run at 20 a second, and then without
+// a limit.
+func TestRateLimit(t *testing.T) {
+	b := setup(t)
+	var mu sync.Mutex
+	var at []time.Time
+	b.tasks = append(b.tasks, worker.Task{Name: "t", RateLimit: "20/s", Handler: worker.HandlerFunc(
+		func(context.Context, *celery.Request) (any, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			at = append(at, time.Now())
+			return nil, nil
+		})})
+	b.start()
+	var ids []string
+	for range 3 {
+		ids = append(ids, b.send("t", nil))
+	}
+	for _, id := range ids {
+		b.wait(id)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	slices.SortFunc(at, time.Time.Compare)
+	if took := at[2].Sub(at[0]); took < 95*time.Millisecond {
+		t.Errorf("three runs within %v, want two intervals of 50 ms", took)
+	}
+}
+
+// TestRegister checks that what is wrong with a task is said.
+func TestRegister(t *testing.T) {
+	b := setup(t)
+	w, _ := b.start()
+	for _, bad := range []worker.Task{
+		{}, {Name: "t"}, {Name: "t", Handler: value(1), MaxRetries: -1}, {Name: "t", Handler: value(1), RateLimit: "often"},
+	} {
+		if err := w.Register(bad); err == nil {
+			t.Errorf("%+v: got no error", bad)
+		}
+	}
+}
