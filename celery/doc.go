@@ -8,9 +8,11 @@
 // [Exception] is an error in the form that Python raises again.
 //
 // The package promises that nothing a client sends makes it panic, and that
-// what it writes is read by Celery 5.x. It speaks message protocol 2 with JSON
-// bodies; protocol 1, other serialisers, compression and canvas (chain, chord,
-// links) are recognised and refused by name, never misread.
+// what it writes is read by Celery 5.x. It reads message protocols 1 and 2, with
+// JSON, YAML or msgpack bodies, and writes protocol 2 in JSON.
+//
+// [Signature] is a call that is still to be made, of a task or of a canvas
+// (chain, group, chord); [Plan] works out which messages start it.
 //
 // Sources: Celery 5.2 to 5.6, celery/app/amqp.py, celery/worker/request.py,
 // celery/backends/base.py, kombu/utils/json.py.

@@ -5,10 +5,17 @@
 // Start with [Worker]: [New] it, [Worker.Register] tasks, [Worker.Run] until
 // the context ends. One job goes like this:
 //
-//	delivery ─ decode ─ known id? ─ expired? ─ wait for ETA ─ run ─ store result ─ AfterReturn ─ ack
-//	              │          │                       └─ again: store RETRY, wait, run
-//	              │          └─ finished before: AfterReturn ─ ack
-//	              └─ cannot be run: publish to dlx with the reason ─ store FAILURE ─ ack
+//	delivery ─ decode ─ known id? ─ expired, revoked? ─ wait for ETA ─ wait for a slot ─ run
+//	              │          │                                                            │
+//	              │          └─ finished before: what comes after its result ─ ack        │
+//	              └─ cannot be run: publish to dlx with the reason ─ store FAILURE ─ ack  │
+//	                                                                                      │
+//	      publish what follows ─ store the result ─ count the chord's part ─ AfterReturn ─ ack
+//	 or   publish the next attempt ─ store RETRY ─ AfterReturn ─ ack
+//
+// A [Task] is a name and a [Handler]; [Func] makes one of a function with typed
+// arguments. What a handler returns decides: a value, an error, [Retry],
+// [ErrIgnore], [Reject], [Replace].
 //
 // It promises that nothing is acknowledged before what follows from it is
 // stored, so that a crash at any point repeats work and loses none; that a task
@@ -19,6 +26,6 @@
 // What goes back to its queue keeps its age: RabbitMQ dead-letters it when the
 // queue's own TTL has passed.
 //
-// It does not park jobs: retries and jobs with an ETA wait in memory, each in
-// one of the worker's slots.
+// Remote control and events are internal/remote's, which asks the worker through
+// node.
 package worker

@@ -8,6 +8,7 @@ import collections
 import json
 import os
 import sys
+import time
 
 from celery import Celery, chord, group
 
@@ -23,6 +24,11 @@ def add(x, y, z=None):
 @app.task(name="t.integration.tasks.tsum")
 def tsum(nums):
     return sum(nums)
+
+
+@app.task(name="t.integration.tasks.sleeping")
+def sleeping(seconds):
+    time.sleep(seconds)
 
 
 @app.task(name="t.integration.tasks.fail")
@@ -56,6 +62,6 @@ def client(chords, size):
 
 if __name__ == "__main__":
     if sys.argv[1] == "worker":
-        app.worker_main(["worker", "-P", "prefork", "-c", "2", "-n", "python@mixed", "--without-gossip", "-l", "INFO"])
+        app.worker_main(["worker", "-P", "prefork", "-c", os.environ.get("MIXED_CONCURRENCY", "2"), "-n", "python@mixed", "--without-gossip", "-l", "INFO"])
     else:
         client(int(sys.argv[2]), int(sys.argv[3]))

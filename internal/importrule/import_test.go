@@ -56,6 +56,7 @@ var ours = map[string][]string{
 	"tasks":                {"celery", "phash", "vision", "progress", "cache", "internal/source"},
 	"worker":               {"celery", "results", "internal/remote"},
 	"internal/remote":      {"celery"},
+	"examples/tasks":       {"worker", "results", "progress"},
 	"examples/integration": {"celery", "worker", "results", "progress", "internal/config"},
 	"internal/embedded":    {"internal/broker"},
 	"internal/config":      {"worker", "tasks", "vision", "internal/source", "internal/redisretry"},
@@ -66,7 +67,7 @@ var ours = map[string][]string{
 // clients may be imported only by these.
 var clients = map[string][]string{
 	"github.com/rabbitmq/amqp091-go": {"worker", "internal/remote", "cmd/onceover", "internal/testenv"},
-	"github.com/redis/go-redis/v9":   {"results", "progress", "cache", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "internal/testenv"},
+	"github.com/redis/go-redis/v9":   {"results", "progress", "cache", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv"},
 }
 
 func TestImports(t *testing.T) {
