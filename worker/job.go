@@ -125,7 +125,7 @@ func (j *job) run(jobs context.Context, unlock func(), place *ticket) error {
 			return err
 		}
 	}
-	if exc, why := j.unwanted(); exc != nil {
+	if exc, why := j.unwanted(false); exc != nil {
 		return j.revoked(jobs, exc, why)
 	}
 	j.event("task-received", j.receivedFields)
@@ -143,7 +143,7 @@ func (j *job) run(jobs context.Context, unlock func(), place *ticket) error {
 	if err := place.wait(waits); err != nil {
 		return j.waitEnded(jobs, err)
 	}
-	if exc, why := j.unwanted(); exc != nil {
+	if exc, why := j.unwanted(true); exc != nil {
 		return j.revoked(jobs, exc, why)
 	}
 	return j.attempt(jobs, seen)
@@ -164,13 +164,15 @@ type revocation struct {
 	signal     int
 }
 
-// unwanted says why the job need not be run, nil if it has to be.
-func (j *job) unwanted() (*celery.Exception, revocation) {
+// unwanted says why the job need not be run, nil if it has to be. As in Celery,
+// stamps count when it is about to run: until then a job that is revoked by
+// stamp keeps its place among the deliveries sent ahead.
+func (j *job) unwanted(stamps bool) (*celery.Exception, revocation) {
 	if !j.req.Expires.IsZero() && time.Now().After(j.req.Expires) {
 		j.w.remote.Revoked.Add(j.req.ID)
 		return celery.TaskRevoked("expired"), revocation{expired: true}
 	}
-	if j.w.remote.Revoked.Match(j.req.ID, j.req.StampedHeaders, j.req.Stamps) {
+	if j.w.remote.Revoked.Has(j.req.ID) || stamps && j.w.remote.Revoked.Match(j.req.ID, j.req.StampedHeaders, j.req.Stamps) {
 		return celery.TaskRevoked("revoked"), revocation{}
 	}
 	return nil, revocation{}

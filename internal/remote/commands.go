@@ -413,7 +413,7 @@ func report(r *Remote, a arguments) (any, error) {
 		return nil, err
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "\nsoftware -> onceover, compatible with celery:%s\n", software["sw_ver"])
+	fmt.Fprintf(&b, "\nsoftware -> celery:%s (onceover)\n", software["sw_ver"])
 	fmt.Fprintf(&b, "node -> %s, pid %d, up %d s\n\n", r.cfg.NodeName, os.Getpid(), int(time.Since(r.started).Seconds()))
 	settings := r.node.Settings()
 	for _, name := range sortedKeys(settings) {
