@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"time"
 
@@ -44,6 +43,7 @@ type Progress interface {
 type Config struct {
 	Lang      string // language of messages and analyses where the job names none; default ko
 	MaxPixels int    // larger pictures are refused before they are decoded; default 50 million
+	Cores     int    // pictures decoded, hashed or scaled at once; default runtime.GOMAXPROCS
 }
 
 // DefaultConfig returns the documented defaults.
@@ -59,7 +59,7 @@ type ImageAnalyze struct {
 	analyzer vision.Analyzer
 	metrics  *metrics
 	log      *zap.Logger
-	cpu      chan struct{} // one token a decoding; as many as there are cores
+	cpu      cores
 	now      func() time.Time
 }
 
@@ -68,7 +68,7 @@ func NewImageAnalyze(cfg Config, f Fetcher, c Cache, p Progress, a vision.Analyz
 	return &ImageAnalyze{
 		cfg: cfg, fetcher: f, cache: c, progress: p, analyzer: a,
 		metrics: newMetrics(reg), log: log,
-		cpu: make(chan struct{}, runtime.GOMAXPROCS(0)), now: time.Now,
+		cpu: newCores(cfg.Cores), now: time.Now,
 	}
 }
 
@@ -358,16 +358,4 @@ func (r *run) enter(stage string) {
 		r.t.metrics.stage.WithLabelValues(r.stage).Observe(now.Sub(r.stageStart).Seconds())
 	}
 	r.stage, r.stageStart = stage, now
-}
-
-// onCPU runs f when a core is free for it.
-func onCPU[T any](ctx context.Context, cores chan struct{}, f func() (T, error)) (T, error) {
-	select {
-	case cores <- struct{}{}:
-		defer func() { <-cores }()
-		return f()
-	case <-ctx.Done():
-		var zero T
-		return zero, context.Cause(ctx)
-	}
 }
