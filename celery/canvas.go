@@ -194,9 +194,7 @@ func (p *Plan) applyChain(s *Signature, args []json.RawMessage, kwargs map[strin
 		}
 	}
 	last := s.Tasks[len(s.Tasks)-1]
-	for _, callback := range o.Link {
-		last.Options.Link = append(last.Options.Link, callback)
-	}
+	last.Options.Link = append(last.Options.Link, o.Link...)
 	first, rest := s.Tasks[0], slices.Clone(s.Tasks[1:])
 	slices.Reverse(rest)
 	// What the steps' last one needs it has got; the first takes the rest.

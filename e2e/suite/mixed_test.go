@@ -16,11 +16,22 @@ import (
 
 // TestMixedFleet has chords worked off by a Python worker and by ours at the same
 // time: each counts its parts of the header, and either may be the one to send
-// the body.
+// the body. Producer, reader and Python worker are the newest Celery, and 5.2.
 func TestMixedFleet(t *testing.T) {
-	t.Parallel()
+	for _, python := range []string{"", "old"} {
+		t.Run("celery "+python, func(t *testing.T) {
+			t.Parallel()
+			if python == "" {
+				mixedFleet(t, testenv.Python(t, "celery", "redis"))
+			} else {
+				mixedFleet(t, testenv.OldPython(t))
+			}
+		})
+	}
+}
+
+func mixedFleet(t *testing.T, python string) {
 	broker, store := testenv.SharedRabbitMQ(t), testenv.Redis(t)
-	python := testenv.Python(t, "celery", "redis")
 	env := append(os.Environ(), "TEST_BROKER="+broker, "TEST_BACKEND="+store.URL()+"/0", "PYTHONDONTWRITEBYTECODE=1")
 
 	other := exec.Command(python, "mixed.py", "worker")

@@ -27,6 +27,20 @@ func Python(t testing.TB, modules ...string) string {
 	return python
 }
 
+// OldPython returns a Python with Celery 5.2, which Debian 12 has.
+func OldPython(t testing.TB) string {
+	t.Helper()
+	if notCompared("celery-5.2") {
+		t.Skipf(NotCompared + "Celery 5.2 is not installed")
+	}
+	python := os.Getenv(oldPythonEnv)
+	if python == "" {
+		check(t, &missingError{"Python environment .cache/venv-old", "run the tests by scripts/test"})
+	}
+	check(t, hasModules(python, []string{"celery", "redis"}))
+	return python
+}
+
 func findPython() (string, error) {
 	if python := os.Getenv(pythonEnv); python != "" {
 		return python, nil

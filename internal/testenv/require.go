@@ -16,6 +16,9 @@ const (
 	requireEnv = "ONCEOVER_TEST_REQUIRE"
 	// pythonEnv is the interpreter that Python returns.
 	pythonEnv = "ONCEOVER_TEST_PYTHON"
+
+	// oldPythonEnv is the interpreter that OldPython returns.
+	oldPythonEnv = "ONCEOVER_TEST_PYTHON_OLD"
 	// notComparedEnv lists, comma separated, the Python modules that could not be
 	// installed on this machine; tests that need them are skipped in any case.
 	notComparedEnv = "ONCEOVER_TEST_NOT_COMPARED"
