@@ -18,6 +18,7 @@ type Config struct {
 	PrefetchMultiplier int           // prefetch = Concurrency x this; default 1
 	NodeName           string        // Celery's node name; default celery@<host>
 	DefaultQueue       string        // where tasks go that name no queue: Celery's task_default_queue; default celery
+	RPCResults         bool          // send results to the client's queue, Celery's rpc://, and store none; default false
 	TrackStarted       bool          // store STARTED when a job begins; default false
 	TaskEvents         bool          // send task events from the start, not only when asked to; default false
 	DelayedDelivery    bool          // declare what Celery 5.5 delays tasks with, for queues on topic exchanges; default true

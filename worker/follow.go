@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
 	"onceover/celery"
@@ -272,8 +273,30 @@ func (j *job) store(ctx context.Context, state celery.State, result any, childre
 	if j.w.cfg.ResultExtended {
 		m.Extend(j.req, j.w.cfg.NodeName)
 	}
-	return j.w.results.Save(ctx, m)
+	return j.save(ctx, m, j.req.ReplyTo)
 }
+
+// save stores m, or with rpc:// results sends it to the client's queue, which may
+// have gone (celery/backends/rpc.py, store_result).
+func (j *job) save(ctx context.Context, m celery.Meta, replyTo string) error {
+	if !j.w.cfg.RPCResults {
+		return j.w.results.Save(ctx, m)
+	}
+	if replyTo == "" {
+		return nil
+	}
+	body, err := celery.MarshalJSON(m)
+	if err != nil {
+		return err
+	}
+	return j.w.outbox.publish(ctx, Outgoing{RoutingKey: replyTo, Optional: true, Publishing: amqp.Publishing{
+		Headers: amqp.Table{}, ContentType: celery.ContentTypeJSON, ContentEncoding: "utf-8",
+		CorrelationId: m.TaskID, DeliveryMode: amqp.Transient, Body: body,
+	}})
+}
+
+// unstored tells that DB0 will not know of the job's end.
+func (j *job) unstored() bool { return j.req.IgnoreResult || j.w.cfg.RPCResults }
 
 // failID stores a failure for a task that did not run.
 func (j *job) failID(ctx context.Context, id string, exc *celery.Exception, children []*celery.Result) error {
@@ -286,12 +309,12 @@ func (j *job) failID(ctx context.Context, id string, exc *celery.Exception, chil
 			return err
 		}
 	}
-	return j.w.results.Save(ctx, m)
+	return j.save(ctx, m, j.req.ReplyTo)
 }
 
 // stored is what is known of an earlier run of the id; nil if nothing is.
 func (j *job) stored(ctx context.Context) (*celery.Meta, error) {
-	if j.req.IgnoreResult {
+	if j.unstored() {
 		state, retries, err := j.w.marks.Finished(ctx, j.req.ID)
 		if err != nil || state == "" {
 			return nil, err
@@ -309,7 +332,7 @@ func (j *job) stored(ctx context.Context) (*celery.Meta, error) {
 // markFinished remembers the end of an attempt whose result is not stored. What
 // follows from it has been done by then.
 func (j *job) markFinished(ctx context.Context, state celery.State) error {
-	if !j.req.IgnoreResult {
+	if !j.unstored() {
 		return nil
 	}
 	return j.w.marks.MarkFinished(ctx, j.req.ID, state, j.req.Retries)

@@ -446,7 +446,7 @@ func (j *job) finished(jobs context.Context) (over bool, err error) {
 		}
 		// The next attempt has been published.
 	case celery.Success, celery.Revoked, celery.Failure:
-		if j.req.IgnoreResult {
+		if j.unstored() {
 			break // all of it was done before the mark was set
 		}
 		if err := j.afterEnd(ctx, m, exc); err != nil {

@@ -26,6 +26,7 @@ type Outgoing struct {
 	Exchange   string
 	RoutingKey string
 	Publishing amqp.Publishing
+	Optional   bool // it does not matter if there is no queue for it
 }
 
 // Publisher publishes with confirms and returns on a channel of its own: a nil
@@ -71,7 +72,7 @@ func (p *Publisher) batch(ctx context.Context, messages []Outgoing) error {
 	p.takeReturns() // of publications whose callers stopped waiting
 	confirms := make([]*amqp.DeferredConfirmation, len(messages))
 	for i, m := range messages {
-		confirm, err := p.ch.PublishWithDeferredConfirm(m.Exchange, m.RoutingKey, true, false, m.Publishing)
+		confirm, err := p.ch.PublishWithDeferredConfirm(m.Exchange, m.RoutingKey, !m.Optional, false, m.Publishing)
 		if err != nil {
 			return m.fault(err)
 		}

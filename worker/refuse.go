@@ -79,7 +79,7 @@ func deadLetter(d amqp.Delivery, reason *celery.MessageError, node string) Outgo
 	headers[headerRoutingKey] = d.RoutingKey
 	headers[headerNode] = node
 	headers[headerTime] = time.Now().UTC().Format(time.RFC3339)
-	return Outgoing{ExchangeDeadLetter, keyDeadLetter, amqp.Publishing{
+	return Outgoing{Exchange: ExchangeDeadLetter, RoutingKey: keyDeadLetter, Publishing: amqp.Publishing{
 		Headers:         headers,
 		ContentType:     d.ContentType,
 		ContentEncoding: d.ContentEncoding,

@@ -2,6 +2,7 @@
 and a client whose chords both work off.
 
     mixed.py worker                 until SIGTERM
+    mixed.py rpc                    with results by message
     mixed.py client CHORDS SIZE     prints JSON: what the chords gave, and which worker ran how many parts
 """
 import collections
@@ -60,8 +61,20 @@ def client(chords, size):
     print(json.dumps({"sums": sums, "failures": failures, "ran": ran}))
 
 
+def rpc():
+    """Results by message: a value, a failure, a chain's end."""
+    out = [add.delay(2, 3).get(timeout=30), (add.s(1, 2) | add.s(10)).delay().get(timeout=30)]
+    try:
+        fail.delay().get(timeout=30)
+    except Exception as exc:
+        out.append(type(exc).__name__)
+    print(json.dumps(out))
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "worker":
         app.worker_main(["worker", "-P", "prefork", "-c", os.environ.get("MIXED_CONCURRENCY", "2"), "-n", "python@mixed", "--without-gossip", "-l", "INFO"])
+    elif sys.argv[1] == "rpc":
+        rpc()
     else:
         client(int(sys.argv[2]), int(sys.argv[3]))

@@ -98,6 +98,26 @@ func mixedFleet(t *testing.T, python string) {
 	}
 }
 
+// TestRPCResults has clients of both versions wait for results by message.
+func TestRPCResults(t *testing.T) {
+	t.Parallel()
+	broker, store := testenv.SharedRabbitMQ(t), testenv.Redis(t)
+	startWorker(t, t.TempDir(), []string{"ONCEOVER_BROKER_URL=" + broker, "ONCEOVER_REDIS_URL=" + store.URL(), "CELERY_RESULT_BACKEND=rpc://",
+		"ONCEOVER_NODE_NAME=" + node, "ONCEOVER_QUEUES=celery", "ONCEOVER_MINGLE=false"})
+	for _, python := range []string{testenv.Python(t, "celery"), testenv.OldPython(t)} {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		cmd := exec.CommandContext(ctx, python, "mixed.py", "rpc")
+		cmd.Env = append(os.Environ(), "TEST_BROKER="+broker, "TEST_BACKEND=rpc://", "PYTHONDONTWRITEBYTECODE=1")
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		cancel()
+		if got, want := strings.TrimSpace(string(out)), `[5, 13, "ExpectedException"]`; err != nil || got != want {
+			t.Errorf("%s: got %s, %v, want %s\n%s", python, got, err, want, stderr.String())
+		}
+	}
+}
+
 // waiter closes found when want was written.
 type waiter struct {
 	text  bytes.Buffer

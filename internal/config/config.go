@@ -139,7 +139,7 @@ func (s *Settings) table() []setting {
 	return []setting{
 		{"broker-url", []string{"ONCEOVER_BROKER_URL", "CELERY_BROKER_URL"}, str(&s.brokers), "RabbitMQ: amqp:// or amqps://; several, comma separated, for failover"},
 		{"redis-url", []string{"ONCEOVER_REDIS_URL"}, str(&s.RedisURL), "the Redis `server` of all roles, each on a database of its own"},
-		{"results-url", []string{"ONCEOVER_RESULTS_URL", "CELERY_RESULT_BACKEND"}, str(&s.ResultsURL), "Celery results elsewhere (default: the server above, database 0)"},
+		{"results-url", []string{"ONCEOVER_RESULTS_URL", "CELERY_RESULT_BACKEND"}, str(&s.ResultsURL), "Celery results elsewhere (default: the server above, database 0); rpc:// sends them to the client instead"},
 		{"cache-url", []string{"ONCEOVER_CACHE_URL"}, str(&s.CacheURL), "the image-hash cache elsewhere (default: database 1)"},
 		{"progress-url", []string{"ONCEOVER_PROGRESS_URL"}, str(&s.ProgressURL), "job progress elsewhere (default: database 2)"},
 		{"queues", []string{"ONCEOVER_QUEUES"}, list(&s.Worker.Queues), "queues to consume, comma separated"},
@@ -277,6 +277,10 @@ func (s *Settings) complete(env map[string]string) []error {
 		}
 	}
 	check(s.Worker.Validate())
+	if scheme, _, _ := strings.Cut(s.ResultsURL, "://"); scheme == "rpc" {
+		// Chords, and what people ask for, still need a place.
+		s.Worker.RPCResults, s.ResultsURL = true, ""
+	}
 	for _, role := range []struct {
 		flag string
 		url  *string

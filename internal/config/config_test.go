@@ -114,10 +114,17 @@ func TestEveryFaultAtOnce(t *testing.T) {
 			t.Errorf("the error contains %q:\n%v", never, err)
 		}
 	}
-	for _, backend := range []string{"rpc://", "db+postgresql://u:hunter2@h/x", "nonsense hunter2"} {
+	for _, backend := range []string{"db+postgresql://u:hunter2@h/x", "nonsense hunter2"} {
 		if _, _, err := load(t, nil, "CELERY_RESULT_BACKEND="+backend); err == nil || !strings.Contains(err.Error(), "results-url") || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("result backend %q: got %v", backend, err)
 		}
+	}
+}
+
+func TestRPCResults(t *testing.T) {
+	s, _, err := load(t, nil, "CELERY_RESULT_BACKEND=rpc://")
+	if err != nil || !s.Worker.RPCResults || s.ResultsURL != "redis://127.0.0.1:6379/0" {
+		t.Errorf("got %+v, %v, want results sent to the client", s, err)
 	}
 }
 
