@@ -10,7 +10,6 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -106,6 +105,9 @@ func scalar(n *yaml.Node) (any, error) {
 			case "no", "No", "NO", "off", "Off", "OFF":
 				return false, nil
 			}
+			if _, err := ParseTime(text); err == nil {
+				return yamlTime(text), nil
+			}
 		}
 		return text, nil
 	case "!!null":
@@ -117,6 +119,9 @@ func scalar(n *yaml.Node) (any, error) {
 	case "!!int":
 		return integer(n)
 	case "!!float":
+		if strings.Trim(text, "+-_0123456789") == "" {
+			return integer(n) // beyond 64 bits
+		}
 		f, err := strconv.ParseFloat(strings.ReplaceAll(text, "_", ""), 64)
 		if err != nil && !math.IsInf(f, 0) {
 			err = n.Decode(&f) // .inf, .nan
@@ -125,14 +130,7 @@ func scalar(n *yaml.Node) (any, error) {
 		}
 		return float(f), err
 	case "!!timestamp":
-		var t time.Time
-		if err := n.Decode(&t); err != nil {
-			return nil, err
-		}
-		if len(text) == len("2006-01-02") {
-			return rich("date", text), nil
-		}
-		return richTime(t), nil
+		return yamlTime(text), nil
 	case "!!binary":
 		data, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(text), ""))
 		if err != nil {
@@ -141,6 +139,15 @@ func scalar(n *yaml.Node) (any, error) {
 		return richBytes(data), nil
 	}
 	return nil, refusedTag(n)
+}
+
+// yamlTime is what kombu makes in JSON of a date or a time, which keeps its
+// offset or the lack of one.
+func yamlTime(text string) any {
+	if len(text) == len("2006-01-02") {
+		return rich("date", text)
+	}
+	return rich("datetime", strings.Replace(text, " ", "T", 1))
 }
 
 // integer keeps the digits of an integer of any length.

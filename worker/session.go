@@ -265,15 +265,21 @@ func (w *Worker) consume(ctx context.Context, s *session, accept func(*consumer,
 	}
 }
 
-// prepareDelays makes native delayed delivery work, beside the consuming: 28
-// queues take their time.
+// prepareDelays makes native delayed delivery work, beside the consuming, as 28
+// queues take their time, and on a connection of its own, as a broker that does
+// not know such queues may close it.
 func (w *Worker) prepareDelays(s *session) {
 	queues := w.queues.list()
 	if !wantsDelays(queues) {
 		return
 	}
 	began := time.Now()
-	created, err := declareDelays(s.waits, s.conn, queues)
+	var created bool
+	conn, err := Dial(s.waits, w.cfg.NodeName+" (delayed delivery)", w.cfg.BrokerURLs)
+	if err == nil {
+		created, err = declareDelays(s.waits, conn, queues)
+		conn.Close() // it may be closed already
+	}
 	switch {
 	case err != nil && s.waits.Err() == nil:
 		w.log.Warn("native delayed delivery is not available", zap.Error(err))

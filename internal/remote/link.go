@@ -76,7 +76,7 @@ func (r *Remote) open(ctx context.Context) (_ *link, err error) {
 	if err := gossip.QueueBind(q.Name, "worker.#", eventExchange, false, nil); err != nil {
 		return nil, fmt.Errorf("bind queue for gossip: %w", err)
 	}
-	if l.gossip, err = gossip.Consume(q.Name, "", true, true, false, false, nil); err != nil {
+	if l.gossip, err = gossip.Consume(q.Name, "", true, false, false, false, nil); err != nil {
 		return nil, fmt.Errorf("consume gossip: %w", err)
 	}
 	return l, nil
@@ -238,7 +238,7 @@ func (l *link) hello(ctx context.Context) error {
 	if err := ch.QueueBind(q.Name, oid, replyExchange, false, nil); err != nil {
 		return err
 	}
-	replies, err := ch.Consume(q.Name, "", true, true, false, false, nil)
+	replies, err := ch.Consume(q.Name, "", true, false, false, false, nil)
 	if err != nil {
 		return err
 	}
