@@ -102,6 +102,9 @@ func startLocal(s *config.Settings, fs *pflag.FlagSet, build func(*config.Settin
 	if err := load(s, fs); err != nil {
 		return nil, err
 	}
+	// The embedded broker has no quorum queues to delay tasks with, and at the start
+	// there is no other worker.
+	s.Worker.DelayedDelivery, s.Worker.Mingle = false, false
 	// The sample pictures are on loopback.
 	s.Image.Allow = append(s.Image.Allow, "127.0.0.1/32")
 	return l, build(s)
