@@ -35,7 +35,7 @@ func decodeContent(contentType, encoding, compression string, body []byte) (json
 		return nil, ReasonContentType, err
 	}
 	if open != nil {
-		if body, err = decompress(open, body); err != nil {
+		if body, err = decompress(open, body, MaxBodyBytes); err != nil {
 			return nil, ReasonBody, fmt.Errorf("the body, compressed with %s: %w", compression, err)
 		}
 	}
@@ -98,8 +98,8 @@ func compressor(name string) (func(io.Reader) (io.Reader, error), error) {
 	return nil, fmt.Errorf("compression %q is not accepted: expected gzip, bzip2, zstd or brotli (or leave task_compression unset)", clip(name, 64))
 }
 
-// decompress reads all of it, within MaxBodyBytes.
-func decompress(open func(io.Reader) (io.Reader, error), body []byte) ([]byte, error) {
+// decompress reads all of it, if it is no longer than limit.
+func decompress(open func(io.Reader) (io.Reader, error), body []byte, limit int64) ([]byte, error) {
 	r, err := open(bytes.NewReader(body))
 	if err != nil {
 		return nil, err
@@ -107,12 +107,12 @@ func decompress(open func(io.Reader) (io.Reader, error), body []byte) ([]byte, e
 	if z, ok := r.(*zstd.Decoder); ok {
 		defer z.Close()
 	}
-	out, err := io.ReadAll(io.LimitReader(r, MaxBodyBytes+1))
+	out, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
 		return nil, err
 	}
-	if len(out) > MaxBodyBytes {
-		return nil, fmt.Errorf("more than %d bytes", MaxBodyBytes)
+	if int64(len(out)) > limit {
+		return nil, fmt.Errorf("more than %d bytes", limit)
 	}
 	return out, nil
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // maxYAMLNodes bounds what a YAML document may expand to through its aliases.
-const maxYAMLNodes = 4 << 20
+const maxYAMLNodes = 1 << 20
 
 // decodeYAML turns one YAML document of plain types into JSON, as kombu's
 // yaml.safe_load followed by its JSON would.

@@ -3,6 +3,7 @@ and a client whose chords both work off.
 
     mixed.py worker                 until SIGTERM
     mixed.py rpc                    with results by message
+    mixed.py delayed                with a countdown
     mixed.py client CHORDS SIZE     prints JSON: what the chords gave, and which worker ran how many parts
 """
 import collections
@@ -12,6 +13,7 @@ import sys
 import time
 
 from celery import Celery, chord, group
+from kombu import Exchange, Queue
 
 app = Celery("mixed", broker=os.environ["TEST_BROKER"], backend=os.environ["TEST_BACKEND"])
 app.conf.update(result_extended=True, worker_prefetch_multiplier=1, broker_connection_retry_on_startup=True)
@@ -63,6 +65,8 @@ def client(chords, size):
 
 def rpc():
     """Results by message: a value, a failure, a chain's end."""
+    text = "사진" * 200_000  # more than a megabyte
+    assert app.send_task("t.integration.tasks.identity", (text,), queue="celery").get(timeout=30) == text
     out = [add.delay(2, 3).get(timeout=30), (add.s(1, 2) | add.s(10)).delay().get(timeout=30)]
     try:
         fail.delay().get(timeout=30)
@@ -71,10 +75,22 @@ def rpc():
     print(json.dumps(out))
 
 
+def delayed():
+    """A countdown on a quorum queue, which newer Celery has the broker wait for."""
+    app.conf.task_queues = [Queue("q.ai", Exchange("tasks", type="topic"), routing_key="ai.add", no_declare=True,
+                                  queue_arguments={"x-queue-type": "quorum"})]
+    began = time.monotonic()
+    result = add.apply_async((2, 3), countdown=3, queue=app.amqp.queues["q.ai"])
+    value = result.get(timeout=60)
+    print(json.dumps({"value": value, "seconds": time.monotonic() - began, "key": result.queue}))
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "worker":
         app.worker_main(["worker", "-P", "prefork", "-c", os.environ.get("MIXED_CONCURRENCY", "2"), "-n", "python@mixed", "--without-gossip", "-l", "INFO"])
     elif sys.argv[1] == "rpc":
         rpc()
+    elif sys.argv[1] == "delayed":
+        delayed()
     else:
         client(int(sys.argv[2]), int(sys.argv[3]))

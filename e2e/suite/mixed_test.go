@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,7 +37,7 @@ func mixedFleet(t *testing.T, python string) {
 
 	other := exec.Command(python, "mixed.py", "worker")
 	other.Env = env
-	ready := &waiter{want: []byte(" ready."), found: make(chan struct{})}
+	ready := &waiter{}
 	other.Stdout, other.Stderr = ready, ready
 	if err := other.Start(); err != nil {
 		t.Fatal(err)
@@ -47,11 +48,7 @@ func mixedFleet(t *testing.T, python string) {
 		defer force.Stop()
 		_ = other.Wait() // it has done its part
 	})
-	select {
-	case <-ready.found:
-	case <-time.After(60 * time.Second):
-		t.Fatalf("the Python worker is not ready:\n%s", ready.text.String())
-	}
+	ready.wait(t, " ready.")
 	startWorker(t, t.TempDir(), []string{"ONCEOVER_BROKER_URL=" + broker, "ONCEOVER_REDIS_URL=" + store.URL(),
 		"ONCEOVER_NODE_NAME=" + node, "ONCEOVER_QUEUES=celery", "ONCEOVER_CONCURRENCY=2", "ONCEOVER_RESULT_EXTENDED=true",
 		"ONCEOVER_MINGLE=false"})
@@ -118,21 +115,79 @@ func TestRPCResults(t *testing.T) {
 	}
 }
 
-// waiter closes found when want was written.
+// TestNativeDelayedDelivery has the newest Celery send a task with a countdown to
+// a quorum queue: it goes through the delays that our worker declares.
+func TestNativeDelayedDelivery(t *testing.T) {
+	t.Parallel()
+	broker, store := testenv.SharedRabbitMQ(t), testenv.Redis(t)
+	log := startWorker(t, t.TempDir(), []string{"ONCEOVER_BROKER_URL=" + broker, "ONCEOVER_REDIS_URL=" + store.URL(),
+		"ONCEOVER_NODE_NAME=" + node, "ONCEOVER_QUEUES=q.ai", "ONCEOVER_MINGLE=false", "ONCEOVER_RESULT_EXTENDED=true"}).Stderr.(*waiter)
+	log.wait(t, "native delayed delivery declared")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, testenv.Python(t, "celery", "redis"), "mixed.py", "delayed")
+	cmd.Env = append(os.Environ(), "TEST_BROKER="+broker, "TEST_BACKEND="+store.URL()+"/0", "PYTHONDONTWRITEBYTECODE=1")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var got struct {
+		Value   int
+		Seconds float64
+		Key     string
+	}
+	if err != nil || json.Unmarshal(out, &got) != nil {
+		t.Fatalf("%v: %s\n%s", err, out, stderr.String())
+	}
+	// 27 bits and the routing key: 3 seconds are 11 in binary.
+	if got.Value != 5 || got.Seconds < 2 || !strings.HasPrefix(got.Key, "0.0.0.") || !strings.HasSuffix(got.Key, ".1.1.ai.add") {
+		t.Errorf("got %+v, want 5 after 3 s by a key with the delay in it", got)
+	}
+}
+
+// waiter keeps what a process writes and lets a test wait for a part of it. Safe
+// for concurrent use.
 type waiter struct {
+	mu    sync.Mutex
 	text  bytes.Buffer
-	want  []byte
-	found chan struct{}
-	done  bool
+	added chan struct{} // closed and replaced at each write
 }
 
 func (w *waiter) Write(p []byte) (int, error) {
-	w.text.Write(p)
-	if !w.done && bytes.Contains(w.text.Bytes(), w.want) {
-		w.done = true
-		close(w.found)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.added != nil {
+		close(w.added)
+		w.added = nil
 	}
-	return len(p), nil
+	return w.text.Write(p)
+}
+
+func (w *waiter) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.String()
+}
+
+func (w *waiter) wait(t *testing.T, want string) {
+	t.Helper()
+	timeout := time.After(60 * time.Second)
+	for {
+		w.mu.Lock()
+		found := strings.Contains(w.text.String(), want)
+		if w.added == nil {
+			w.added = make(chan struct{})
+		}
+		added := w.added
+		w.mu.Unlock()
+		if found {
+			return
+		}
+		select {
+		case <-added:
+		case <-timeout:
+			t.Fatalf("nothing about %q in\n%s", want, w.String())
+		}
+	}
 }
 
 // leftovers lists keys of database 0 that would stay for ever.

@@ -4,7 +4,6 @@
 package suite
 
 import (
-	"bytes"
 	"context"
 	"encoding/xml"
 	"net"
@@ -137,10 +136,10 @@ func startWorker(t testing.TB, dir string, env []string) *exec.Cmd {
 	if out, err := exec.Command("go", "build", "-race", "-buildvcs=false", "-o", program, "onceover/examples/integration").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	var log bytes.Buffer
+	log := &waiter{}
 	cmd := exec.Command(program)
 	cmd.Env = append(os.Environ(), env...)
-	cmd.Stdout, cmd.Stderr = &log, &log
+	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +149,7 @@ func startWorker(t testing.TB, dir string, env []string) *exec.Cmd {
 		defer force.Stop()
 		_ = cmd.Wait() // not 0 when jobs were left, as some tests do
 		if strings.Contains(log.String(), "DATA RACE") || t.Failed() {
-			t.Logf("the worker's log:\n%s", tail(log.Bytes()))
+			t.Logf("the worker's log:\n%s", tail([]byte(log.String())))
 		}
 		if strings.Contains(log.String(), "DATA RACE") {
 			t.Error("data race in the worker")
