@@ -12,6 +12,8 @@ const (
 	outcomeFailure   = "failure"
 	outcomeRetry     = "retry"
 	outcomeRevoked   = "revoked"
+	outcomeIgnored   = "ignored"   // by the task's own wish
+	outcomeReplaced  = "replaced"  // another signature took its place
 	outcomeDuplicate = "duplicate" // finished before, only acknowledged
 	outcomeReturned  = "returned"  // given back to its queue
 	outcomeRefused   = "refused"   // cannot be run, kept as a dead letter
@@ -23,8 +25,14 @@ type metrics struct {
 	brokerLost prometheus.Counter
 }
 
-func newMetrics(reg prometheus.Registerer, inFlight func() float64) *metrics {
+func newMetrics(reg prometheus.Registerer, inFlight, scheduled, dropped func() float64) *metrics {
 	f := promauto.With(reg)
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "onceover_jobs_scheduled", Help: "Deliveries held until their ETA.",
+	}, scheduled)
+	f.NewCounterFunc(prometheus.CounterOpts{
+		Name: "onceover_events_dropped_total", Help: "Events not sent because the broker was slower than they came.",
+	}, dropped)
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "onceover_jobs_in_flight", Help: "Deliveries being worked on.",
 	}, inFlight)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -261,8 +260,6 @@ func tableValue(v any) any {
 			out[i] = tableValue(e)
 		}
 		return out
-	case time.Time:
-		return v
 	default:
 		return v
 	}

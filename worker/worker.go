@@ -96,13 +96,16 @@ func New(cfg Config, results Results, marks Marks, reg prometheus.Registerer, lo
 		abort:    make(chan struct{}),
 		shutdown: make(chan struct{}),
 	}
-	w.metrics = newMetrics(reg, func() float64 { used, _ := w.pool.inUse(); return float64(used) })
 	w.remote = remote.New(remote.Config{
 		NodeName: cfg.NodeName, TaskEvents: cfg.TaskEvents, Mingle: cfg.Mingle,
 		Dial: func(ctx context.Context) (*amqp.Connection, error) {
 			return Dial(ctx, cfg.NodeName+" (remote control)", cfg.BrokerURLs)
 		},
 	}, (*node)(w), log.Named("remote"))
+	w.metrics = newMetrics(reg,
+		func() float64 { return float64(w.inFlight()) },
+		func() float64 { return float64(w.held.scheduled()) },
+		func() float64 { return float64(w.remote.Dropped()) })
 	if err := w.Register(builtins()...); err != nil {
 		return nil, err
 	}
