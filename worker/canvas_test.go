@@ -330,3 +330,51 @@ func TestRegister(t *testing.T) {
 		}
 	}
 }
+
+// TestLinkToNowhere has a task whose callback names an exchange that is not there:
+// the task fails, once, and the worker goes on.
+func TestLinkToNowhere(t *testing.T) {
+	b := setup(t)
+	var runs atomic.Int32
+	b.task("t", worker.HandlerFunc(func(context.Context, *celery.Request) (any, error) { runs.Add(1); return 1, nil }))
+	b.start()
+	for name, set := range map[string]func(*celery.Options){
+		"no exchange": func(o *celery.Options) { o.Exchange, o.RoutingKey = "nowhere", "k" },
+		"no binding":  func(o *celery.Options) { o.Exchange, o.RoutingKey = worker.ExchangeTasks, "nobody.listens" },
+	} {
+		runs.Store(0)
+		link := celery.NewSignature("t")
+		set(&link.Options)
+		m := b.wait(b.send("t", func(r *celery.Request) { r.Callbacks = celery.Signatures{link} }))
+		exc, err := m.Exception()
+		if err != nil || m.Status != celery.Failure || exc.Type != "OperationalError" {
+			t.Errorf("%s: got %s %v, want FAILURE OperationalError", name, m.Status, exc)
+		}
+		if m := b.wait(b.send("t", nil)); m.Status != celery.Success {
+			t.Errorf("%s: the next task: got %s, want SUCCESS", name, m.Status)
+		}
+		if runs.Load() != 2 {
+			t.Errorf("%s: got %d runs of two tasks", name, runs.Load())
+		}
+	}
+	if n := b.logs.FilterMessage("broker lost, reconnecting").Len(); n != 0 {
+		t.Errorf("the session was lost %d times", n)
+	}
+}
+
+// TestRateLimitedJobsHoldNoSlot sends jobs of a task that may run once an hour:
+// another task runs beside them.
+func TestRateLimitedJobsHoldNoSlot(t *testing.T) {
+	b := setup(t)
+	b.cfg.Concurrency, b.cfg.PrefetchMultiplier = 1, 10
+	b.tasks = append(b.tasks, worker.Task{Name: "slow", Handler: value(1), RateLimit: "1/h"})
+	b.task("t", value(2))
+	b.start()
+	b.wait(b.send("slow", nil))
+	for range 3 {
+		b.send("slow", nil)
+	}
+	if m := b.wait(b.send("t", nil)); m.Status != celery.Success {
+		t.Errorf("got %s, want SUCCESS", m.Status)
+	}
+}

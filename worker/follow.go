@@ -100,10 +100,13 @@ func (j *job) countPart(ctx context.Context, req *celery.Request, state celery.S
 		if _, planErr := p.Apply(req.Chord, []json.RawMessage{header}, celery.Options{}); planErr != nil {
 			exc = &celery.Exception{Type: "ChordError", Module: celery.ModuleCelery,
 				Args: []any{"Callback error: " + planErr.Error()}, Err: planErr}
-		} else if err := j.flush(ctx, &p, again); err != nil {
+		} else if err := j.flush(ctx, &p, again); err == nil {
+			return j.w.results.ChordDone(ctx, req.Group)
+		} else if !undeliverable(err) {
 			return err
 		} else {
-			return j.w.results.ChordDone(ctx, req.Group)
+			exc = &celery.Exception{Type: "ChordError", Module: celery.ModuleCelery,
+				Args: []any{"Callback error: " + err.Error()}, Err: err}
 		}
 	} else if !errors.As(err, &exc) {
 		return err
@@ -240,7 +243,18 @@ func (j *job) errbacks(ctx context.Context, failed *celery.Request, list celery.
 		j.w.log.Warn("error callbacks not sent", zap.String("task_id", failed.ID), zap.Error(err))
 		return nil, nil
 	}
-	return p.Children, j.flush(ctx, &p, again)
+	err = j.flush(ctx, &p, again)
+	if undeliverable(err) {
+		j.w.log.Warn("error callbacks not sent", zap.String("task_id", failed.ID), zap.Error(err))
+		return nil, nil
+	}
+	return p.Children, err
+}
+
+// operationalError is what Celery fails a task with whose successors could not be
+// sent.
+func operationalError(err error) *celery.Exception {
+	return &celery.Exception{Type: "OperationalError", Module: "kombu.exceptions", Args: []any{err.Error()}, Err: err}
 }
 
 func runErrback(ctx context.Context, t *task, failed *celery.Request, exc *celery.Exception) (err error) {

@@ -70,7 +70,7 @@ func (w *Worker) accept(jobs context.Context, c *consumer, d amqp.Delivery) {
 
 	unlock, first := w.running.tryLock(req.ID)
 	var place *ticket
-	if first && !time.Now().Before(req.ETA) {
+	if first && !time.Now().Before(req.ETA) && !t.limiter.limited() {
 		place = w.pool.join()
 	}
 	w.held.add(j)
@@ -134,11 +134,12 @@ func (j *job) run(jobs context.Context, unlock func(), place *ticket) error {
 			return j.waitEnded(jobs, err)
 		}
 	}
-	if place.p == nil {
-		place = j.w.pool.join()
-	}
+	// Who waits for a rate limit does not stand in the line: others would wait, too.
 	if err := j.task.limiter.wait(waits); err != nil {
 		return j.waitEnded(jobs, err)
+	}
+	if place.p == nil {
+		place = j.w.pool.join()
 	}
 	if err := place.wait(waits); err != nil {
 		return j.waitEnded(jobs, err)
@@ -284,6 +285,9 @@ func (j *job) succeed(ctx context.Context, value any, a *attempt, seen bool) err
 		return j.fail(ctx, exceptionOf(err), a, seen)
 	}
 	if err := j.flush(ctx, &next, seen); err != nil {
+		if undeliverable(err) {
+			return j.fail(ctx, operationalError(err), a, seen)
+		}
 		return err
 	}
 	children := append(a.plan.Children, next.Children...)
@@ -419,6 +423,9 @@ func (j *job) replace(ctx context.Context, r *celery.Replace, a *attempt, seen b
 		return j.fail(ctx, exceptionOf(err), a, seen)
 	}
 	if err := j.flush(ctx, &p, seen); err != nil {
+		if undeliverable(err) {
+			return j.fail(ctx, operationalError(err), a, seen)
+		}
 		return err
 	}
 	j.end(outcomeReplaced, "")

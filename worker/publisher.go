@@ -14,6 +14,15 @@ import (
 // ErrUnroutable says that the broker took a message and had no queue for it.
 var ErrUnroutable = errors.New("the broker has no queue for the message")
 
+// errNoExchange says that a message names an exchange that the broker does not
+// have, or that we may not publish to.
+var errNoExchange = errors.New("the broker does not let us publish there")
+
+// undeliverable tells that publishing again would not help.
+func undeliverable(err error) bool {
+	return errors.Is(err, ErrUnroutable) || errors.Is(err, errNoExchange)
+}
+
 // errRefused says that the broker did not take a message.
 var errRefused = errors.New("the broker refused the message (full queue, or a closed channel)")
 
@@ -31,21 +40,56 @@ type Outgoing struct {
 // Publisher publishes with confirms and returns on a channel of its own: a nil
 // error means that the message is in a queue. Safe for concurrent use.
 type Publisher struct {
+	conn *amqp.Connection
+
 	mu       sync.Mutex
 	ch       *amqp.Channel
 	returned chan amqp.Return
+	closed   chan *amqp.Error
 }
 
 // NewPublisher opens a channel for publishing.
 func NewPublisher(conn *amqp.Connection) (*Publisher, error) {
-	ch, err := conn.Channel()
+	p := &Publisher{conn: conn}
+	return p, p.open()
+}
+
+func (p *Publisher) open() error {
+	ch, err := p.conn.Channel()
 	if err != nil {
-		return nil, fmt.Errorf("open channel for publishing: %w", err)
+		return fmt.Errorf("open channel for publishing: %w", err)
 	}
 	if err := ch.Confirm(false); err != nil {
-		return nil, fmt.Errorf("ask for publisher confirms: %w", err)
+		return fmt.Errorf("ask for publisher confirms: %w", err)
 	}
-	return &Publisher{ch: ch, returned: ch.NotifyReturn(make(chan amqp.Return, batchSize))}, nil
+	p.ch, p.returned = ch, ch.NotifyReturn(make(chan amqp.Return, batchSize))
+	p.closed = ch.NotifyClose(make(chan *amqp.Error, 1))
+	return nil
+}
+
+// refusal looks why the channel was closed while m was published. An exchange
+// that is not there closes it: that is the message's fault, and the next one gets
+// a new channel.
+func (p *Publisher) refusal(m Outgoing, err error) error {
+	var why *amqp.Error
+	select {
+	case why = <-p.closed:
+	default:
+	}
+	if why == nil || why.Code != amqp.NotFound && why.Code != amqp.AccessRefused || p.conn.IsClosed() {
+		return m.fault(err)
+	}
+	if openErr := p.open(); openErr != nil {
+		return openErr
+	}
+	return m.fault(fmt.Errorf("%w: %s", errNoExchange, why.Reason))
+}
+
+// broken reports whether only a new session can publish.
+func (p *Publisher) broken() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ch.IsClosed()
 }
 
 // Close closes the channel.
@@ -73,7 +117,7 @@ func (p *Publisher) batch(ctx context.Context, messages []Outgoing) error {
 	for i, m := range messages {
 		confirm, err := p.ch.PublishWithDeferredConfirm(m.Exchange, m.RoutingKey, !m.Optional, false, m.Publishing)
 		if err != nil {
-			return m.fault(err)
+			return p.refusal(m, err)
 		}
 		confirms[i] = confirm
 	}
@@ -81,9 +125,9 @@ func (p *Publisher) batch(ctx context.Context, messages []Outgoing) error {
 		ok, err := confirms[i].WaitContext(ctx)
 		switch {
 		case err != nil:
-			return m.fault(err)
+			return p.refusal(m, err)
 		case !ok:
-			return m.fault(errRefused)
+			return p.refusal(m, errRefused)
 		}
 	}
 	// RabbitMQ sends basic.return before the confirm of the same message.
@@ -152,7 +196,7 @@ func (o *outbox) publish(ctx context.Context, messages ...Outgoing) error {
 				if err := o.sendOneByOne(ctx, s, messages); err == nil || !s.conn.IsClosed() {
 					return err
 				}
-			case !s.publisher.ch.IsClosed():
+			case !s.publisher.broken():
 				return err
 			}
 			// It is not known which of them arrived: whoever gets one twice must be

@@ -237,6 +237,9 @@ func (l *limiter) set(perSecond float64) {
 	l.changed <- make(chan struct{})
 }
 
+// limited reports whether there is a limit.
+func (l *limiter) limited() bool { return l.r.Limit() != rate.Inf }
+
 // text is the limit as Celery shows it, "" for none.
 func (l *limiter) text() string {
 	limit := l.r.Limit()
