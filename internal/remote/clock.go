@@ -2,6 +2,10 @@ package remote
 
 import "sync/atomic"
 
+// maxClock is the highest time that is taken over from others: beyond it readers
+// of JSON lose digits, and an overflow would turn the clock back.
+const maxClock = 1 << 52
+
 // Clock is a Lamport clock (L. Lamport, "Time, Clocks, and the Ordering of Events
 // in a Distributed System", 1978), as kombu.clocks.LamportClock. The zero value
 // is ready. Safe for concurrent use.
@@ -10,8 +14,12 @@ type Clock struct{ now atomic.Int64 }
 // Forward moves the clock by one, for something that is sent, and returns it.
 func (c *Clock) Forward() int64 { return c.now.Add(1) }
 
-// Adjust moves the clock past one that was received.
+// Adjust moves the clock past one that was received. A time beyond 2^52 is
+// nobody's, and counts as 0.
 func (c *Clock) Adjust(seen int64) {
+	if seen > maxClock {
+		seen = 0
+	}
 	for {
 		now := c.now.Load()
 		if c.now.CompareAndSwap(now, max(now, seen)+1) {

@@ -8,8 +8,13 @@
 // worker's, behind [Node].
 //
 // It promises replies and events in the shapes of Celery 5.x, and that neither
-// an event nor a request ever holds up a job. It does not stand in elections,
-// and has nothing of Python to show (objgraph).
+// an event nor a request ever holds up a job. Requests are answered one after
+// the other, and no reply waits for an event to be sent first; all share one
+// connection, so that a broker which takes nothing holds them all.
+//
+// It wins no election while there is a Python worker to win it, and has nothing
+// of Python to show (objgraph). What a Celery worker would know of tasks that it
+// does not hold, such as the state in the result store, is the worker's matter.
 //
 // Sources: celery/worker/control.py, celery/events/dispatcher.py,
 // celery/worker/consumer/mingle.py and gossip.py, kombu/pidbox.py.

@@ -3,13 +3,10 @@ package remote
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"onceover/celery"
@@ -21,13 +18,14 @@ func (r *Remote) info(j Job, safe bool) map[string]any {
 	req := j.Request
 	var args, kwargs any = req.ArgsText(), req.KwargsText()
 	if !safe {
-		args, kwargs = req.Args, req.Kwargs
-		if req.Args == nil {
-			args = []any{}
+		list, table := []any{}, map[string]any{}
+		for _, v := range req.Args {
+			list = append(list, jsonValue(v))
 		}
-		if req.Kwargs == nil {
-			kwargs = map[string]any{}
+		for name, v := range req.Kwargs {
+			table[name] = jsonValue(v)
 		}
+		args, kwargs = list, table
 	}
 	var started, pid any
 	if !j.Started.IsZero() {
@@ -43,6 +41,15 @@ func (r *Remote) info(j Job, safe bool) map[string]any {
 	}
 }
 
+// jsonValue is an argument as it came, or its repr where it cannot be written
+// again: Python's JSON knows NaN.
+func jsonValue(raw json.RawMessage) any {
+	if !json.Valid(raw) {
+		return celery.ReprRaw(raw)
+	}
+	return raw
+}
+
 func (r *Remote) infos(jobs []Job, safe bool) []any {
 	out := make([]any, len(jobs))
 	for i, j := range jobs {
@@ -53,7 +60,7 @@ func (r *Remote) infos(jobs []Job, safe bool) []any {
 
 func activeJobs(r *Remote, a arguments) (any, error) {
 	var safe bool
-	if _, err := a.get("safe", &safe); err != nil {
+	if err := a.get("safe", &safe); err != nil {
 		return nil, err
 	}
 	return r.infos(r.node.Jobs().Active, safe), nil
@@ -68,28 +75,38 @@ func scheduledJobs(r *Remote, _ arguments) (any, error) {
 	out := make([]any, len(jobs))
 	for i, j := range jobs {
 		out[i] = map[string]any{
-			"eta":      j.Request.ETA.UTC().Format("2006-01-02T15:04:05.999999-07:00"),
+			"eta":      isoFormat(j.Request.ETA.UTC()),
 			"priority": 6, "request": r.info(j, false),
 		}
 	}
 	return out, nil
 }
 
+// isoFormat is Python's datetime.isoformat: six digits of a second, or none.
+// Readers before Python 3.11 take nothing else.
+func isoFormat(t time.Time) string {
+	if t.Nanosecond() < 1000 {
+		return t.Format("2006-01-02T15:04:05-07:00")
+	}
+	return t.Format("2006-01-02T15:04:05.000000-07:00")
+}
+
 func revokedIDs(r *Remote, _ arguments) (any, error) { return r.Revoked.IDs(), nil }
 
 func queryTask(r *Remote, a arguments) (any, error) {
-	if _, given := a.values["ids"]; !given {
-		return nil, a.need("ids", new(any))
-	}
 	ids, err := a.texts("ids")
 	if err != nil {
 		return nil, err
+	}
+	named := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		named[id] = true
 	}
 	jobs := r.node.Jobs()
 	out := map[string]any{}
 	for state, list := range map[string][]Job{"active": jobs.Active, "reserved": jobs.Reserved, "scheduled": jobs.Scheduled} {
 		for _, j := range list {
-			if slices.Contains(ids, j.Request.ID) {
+			if named[j.Request.ID] {
 				out[j.Request.ID] = []any{state, r.info(j, false)}
 			}
 		}
@@ -106,7 +123,7 @@ func registered(r *Remote, a arguments) (any, error) {
 		items = []string{"exchange", "routing_key", "rate_limit"}
 	}
 	var builtins bool
-	if _, err := a.get("builtins", &builtins); err != nil {
+	if err := a.get("builtins", &builtins); err != nil {
 		return nil, err
 	}
 	out := []string{}
@@ -116,6 +133,9 @@ func registered(r *Remote, a arguments) (any, error) {
 		}
 		var attributes []string
 		for _, item := range items {
+			if strings.HasPrefix(item, "_") {
+				continue
+			}
 			value := t.Attributes[item]
 			if item == "name" {
 				value = t.Name
@@ -140,10 +160,7 @@ func registered(r *Remote, a arguments) (any, error) {
 }
 
 // activeQueues shows queues as kombu's Queue.as_dict does.
-func activeQueues(r *Remote, a arguments) (any, error) {
-	if err := a.only(); err != nil {
-		return nil, err
-	}
+func activeQueues(r *Remote, _ arguments) (any, error) {
 	out := []any{}
 	for _, q := range r.node.Queues() {
 		var args any
@@ -204,80 +221,4 @@ func stats(r *Remote, _ arguments) (any, error) {
 		out["autoscaler"] = map[string]any{"max": p.Max, "min": p.Min, "current": max(p.Min, active), "qty": active}
 	}
 	return out, nil
-}
-
-// usage is that of the process, with Python's names of the fields.
-func usage() any {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		return "N/A"
-	}
-	seconds := func(t syscall.Timeval) float64 { return float64(t.Nano()) / 1e9 }
-	return map[string]any{
-		"utime": seconds(u.Utime), "stime": seconds(u.Stime), "maxrss": u.Maxrss, "ixrss": u.Ixrss, "idrss": u.Idrss,
-		"isrss": u.Isrss, "minflt": u.Minflt, "majflt": u.Majflt, "nswap": u.Nswap, "inblock": u.Inblock,
-		"oublock": u.Oublock, "msgsnd": u.Msgsnd, "msgrcv": u.Msgrcv, "nsignals": u.Nsignals, "nvcsw": u.Nvcsw, "nivcsw": u.Nivcsw,
-	}
-}
-
-// memsample is the resident memory, as Celery shows it; null where it is not
-// known.
-func memsample(*Remote, arguments) (any, error) {
-	text, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return nil, nil
-	}
-	fields := strings.Fields(string(text))
-	if len(fields) < 2 {
-		return nil, nil
-	}
-	pages, err := strconv.Atoi(fields[1])
-	if err != nil {
-		return nil, nil
-	}
-	return fmt.Sprintf("%.2fMB", float64(pages*os.Getpagesize())/(1<<20)), nil
-}
-
-func memdump(r *Remote, a arguments) (any, error) {
-	sample, _ := memsample(r, a)
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return fmt.Sprintf("resident %v, heap in use %.2fMB, goroutines %d, garbage collections %d\n",
-		sample, float64(m.HeapInuse)/(1<<20), runtime.NumGoroutine(), m.NumGC), nil
-}
-
-// objgraph needs a library of Python.
-func objgraph(_ *Remote, a arguments) (any, error) {
-	if err := a.only("num", "max_depth", "type"); err != nil {
-		return nil, err
-	}
-	return nil, celery.NewException("ImportError", "Requires the objgraph library", nil)
-}
-
-func sortedKeys(m map[string]any) []string { return slices.Sorted(maps.Keys(m)) }
-
-// revokedTable is what hello tells: each id with the time at which it was
-// revoked, a float on a clock of our own.
-func (r *Remote) revokedTable() map[string]any {
-	out := map[string]any{}
-	now := time.Since(r.started).Seconds()
-	for _, id := range r.Revoked.IDs() {
-		// Written with a fraction: Python skips a time that is an int.
-		out[id] = []any{json.RawMessage(strconv.FormatFloat(now, 'f', 6, 64)), id}
-	}
-	return out
-}
-
-// mergeRevoked takes over what another worker has revoked, a dict by id or a
-// list of ids.
-func (r *Remote) mergeRevoked(raw json.RawMessage) {
-	var table map[string]json.RawMessage
-	if json.Unmarshal(raw, &table) == nil {
-		r.Revoked.Add(slices.Collect(maps.Keys(table))...)
-		return
-	}
-	var list []string
-	if json.Unmarshal(raw, &list) == nil {
-		r.Revoked.Add(list...)
-	}
 }

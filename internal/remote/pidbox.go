@@ -1,11 +1,9 @@
 package remote
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -29,10 +27,13 @@ type request struct {
 	Pattern     string                     `json:"pattern"`
 	Matcher     string                     `json:"matcher"`
 	Ticket      string                     `json:"ticket"`
-	ReplyTo     *struct {
-		Exchange   string `json:"exchange"`
-		RoutingKey string `json:"routing_key"`
-	} `json:"reply_to"`
+	ReplyTo     *address                   `json:"reply_to"`
+}
+
+// address is where a reply goes.
+type address struct {
+	Exchange   string `json:"exchange"`
+	RoutingKey string `json:"routing_key"`
 }
 
 // parseRequest reads a message.
@@ -50,31 +51,41 @@ func parseRequest(contentType string, body []byte) (*request, error) {
 	return &m, nil
 }
 
-// isFor reports whether a request is meant for the node.
+// isFor reports whether a request is meant for the node. As in kombu, a pattern
+// counts only together with a matcher, and a destination before both.
 func (m *request) isFor(node string) (bool, error) {
-	if len(m.Destination) > 0 {
+	switch {
+	case len(m.Destination) > 0:
 		return slices.Contains(m.Destination, node), nil
-	}
-	if m.Pattern == "" {
+	case m.Pattern == "" || m.Matcher == "":
 		return true, nil
 	}
+	var expression string
 	switch m.Matcher {
-	case "", "glob":
-		// Python's fnmatch: a slash is nothing special, and ! negates a set.
-		pattern := strings.NewReplacer("/", "\x00", "[!", "[^").Replace(m.Pattern)
-		return path.Match(pattern, strings.ReplaceAll(node, "/", "\x00"))
+	case "glob":
+		expression = globPattern(m.Pattern)
 	case "pcre":
-		re, err := regexp.Compile(`^(?:` + m.Pattern + `)`)
-		if err != nil {
-			return false, err
-		}
-		return re.MatchString(node), nil
+		expression = `\A(?:` + m.Pattern + `)`
+	default:
+		return false, fmt.Errorf("matcher %q: expected glob or pcre", m.Matcher)
 	}
-	return false, fmt.Errorf("matcher %q: expected glob or pcre", m.Matcher)
+	re, err := regexp.Compile(expression)
+	if err != nil {
+		return false, fmt.Errorf("pattern %q: %w", m.Pattern, err)
+	}
+	return re.MatchString(node), nil
 }
 
-// answer runs a request and publishes the reply, if one is wanted.
-func (r *Remote) answer(ctx context.Context, ch *amqp.Channel, d amqp.Delivery) error {
+// reply is the answer to a request, ready to go.
+type reply struct {
+	to     address
+	method string // that was asked
+	ticket string
+	body   []byte
+}
+
+// answer runs a request and returns the reply, nil if none is wanted.
+func (r *Remote) answer(d amqp.Delivery) *reply {
 	m, err := parseRequest(d.ContentType, d.Body)
 	if err != nil {
 		r.log.Warn("remote control request ignored", zap.Error(err))
@@ -90,38 +101,40 @@ func (r *Remote) answer(ctx context.Context, ch *amqp.Channel, d amqp.Delivery) 
 		return nil
 	}
 	value, answered := r.run(m)
-	if m.ReplyTo == nil || m.ReplyTo.RoutingKey == "" || !answered {
+	if m.ReplyTo == nil || !answered {
 		return nil
 	}
 	body, err := celery.MarshalJSON(map[string]any{r.cfg.NodeName: value})
 	if err != nil {
-		return fmt.Errorf("encode the reply to %s: %w", m.Method, err)
+		r.log.Error("remote control reply cannot be encoded", zap.String("method", m.Method), zap.Error(err))
+		// Two strings can be.
+		body, _ = celery.MarshalJSON(map[string]any{r.cfg.NodeName: failure(celery.NewException("EncodeError", err.Error(), err))})
 	}
-	err = ch.PublishWithContext(ctx, m.ReplyTo.Exchange, m.ReplyTo.RoutingKey, false, false, amqp.Publishing{
-		ContentType: celery.ContentTypeJSON, ContentEncoding: "utf-8", DeliveryMode: amqp.Transient,
-		Headers: amqp.Table{"ticket": m.Ticket, "clock": r.Clock.Forward()}, Body: body,
-	})
-	if err != nil {
-		return fmt.Errorf("reply to %s: %w", m.Method, err)
-	}
-	return nil
+	return &reply{*m.ReplyTo, m.Method, m.Ticket, body}
 }
 
-// run executes a command. What goes wrong in it is part of the answer, as
-// Python's repr of the exception.
+// failure answers with Python's repr of what went wrong.
+func failure(exc *celery.Exception) map[string]any { return map[string]any{"error": exc.Repr()} }
+
+// run executes a command. What goes wrong in it is part of the answer.
 func (r *Remote) run(m *request) (value any, answered bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			exc := celery.Recovered(p)
 			r.log.Error("remote control command panicked", zap.String("method", m.Method), zap.Error(exc))
-			value, answered = map[string]any{"error": exc.Repr()}, true
+			value, answered = failure(exc), true
 		}
 	}()
-	c, known := commands[m.Method]
+	c, known := lookUp(m.Method)
 	if !known {
-		return map[string]any{"error": "KeyError(" + celery.Repr(m.Method) + ")"}, true
+		r.log.Warn("remote control command is not known", zap.String("method", m.Method))
+		return failure(celery.NewException("KeyError", m.Method, nil)), true
 	}
-	value, err := c.run(r, arguments{method: m.Method, values: m.Arguments})
+	a := arguments{c, m.Arguments}
+	err := a.check()
+	if err == nil {
+		value, err = c.run(r, a)
+	}
 	switch {
 	case errors.Is(err, errNoAnswer):
 		return nil, false
@@ -130,7 +143,8 @@ func (r *Remote) run(m *request) (value any, answered bool) {
 		if !errors.As(err, &exc) {
 			exc = celery.NewException("ValueError", err.Error(), err)
 		}
-		return map[string]any{"error": exc.Repr()}, true
+		r.log.Warn("remote control command refused", zap.String("method", m.Method), zap.Error(err))
+		return failure(exc), true
 	}
 	if c.logged {
 		r.log.Info("remote control", zap.String("method", m.Method))
@@ -138,85 +152,21 @@ func (r *Remote) run(m *request) (value any, answered bool) {
 	return value, true
 }
 
-// adjust moves the clock by that of a message.
+// adjust moves the clock by that of a message, which may have none.
 func (r *Remote) adjust(headers amqp.Table) {
-	switch seen := headers["clock"].(type) {
+	var seen int64
+	switch v := headers["clock"].(type) {
 	case int64:
-		r.Clock.Adjust(seen)
+		seen = v
 	case int32:
-		r.Clock.Adjust(int64(seen))
+		seen = int64(v)
 	case int16:
-		r.Clock.Adjust(int64(seen))
+		seen = int64(v)
 	case int8:
-		r.Clock.Adjust(int64(seen))
+		seen = int64(v)
 	}
+	r.Clock.Adjust(seen)
 }
 
 // errNoAnswer is returned by a command that is not answered.
 var errNoAnswer = errors.New("no answer")
-
-// arguments are those of a request, by name.
-type arguments struct {
-	method string
-	values map[string]json.RawMessage
-}
-
-// get decodes an argument into dst and reports whether it was given, and not
-// null.
-func (a arguments) get(name string, dst any) (given bool, err error) {
-	raw, ok := a.values[name]
-	if !ok || string(raw) == "null" {
-		return false, nil
-	}
-	if err := json.Unmarshal(raw, dst); err != nil {
-		return false, celery.NewException("TypeError", fmt.Sprintf("argument '%s' of %s() has the wrong type", name, a.method), err)
-	}
-	return true, nil
-}
-
-// need is get for an argument without which nothing can be done.
-func (a arguments) need(name string, dst any) error {
-	given, err := a.get(name, dst)
-	if err == nil && !given {
-		err = celery.NewException("TypeError", fmt.Sprintf("%s() missing 1 required positional argument: '%s'", a.method, name), nil)
-	}
-	return err
-}
-
-// only refuses arguments of any other name.
-func (a arguments) only(names ...string) error {
-	for name := range a.values {
-		if !slices.Contains(names, name) {
-			return celery.NewException("TypeError", fmt.Sprintf("%s() got an unexpected keyword argument '%s'", a.method, name), nil)
-		}
-	}
-	return nil
-}
-
-// texts reads a string or a list of them.
-func (a arguments) texts(name string) ([]string, error) {
-	var one string
-	if raw, ok := a.values[name]; ok && json.Unmarshal(raw, &one) == nil && string(raw) != "null" {
-		return []string{one}, nil
-	}
-	var many []string
-	_, err := a.get(name, &many)
-	return many, err
-}
-
-// number reads an integer, which clients may send as text.
-func (a arguments) number(name string, otherwise int) (int, error) {
-	n := otherwise
-	raw, ok := a.values[name]
-	if !ok || string(raw) == "null" {
-		return n, nil
-	}
-	var text string
-	if json.Unmarshal(raw, &text) == nil {
-		raw = json.RawMessage(strings.TrimSpace(text))
-	}
-	if err := json.Unmarshal(raw, &n); err != nil {
-		return 0, celery.NewException("ValueError", fmt.Sprintf("argument '%s' of %s() is not an integer", name, a.method), err)
-	}
-	return n, nil
-}

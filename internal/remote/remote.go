@@ -148,7 +148,8 @@ func (r *Remote) Ready() <-chan struct{} { return r.ready }
 
 // TaskEvent sends a task event if task events are on. It never blocks: when the
 // broker is slower than the events, they are dropped and counted. fields are
-// JSON values; type, hostname, clock, timestamp, … are added.
+// JSON values; type, hostname, clock, timestamp, … are added. kind begins with
+// "task-".
 func (r *Remote) TaskEvent(kind string, fields map[string]any) {
 	if r.events.tasks.Load() {
 		r.events.add(kind, fields)
@@ -165,41 +166,59 @@ func (r *Remote) Dropped() int64 { return r.events.dropped.Load() }
 const (
 	maxReconnect   = 10 * time.Second // longest pause between attempts
 	reconnectPause = 500 * time.Millisecond
+	healthyTime    = time.Minute // a connection that held so long was a good one
 	offlineTime    = time.Second // to say worker-offline
 	mingleTime     = time.Second // to wait for the other workers' hello
 )
 
 // Run connects and serves until ctx ends, reconnecting whenever the broker is
-// lost. At its end it says worker-offline.
+// lost. At its end it sends the task events that still wait, and worker-offline,
+// for which it takes a second at most.
 func (r *Remote) Run(ctx context.Context) {
-	lost := false
+	lost, pause := false, reconnectPause
 	for ctx.Err() == nil {
-		b := backoff.NewExponentialBackOff()
-		b.InitialInterval, b.MaxInterval = 100*time.Millisecond, maxReconnect
-		logged := ""
-		l, err := backoff.Retry(ctx, func() (*link, error) {
-			l, err := r.open(ctx)
-			if err != nil && ctx.Err() == nil && err.Error() != logged {
-				logged = err.Error()
-				r.log.Warn("remote control not connected, trying again", zap.Error(err))
-			}
-			return l, err
-		}, backoff.WithBackOff(b), backoff.WithMaxElapsedTime(0))
+		l, failed, err := r.connect(ctx)
 		if err != nil {
 			return // ctx has ended
 		}
-		if lost || logged != "" {
+		if lost || failed {
 			r.log.Info("remote control connected")
 		}
+		began := time.Now()
 		err = l.serve(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		lost = true
 		r.log.Warn("remote control lost, reconnecting", zap.Error(err))
+		// One that is lost as soon as it is there is not tried again and again.
+		if pause = min(2*pause, maxReconnect); time.Since(began) > healthyTime {
+			pause = reconnectPause
+		}
 		select {
-		case <-time.After(reconnectPause/2 + rand.N(reconnectPause)):
+		case <-time.After(pause/2 + rand.N(pause)):
 		case <-ctx.Done():
 		}
 	}
+}
+
+// connect tries until there is a connection, and says whether that was not the
+// first try. Its error is that ctx has ended. Each reason is logged once.
+func (r *Remote) connect(ctx context.Context) (_ *link, failed bool, err error) {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval = 100*time.Millisecond, maxReconnect
+	logged := ""
+	l, err := backoff.Retry(ctx, func() (*link, error) {
+		l, err := r.open(ctx)
+		if err != nil && ctx.Err() == nil && err.Error() != logged {
+			logged = err.Error()
+			level := zap.WarnLevel
+			if errors.Is(err, errNodeName) {
+				level = zap.ErrorLevel
+			}
+			r.log.Log(level, "remote control not connected, trying again", zap.Error(err))
+		}
+		return l, err
+	}, backoff.WithBackOff(b), backoff.WithMaxElapsedTime(0))
+	return l, logged != "", err
 }

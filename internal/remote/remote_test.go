@@ -3,80 +3,16 @@ package remote
 import (
 	"encoding/json"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"go.uber.org/zap"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"onceover/celery"
 )
-
-// still is a node that holds jobs and does what it is told.
-type still struct {
-	jobs    Jobs
-	said    []string
-	autoErr error
-}
-
-func (s *still) Jobs() Jobs             { return s.jobs }
-func (s *still) Totals() map[string]int { return map[string]int{"t": 3} }
-func (s *still) Tasks() []Task {
-	return []Task{{Name: "t", Attributes: map[string]any{"rate_limit": "10/m", "max_retries": 3}}, {Name: "celery.map"}}
-}
-func (s *still) Queues() []Queue {
-	return []Queue{{Name: "q", Exchange: "x", ExchangeType: "topic", RoutingKey: "k"}}
-}
-func (s *still) Pool() Pool {
-	return Pool{Size: 2, Prefetch: 8, Autoscaled: s.autoErr != nil, Max: 4, Min: 1}
-}
-func (s *still) Settings() map[string]any { return map[string]any{"timezone": "UTC"} }
-func (s *still) Broker() Broker           { return Broker{Host: "h", Port: 1} }
-func (s *still) Resize(n int) error       { s.note("resize", n); return s.autoErr }
-func (s *still) Autoscale(most, least int) (int, int, error) {
-	s.note("autoscale", most, least)
-	return most, least, nil
-}
-func (s *still) RateLimit(task string, perSecond float64) error {
-	s.note("rate", task, perSecond)
-	return known(task)
-}
-func (s *still) TimeLimits(task string, hard, soft time.Duration) error {
-	s.note("limits", task, hard, soft)
-	return known(task)
-}
-func (s *still) AddConsumer(q Queue)         { s.note("add", q.Name, q.Exchange, q.RoutingKey) }
-func (s *still) CancelConsumer(queue string) { s.note("cancel", queue) }
-func (s *still) Shutdown()                   { s.note("shutdown") }
-func (s *still) Revoke(match func(*celery.Request) bool, terminate bool, signal int) (ran []string) {
-	s.note("revoke", terminate, signal)
-	for _, j := range s.jobs.Active {
-		if terminate && match(j.Request) {
-			ran = append(ran, j.Request.ID)
-		}
-	}
-	return ran
-}
-
-func known(task string) error {
-	if task != "t" {
-		return ErrUnknownTask
-	}
-	return nil
-}
-
-func (s *still) note(v ...any) { s.said = append(s.said, strings.TrimSpace(fmt.Sprintln(v...))) }
-
-func newStill() (*Remote, *still) {
-	s := &still{jobs: Jobs{Active: []Job{{
-		Request: &celery.Request{
-			ID: "running", Task: "t", Args: []json.RawMessage{json.RawMessage(`"안녕"`)},
-			StampedHeaders: []string{"who"}, Stamps: map[string]json.RawMessage{"who": json.RawMessage(`["me", 7]`)},
-		},
-		Started: time.Unix(1700000000, 0), Acknowledged: true,
-	}}}}
-	return New(Config{NodeName: "n@h"}, s, zap.NewNop()), s
-}
 
 // TestCommands checks answers against those that a Python worker gave, or the
 // wording of celery/worker/control.py.
@@ -89,9 +25,7 @@ func TestCommands(t *testing.T) {
 		{"ping", `{}`, `{"ok":"pong"}`, ""},
 		{"clock", `{}`, `{"clock":0}`, ""},
 		{"no such", `{}`, `{"error":"KeyError('no such')"}`, ""},
-		{"active", `{"safe":true}`, `[{"acknowledged":true,"args":"('안녕',)","delivery_info":{"exchange":"","priority":null,"redelivered":false,"routing_key":""},"hostname":"n@h","id":"running","kwargs":"{}","name":"t","time_start":1700000000,"type":"t","worker_pid":0}]`, ""},
-		{"reserved", `{}`, `[]`, ""},
-		{"scheduled", `null`, `[]`, ""},
+		{"active", `{"safe":true}`, `[{"acknowledged":true,"args":"('안녕',)","delivery_info":{"exchange":"","priority":0,"redelivered":false,"routing_key":"celery"},"hostname":"n@h","id":"running","kwargs":"{'who': 'me'}","name":"t","time_start":1700000000.5,"type":"t","worker_pid":0}]`, ""},
 		{"query_task", `{"ids":"other"}`, `{}`, ""},
 		{"registered", `{}`, `["t [rate_limit=10/m]"]`, ""},
 		{"dump_tasks", `{"taskinfoitems":["max_retries"],"builtins":true}`, `["celery.map","t [max_retries=3]"]`, ""},
@@ -100,11 +34,12 @@ func TestCommands(t *testing.T) {
 		{"revoke", `{"task_id":"a"}`, `{"ok":"tasks {'a'} flagged as revoked"}`, "revoke false 15"},
 		{"revoke", `{"task_id":["running"],"terminate":true,"signal":"KILL"}`, `{"ok":"terminate: running"}`, "revoke true 9"},
 		{"revoke", `{"task_id":"a","terminate":true}`, `{"ok":"terminate: tasks unknown"}`, "revoke true 15"},
-		{"revoke", `{"task_id":"a","signal":"NOPE"}`, `{"error":"ValueError('unknown signal NOPE')"}`, ""},
+		{"revoke", `{"task_id":"a","signal":"NOPE"}`, `{"ok":"tasks {'a'} flagged as revoked"}`, "revoke false 15"},
+		{"revoke", `{"task_id":"a","terminate":true,"signal":"NOPE"}`, `{"error":"AttributeError(\"module 'signal' has no attribute 'SIGNOPE'\")"}`, ""},
 		{"revoke", `{}`, `{"error":"TypeError(\"revoke() missing 1 required positional argument: 'task_id'\")"}`, ""},
 		{"terminate", `{"task_id":"running","signal":"SIGTERM"}`, `{"ok":"terminate: running"}`, "revoke true 15"},
 		{"revoke_by_stamped_headers", `{"headers":{"who":["me"]}}`, `{"ok":"headers {'who': ['me']} flagged as revoked, but not terminated"}`, "revoke false 15"},
-		{"revoke_by_stamped_headers", `{"headers":["who=me"],"terminate":true}`, `{"ok":"headers {'who': 'me'} revoked"}`, "revoke true 15"},
+		{"revoke_by_stamped_headers", `{"headers":["who=me"],"terminate":true}`, `{"ok":"headers defaultdict(<class 'set'>, {'who': {'me'}}) revoked"}`, "revoke true 15"},
 		{"revoke_by_stamped_headers", `{"headers":{"who":"7"},"terminate":true}`, `{"ok":"headers {'who': '7'} were not terminated"}`, "revoke true 15"},
 		{"rate_limit", `{"task_name":"t","rate_limit":"30/m"}`, `{"ok":"new rate limit set successfully"}`, "rate t 0.5"},
 		{"rate_limit", `{"task_name":"t","rate_limit":0}`, `{"ok":"rate limit disabled successfully"}`, "rate t 0"},
@@ -114,7 +49,7 @@ func TestCommands(t *testing.T) {
 		{"pool_grow", `{}`, `{"ok":"pool will grow"}`, "resize 1"},
 		{"pool_shrink", `{"n":"3"}`, `{"ok":"pool will shrink"}`, "resize -3"},
 		{"pool_restart", `{}`, `{"error":"ValueError('Pool restarts not enabled')"}`, ""},
-		{"autoscale", `{"max":4,"min":1}`, `{"ok":"autoscale now max=4 min=1"}`, "autoscale 4 1"},
+		{"autoscale", `{"max":4,"min":1}`, `{"error":"ValueError('Autoscale not enabled')"}`, "autoscale 4 1"},
 		{"add_consumer", `{"queue":"q2","exchange":"x","routing_key":"k"}`, `{"ok":"add consumer q2"}`, "add q2 x k"},
 		{"cancel_consumer", `{"queue":"q2"}`, `{"ok":"no longer consuming from q2"}`, "cancel q2"},
 		{"enable_events", `{}`, `{"ok":"task events enabled"}`, ""},
@@ -147,44 +82,48 @@ func TestCommands(t *testing.T) {
 		case tt.want != "" && string(got) != tt.want:
 			t.Errorf("%s(%s):\ngot  %s\nwant %s", tt.method, tt.arguments, got, tt.want)
 		}
-		if tt.said != "" && (len(node.said) == 0 || node.said[len(node.said)-1] != tt.said) {
-			t.Errorf("%s(%s): the node was told %q, want %q", tt.method, tt.arguments, node.said, tt.said)
+		if tt.said != "" && node.lastSaid() != tt.said {
+			t.Errorf("%s(%s): the node was told %q, want %q", tt.method, tt.arguments, node.lastSaid(), tt.said)
 		}
 	}
 }
 
-func TestAutoscaledPoolIsNotResized(t *testing.T) {
+func TestAutoscaledPool(t *testing.T) {
 	r, node := newStill()
 	node.autoErr = ErrAutoscaled
-	value, _ := r.run(&request{Method: "pool_grow"})
-	if got, _ := json.Marshal(value); string(got) != `{"error":"pool_grow is not supported with autoscale. Adjust autoscale range instead."}` {
-		t.Errorf("got %s", got)
+	for method, want := range map[string]string{
+		"pool_grow": `{"error":"pool_grow is not supported with autoscale. Adjust autoscale range instead."}`,
+		"autoscale": `{"ok":"autoscale now max=0 min=0"}`,
+	} {
+		value, _ := r.run(&request{Method: method})
+		if got, _ := json.Marshal(value); string(got) != want {
+			t.Errorf("%s: got %s, want %s", method, got, want)
+		}
+	}
+	value, _ := r.run(&request{Method: "stats"})
+	if got, _ := json.Marshal(value.(map[string]any)["autoscaler"]); string(got) != `{"current":1,"max":4,"min":1,"qty":1}` {
+		t.Errorf("stats: got autoscaler %s", got)
 	}
 }
 
+// TestHello reads what each Celery says: newer ones lists, older ones dicts.
 func TestHello(t *testing.T) {
+	for _, theirs := range []string{`["theirs"]`, `{"theirs":[1.5,"theirs"]}`} {
+		r, _ := newStill()
+		r.Revoked.Add("mine")
+		value, _ := r.run(&request{Method: "hello", Arguments: map[string]json.RawMessage{
+			"from_node": json.RawMessage(`"other@h"`), "revoked": json.RawMessage(theirs),
+		}})
+		if got, _ := json.Marshal(value); string(got) != `{"clock":1,"revoked":["mine","theirs"]}` {
+			t.Errorf("%s: got %s", theirs, got)
+		}
+	}
 	r, _ := newStill()
-	r.Revoked.Add("mine")
-	value, _ := r.run(&request{Method: "hello", Arguments: map[string]json.RawMessage{
-		"from_node": json.RawMessage(`"other@h"`), "revoked": json.RawMessage(`{"theirs":[1.5,"theirs"]}`),
-	}})
-	if !r.Revoked.Has("theirs") {
-		t.Error("what the other worker revoked is not known")
+	for _, reply := range []string{`{"a@h":null,"b@h":{"revoked":{"x":[2.0,"x"]},"clock":7}}`, `{"c@h":{"revoked":["y"],"clock":3}}`, `{`, `{"n@h":{"revoked":["z"]}}`} {
+		r.greeted([]byte(reply))
 	}
-	doc, err := json.Marshal(value)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var reply struct {
-		Revoked map[string][2]json.RawMessage
-		Clock   int64
-	}
-	if err := json.Unmarshal(doc, &reply); err != nil || reply.Clock != 1 {
-		t.Fatalf("got %s, %v", doc, err)
-	}
-	// Python skips a time that is an int, and complains.
-	if at := string(reply.Revoked["mine"][0]); len(at) < 3 || !json.Valid([]byte(at)) || at[len(at)-7] != '.' {
-		t.Errorf("got the time %s, want a float with a fraction", at)
+	if got := r.Revoked.IDs(); !slices.Equal(got, []string{"x", "y"}) || r.Clock.Value() != 9 {
+		t.Errorf("got %v revoked and clock %d, want x and y, and 9", got, r.Clock.Value())
 	}
 }
 
@@ -207,7 +146,9 @@ func TestIsFor(t *testing.T) {
 		{request{Destination: []string{"a@h", "n@h"}}, true, false},
 		{request{Destination: []string{"a@h"}}, false, false},
 		{request{Pattern: "n@*", Matcher: "glob"}, true, false},
-		{request{Pattern: "[!n]@*"}, false, false},
+		{request{Pattern: "m@*", Matcher: "glob"}, false, false},
+		{request{Pattern: "m@*"}, true, false}, // nothing without a matcher
+		{request{Destination: []string{"a@h"}, Pattern: "n@*", Matcher: "glob"}, false, false},
 		{request{Pattern: "n@.+", Matcher: "pcre"}, true, false},
 		{request{Pattern: "@h", Matcher: "pcre"}, false, false}, // from the start
 		{request{Pattern: "(", Matcher: "pcre"}, false, true},
@@ -217,6 +158,61 @@ func TestIsFor(t *testing.T) {
 		if got != tt.want || (err != nil) != tt.bad {
 			t.Errorf("%+v: got %v, %v, want %v", tt.m, got, err, tt.want)
 		}
+	}
+}
+
+// TestGlob has what Python 3.11's fnmatch says.
+func TestGlob(t *testing.T) {
+	for _, tt := range []struct {
+		glob, text string
+		want       bool
+	}{
+		{"*", "", true}, {"w*@h", "w1@h", true}, {"w*@h", "w1@host", false}, {"w?@h", "w@h", false}, {"a*", "a/b\n", true},
+		{"[ab]@h", "b@h", true}, {"[!ab]@h", "c@h", true}, {"[!ab]@h", "a@h", false}, {"[a-c]", "b", true}, {"[c-a]", "b", false}, {"[!c-a]", "b", true},
+		{"[]]", "]", true}, {"[!]]", "]", false}, {"[!]]", "a", true}, {"[a-]", "-", true}, {"[^a]", "^", true}, {"[^a]", "b", false},
+		{"[ab", "[ab", true}, {"[!]", "[!]", true}, {"a\\b", `a\b`, true}, {"a.b", "axb", false}, {"안*", "안녕", true}, {"[가-힣]", "녕", true}, {"(", "(", true},
+	} {
+		m := request{Pattern: tt.glob, Matcher: "glob"}
+		if got, err := m.isFor(tt.text); err != nil || got != tt.want {
+			t.Errorf("%q of %q: got %v, %v, want %v", tt.glob, tt.text, got, err, tt.want)
+		}
+	}
+}
+
+func TestScheduledTimesAsPythonWritesThem(t *testing.T) {
+	for _, tt := range []struct {
+		nanos int64
+		want  string
+	}{{500_000_000, "1970-01-01T00:00:00.500000+00:00"}, {0, "1970-01-01T00:00:00+00:00"}, {900, "1970-01-01T00:00:00+00:00"}, {123_456_789, "1970-01-01T00:00:00.123456+00:00"}} {
+		if got := isoFormat(time.Unix(0, tt.nanos).UTC()); got != tt.want {
+			t.Errorf("%d ns: got %s, want %s", tt.nanos, got, tt.want)
+		}
+	}
+}
+
+func TestHoursWest(t *testing.T) {
+	for hours, want := range map[float64]int{9: -9, 0: 0, 5.5: -6, -3.5: 3, -8: 8} {
+		if got := hoursWest(time.Unix(0, 0).In(time.FixedZone("", int(hours*3600)))); got != want {
+			t.Errorf("%v h east: got %d, want %d", hours, got, want)
+		}
+	}
+}
+
+func TestHumanBytes(t *testing.T) {
+	for n, want := range map[float64]string{12: "12B", 2048: "2KB", 50876907: "48.52MB", 3 << 30: "3GB"} {
+		if got := humanBytes(n); got != want {
+			t.Errorf("%v: got %s, want %s", n, got, want)
+		}
+	}
+}
+
+// TestUnwritableArguments are shown all the same: Python's JSON knows NaN.
+func TestUnwritableArguments(t *testing.T) {
+	r, node := newStill()
+	node.jobs.Active[0].Request.Args = []json.RawMessage{json.RawMessage(`NaN`)}
+	reply := r.answer(amqp.Delivery{ContentType: "application/json", Body: []byte(`{"method":"active","reply_to":{}}`)})
+	if reply == nil || !strings.Contains(string(reply.body), `"args":["NaN"]`) {
+		t.Errorf("got %+v, want args NaN", reply)
 	}
 }
 
@@ -236,11 +232,29 @@ func TestRevokedIsBounded(t *testing.T) {
 	}
 }
 
+func TestRevokedElsewhereIsNotKeptForEver(t *testing.T) {
+	r := newRevoked()
+	now := time.Unix(0, 0)
+	r.now = func() time.Time { return now }
+	r.Add("a")
+	for range 4 { // workers that start and say what they know
+		now = now.Add(revokedTTL / 3)
+		r.merge([]string{"a"})
+	}
+	now = now.Add(time.Second)
+	if now = now.Add(-revokedTTL / 3); !r.Has("a") {
+		t.Error("the id is forgotten although it came again after its time")
+	}
+}
+
+// TestStampsMatchAsInPython compares by ==.
 func TestStampsMatchAsInPython(t *testing.T) {
 	r := newRevoked()
-	r.AddStamps(map[string][]any{"id": {json.Number("4242"), "text", true}})
+	r.AddStamps(map[string][]any{"id": {json.Number("4242"), "text", true, json.Number("0.5"), json.Number("9007199254740993"), nil, []any{json.Number("2")}}})
 	for stamp, want := range map[string]bool{
-		`4242`: true, `4242.0`: true, `"4242"`: false, `"text"`: true, `["x","text"]`: true, `1`: true, `null`: false, `{`: false, `0`: false,
+		`4242`: true, `4242.0`: true, `4.242e3`: true, `"4242"`: false, `"text"`: true, `["x","text"]`: true, `1`: true, `1.0`: true, `true`: true,
+		`0.5`: true, `5e-1`: true, `0.50001`: false, `9007199254740993`: true, `9007199254740992`: false, `9007199254740992.0`: false,
+		`null`: true, `{`: false, `0`: false, `false`: false, `-1`: false, `1e999`: false, `[[2.0]]`: true, `[[3]]`: false, `{"a":1}`: false,
 	} {
 		if got := r.Match("some id", []string{"other", "id"}, map[string]json.RawMessage{"id": json.RawMessage(stamp)}); got != want {
 			t.Errorf("stamp %s: got %v, want %v", stamp, got, want)
@@ -248,6 +262,23 @@ func TestStampsMatchAsInPython(t *testing.T) {
 	}
 	if r.Match("some id", nil, map[string]json.RawMessage{"id": json.RawMessage(`4242`)}) {
 		t.Error("a stamp that is not named counts")
+	}
+	r.Add("revoked")
+	if !r.Match("revoked", nil, nil) {
+		t.Error("a revoked id does not match")
+	}
+}
+
+func TestStampsAreBounded(t *testing.T) {
+	r := newRevoked()
+	for i := range revokedMax + 10 {
+		r.AddStamps(map[string][]any{"n": {i}})
+	}
+	match := func(stamp string) bool {
+		return r.Match("", []string{"n"}, map[string]json.RawMessage{"n": json.RawMessage(stamp)})
+	}
+	if match("9") || !match("10") {
+		t.Error("got other stamps than the newest")
 	}
 }
 
@@ -275,6 +306,9 @@ func TestClock(t *testing.T) {
 	if c.Forward() != 13 {
 		t.Errorf("got %d, want 13: it never goes back", c.Value())
 	}
+	if c.Adjust(math.MaxInt64); c.Value() != 14 {
+		t.Errorf("got %d after a time that is nobody's, want 14", c.Value())
+	}
 }
 
 // TestEventsNeverBlock sends more than the buffer holds, with nobody to take it.
@@ -284,7 +318,8 @@ func TestEventsNeverBlock(t *testing.T) {
 	for range eventBuffer + 5 {
 		r.TaskEvent("task-started", map[string]any{"uuid": "x"})
 	}
-	if r.Dropped() != 5 || len(r.events.queue) != eventBuffer {
+	r.events.add("worker-elect-ack", nil) // has a place of its own
+	if r.Dropped() != 5 || len(r.events.queue) != eventBuffer || len(r.events.others) != 1 {
 		t.Errorf("got %d dropped and %d kept, want 5 and %d", r.Dropped(), len(r.events.queue), eventBuffer)
 	}
 	first, second := <-r.events.queue, <-r.events.queue
