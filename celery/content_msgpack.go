@@ -141,7 +141,7 @@ func richBytes(data []byte) any {
 
 // richTime is what kombu makes of a datetime in JSON.
 func richTime(t time.Time) any {
-	return rich("datetime", t.Format("2006-01-02T15:04:05.999999-07:00"))
+	return rich("datetime", ISOTime(t))
 }
 
 func rich(kind, value string) any { return map[string]any{"__type__": kind, "__value__": value} }

@@ -128,7 +128,16 @@ func nullableTime(t time.Time) any {
 	if t.IsZero() {
 		return nil
 	}
-	return t.UTC().Format("2006-01-02T15:04:05.999999-07:00")
+	return ISOTime(t)
+}
+
+// ISOTime writes t as Python's datetime.isoformat does: a fraction has six digits,
+// which older Pythons insist on, or is left out.
+func ISOTime(t time.Time) string {
+	if t.UTC().Nanosecond() < 1000 {
+		return t.UTC().Format("2006-01-02T15:04:05-07:00")
+	}
+	return t.UTC().Format("2006-01-02T15:04:05.000000-07:00")
 }
 
 func seconds(d time.Duration) any {

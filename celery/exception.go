@@ -69,20 +69,28 @@ func (e *Exception) Error() string {
 	if e.Module != "" && e.Module != ModuleBuiltins {
 		name = e.Module + "." + e.Type
 	}
+	if len(e.Args) == 0 {
+		return name
+	}
+	return name + ": " + e.Message()
+}
+
+// Message is what Python's str(e) says: the argument, or the tuple of several.
+func (e *Exception) Message() string {
 	switch len(e.Args) {
 	case 0:
-		return name
+		return ""
 	case 1:
 		if s, ok := e.Args[0].(string); ok {
-			return name + ": " + s
+			return s
 		}
-		return name + ": " + Repr(e.Args[0])
+		return Repr(e.Args[0])
 	}
 	parts := make([]string, len(e.Args))
 	for i, a := range e.Args {
 		parts[i] = Repr(a)
 	}
-	return name + ": (" + strings.Join(parts, ", ") + ")"
+	return "(" + strings.Join(parts, ", ") + ")"
 }
 
 func (e *Exception) Unwrap() error { return e.Err }

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -91,6 +94,34 @@ func (r *Request) KwargsText() string {
 		return r.KwargsRepr
 	}
 	return clip(ReprKwargs(r.Kwargs), maxRepr)
+}
+
+// SetArgument replaces an argument of the call, by keyword, or where the call has
+// it by position: parameters are the names of the task's positional ones. A number
+// as the name is a position. value is any JSON.
+func (r *Request) SetArgument(name string, value json.RawMessage, parameters []string) error {
+	if !json.Valid(value) {
+		return fmt.Errorf("argument %s of task %s: the value is not JSON", name, r.ID)
+	}
+	at := slices.Index(parameters, name)
+	if n, err := strconv.Atoi(name); err == nil {
+		if n < 0 || n >= len(r.Args) {
+			return fmt.Errorf("argument %d of task %s: the call has %d positional arguments, counted from 0", n, r.ID, len(r.Args))
+		}
+		at = n
+	}
+	r.ArgsRepr, r.KwargsRepr = "", ""
+	if at >= 0 && at < len(r.Args) {
+		r.Args = slices.Clone(r.Args)
+		r.Args[at] = value
+		return nil
+	}
+	r.Kwargs = maps.Clone(r.Kwargs)
+	if r.Kwargs == nil {
+		r.Kwargs = map[string]json.RawMessage{}
+	}
+	r.Kwargs[name] = value
+	return nil
 }
 
 // maxRepr is how long Celery lets argsrepr and kwargsrepr be.

@@ -135,6 +135,75 @@ func (s *Store) Finished(ctx context.Context, taskID string) (state celery.State
 	return celery.State(name), retries, nil
 }
 
+// begunKey is the key of the count of [Store.Begin].
+func begunKey(taskID string) string { return "job:" + taskID + ":begun" }
+
+// Begin counts that work begins on a job that had been delivered before, and
+// returns how often it has within a day.
+func (s *Store) Begin(ctx context.Context, taskID string) (times int, err error) {
+	var n *redis.IntCmd
+	err = s.guard.Do(ctx, func(ctx context.Context) error {
+		_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
+			n = p.Incr(ctx, begunKey(taskID))
+			p.Expire(ctx, begunKey(taskID), finishedTTL)
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count the begin of task %s: %w", taskID, err)
+	}
+	return int(n.Val()), nil
+}
+
+// NotBegun takes back one Begin.
+func (s *Store) NotBegun(ctx context.Context, taskID string) error {
+	_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		p.Decr(ctx, begunKey(taskID))
+		p.Expire(ctx, begunKey(taskID), finishedTTL)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("take back the begin of task %s: %w", taskID, err)
+	}
+	return nil
+}
+
+// ResetMarks forgets what was recorded of the ends and begins of a task, unless it
+// succeeded or is to be retried. It returns the state that Finished would have, "" for none.
+func (s *Store) ResetMarks(ctx context.Context, taskID string) (was celery.State, err error) {
+	if was, _, err = s.Finished(ctx, taskID); err != nil || was == celery.Success || was == celery.Retried {
+		return was, err
+	}
+	err = s.guard.Do(ctx, func(ctx context.Context) error {
+		return s.client.Unlink(ctx, finishedKey(taskID), begunKey(taskID)).Err()
+	})
+	if err != nil {
+		return "", fmt.Errorf("forget the marks of task %s: %w", taskID, err)
+	}
+	return was, nil
+}
+
+// Reset shows a job as not begun, before it is run again, if anything is shown of
+// it.
+func (s *Store) Reset(ctx context.Context, jobID, stage, message string) error {
+	doc, err := celery.MarshalJSON(Update{Stage: stage, Message: message, UpdatedAt: s.now().UTC().Format("2006-01-02T15:04:05")})
+	if err != nil {
+		return fmt.Errorf("encode progress of job %s: %w", jobID, err)
+	}
+	err = s.guard.Do(ctx, func(ctx context.Context) error {
+		err := s.client.SetXX(ctx, Key(jobID), doc, TTL).Err()
+		if errors.Is(err, redis.Nil) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("reset progress of job %s: %w", jobID, err)
+	}
+	return nil
+}
+
 // Tracker reports the progress of one run of a job. Safe for concurrent use.
 type Tracker struct {
 	store *Store

@@ -99,6 +99,65 @@ func (s *Store) Load(ctx context.Context, taskID string) (*celery.Meta, error) {
 	return celery.DecodeMeta(taskID, doc)
 }
 
+// reset deletes a document that tells of a failure.
+//
+// KEYS: the document. Returns the state that it had, "" if it was not there.
+var reset = redis.NewScript(`
+local doc = redis.call('GET', KEYS[1])
+if not doc then return '' end
+local ok, meta = pcall(cjson.decode, doc)
+if not ok or type(meta) ~= 'table' or type(meta.status) ~= 'string' then return '?' end
+if meta.status == 'FAILURE' or meta.status == 'REVOKED' then redis.call('DEL', KEYS[1]) end
+return meta.status
+`)
+
+// Reset makes the state of a task PENDING, which in Celery is that nothing is
+// stored, if it is FAILURE or REVOKED. It returns the state that it had, "" for
+// PENDING.
+func (s *Store) Reset(ctx context.Context, taskID string) (was celery.State, err error) {
+	var state string
+	err = s.guard.Do(ctx, func(ctx context.Context) (err error) {
+		state, err = reset.Run(ctx, s.client, []string{Key(taskID)}).Text()
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("reset the result of task %s: %w", taskID, err)
+	}
+	return celery.State(state), nil
+}
+
+// States returns the stored states of tasks, in their order, "" where nothing is
+// stored.
+func (s *Store) States(ctx context.Context, taskIDs []string) ([]celery.State, error) {
+	if len(taskIDs) == 0 {
+		return nil, nil
+	}
+	replies := make([]*redis.StringCmd, len(taskIDs))
+	err := s.guard.Do(ctx, func(ctx context.Context) error {
+		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i, id := range taskIDs {
+				replies[i] = p.Get(ctx, Key(id))
+			}
+			return nil
+		})
+		if errors.Is(err, redis.Nil) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load the states of %d tasks: %w", len(taskIDs), err)
+	}
+	out := make([]celery.State, len(taskIDs))
+	for i, r := range replies {
+		doc, err := r.Bytes()
+		if err == nil {
+			out[i] = status(doc)
+		}
+	}
+	return out, nil
+}
+
 // status reads the state of a stored document, "" if it cannot be read.
 func status(doc []byte) celery.State {
 	var m struct {

@@ -89,9 +89,43 @@ func (t *ImageAnalyze) Run(ctx context.Context, req *celery.Request) (any, error
 	result, err := r.analyze(ctx)
 	r.enter("")
 	if err != nil {
-		return nil, translate(err)
+		return nil, &stageError{translate(err), r.reached()}
 	}
 	return result, nil
+}
+
+// reached is the stage entered last.
+func (r *run) reached() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
+}
+
+// stageError is an error with the stage in which it came.
+type stageError struct {
+	error
+	stage string
+}
+
+func (e *stageError) Unwrap() error { return e.error }
+
+// Stage is the stage that was under way, see worker.
+func (e *stageError) Stage() string { return e.stage }
+
+// ResetProgress returns what shows that a job of image.analyze waits to be run once
+// more.
+func ResetProgress(store *progress.Store, cfg Config) func(context.Context, *celery.Request) error {
+	return func(ctx context.Context, req *celery.Request) error {
+		if req.Task != NameAnalyze {
+			return nil
+		}
+		a, _ := bind(req) // it may have failed because of its arguments
+		lang := a.Lang
+		if lang == "" {
+			lang = cfg.Lang
+		}
+		return store.Reset(ctx, a.JobID.text, stepQueued.stage, stepQueued.text.in(lang))
+	}
 }
 
 // AfterReturn shows the end of the job, or that it will be tried again.
@@ -129,6 +163,7 @@ type run struct {
 
 	mu         sync.Mutex // of what follows: the model may be asked in another goroutine
 	stage      string     // the stage that is under way
+	last       string     // the stage entered last
 	stageStart time.Time
 }
 
@@ -356,6 +391,9 @@ func (r *run) enter(stage string) {
 	now := time.Now()
 	if r.stage != "" {
 		r.t.metrics.stage.WithLabelValues(r.stage).Observe(now.Sub(r.stageStart).Seconds())
+	}
+	if stage != "" {
+		r.last = stage
 	}
 	r.stage, r.stageStart = stage, now
 }

@@ -12,7 +12,8 @@ const (
 	stageFeedback   = "feedback"
 	stageStore      = "store"
 	stageDone       = "done"
-	stageRetry      = "retry" // between two attempts
+	stageRetry      = "retry"  // between two attempts
+	stageQueued     = "queued" // replayed, not yet begun
 )
 
 // step is one update of the progress.
@@ -49,5 +50,6 @@ var (
 	stepDone         = step{100, stageDone, text{"분석이 완료되었습니다", "Done"}}
 	stepRetry        = step{0, stageRetry, text{"잠시 후 다시 시도합니다", "A passing fault: trying again shortly"}}
 
+	stepQueued = step{0, stageQueued, text{"다시 분석하기 위해 대기 중입니다", "Waiting to be analysed once more"}}
 	textFailed = text{"분석에 실패했습니다", "The analysis has failed"}
 )

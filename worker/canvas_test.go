@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"onceover/celery"
+	"onceover/failed"
 	"onceover/results"
 	"onceover/worker"
 )
@@ -232,8 +233,8 @@ func TestHandlersStartTasks(t *testing.T) {
 	}
 	rejected := b.send("rejected", nil)
 	b.wantException(b.wait(rejected), celery.Failure, "celery.exceptions.Reject: ('not mine', False)")
-	if d := b.get(worker.QueueDeadLetter); d.Headers["id"] != rejected || d.Headers["x-onceover-reason"] != "rejected" {
-		t.Errorf("got dead letter %v, want the rejected task", d.Headers)
+	if r := b.record(rejected); r.Reason != failed.ReasonRejected {
+		t.Errorf("got record %+v, want a rejected task", r)
 	}
 }
 

@@ -22,6 +22,8 @@ type Config struct {
 	TrackStarted       bool          // store STARTED when a job begins; default false
 	TaskEvents         bool          // send task events from the start, not only when asked to; default false
 	DelayedDelivery    bool          // declare what Celery 5.5 delays tasks with, for queues on topic exchanges; default true
+	DrainDeadLetters   bool          // keep what arrives in q.dlq as failed jobs; default true
+	MaxCrashes         int           // keep a job as failed that so many processes died of; 0: never; default 5
 	Mingle             bool          // learn revoked ids from the other workers at the start; default true
 	ResultExtended     bool          // store name, args, worker, … with the result; default false
 	SoftTimeLimit      time.Duration // cancels a job's context; the message's own limit wins; 0: none; default 240 s
@@ -46,6 +48,8 @@ func DefaultConfig() Config {
 		NodeName:           "celery@" + host,
 		DefaultQueue:       "celery",
 		DelayedDelivery:    true,
+		DrainDeadLetters:   true,
+		MaxCrashes:         5,
 		Mingle:             true,
 		SoftTimeLimit:      240 * time.Second,
 		TimeLimit:          300 * time.Second,
@@ -84,6 +88,9 @@ func (c Config) Validate() error {
 	}
 	if c.DefaultQueue == "" || len(c.DefaultQueue) > 255 {
 		fault("default queue is %q: expected 1 to 255 bytes, such as celery", c.DefaultQueue)
+	}
+	if c.MaxCrashes < 0 {
+		fault("max crashes is %d: expected 0 (no bound) or more", c.MaxCrashes)
 	}
 	if c.SoftTimeLimit < 0 || c.TimeLimit < 0 || c.Grace < 0 {
 		fault("time limits and grace must not be negative")

@@ -2,11 +2,15 @@ package worker
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"maps"
 	"slices"
 	"sync"
 	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
 
 	"onceover/celery"
 	"onceover/internal/remote"
@@ -52,6 +56,45 @@ func (n *node) Jobs() remote.Jobs {
 	slices.SortFunc(out.Active, byStart)
 	slices.SortFunc(out.Scheduled, byETA)
 	return out
+}
+
+// askKept is how long remote control waits for Redis.
+const askKept = 500 * time.Millisecond
+
+// maxParkedShown is how many parked jobs inspect scheduled shows.
+const maxParkedShown = 1000
+
+func (n *node) Parked() []remote.Job {
+	ctx, cancel := context.WithTimeout(context.Background(), askKept)
+	defer cancel()
+	if first, err := n.kept.First(ctx); err != nil || !first {
+		return nil
+	}
+	messages, err := n.kept.Parked(ctx, maxParkedShown)
+	if err != nil {
+		n.log.Warn("parked jobs not listed", zap.Error(err))
+		return nil
+	}
+	out := make([]remote.Job, 0, len(messages))
+	for _, m := range messages {
+		d := amqp.Delivery{Headers: m.Publishing.Headers, ContentType: m.Publishing.ContentType, ContentEncoding: m.Publishing.ContentEncoding,
+			CorrelationId: m.Publishing.CorrelationId, ReplyTo: m.Publishing.ReplyTo, Priority: m.Publishing.Priority, Body: m.Publishing.Body}
+		req, err := celery.Decode(properties(d), d.Headers, d.Body)
+		if err != nil {
+			continue // it was readable when it was parked
+		}
+		req.Delivery = celery.DeliveryInfo{Exchange: m.Exchange, RoutingKey: m.RoutingKey}
+		out = append(out, remote.Job{Request: req, Acknowledged: true})
+	}
+	return out
+}
+
+func (n *node) RevokeParked(ids []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), askKept)
+	defer cancel()
+	if err := n.kept.Revoke(ctx, ids); err != nil {
+		n.log.Warn("parked jobs not revoked", zap.Strings("task_ids", ids), zap.Error(err))
+	}
 }
 
 func (n *node) Totals() map[string]int {

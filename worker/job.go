@@ -15,12 +15,13 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"onceover/celery"
+	"onceover/failed"
+	"onceover/internal/crash"
 )
 
-// maxHold is the longest time that a delivery is held before its ETA; then the
-// message is published anew and comes again. It is well below RabbitMQ's
-// consumer_timeout of 30 minutes.
-const maxHold = 10 * time.Minute
+// maxHold is the longest time that a delivery is held before its ETA; one whose
+// time is further away is parked.
+const maxHold = 10 * time.Second
 
 // phase is how far a job has come.
 type phase int
@@ -40,6 +41,8 @@ type job struct {
 	task     *task
 	req      *celery.Request
 	received time.Time
+
+	counted bool // its begin was counted, as it had been delivered before
 
 	mu      sync.Mutex
 	phase   phase
@@ -61,10 +64,11 @@ func (w *Worker) accept(jobs context.Context, c *consumer, d amqp.Delivery) {
 	}
 	var refused *celery.MessageError
 	if errors.As(err, &refused) {
-		w.jobs.Go(func() { w.refuse(jobs, c.session, d, refused) })
+		w.jobs.Go(func() { w.refuse(jobs, c, d, refused) })
 		return
 	}
-	req.Delivery = celery.DeliveryInfo{Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered}
+	exchange, key := failed.Route(d)
+	req.Delivery = celery.DeliveryInfo{Exchange: exchange, RoutingKey: key, Redelivered: d.Redelivered}
 	req.IgnoreResult = req.IgnoreResult || t.IgnoreResult
 	j := &job{w: w, consumer: c, delivery: d, task: t, req: req, received: time.Now(), stop: func(error) {}}
 
@@ -173,42 +177,35 @@ func (j *job) unwanted(stamps bool) (*celery.Exception, revocation) {
 		j.w.remote.Revoked.Add(j.req.ID)
 		return celery.TaskRevoked("expired"), revocation{expired: true}
 	}
-	if j.w.remote.Revoked.Has(j.req.ID) || stamps && j.w.remote.Revoked.Match(j.req.ID, j.req.StampedHeaders, j.req.Stamps) {
+	if j.delivery.Headers[failed.HeaderRevoked] == true || j.w.remote.Revoked.Has(j.req.ID) || stamps && j.w.remote.Revoked.Match(j.req.ID, j.req.StampedHeaders, j.req.Stamps) {
 		return celery.TaskRevoked("revoked"), revocation{}
 	}
 	return nil, revocation{}
 }
 
-// waitForETA holds the job until its time has come, outside of the slots. over
-// tells that the message was published anew, as that time is too far.
+// waitForETA holds the job until its time has come, outside of the slots, or parks
+// it if that is far: then it is over.
 func (j *job) waitForETA(waits context.Context, wait time.Duration) (over bool, err error) {
-	j.enter(scheduled)
-	j.w.holdMore(j.consumer)
-	defer j.consumer.held.Add(-1)
-	if err := pause(waits, min(wait, maxHold)); err != nil {
-		return false, err
-	}
-	j.enter(reserved)
 	if wait <= maxHold {
-		return false, nil
+		j.enter(scheduled)
+		j.w.holdMore(j.consumer)
+		defer j.consumer.held.Add(-1)
+		defer j.enter(reserved)
+		return false, pause(waits, wait)
 	}
-	// A delivery that went back to its queue again and again would reach the
-	// queue's delivery limit.
-	if err := j.republish(waits); err != nil {
+	if err := j.w.kept.Park(waits, j.message(), j.req.ETA); err != nil {
 		return false, err
 	}
-	j.ack()
+	crash.Point("park-before-ack")
+	j.enter(settled)
+	ackErr := j.ack()
+	j.w.metrics.jobs.WithLabelValues(j.task.Name, outcomeParked).Inc()
+	j.w.log.Info("task parked", j.fields(zap.Time("eta", j.req.ETA), zap.Bool("ack_lost", ackErr != nil))...)
 	return true, nil
 }
 
-// republish publishes the request to the queue it came from.
-func (j *job) republish(ctx context.Context) error {
-	out, err := j.w.outgoing(celery.Message{Request: j.req, Queue: j.consumer.queue}, true)
-	if err != nil {
-		return err
-	}
-	return j.w.outbox.publish(ctx, out)
-}
+// message is the delivery as it is kept or parked.
+func (j *job) message() failed.Message { return failed.MessageOf(j.delivery, j.consumer.queue) }
 
 // attempt runs the handler once and does what follows from the outcome.
 func (j *job) attempt(jobs context.Context, seen bool) error {
@@ -217,6 +214,11 @@ func (j *job) attempt(jobs context.Context, seen bool) error {
 	j.mu.Lock()
 	j.stop, j.phase, j.started = cancel, active, time.Now()
 	j.mu.Unlock()
+	if fatal, err := j.killed(ctx); err != nil {
+		return err
+	} else if fatal != nil {
+		return j.fail(ctx, fatal, failed.ReasonPoison, &attempt{job: j}, seen)
+	}
 	j.task.runs.Add(1)
 	if j.task.AckEarly {
 		j.ack()
@@ -234,6 +236,10 @@ func (j *job) attempt(jobs context.Context, seen bool) error {
 	soft, hard := j.limits()
 	value, cause, err := runAttempt(context.WithValue(ctx, attemptKey{}, a), j.task.Handler, j.req, soft, hard)
 	j.enter(settled)
+	var staged interface{ Stage() string }
+	if errors.As(err, &staged) {
+		a.stage = staged.Stage()
+	}
 
 	f := decide(j.task, err, cause, j.req)
 	if f.fate == giveBack {
@@ -263,12 +269,9 @@ func (j *job) attempt(jobs context.Context, seen bool) error {
 		return j.revoked(ctx, f.exc, f.why)
 	case reject:
 		j.event("task-rejected", func() map[string]any { return map[string]any{"requeue": false} })
-		if err := j.keepRejected(ctx, f.exc); err != nil {
-			return err
-		}
-		return j.fail(ctx, f.exc, a, seen)
+		return j.fail(ctx, f.exc, failed.ReasonRejected, a, seen)
 	default:
-		return j.fail(ctx, f.exc, a, seen)
+		return j.fail(ctx, f.exc, failed.ReasonFailed, a, seen)
 	}
 }
 
@@ -278,22 +281,24 @@ func (j *job) succeed(ctx context.Context, value any, a *attempt, seen bool) err
 	raw, err := celery.MarshalJSON(value)
 	if err != nil {
 		// As Celery does when a result cannot be serialised.
-		return j.fail(ctx, celery.NewException("TypeError", "the result is not a JSON value: "+err.Error(), err), a, seen)
+		return j.fail(ctx, celery.NewException("TypeError", "the result is not a JSON value: "+err.Error(), err), failed.ReasonFailed, a, seen)
 	}
 	next := j.plan("next")
 	if err := followers(&next, j.req, raw); err != nil {
-		return j.fail(ctx, exceptionOf(err), a, seen)
+		return j.fail(ctx, exceptionOf(err), failed.ReasonFailed, a, seen)
 	}
 	if err := j.flush(ctx, &next, seen); err != nil {
 		if undeliverable(err) {
-			return j.fail(ctx, operationalError(err), a, seen)
+			return j.fail(ctx, operationalError(err), failed.ReasonFailed, a, seen)
 		}
 		return err
 	}
+	crash.Point("before-store")
 	children := append(a.plan.Children, next.Children...)
 	if err := j.store(ctx, celery.Success, json.RawMessage(raw), children); err != nil {
 		return err
 	}
+	crash.Point("after-store")
 	if err := j.chordPart(ctx, j.req, celery.Success, raw, seen); err != nil {
 		return err
 	}
@@ -315,12 +320,16 @@ func (j *job) succeed(ctx context.Context, value any, a *attempt, seen bool) err
 }
 
 // fail stores the failure and hands it on: to the chord, to what would have
-// followed, to the errbacks.
-func (j *job) fail(ctx context.Context, exc *celery.Exception, a *attempt, seen bool) error {
+// followed, to the errbacks. The job is kept.
+func (j *job) fail(ctx context.Context, exc *celery.Exception, reason celery.Reason, a *attempt, seen bool) error {
 	if err := j.store(ctx, celery.Failure, exc, a.plan.Children); err != nil {
 		return err
 	}
+	crash.Point("after-store-failure")
 	if err := j.afterFailure(ctx, exc, seen); err != nil {
+		return err
+	}
+	if err := j.keep(ctx, exc, reason, a.stage); err != nil {
 		return err
 	}
 	if err := j.markFinished(ctx, celery.Failure); err != nil {
@@ -384,9 +393,17 @@ func (j *job) retry(ctx context.Context, f outcome, seen bool) error {
 	if err != nil {
 		return err
 	}
-	if err := j.w.outbox.publish(ctx, out); err != nil {
+	if f.wait > maxHold {
+		m := j.message()
+		m.Publishing = out.Publishing
+		err = j.w.kept.Park(ctx, m, next.ETA)
+	} else {
+		err = j.w.outbox.publish(ctx, out)
+	}
+	if err != nil {
 		return err
 	}
+	crash.Point("after-retry")
 	if err := j.store(ctx, celery.Retried, f.exc, nil); err != nil {
 		return err
 	}
@@ -413,18 +430,18 @@ func (j *job) retry(ctx context.Context, f outcome, seen bool) error {
 func (j *job) replace(ctx context.Context, r *celery.Replace, a *attempt, seen bool) error {
 	s, err := j.req.Replacement(r.Signature)
 	if err != nil {
-		return j.fail(ctx, exceptionOf(err), a, seen)
+		return j.fail(ctx, exceptionOf(err), failed.ReasonFailed, a, seen)
 	}
 	for name, value := range r.Stamps {
 		s.Stamp(name, value)
 	}
 	p := j.plan(fmt.Sprintf("replace/%d", j.req.Retries))
 	if _, err := p.Apply(s, nil, celery.Options{}); err != nil {
-		return j.fail(ctx, exceptionOf(err), a, seen)
+		return j.fail(ctx, exceptionOf(err), failed.ReasonFailed, a, seen)
 	}
 	if err := j.flush(ctx, &p, seen); err != nil {
 		if undeliverable(err) {
-			return j.fail(ctx, operationalError(err), a, seen)
+			return j.fail(ctx, operationalError(err), failed.ReasonFailed, a, seen)
 		}
 		return err
 	}
@@ -458,6 +475,11 @@ func (j *job) finished(jobs context.Context) (over bool, err error) {
 		}
 		if err := j.afterEnd(ctx, m, exc); err != nil {
 			return false, err
+		}
+		if m.Status == celery.Failure && exc != nil {
+			if err := j.keep(ctx, exc, failed.ReasonFailed, ""); err != nil {
+				return false, err
+			}
 		}
 	default:
 		return false, nil
@@ -529,6 +551,12 @@ func (j *job) giveBack() {
 		return
 	}
 	j.acked = true
+	if j.counted {
+		// What was begun ended in good order. A count too many is harmless.
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = j.w.marks.NotBegun(ctx, j.req.ID)
+	}
 	if err := j.delivery.Nack(false, true); err == nil {
 		j.w.metrics.jobs.WithLabelValues(j.task.Name, outcomeReturned).Inc()
 	}

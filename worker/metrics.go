@@ -16,7 +16,9 @@ const (
 	outcomeReplaced  = "replaced"  // another signature took its place
 	outcomeDuplicate = "duplicate" // finished before, only acknowledged
 	outcomeReturned  = "returned"  // given back to its queue
-	outcomeRefused   = "refused"   // cannot be run, kept as a dead letter
+	outcomeRefused   = "refused"   // cannot be run, kept as failed
+	outcomeParked    = "parked"    // due later, published anew then
+	outcomeDead      = "dead"      // dead-lettered by the broker, kept as failed
 )
 
 type metrics struct {

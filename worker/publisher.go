@@ -9,6 +9,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"onceover/celery"
+	"onceover/failed"
 )
 
 // ErrUnroutable says that the broker took a message and had no queue for it.
@@ -182,6 +183,21 @@ func (o *outbox) get() (*session, <-chan struct{}) {
 	return o.session, o.changed
 }
 
+// wait returns the session, once there is one.
+func (o *outbox) wait(ctx context.Context) (*session, error) {
+	for {
+		s, changed := o.get()
+		if s != nil {
+			return s, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("publish: the broker is away: %w", context.Cause(ctx))
+		}
+	}
+}
+
 // publish sends messages, waiting for a session until ctx ends. A queue that does
 // not exist is created as Celery creates it.
 func (o *outbox) publish(ctx context.Context, messages ...Outgoing) error {
@@ -260,7 +276,7 @@ func (w *Worker) outgoing(m celery.Message, again bool) (Outgoing, error) {
 
 // headerAgain marks a message that may have been published before: before it is
 // run, its id is looked up.
-const headerAgain = "x-onceover-again"
+const headerAgain = failed.HeaderAgain
 
 // Publishing is the AMQP message of what celery.Request.Encode returns.
 func Publishing(p celery.Properties, headers map[string]any, body []byte) amqp.Publishing {

@@ -65,7 +65,7 @@ func (j *job) receivedFields() map[string]any {
 		if t.IsZero() {
 			return nil
 		}
-		return t.UTC().Format("2006-01-02T15:04:05.999999-07:00")
+		return celery.ISOTime(t)
 	}
 	return map[string]any{
 		"name": j.req.Name(), "args": j.req.ArgsText(), "kwargs": j.req.KwargsText(),

@@ -37,6 +37,7 @@ type session struct {
 
 	readers   sync.WaitGroup
 	consumers map[string]*consumer // by queue; used by the goroutine of consume only
+	dead      string               // tag of the consumer of dead letters, "" if there is none
 
 	connClosed    chan *amqp.Error
 	channelClosed chan *amqp.Error
@@ -221,7 +222,7 @@ func (s *session) close() {
 // consume runs the session: deliveries are accepted, until the session is lost
 // or ctx ends. When ctx ends, what has not begun goes back to its queue. It
 // returns why the session was lost, nil when ctx ended.
-func (w *Worker) consume(ctx context.Context, s *session, accept func(*consumer, amqp.Delivery)) error {
+func (w *Worker) consume(ctx context.Context, s *session, accept func(*consumer, amqp.Delivery), bury func(amqp.Delivery)) error {
 	w.outbox.set(s)
 	defer w.outbox.set(nil)
 	if w.cfg.DelayedDelivery {
@@ -233,6 +234,9 @@ func (w *Worker) consume(ctx context.Context, s *session, accept func(*consumer,
 		if err := w.subscribe(ctx, s, accept); err != nil {
 			return err
 		}
+		if err := w.subscribeDead(s, bury); err != nil {
+			return err
+		}
 		w.consuming.Store(true)
 		select {
 		case <-tick.C:
@@ -241,11 +245,18 @@ func (w *Worker) consume(ctx context.Context, s *session, accept func(*consumer,
 		case <-ctx.Done():
 			w.consuming.Store(false)
 			s.endWaits(errStopping)
+			tags := []string{s.dead}
 			for _, c := range s.consumers {
+				tags = append(tags, c.tag)
+			}
+			for _, tag := range tags {
+				if tag == "" {
+					continue
+				}
 				// After this, what the client has received still comes out of the
 				// deliveries, which then end. An error means that the connection is
 				// gone, and everything is back in its queue.
-				if err := s.channel.Cancel(c.tag, false); err != nil {
+				if err := s.channel.Cancel(tag, false); err != nil {
 					return nil
 				}
 			}
@@ -344,6 +355,28 @@ func (w *Worker) subscribe(ctx context.Context, s *session, accept func(*consume
 			}
 		}
 	}
+	return nil
+}
+
+// subscribeDead consumes dead letters, once.
+func (w *Worker) subscribeDead(s *session, bury func(amqp.Delivery)) error {
+	if s.dead != "" || !w.cfg.DrainDeadLetters || slices.ContainsFunc(w.queues.list(), func(q Queue) bool { return q.Name == QueueDeadLetter }) {
+		return nil
+	}
+	if err := s.channel.Qos(deadPrefetch, 0, false); err != nil {
+		return fmt.Errorf("set prefetch %d: %w", deadPrefetch, err)
+	}
+	tag := fmt.Sprintf("%s/%s/%d", QueueDeadLetter, w.cfg.NodeName, w.tags.Add(1))
+	deliveries, err := s.channel.Consume(QueueDeadLetter, tag, false, false, false, false, nil)
+	if err != nil {
+		return fmt.Errorf("consume from %s: %w", QueueDeadLetter, err)
+	}
+	s.dead = tag
+	s.readers.Go(func() {
+		for d := range deliveries {
+			bury(d)
+		}
+	})
 	return nil
 }
 

@@ -110,7 +110,7 @@ func TestGraceEnds(t *testing.T) {
 }
 
 // TestRetryDoesNotHoldTheWorker stops a worker whose only job waits for its
-// retry: the next attempt is a message of its own, ready for another worker.
+// retry: the next attempt is parked, for whichever worker there is then.
 func TestRetryDoesNotHoldTheWorker(t *testing.T) {
 	b := setup(t)
 	b.cfg.Grace = 0
@@ -121,9 +121,16 @@ func TestRetryDoesNotHoldTheWorker(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Errorf("Run: %v", err)
 	}
-	d := b.get("q.ai")
-	if d.Headers["id"] != id || d.Headers["retries"] != int32(1) || d.Headers["eta"] == nil {
-		t.Errorf("got headers %v, want the next attempt of %s with its time", d.Headers, id)
+	parked, err := b.kept.Parked(t.Context(), 10)
+	if err != nil || len(parked) != 1 {
+		t.Fatalf("got %v, %v parked, want the next attempt", parked, err)
+	}
+	h := parked[0].Publishing.Headers
+	if h["id"] != id || h["retries"] != int32(1) || h["eta"] == nil || parked[0].Queue != "q.ai" {
+		t.Errorf("got %+v, want the next attempt of %s with its time", parked[0], id)
+	}
+	if n := b.left("q.ai"); n != 0 {
+		t.Errorf("got %d messages in the queue, want none", n)
 	}
 }
 

@@ -121,7 +121,8 @@ type attemptKey struct{}
 type attempt struct {
 	job   *job
 	plan  celery.Plan
-	again bool // the job may have been run before
+	again bool   // the job may have been run before
+	stage string // how far the handler had come when it failed, "" if it does not say
 }
 
 // RequestFrom returns the request that the handler with this context runs, nil

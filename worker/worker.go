@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"onceover/celery"
+	"onceover/failed"
 	"onceover/internal/remote"
 	"onceover/results"
 )
@@ -33,10 +34,24 @@ type Results interface {
 	ChordFailed(ctx context.Context, groupID string) error
 }
 
-// Marks remembers the end of attempts whose result is not stored: progress.Store.
+// Marks remembers the end of attempts whose result is not stored, and how often
+// work on a redelivered job had begun: progress.Store.
 type Marks interface {
 	MarkFinished(ctx context.Context, taskID string, state celery.State, retries int) error
 	Finished(ctx context.Context, taskID string) (state celery.State, retries int, err error)
+	Begin(ctx context.Context, taskID string) (times int, err error)
+	NotBegun(ctx context.Context, taskID string) error
+}
+
+// Kept is where jobs wait that are due later, and where failed ones are kept:
+// failed.Store.
+type Kept interface {
+	Park(ctx context.Context, m failed.Message, due time.Time) error
+	Keep(ctx context.Context, r failed.Record) error
+	Run(ctx context.Context, publish failed.Publish)
+	Revoke(ctx context.Context, ids []string) error
+	First(ctx context.Context) (bool, error)
+	Parked(ctx context.Context, limit int) ([]failed.Message, error)
 }
 
 // reconnectPause keeps a session that is lost as soon as it is made from being
@@ -52,6 +67,7 @@ type Worker struct {
 	cfg     Config
 	results Results
 	marks   Marks
+	kept    Kept
 	log     *zap.Logger
 	metrics *metrics
 	tasks   map[string]*task
@@ -78,7 +94,7 @@ type Worker struct {
 
 // New returns a worker whose metrics are registered with reg. It fails if cfg is
 // not valid.
-func New(cfg Config, results Results, marks Marks, reg prometheus.Registerer, log *zap.Logger) (*Worker, error) {
+func New(cfg Config, results Results, marks Marks, kept Kept, reg prometheus.Registerer, log *zap.Logger) (*Worker, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("worker configuration: %w", err)
 	}
@@ -87,6 +103,7 @@ func New(cfg Config, results Results, marks Marks, reg prometheus.Registerer, lo
 		cfg:      cfg,
 		results:  results,
 		marks:    marks,
+		kept:     kept,
 		log:      log,
 		tasks:    map[string]*task{},
 		origin:   fmt.Sprintf("gen%d@%s", os.Getpid(), host),
@@ -158,6 +175,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer others.Wait()
 	defer stopControl()
 	others.Go(func() { w.remote.Run(control) })
+	others.Go(func() { w.kept.Run(ctx, w.publishKept) })
 	others.Go(func() {
 		select {
 		case <-w.shutdown:
@@ -179,7 +197,8 @@ func (w *Worker) Run(ctx context.Context) error {
 			break // ctx has ended
 		}
 		s = next
-		err = w.consume(ctx, s, func(c *consumer, d amqp.Delivery) { w.accept(jobs, c, d) })
+		err = w.consume(ctx, s, func(c *consumer, d amqp.Delivery) { w.accept(jobs, c, d) },
+			func(d amqp.Delivery) { w.jobs.Go(func() { w.bury(jobs, s, d) }) })
 		if ctx.Err() != nil {
 			break
 		}

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"onceover/celery"
+	"onceover/failed"
 	"onceover/internal/redisretry"
 	"onceover/internal/testenv"
 	"onceover/progress"
@@ -33,19 +34,21 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // bundle is a worker on a real RabbitMQ and a real Redis, and a connection to
 // play producer with.
 type bundle struct {
-	t       *testing.T
-	url     string
-	cfg     worker.Config
-	conn    *amqp.Connection
-	pub     *worker.Publisher
-	redis   *redis.Client
-	server  *testenv.RedisServer
-	results *results.Store
-	store   worker.Results // what the worker is given: results, or something around it
-	marks   *progress.Store
-	logs    *observer.ObservedLogs
-	log     *zap.Logger
-	tasks   []worker.Task
+	t          *testing.T
+	url        string
+	cfg        worker.Config
+	conn       *amqp.Connection
+	pub        *worker.Publisher
+	redis      *redis.Client
+	server     *testenv.RedisServer
+	results    *results.Store
+	store      worker.Results // what the worker is given: results, or something around it
+	marks      *progress.Store
+	kept       *failed.Store
+	keptClient *redis.Client
+	logs       *observer.ObservedLogs
+	log        *zap.Logger
+	tasks      []worker.Task
 }
 
 func setup(t *testing.T) *bundle {
@@ -63,6 +66,11 @@ func setup(t *testing.T) *bundle {
 	t.Cleanup(func() { b.redis.Close() })
 	b.results, b.marks = results.New(b.redis, b.log), progress.New(b.redis, b.log)
 	b.store = b.results
+	keptOpt := *opt
+	keptOpt.DB = 5
+	b.keptClient = redis.NewClient(&keptOpt)
+	t.Cleanup(func() { b.keptClient.Close() })
+	b.kept = failed.New(failed.Config{}, b.keptClient, b.results, b.marks, nil, b.log)
 	b.connect()
 	b.cfg = worker.DefaultConfig()
 	b.cfg.BrokerURLs, b.cfg.Concurrency, b.cfg.Grace = []string{b.url}, 4, 10*time.Second
@@ -95,7 +103,7 @@ func (b *bundle) task(name string, h worker.Handler) {
 // start runs the worker; stop ends it and returns what Run said.
 func (b *bundle) start() (w *worker.Worker, stop func() error) {
 	b.t.Helper()
-	w, err := worker.New(b.cfg, b.store, b.marks, prometheus.NewRegistry(), b.log)
+	w, err := worker.New(b.cfg, b.store, b.marks, b.kept, prometheus.NewRegistry(), b.log)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -513,8 +521,8 @@ func TestETAIsWaitedFor(t *testing.T) {
 	}
 }
 
-// TestRefused sends what cannot be run: it must be in the dead-letter queue with
-// the reason, and fail for whoever waits for it.
+// TestRefused sends what cannot be run: it must be kept with the reason, and fail
+// for whoever waits for it.
 func TestRefused(t *testing.T) {
 	b := setup(t)
 	b.task("t", value(1))
@@ -545,41 +553,25 @@ func TestRefused(t *testing.T) {
 			delete(tt.m.Headers, "CC") // RabbitMQ would route it; put back below
 		}
 		b.publish(tt.m)
-		d := b.get(worker.QueueDeadLetter)
-		if d.Headers["x-onceover-reason"] != tt.reason || d.Headers["x-onceover-error"] == "" {
-			t.Errorf("%s: got dead letter with headers %v, want reason %s", tt.name, d.Headers, tt.reason)
+		name, _ := tt.m.Headers["id"].(string)
+		if name == "" {
+			name = "message-"
 		}
-		if string(d.Body) != string(tt.m.Body) || d.ContentType != tt.m.ContentType || d.Headers["x-onceover-routing-key"] != "ai.test" {
-			t.Errorf("%s: the dead letter is not what was sent: %+v", tt.name, d)
+		r := b.record(name)
+		if string(r.Reason) != tt.reason || r.Text == "" || r.Queue != "q.ai" {
+			t.Errorf("%s: got record %+v, want reason %s", tt.name, r, tt.reason)
+		}
+		m := r.Message
+		if string(m.Publishing.Body) != string(tt.m.Body) || m.Publishing.ContentType != tt.m.ContentType || m.RoutingKey != "ai.test" || m.Exchange != "tasks" {
+			t.Errorf("%s: the message is not what was sent: %+v", tt.name, m)
 		}
 		if tt.exc == "" {
 			continue
 		}
-		m := b.wait(tt.m.Headers["id"].(string))
-		if exc, err := m.Exception(); err != nil || m.Status != celery.Failure || !strings.HasPrefix(exc.Error(), tt.exc) {
-			t.Errorf("%s: got %s %v, want FAILURE %s", tt.name, m.Status, exc, tt.exc)
+		end := b.wait(tt.m.Headers["id"].(string))
+		if exc, err := end.Exception(); err != nil || end.Status != celery.Failure || !strings.HasPrefix(exc.Error(), tt.exc) {
+			t.Errorf("%s: got %s %v, want FAILURE %s", tt.name, end.Status, exc, tt.exc)
 		}
-	}
-}
-
-// TestRefusedWithoutDeadLetterQueue deletes q.dlq under the running worker: the
-// message must not be lost.
-func TestRefusedWithoutDeadLetterQueue(t *testing.T) {
-	b := setup(t)
-	w, _ := b.start()
-	b.until(w.Consuming)
-	ch, err := b.conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ch.Close()
-	if _, err := ch.QueueDelete(worker.QueueDeadLetter, false, false, false); err != nil {
-		t.Fatal(err)
-	}
-	id := b.send("nobody.knows", nil)
-	b.wantException(b.wait(id), celery.Failure, "celery.exceptions.NotRegistered: nobody.knows")
-	if d := b.get(worker.QueueDeadLetter); d.Headers["id"] != id {
-		t.Errorf("got %v, want task %s", d.Headers, id)
 	}
 }
 

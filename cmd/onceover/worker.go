@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -14,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"onceover/cache"
+	"onceover/failed"
 	"onceover/internal/config"
 	"onceover/internal/gateway"
 	"onceover/internal/source"
@@ -67,6 +69,7 @@ type service struct {
 	cache    *cache.Cache
 	results  *results.Store
 	progress *progress.Store
+	failed   *failed.Store
 	metrics  *prometheus.Registry
 	fetcher  *source.Fetcher
 	clients  []*redis.Client
@@ -123,10 +126,17 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 	if err != nil {
 		return nil, err
 	}
+	failedClient, err := open("failed", s.FailedURL)
+	if err != nil {
+		return nil, err
+	}
 	svc.results = results.New(resultsClient, log.Named("results"))
 	svc.cache = cache.New(cacheClient, log.Named("cache"))
 	svc.progress = progress.New(progressClient, log.Named("progress"))
-	if svc.worker, err = worker.New(s.Worker, svc.results, svc.progress, svc.metrics, log.Named("worker")); err != nil {
+	s.Failed.BeforeReplay = tasks.ResetProgress(svc.progress, s.Tasks)
+	svc.failed = failed.New(s.Failed, failedClient, svc.results, svc.progress, svc.metrics, log.Named("failed"))
+	svc.failed.Schedule(svc.failed.Upkeep()...)
+	if svc.worker, err = worker.New(s.Worker, svc.results, svc.progress, svc.failed, svc.metrics, log.Named("worker")); err != nil {
 		return nil, err
 	}
 	err = svc.worker.Register(worker.Task{
@@ -169,6 +179,9 @@ func (svc *service) run(ctx context.Context, s stop) error {
 	if svc.gateway != nil {
 		svc.log.Info("HTTP is up", zap.String("addr", svc.gateway.Addr()))
 	}
+	if err := svc.checkFailedStore(ctx); err != nil {
+		return err
+	}
 	// The HTTP side outlives ctx: it answers while the jobs in flight finish.
 	httpCtx, stopHTTP := context.WithCancel(context.WithoutCancel(ctx))
 	httpDone := make(chan error, 1)
@@ -196,6 +209,25 @@ func (svc *service) run(ctx context.Context, s stop) error {
 	stopHTTP()
 	<-aborted
 	return errors.Join(err, <-httpDone)
+}
+
+// checkFailedStore refuses a Redis that would lose failed jobs. One that does not
+// answer is looked at again while the worker runs.
+func (svc *service) checkFailedStore(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	warnings, err := svc.failed.Check(ctx)
+	var evicts *failed.EvictionError
+	if errors.As(err, &evicts) {
+		return err
+	}
+	if err != nil {
+		warnings = append(warnings, err.Error())
+	}
+	for _, text := range warnings {
+		svc.log.Warn(text)
+	}
+	return nil
 }
 
 // close releases what newService opened, after run.

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 
+	"onceover/failed"
 	"onceover/internal/config"
 	"onceover/progress"
 	"onceover/results"
@@ -65,11 +66,17 @@ func run() error {
 		return err
 	}
 	defer progressClient.Close()
+	failedClient, err := open("failed-url", settings.FailedURL)
+	if err != nil {
+		return err
+	}
+	defer failedClient.Close()
 	own := redis.NewClient(&redis.Options{Addr: net.JoinHostPort(env("REDIS_HOST", "127.0.0.1"), env("REDIS_PORT", "6379"))})
 	defer own.Close()
 
-	w, err := worker.New(settings.Worker, results.New(resultsClient, log), progress.New(progressClient, log),
-		prometheus.NewRegistry(), log)
+	ends, marks := results.New(resultsClient, log), progress.New(progressClient, log)
+	kept := failed.New(settings.Failed, failedClient, ends, marks, nil, log)
+	w, err := worker.New(settings.Worker, ends, marks, kept, prometheus.NewRegistry(), log)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
+	"onceover/failed"
 	"onceover/progress"
 	"onceover/results"
 	"onceover/worker"
@@ -32,9 +33,13 @@ func main() {
 	store := redis.NewClient(&redis.Options{DB: 0})
 	marks := redis.NewClient(&redis.Options{DB: 2})
 
+	kept := redis.NewClient(&redis.Options{DB: 5})
+
 	cfg := worker.DefaultConfig()
 	cfg.Queues = []string{"celery"}
-	w, err := worker.New(cfg, results.New(store, logger), progress.New(marks, logger), prometheus.NewRegistry(), logger)
+	done, begun := results.New(store, logger), progress.New(marks, logger)
+	parking := failed.New(failed.Config{}, kept, done, begun, nil, logger)
+	w, err := worker.New(cfg, done, begun, parking, prometheus.NewRegistry(), logger)
 	if err == nil {
 		err = w.Register(worker.Task{Name: "add", Handler: worker.Func(add), MaxRetries: 3})
 	}

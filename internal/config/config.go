@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/pflag"
 
+	"onceover/failed"
 	"onceover/internal/redisretry"
 	"onceover/internal/source"
 	"onceover/tasks"
@@ -59,6 +60,9 @@ type Settings struct {
 	ResultsURL  string
 	CacheURL    string
 	ProgressURL string
+	FailedURL   string
+	Failed      failed.Config
+	Asynqmon    string // "auto", "on" or "off"
 
 	HTTPAddr  string // "" for none
 	LogLevel  string
@@ -73,6 +77,7 @@ const (
 	dbResults  = 0
 	dbCache    = 1
 	dbProgress = 2
+	dbFailed   = 5
 )
 
 // setting is one line of the configuration: a flag and its variables, the
@@ -86,10 +91,8 @@ type setting struct {
 
 // later are variables of the design that have no effect yet.
 var later = map[string]string{
-	"ONCEOVER_LIMITS_URL":            "rate limits are not kept yet",
-	"ONCEOVER_BLACKLIST_URL":         "the token blacklist is not kept yet",
-	"ONCEOVER_FAILED_URL":            "failed jobs are not kept in asynq yet",
-	"ONCEOVER_FAILED_ALLOW_EVICTION": "failed jobs are not kept in asynq yet",
+	"ONCEOVER_LIMITS_URL":    "rate limits are not kept yet",
+	"ONCEOVER_BLACKLIST_URL": "the token blacklist is not kept yet",
 }
 
 // Bind defines the flags on fs and returns the settings that they fill, at
@@ -97,7 +100,7 @@ var later = map[string]string{
 func Bind(fs *pflag.FlagSet, only ...string) *Settings {
 	s := &Settings{
 		Worker: worker.DefaultConfig(), Tasks: tasks.DefaultConfig(), Image: source.DefaultConfig(),
-		RedisURL: "redis://127.0.0.1:6379", HTTPAddr: "127.0.0.1:8080", LogLevel: "info",
+		RedisURL: "redis://127.0.0.1:6379", HTTPAddr: "127.0.0.1:8080", LogLevel: "info", Asynqmon: "auto",
 	}
 	s.Vision.Timeout = 120 * time.Second
 	s.brokers = strings.Join(s.Worker.BrokerURLs, ",")
@@ -142,6 +145,10 @@ func (s *Settings) table() []setting {
 		{"results-url", []string{"ONCEOVER_RESULTS_URL", "CELERY_RESULT_BACKEND"}, str(&s.ResultsURL), "Celery results elsewhere (default: the server above, database 0); rpc:// sends them to the client instead"},
 		{"cache-url", []string{"ONCEOVER_CACHE_URL"}, str(&s.CacheURL), "the image-hash cache elsewhere (default: database 1)"},
 		{"progress-url", []string{"ONCEOVER_PROGRESS_URL"}, str(&s.ProgressURL), "job progress elsewhere (default: database 2)"},
+		{"failed-url", []string{"ONCEOVER_FAILED_URL"}, str(&s.FailedURL), "failed and parked jobs elsewhere (default: database 5); should be a server that evicts nothing, with appendfsync always"},
+		{"failed-allow-eviction", []string{"ONCEOVER_FAILED_ALLOW_EVICTION"}, yes(&s.Failed.AllowEviction), "start although that server evicts, and may lose failed and parked jobs"},
+		{"failed-retention", []string{"ONCEOVER_FAILED_RETENTION"}, dur(&s.Failed.Retention), "discard failed jobs after this; 0: keep them until they are replayed or discarded"},
+		{"asynqmon", []string{"ONCEOVER_ASYNQMON"}, str(&s.Asynqmon), "show failed and parked jobs with Asynqmon below /asynqmon/, where anybody who gets there may replay and delete: on, off, or auto, which is on if http-addr is a loopback address"},
 		{"queues", []string{"ONCEOVER_QUEUES"}, list(&s.Worker.Queues), "queues to consume, comma separated"},
 		{"concurrency", []string{"ONCEOVER_CONCURRENCY"}, num(&s.Worker.Concurrency), "jobs in flight"},
 		{"prefetch-multiplier", []string{"ONCEOVER_PREFETCH_MULTIPLIER"}, num(&s.Worker.PrefetchMultiplier), "prefetch = concurrency x this"},
@@ -151,6 +158,8 @@ func (s *Settings) table() []setting {
 		{"result-extended", []string{"ONCEOVER_RESULT_EXTENDED"}, yes(&s.Worker.ResultExtended), "store name, arguments and worker too, as Celery's result_extended"},
 		{"task-events", []string{"ONCEOVER_TASK_EVENTS"}, yes(&s.Worker.TaskEvents), "send task events from the start, as celery worker -E; else from when a monitor asks for them"},
 		{"delayed-delivery", []string{"ONCEOVER_DELAYED_DELIVERY"}, yes(&s.Worker.DelayedDelivery), "declare the exchanges and queues by which Celery 5.5 and later delays tasks on quorum queues"},
+		{"drain-dead-letters", []string{"ONCEOVER_DRAIN_DEAD_LETTERS"}, yes(&s.Worker.DrainDeadLetters), "keep what arrives in q.dlq as failed jobs, and store how they ended"},
+		{"max-crashes", []string{"ONCEOVER_MAX_CRASHES"}, num(&s.Worker.MaxCrashes), "keep a job as failed once so many processes died while they ran it; 0: never"},
 		{"mingle", []string{"ONCEOVER_MINGLE"}, yes(&s.Worker.Mingle), "ask the other workers at the start which tasks are revoked; takes a second"},
 		{"soft-time-limit", []string{"ONCEOVER_SOFT_TIME_LIMIT"}, dur(&s.Worker.SoftTimeLimit), "cancel a job after this; the message's limit wins"},
 		{"time-limit", []string{"ONCEOVER_TIME_LIMIT"}, dur(&s.Worker.TimeLimit), "abandon a job after this; the message's limit wins"},
@@ -287,6 +296,7 @@ func (s *Settings) complete(env map[string]string) []error {
 		db   int
 	}{
 		{"results-url", &s.ResultsURL, dbResults}, {"cache-url", &s.CacheURL, dbCache}, {"progress-url", &s.ProgressURL, dbProgress},
+		{"failed-url", &s.FailedURL, dbFailed},
 	} {
 		if *role.url == "" {
 			u, err := onDB(s.RedisURL, role.db)
@@ -308,6 +318,12 @@ func (s *Settings) complete(env map[string]string) []error {
 	}
 	if s.Tasks.MaxPixels < 1 {
 		faults = append(faults, fmt.Errorf("image-max-pixels is %d: expected at least 1", s.Tasks.MaxPixels))
+	}
+	if s.Failed.Retention < 0 {
+		faults = append(faults, fmt.Errorf("failed-retention is %v: expected 0 (for ever) or more", s.Failed.Retention))
+	}
+	if !slices.Contains([]string{"auto", "on", "off"}, s.Asynqmon) {
+		faults = append(faults, fmt.Errorf("asynqmon is %q: expected auto, on or off", s.Asynqmon))
 	}
 	if s.HTTPAddr == "off" {
 		s.HTTPAddr = ""
@@ -331,10 +347,10 @@ func onDB(server string, db int) (string, error) {
 		return "", errors.New("redis-url is not a URL")
 	}
 	if u.Scheme == "unix" {
-		return "", errors.New("redis-url is a socket: give each role its own URL (results-url, cache-url, progress-url) as unix://path?db=N")
+		return "", errors.New("redis-url is a socket: give each role its own URL (results-url, cache-url, progress-url, failed-url) as unix://path?db=N")
 	}
 	if path := strings.Trim(u.Path, "/"); path != "" && path != "0" {
-		return "", fmt.Errorf("redis-url names database %s: expected none, since each role has its own; to choose, set results-url, cache-url, progress-url", path)
+		return "", fmt.Errorf("redis-url names database %s: expected none, since each role has its own; to choose, set results-url, cache-url, progress-url, failed-url", path)
 	}
 	u.Path = fmt.Sprintf("/%d", db)
 	return u.String(), nil

@@ -54,20 +54,22 @@ var ours = map[string][]string{
 	"progress":             {"celery", "internal/redisretry"},
 	"cache":                {"celery", "phash", "internal/redisretry"},
 	"tasks":                {"celery", "phash", "vision", "progress", "cache", "internal/source"},
-	"worker":               {"celery", "results", "internal/remote"},
+	"failed":               {"celery", "progress", "results", "internal/crash", "internal/redisretry"},
+	"internal/crash":       {},
+	"worker":               {"celery", "failed", "results", "internal/crash", "internal/remote"},
 	"internal/remote":      {"celery"},
-	"examples/tasks":       {"worker", "results", "progress"},
-	"examples/integration": {"celery", "worker", "results", "progress", "internal/config"},
+	"examples/tasks":       {"worker", "results", "progress", "failed"},
+	"examples/integration": {"celery", "worker", "results", "progress", "failed", "internal/config"},
 	"internal/embedded":    {"internal/broker"},
-	"internal/config":      {"worker", "tasks", "vision", "internal/source", "internal/redisretry"},
-	"cmd/onceover": {"worker", "tasks", "celery", "phash", "vision", "progress", "results", "cache",
+	"internal/config":      {"worker", "failed", "tasks", "vision", "internal/source", "internal/redisretry"},
+	"cmd/onceover": {"worker", "failed", "tasks", "celery", "phash", "vision", "progress", "results", "cache",
 		"internal/config", "internal/gateway", "internal/source", "internal/embedded", "internal/samples"},
 }
 
 // clients may be imported only by these.
 var clients = map[string][]string{
-	"github.com/rabbitmq/amqp091-go": {"worker", "internal/remote", "cmd/onceover", "internal/testenv"},
-	"github.com/redis/go-redis/v9":   {"results", "progress", "cache", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv"},
+	"github.com/rabbitmq/amqp091-go": {"worker", "failed", "internal/remote", "cmd/onceover", "internal/testenv"},
+	"github.com/redis/go-redis/v9":   {"results", "progress", "cache", "failed", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv"},
 }
 
 func TestImports(t *testing.T) {

@@ -71,24 +71,15 @@ func reservedJobs(r *Remote, _ arguments) (any, error) {
 }
 
 func scheduledJobs(r *Remote, _ arguments) (any, error) {
-	jobs := r.node.Jobs().Scheduled
+	jobs := append(r.node.Jobs().Scheduled, r.node.Parked()...)
 	out := make([]any, len(jobs))
 	for i, j := range jobs {
 		out[i] = map[string]any{
-			"eta":      isoFormat(j.Request.ETA.UTC()),
+			"eta":      celery.ISOTime(j.Request.ETA),
 			"priority": 6, "request": r.info(j, false),
 		}
 	}
 	return out, nil
-}
-
-// isoFormat is Python's datetime.isoformat: six digits of a second, or none.
-// Readers before Python 3.11 take nothing else.
-func isoFormat(t time.Time) string {
-	if t.Nanosecond() < 1000 {
-		return t.Format("2006-01-02T15:04:05-07:00")
-	}
-	return t.Format("2006-01-02T15:04:05.000000-07:00")
 }
 
 func revokedIDs(r *Remote, _ arguments) (any, error) { return r.Revoked.IDs(), nil }

@@ -33,6 +33,8 @@ type still struct {
 }
 
 func (s *still) Jobs() Jobs             { return s.jobs }
+func (s *still) Parked() []Job          { return nil }
+func (s *still) RevokeParked([]string)  {}
 func (s *still) Totals() map[string]int { return map[string]int{"t": 3} }
 func (s *still) Tasks() []Task {
 	return []Task{{Name: "t", Attributes: map[string]any{"rate_limit": "10/m", "max_retries": 3}}, {Name: "celery.map"}}

@@ -15,11 +15,17 @@ import (
 )
 
 // Node is the worker as remote control and events see it. All methods are safe
-// for concurrent use and return at once: none waits for a job, for Redis or for
-// the broker.
+// for concurrent use. All but Parked and RevokeParked return at once: none waits for
+// a job, for Redis or for the broker.
 type Node interface {
 	// Jobs is a view of what the worker holds at one moment.
 	Jobs() Jobs
+	// Parked are the jobs that no worker holds, as they are due much later, if this
+	// node is the one to tell of them. It takes half a second at most.
+	Parked() []Job
+	// RevokeParked revokes the jobs of these ids that are parked, or will be. It takes
+	// half a second at most.
+	RevokeParked(ids []string)
 	// Totals says how often each task has been accepted, by task name.
 	Totals() map[string]int
 	// Tasks lists the registered tasks, in any order.

@@ -184,7 +184,7 @@ func TestScheduledTimesAsPythonWritesThem(t *testing.T) {
 		nanos int64
 		want  string
 	}{{500_000_000, "1970-01-01T00:00:00.500000+00:00"}, {0, "1970-01-01T00:00:00+00:00"}, {900, "1970-01-01T00:00:00+00:00"}, {123_456_789, "1970-01-01T00:00:00.123456+00:00"}} {
-		if got := isoFormat(time.Unix(0, tt.nanos).UTC()); got != tt.want {
+		if got := celery.ISOTime(time.Unix(0, tt.nanos).UTC()); got != tt.want {
 			t.Errorf("%d ns: got %s, want %s", tt.nanos, got, tt.want)
 		}
 	}

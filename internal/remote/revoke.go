@@ -27,6 +27,7 @@ func revokeTasks(r *Remote, a arguments, kill bool) (any, error) {
 		return nil, err
 	}
 	r.Revoked.Add(ids...)
+	r.node.RevokeParked(ids)
 	signal := int(syscall.SIGTERM)
 	if kill {
 		if signal, err = signalOf(a); err != nil {

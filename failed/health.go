@@ -1,0 +1,124 @@
+package failed
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// checkServer is how often the settings of the Redis server are looked at.
+const checkServer = time.Minute
+
+// EvictionError says that the server may throw jobs away to make room.
+type EvictionError struct{ Policy string }
+
+func (e *EvictionError) Error() string {
+	return fmt.Sprintf("the Redis of failed and parked jobs evicts keys (maxmemory-policy %s), so jobs would be lost without a trace: "+
+		"give it a server of its own with noeviction (ONCEOVER_FAILED_URL), or set volatile-lru, which spares the jobs because they do not expire; "+
+		"ONCEOVER_FAILED_ALLOW_EVICTION=true accepts the loss", e.Policy)
+}
+
+// Check looks whether the server is fit to keep jobs. It returns an
+// *EvictionError if it evicts and that is not allowed, and warnings about what a
+// crash of the server would lose.
+func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
+	memory, err := s.client.Info(ctx, "memory").Result()
+	if err != nil && !strings.Contains(err.Error(), "not supported") {
+		return nil, fmt.Errorf("ask the Redis of failed and parked jobs for its settings: %w", err)
+	}
+	policy, limit := infoField(memory, "maxmemory_policy"), infoField(memory, "maxmemory")
+	evicting := strings.HasPrefix(policy, "allkeys") && limit != "0"
+	s.metrics.evicting.Set(map[bool]float64{true: 1}[evicting])
+	s.evicting.Store(evicting && !s.cfg.AllowEviction)
+	if evicting {
+		e := &EvictionError{policy}
+		if !s.cfg.AllowEviction {
+			return nil, e
+		}
+		warnings = append(warnings, e.Error())
+	}
+	if policy == "" {
+		return warnings, nil // not a Redis, or one that is embedded and keeps nothing anyway
+	}
+	persistence, err := s.client.Info(ctx, "persistence").Result()
+	if err != nil {
+		return warnings, fmt.Errorf("ask the Redis of failed and parked jobs for its persistence: %w", err)
+	}
+	if infoField(persistence, "aof_enabled") != "1" {
+		return append(warnings, "the Redis of failed and parked jobs keeps no append-only file: a crash of that server loses what came after its last snapshot; set appendonly yes and appendfsync always"), nil
+	}
+	// CONFIG may be forbidden: then nothing is said.
+	if fsync, err := s.client.ConfigGet(ctx, "appendfsync").Result(); err == nil && fsync["appendfsync"] != "" && fsync["appendfsync"] != "always" {
+		warnings = append(warnings, fmt.Sprintf("the Redis of failed and parked jobs has appendfsync %s: a crash of that server loses the last jobs; set appendfsync always", fsync["appendfsync"]))
+	}
+	return warnings, nil
+}
+
+// Ready is nil while jobs can be kept.
+func (s *Store) Ready(ctx context.Context) error {
+	if s.evicting.Load() {
+		return s.refuseEviction(ctx)
+	}
+	return s.client.Ping(ctx).Err()
+}
+
+// refuseEviction is an error while the server evicts: what is to be kept waits, as
+// it does while the server is away.
+func (s *Store) refuseEviction(ctx context.Context) error {
+	if !s.evicting.Load() {
+		return nil
+	}
+	_, err := s.Check(ctx)
+	return err
+}
+
+// watch looks at the server, and counts what it holds, now and then.
+func (s *Store) watch(ctx context.Context) {
+	settings := time.NewTicker(checkServer)
+	defer settings.Stop()
+	size := time.NewTicker(5 * time.Second)
+	defer size.Stop()
+	for {
+		select {
+		case <-settings.C:
+			if _, err := s.Check(ctx); err != nil && ctx.Err() == nil {
+				s.log.Error("failed and parked jobs are not safe", zap.Error(err))
+			}
+		case <-size.C:
+			s.measure()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Store) measure() {
+	queues, err := s.failedQueues()
+	if err != nil {
+		return
+	}
+	total := 0
+	for _, q := range queues {
+		if info, err := s.inspector.GetQueueInfo(q); err == nil {
+			total += info.Size
+		}
+	}
+	s.metrics.queues.Set(float64(len(queues)))
+	s.metrics.held.WithLabelValues("failed").Set(float64(total))
+	if info, err := s.inspector.GetQueueInfo(QueueDelay); err == nil {
+		s.metrics.held.WithLabelValues("parked").Set(float64(info.Size))
+	}
+}
+
+// infoField reads a field of an INFO reply.
+func infoField(reply, name string) string {
+	for line := range strings.Lines(reply) {
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}

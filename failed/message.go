@@ -1,0 +1,312 @@
+package failed
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// Headers that a message of ours carries besides Celery's.
+const (
+	headerReplays    = "x-onceover-replays"     // how often the job was replayed
+	headerParks      = "x-onceover-parks"       // how often this attempt was parked
+	headerFirst      = "x-onceover-first"       // when the job first failed, RFC 3339
+	headerExchange   = "x-onceover-exchange"    // where the producer had published it,
+	headerRoutingKey = "x-onceover-routing-key" // and with which key
+)
+
+// HeaderRevoked marks a job that was revoked while it was parked.
+const HeaderRevoked = "x-onceover-revoked"
+
+// Message is a message as it was taken from a queue.
+type Message struct {
+	Queue      string // the queue it was taken from, and goes back to
+	Exchange   string // where the producer published it
+	RoutingKey string
+	Publishing amqp.Publishing // properties, headers, body
+}
+
+// MessageOf returns the message of a delivery from a queue. Where the message was
+// published before it was kept or parked for the first time is not forgotten.
+func MessageOf(d amqp.Delivery, queue string) Message {
+	m := Message{Queue: queue, Exchange: d.Exchange, RoutingKey: d.RoutingKey, Publishing: amqp.Publishing{
+		Headers:         amqp.Table{},
+		ContentType:     d.ContentType,
+		ContentEncoding: d.ContentEncoding,
+		DeliveryMode:    d.DeliveryMode,
+		Priority:        d.Priority,
+		CorrelationId:   d.CorrelationId,
+		ReplyTo:         d.ReplyTo,
+		Expiration:      d.Expiration,
+		MessageId:       d.MessageId,
+		Timestamp:       d.Timestamp,
+		Type:            d.Type,
+		AppId:           d.AppId,
+		// No UserId: the broker takes only that of who publishes.
+		Body: d.Body,
+	}}
+	maps.Copy(m.Publishing.Headers, d.Headers)
+	m.Exchange, m.RoutingKey = Route(d)
+	return m
+}
+
+// Route is where a delivery was published, before it was kept or parked for the
+// first time.
+func Route(d amqp.Delivery) (exchange, routingKey string) {
+	if key, ok := d.Headers[headerRoutingKey].(string); ok {
+		exchange, _ = d.Headers[headerExchange].(string)
+		return exchange, key
+	}
+	return d.Exchange, d.RoutingKey
+}
+
+// clone returns a copy whose headers can be changed.
+func (m Message) clone() Message {
+	headers := amqp.Table{}
+	maps.Copy(headers, m.Publishing.Headers)
+	m.Publishing.Headers = headers
+	return m
+}
+
+// number reads a header of ours that counts.
+func (m Message) number(header string) int {
+	n, _ := m.Publishing.Headers[header].(int32)
+	return int(max(n, 0))
+}
+
+// Replays is how often the job was replayed.
+func (m Message) Replays() int { return m.number(headerReplays) }
+
+// setRoute notes where the message was published, as it goes back to its queue
+// through the default exchange.
+func (m Message) setRoute() {
+	m.Publishing.Headers[headerExchange] = m.Exchange
+	m.Publishing.Headers[headerRoutingKey] = m.RoutingKey
+}
+
+// wireMessage is a Message in JSON. Header values keep their AMQP types.
+type wireMessage struct {
+	Queue           string         `json:"queue"`
+	Exchange        string         `json:"exchange"`
+	RoutingKey      string         `json:"routing_key"`
+	ContentType     string         `json:"content_type,omitempty"`
+	ContentEncoding string         `json:"content_encoding,omitempty"`
+	DeliveryMode    uint8          `json:"delivery_mode,omitempty"`
+	Priority        uint8          `json:"priority,omitempty"`
+	CorrelationID   string         `json:"correlation_id,omitempty"`
+	ReplyTo         string         `json:"reply_to,omitempty"`
+	Expiration      string         `json:"expiration,omitempty"`
+	MessageID       string         `json:"message_id,omitempty"`
+	Timestamp       int64          `json:"timestamp,omitempty"` // Unix seconds
+	Type            string         `json:"type,omitempty"`
+	AppID           string         `json:"app_id,omitempty"`
+	Headers         map[string]any `json:"headers"`
+	Body            []byte         `json:"body,omitempty"`
+	Elsewhere       int            `json:"elsewhere,omitempty"` // bytes of a body that is kept in pieces, see bodyKey
+}
+
+// MarshalJSON writes the message with its body in base64, and header values that
+// JSON would confuse as an object of their type: {"int32": "3"}.
+func (m Message) MarshalJSON() ([]byte, error) { return json.Marshal(m.wire()) }
+
+func (m Message) wire() wireMessage {
+	p := m.Publishing
+	w := wireMessage{
+		Queue: m.Queue, Exchange: m.Exchange, RoutingKey: m.RoutingKey,
+		ContentType: p.ContentType, ContentEncoding: p.ContentEncoding, DeliveryMode: p.DeliveryMode,
+		Priority: p.Priority, CorrelationID: p.CorrelationId, ReplyTo: p.ReplyTo, Expiration: p.Expiration,
+		MessageID: p.MessageId, Type: p.Type, AppID: p.AppId,
+		Headers: typedTable(p.Headers), Body: p.Body,
+	}
+	if !p.Timestamp.IsZero() {
+		w.Timestamp = p.Timestamp.Unix()
+	}
+	return w
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (m *Message) UnmarshalJSON(doc []byte) error {
+	var w wireMessage
+	if err := json.Unmarshal(doc, &w); err != nil {
+		return err
+	}
+	return m.fromWire(w)
+}
+
+func (m *Message) fromWire(w wireMessage) error {
+	headers, err := plainTable(w.Headers)
+	if err != nil {
+		return fmt.Errorf("headers: %w", err)
+	}
+	*m = Message{Queue: w.Queue, Exchange: w.Exchange, RoutingKey: w.RoutingKey, Publishing: amqp.Publishing{
+		ContentType: w.ContentType, ContentEncoding: w.ContentEncoding, DeliveryMode: w.DeliveryMode,
+		Priority: w.Priority, CorrelationId: w.CorrelationID, ReplyTo: w.ReplyTo, Expiration: w.Expiration,
+		MessageId: w.MessageID, Type: w.Type, AppId: w.AppID,
+		Headers: headers, Body: w.Body,
+	}}
+	if w.Timestamp != 0 {
+		m.Publishing.Timestamp = time.Unix(w.Timestamp, 0)
+	}
+	return nil
+}
+
+// typed makes a field-table value (AMQP 0-9-1, 4.2.5.5, with RabbitMQ's types)
+// one that JSON keeps apart: nil, booleans, strings and lists are themselves, all
+// else is an object with one member, its type.
+func typed(v any) any {
+	as := func(kind, text string) any { return map[string]any{kind: text} }
+	switch v := v.(type) {
+	case nil, bool:
+		return v
+	case string:
+		if !utf8.ValidString(v) {
+			return as("bytestring", base64.StdEncoding.EncodeToString([]byte(v)))
+		}
+		return v
+	case []any:
+		out := make([]any, len(v))
+		for i, e := range v {
+			out[i] = typed(e)
+		}
+		return out
+	case amqp.Table:
+		return map[string]any{"table": typedTable(v)}
+	case map[string]any:
+		return map[string]any{"table": typedTable(v)}
+	case []byte:
+		return as("bytes", base64.StdEncoding.EncodeToString(v))
+	case int:
+		return as("int64", strconv.Itoa(v))
+	case int8, int16, int32, int64, uint8, uint16, uint32:
+		return as(fmt.Sprintf("%T", v), fmt.Sprint(v))
+	case float32:
+		return as("float32", strconv.FormatFloat(float64(v), 'g', -1, 32))
+	case float64:
+		return as("float64", strconv.FormatFloat(v, 'g', -1, 64))
+	case time.Time:
+		return as("timestamp", strconv.FormatInt(v.Unix(), 10))
+	case amqp.Decimal:
+		return as("decimal", fmt.Sprintf("%de-%d", v.Value, v.Scale))
+	default:
+		return as("text", fmt.Sprint(v)) // no such value comes from the client
+	}
+}
+
+func typedTable(t map[string]any) map[string]any {
+	out := make(map[string]any, len(t))
+	for k, v := range t {
+		out[k] = typed(v)
+	}
+	return out
+}
+
+// plain is the opposite of typed.
+func plain(v any) (any, error) {
+	switch v := v.(type) {
+	case nil, bool, string:
+		return v, nil
+	case []any:
+		out := make([]any, len(v))
+		for i, e := range v {
+			var err error
+			if out[i], err = plain(e); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	case map[string]any:
+		if len(v) == 1 {
+			for kind, inner := range v {
+				return plainTyped(kind, inner)
+			}
+		}
+	}
+	return nil, fmt.Errorf("%v is no header value: expected null, true, false, a string, a list, or one type with its value such as {\"int32\": \"3\"}", v)
+}
+
+func plainTyped(kind string, inner any) (any, error) {
+	if kind == "table" {
+		t, ok := inner.(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("a table is %v: expected an object", inner)
+		}
+		return plainTable(t)
+	}
+	text, ok := inner.(string)
+	if !ok {
+		return nil, fmt.Errorf("%s is %v: expected a string", kind, inner)
+	}
+	integer := func(bits int) (int64, error) { return strconv.ParseInt(text, 10, bits) }
+	natural := func(bits int) (uint64, error) { return strconv.ParseUint(text, 10, bits) }
+	var out any
+	var n int64
+	var u uint64
+	var err error
+	switch kind {
+	case "int8":
+		n, err = integer(8)
+		out = int8(n)
+	case "int16":
+		n, err = integer(16)
+		out = int16(n)
+	case "int32":
+		n, err = integer(32)
+		out = int32(n)
+	case "int64":
+		out, err = integer(64)
+	case "uint8":
+		u, err = natural(8)
+		out = uint8(u)
+	case "uint16":
+		u, err = natural(16)
+		out = uint16(u)
+	case "uint32":
+		u, err = natural(32)
+		out = uint32(u)
+	case "float32":
+		var f float64
+		f, err = strconv.ParseFloat(text, 32)
+		out = float32(f)
+	case "float64":
+		out, err = strconv.ParseFloat(text, 64)
+	case "timestamp":
+		n, err = integer(64)
+		out = time.Unix(n, 0)
+	case "decimal":
+		var d amqp.Decimal
+		_, err = fmt.Sscanf(text, "%de-%d", &d.Value, &d.Scale)
+		out = d
+	case "bytes":
+		out, err = base64.StdEncoding.DecodeString(text)
+	case "bytestring":
+		var b []byte
+		b, err = base64.StdEncoding.DecodeString(text)
+		out = string(b)
+	case "text":
+		out = text
+	default:
+		return nil, fmt.Errorf("%q is no type of a header value", kind)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%q is no %s: %w", text, kind, err)
+	}
+	return out, nil
+}
+
+func plainTable(t map[string]any) (amqp.Table, error) {
+	out := make(amqp.Table, len(t))
+	for k, v := range t {
+		p, err := plain(v)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", k, err)
+		}
+		out[k] = p
+	}
+	return out, nil
+}

@@ -1,0 +1,114 @@
+package failed
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"onceover/celery"
+)
+
+// Reasons for which a job is kept that are not those of celery.MessageError:
+// its task failed, or RabbitMQ dead-lettered it (the reasons of x-death), or every
+// process that ran it died.
+const (
+	ReasonFailed        celery.Reason = "failed"
+	ReasonRejected      celery.Reason = "rejected"
+	ReasonExpired       celery.Reason = "expired"
+	ReasonMaxLength     celery.Reason = "maxlen"
+	ReasonDeliveryLimit celery.Reason = "delivery_limit"
+	ReasonPoison        celery.Reason = "poison"
+)
+
+// Record is a failed job: what is known of its end, and its message.
+type Record struct {
+	ID        string        `json:"id"` // task id; "" if the message has none
+	Task      string        `json:"task"`
+	State     celery.State  `json:"state"`  // stored in DB0: FAILURE or REVOKED
+	Reason    celery.Reason `json:"reason"` // why it is kept
+	Error     string        `json:"error"`  // class of the exception
+	Text      string        `json:"text"`   // its message
+	Traceback string        `json:"traceback,omitempty"`
+	Stage     string        `json:"stage,omitempty"` // how far the task had come
+	Attempts  int           `json:"attempts"`        // runs since it was last published
+	Replays   int           `json:"replays"`
+	Worker    string        `json:"worker"` // node name of who kept it
+	Queue     string        `json:"queue"`
+	First     time.Time     `json:"first"`  // when it failed for the first time,
+	Last      time.Time     `json:"last"`   // and for the last time
+	Args      string        `json:"args"`   // as Celery shows them, shortened, without
+	Kwargs    string        `json:"kwargs"` // the queries of URLs
+	Message   Message       `json:"message"`
+}
+
+// Failure returns the record of a message that failed with exc, now. req is nil if
+// the message could not be read.
+func Failure(m Message, req *celery.Request, exc *celery.Exception, reason celery.Reason) Record {
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	r := Record{
+		State: celery.Failure, Reason: reason, Attempts: 1, Replays: m.Replays(),
+		Queue: m.Queue, First: now, Last: now, Message: m,
+	}
+	if exc != nil {
+		r.Error, r.Text, r.Traceback = exc.Type, shorten(redact(exc.Message()), 4<<10), shorten(redact(exc.Traceback()), 16<<10)
+	}
+	if req != nil {
+		r.ID, r.Task, r.Attempts = req.ID, req.Task, req.Retries+1
+		r.Args, r.Kwargs = shorten(redact(req.ArgsText()), 1<<10), shorten(redact(req.KwargsText()), 1<<10)
+	}
+	if first, err := time.Parse(time.RFC3339Nano, text(m.Publishing.Headers[headerFirst])); err == nil {
+		r.First = first
+	}
+	return r
+}
+
+func text(v any) string {
+	s, _ := v.(string)
+	return s
+}
+
+// key is what tells records apart: the id and how often it was replayed. A message
+// without an id is known by its content.
+func (r *Record) key() string {
+	id := r.ID
+	if id == "" {
+		sum := sha256.New()
+		fmt.Fprintf(sum, "%s\x00%s\x00", r.Message.Queue, r.Message.Publishing.MessageId)
+		sum.Write(r.Message.Publishing.Body)
+		id = "message-" + hex.EncodeToString(sum.Sum(nil)[:16])
+	}
+	return id + ":" + strconv.Itoa(r.Replays)
+}
+
+// Name is the id by which people and commands call the record.
+func (r *Record) Name() string {
+	key := r.key()
+	return key[:strings.LastIndexByte(key, ':')]
+}
+
+// job is the record as it is stored, with the message as one opaque piece: lists
+// of asynq's tools show the payload, and a message may hold signed URLs.
+type job struct {
+	Record
+	Due     time.Time `json:"due,omitzero"`      // of a parked job
+	Message []byte    `json:"message,omitempty"` // Message in JSON
+	Pieces  int       `json:"pieces,omitempty"`  // or kept beside, in as many pieces
+}
+
+func encode(r *Record, due time.Time) (job, error) {
+	doc, err := json.Marshal(r.Message)
+	return job{Record: *r, Due: due, Message: doc}, err
+}
+
+// decodeJob reads a payload; the message stays as it is.
+func decodeJob(payload []byte) (*job, error) {
+	var j job
+	if err := json.Unmarshal(payload, &j); err != nil {
+		return nil, fmt.Errorf("not a job of onceover: %w", err)
+	}
+	return &j, nil
+}

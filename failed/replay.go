@@ -1,0 +1,335 @@
+package failed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"golang.org/x/sync/errgroup"
+
+	"onceover/celery"
+	"onceover/internal/crash"
+)
+
+// HeaderAgain marks a message that may have been published before: before it is
+// run, its id is looked up.
+const HeaderAgain = "x-onceover-again"
+
+// ReplayBatch is how many records Replay takes at most.
+const ReplayBatch = 100
+
+// replayLock is how long a record is locked for whoever replays it, should that
+// process die.
+const replayLock = time.Minute
+
+// Outcome is what became of a record that was to be replayed.
+type Outcome struct {
+	Ref  Ref
+	Done bool
+	Why  string // why not
+}
+
+// SkippedError says why a job is not replayed. The record stays.
+type SkippedError struct{ Why string }
+
+func (e *SkippedError) Error() string { return e.Why }
+
+func skipped(format string, args ...any) error { return &SkippedError{fmt.Sprintf(format, args...)} }
+
+// Replay runs up to ReplayBatch failed jobs again: with their ids, headers and
+// queues, as a first attempt, without what had expired. The results of each and of
+// what would have followed it are deleted if they say FAILURE or REVOKED, so that
+// its state is PENDING. edit may change a record before; nil: nothing. Records
+// whose job has succeeded meanwhile, or runs, are left alone, as are those that
+// somebody else replays at this moment. It may be repeated after any interruption.
+// The error says what kept all of them from being replayed.
+func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit func(*Record) error) ([]Outcome, error) {
+	out := make([]Outcome, len(refs))
+	all := make([]*replay, len(refs))
+	for i, ref := range refs {
+		out[i].Ref = ref
+		all[i] = &replay{queue: ref.Queue, key: ref.Key, outcome: &out[i]}
+	}
+	defer s.unlock(context.WithoutCancel(ctx), all)
+	each := func(step func(ctx context.Context, p *replay) error) error {
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(8)
+		for _, p := range all {
+			if p.outcome.Why != "" {
+				continue
+			}
+			g.Go(func() error {
+				err := step(ctx, p)
+				var why *SkippedError
+				if errors.As(err, &why) {
+					p.outcome.Why = why.Why
+					return nil
+				}
+				return err
+			})
+		}
+		return g.Wait()
+	}
+	err := each(func(ctx context.Context, p *replay) error {
+		info, err := s.inspector.GetTaskInfo(p.queue, p.key)
+		switch {
+		case gone(err):
+			return skipped("no longer there: replayed or discarded meanwhile")
+		case err != nil:
+			return fmt.Errorf("look up failed job %s: %w", p.key, err)
+		case info.State == asynq.TaskStateActive:
+			return skipped("is being worked on at this moment; try again in a minute")
+		}
+		if err := s.prepare(ctx, p, info.Payload, edit); err != nil {
+			return err
+		}
+		return s.reset(ctx, p)
+	})
+	if err != nil {
+		return out, err
+	}
+	crash.Point("replay-before-publish")
+	var messages []Message
+	for _, p := range all {
+		if p.outcome.Why == "" {
+			messages = append(messages, p.message)
+		}
+	}
+	if err := publish(ctx, false, messages...); err != nil {
+		if len(messages) == 1 {
+			err = each(func(context.Context, *replay) error { return refusal(err) })
+		} else {
+			// One of them is at fault: which? Those that arrived arrive again, and are
+			// recognised.
+			err = each(func(ctx context.Context, p *replay) error { return refusal(publish(ctx, false, p.message)) })
+		}
+		if err != nil {
+			return out, err
+		}
+	}
+	crash.Point("replay-before-delete")
+	return out, each(func(ctx context.Context, p *replay) error {
+		if err := s.published(ctx, p); err != nil {
+			return err
+		}
+		if err := s.inspector.DeleteTask(p.queue, p.key); err != nil && !gone(err) {
+			return fmt.Errorf("forget failed job %s, which has been replayed: %w", p.key, err)
+		}
+		p.outcome.Done = true
+		return nil
+	})
+}
+
+// ErrNoQueue says that the queue of a message does not exist.
+var ErrNoQueue = errors.New("its queue does not exist")
+
+func refusal(err error) error {
+	if errors.Is(err, ErrNoQueue) {
+		return skipped("%v: start a worker that consumes it, or name another queue", err)
+	}
+	return err
+}
+
+// replay is a record on its way to be run again.
+type replay struct {
+	queue, key string
+	outcome    *Outcome
+	locked     bool
+	pieces     int
+	request    *celery.Request // nil if the message cannot be read
+	message    Message
+}
+
+// prepare locks the record, and makes the message that is to be published.
+func (s *Store) prepare(ctx context.Context, p *replay, payload []byte, edit func(*Record) error) error {
+	j, err := s.read(ctx, p.queue, p.key, payload)
+	if err != nil {
+		return err
+	}
+	if edit != nil {
+		if err := edit(&j.Record); err != nil {
+			return err
+		}
+	}
+	p.pieces = j.Pieces
+	p.message, p.request, err = again(&j.Record)
+	if err != nil {
+		return err
+	}
+	p.locked, err = s.client.SetNX(ctx, lockKey(p), "1", replayLock).Result()
+	if err == nil && !p.locked {
+		err = skipped("is being replayed by somebody else")
+	}
+	return err
+}
+
+func lockKey(p *replay) string { return "onceover:replaying:" + p.queue + ":" + p.key }
+
+func (s *Store) unlock(ctx context.Context, all []*replay) {
+	var keys []string
+	for _, p := range all {
+		if p.locked {
+			keys = append(keys, lockKey(p))
+		}
+	}
+	if len(keys) > 0 {
+		s.client.Unlink(ctx, keys...) // else the locks run out
+	}
+}
+
+// reset makes the state of the job, and of what follows it, PENDING.
+func (s *Store) reset(ctx context.Context, p *replay) error {
+	req := p.request
+	if req == nil {
+		return nil
+	}
+	state, err := s.resetState(ctx, req.ID)
+	if err != nil {
+		return err
+	}
+	switch state {
+	case celery.Success:
+		return skipped("has succeeded meanwhile; it can be discarded")
+	case celery.Started, celery.Retried:
+		return skipped("runs again already: its state is %s", state)
+	}
+	if err := s.client.Unlink(ctx, revokedKey(req.ID)).Err(); err != nil {
+		return fmt.Errorf("forget that job %s was revoked: %w", req.ID, err)
+	}
+	for _, id := range req.FollowerIDs() {
+		if _, err := s.resetState(ctx, id); err != nil {
+			return err
+		}
+	}
+	if s.cfg.BeforeReplay == nil {
+		return nil
+	}
+	return s.cfg.BeforeReplay(ctx, req)
+}
+
+// resetState makes the state of a task PENDING if it is FAILURE or REVOKED, and
+// returns what it was.
+func (s *Store) resetState(ctx context.Context, id string) (celery.State, error) {
+	state, err := s.results.Reset(ctx, id)
+	if err != nil || state == celery.Success {
+		return state, err
+	}
+	// Tasks whose result is not stored have a mark.
+	mark, err := s.marks.ResetMarks(ctx, id)
+	if state == "" {
+		state = mark
+	}
+	return state, err
+}
+
+// published notes that the job is in its queue.
+func (s *Store) published(ctx context.Context, p *replay) error {
+	s.metrics.replayed.Inc()
+	if p.pieces == 0 {
+		return nil
+	}
+	return s.dropPieces(ctx, p.queue, p.key)
+}
+
+// replayTask replays the record of a task that asynq runs, and then deletes.
+func (s *Store) replayTask(ctx context.Context, queue, key string, payload []byte, publish Publish) (err error) {
+	p := &replay{queue: queue, key: key}
+	defer func() {
+		if err != nil { // else the task is still there for a moment, and so is the lock
+			s.unlock(context.WithoutCancel(ctx), []*replay{p})
+		}
+	}()
+	if err := s.prepare(ctx, p, payload, nil); err != nil {
+		return err
+	}
+	if err := s.reset(ctx, p); err != nil {
+		return err
+	}
+	crash.Point("replay-before-publish")
+	if err := publish(ctx, false, p.message); err != nil {
+		return refusal(err)
+	}
+	return s.published(ctx, p)
+}
+
+// again returns the message with which a failed job is run once more.
+func again(r *Record) (Message, *celery.Request, error) {
+	m := r.Message.clone()
+	req, err := celery.Decode(properties(m), m.Publishing.Headers, m.Publishing.Body)
+	h := m.Publishing.Headers
+	if err == nil && text(h["task"]) == "" {
+		// Protocol 1 has retries, ETA and expiry in the body.
+		req.Retries, req.ETA, req.Expires = 0, time.Time{}, time.Time{}
+		if m, err = rewritten(m, req); err != nil {
+			return m, nil, err
+		}
+		h = m.Publishing.Headers
+	}
+	for name, value := range map[string]any{"retries": int32(0), "eta": nil, "expires": nil} {
+		if _, ok := h[name]; ok {
+			h[name] = value
+		}
+	}
+	m.Publishing.Expiration = ""
+	for name := range h {
+		// What RabbitMQ notes about dead-lettering.
+		if name == "x-death" || strings.HasPrefix(name, "x-first-death-") || strings.HasPrefix(name, "x-last-death-") ||
+			name == "x-delivery-count" || name == "x-acquired-count" || name == headerParks {
+			delete(h, name)
+		}
+	}
+	h[headerReplays] = int32(r.Replays + 1)
+	h[headerFirst] = r.First.UTC().Format(time.RFC3339Nano)
+	h[HeaderAgain] = true
+	m.setRoute()
+	return m, req, nil
+}
+
+// rewritten returns m with the content of req, in protocol 2 and JSON.
+func rewritten(m Message, req *celery.Request) (Message, error) {
+	props, headers, body, err := req.Encode()
+	if err != nil {
+		return m, fmt.Errorf("rewrite the message of job %s: %w", req.ID, err)
+	}
+	table, err := plainTable(typedTable(headers))
+	if err != nil {
+		return m, err
+	}
+	m.Publishing.Headers, m.Publishing.Body = table, body
+	m.Publishing.ContentType, m.Publishing.ContentEncoding = props.ContentType, props.ContentEncoding
+	return m, nil
+}
+
+// SetArgument replaces an argument of the job's call: value is any JSON.
+// parameters are the names of the task's positional ones, nil if they are not known.
+func (r *Record) SetArgument(name string, value []byte, parameters []string) error {
+	m := r.Message.clone()
+	req, err := celery.Decode(properties(m), m.Publishing.Headers, m.Publishing.Body)
+	if err != nil {
+		return fmt.Errorf("the message of job %s cannot be read, so no argument of it can be set: %w", r.ID, err)
+	}
+	if err := req.SetArgument(name, value, parameters); err != nil {
+		return err
+	}
+	m, err = rewritten(m, req)
+	if err != nil {
+		return err
+	}
+	r.Message = m
+	r.Args, r.Kwargs = shorten(redact(req.ArgsText()), 1<<10), shorten(redact(req.KwargsText()), 1<<10)
+	return nil
+}
+
+// properties are those of a kept message, as celery.Decode takes them.
+func properties(m Message) celery.Properties {
+	p := m.Publishing
+	return celery.Properties{
+		ContentType: p.ContentType, ContentEncoding: p.ContentEncoding,
+		CorrelationID: p.CorrelationId, ReplyTo: p.ReplyTo, Expiration: p.Expiration,
+		MessageID: p.MessageId, Type: p.Type, AppID: p.AppId,
+		DeliveryMode: p.DeliveryMode, Timestamp: p.Timestamp, Priority: &p.Priority,
+	}
+}

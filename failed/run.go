@@ -1,0 +1,303 @@
+package failed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"onceover/internal/crash"
+)
+
+// Publish publishes messages to their queues, through the default exchange, and
+// returns once the broker has confirmed each. A queue that is missing is created
+// if create is set, else it is an error that names it.
+type Publish func(ctx context.Context, create bool, messages ...Message) error
+
+// Pace of the servers of asynq.
+const (
+	taskTimeout   = 60 * time.Second // of one publication
+	checkQueues   = time.Second      // between looks for queues that others began
+	pollQueue     = 250 * time.Millisecond
+	pollScheduled = time.Second // the least that asynq can
+)
+
+// Run publishes what is due and what is to run again, and does the periodic work,
+// until ctx ends. Any number of processes may do so beside each other. It returns
+// when all of it has stopped.
+func (s *Store) Run(ctx context.Context, publish Publish) {
+	// What has begun to be published when ctx ends may end well.
+	base, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	servers := map[string]*asynq.Server{}
+	start := func(queue string, concurrency int, handler asynq.HandlerFunc) {
+		if servers[queue] != nil {
+			return
+		}
+		server := asynq.NewServerFromRedisClient(s.client, asynq.Config{
+			Queues:                   map[string]int{queue: 1},
+			Concurrency:              concurrency,
+			BaseContext:              func() context.Context { return base },
+			TaskCheckInterval:        pollQueue,
+			DelayedTaskCheckInterval: pollScheduled,
+			RetryDelayFunc:           retryDelay,
+			// A job that cannot be published yet has not failed.
+			IsFailure:       func(error) bool { return queue == QueueUpkeep },
+			ShutdownTimeout: 5 * time.Second,
+			Logger:          quiet{s.log.WithOptions(zap.AddCallerSkip(1))},
+			LogLevel:        asynq.WarnLevel,
+		})
+		if err := server.Start(handler); err != nil { // only if it was started before
+			s.log.Error("queue not served", zap.String("queue", queue), zap.Error(err))
+			return
+		}
+		servers[queue] = server
+	}
+	start(QueueDelay, 20, func(ctx context.Context, t *asynq.Task) error { return s.deliver(ctx, t, publish) })
+	start(QueueUpkeep, 1, s.upkeep)
+
+	var others sync.WaitGroup
+	others.Go(func() { s.watch(ctx) })
+	others.Go(func() { s.tick(ctx) })
+	tick := time.NewTicker(checkQueues)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		queues, err := s.failedQueues()
+		if err != nil {
+			s.log.Debug("queues of failed jobs not listed", zap.Error(err))
+		}
+		start(QueueFailed, 10, func(ctx context.Context, t *asynq.Task) error { return s.failed(ctx, t, publish) })
+		for _, q := range queues {
+			start(q, 10, func(ctx context.Context, t *asynq.Task) error { return s.failed(ctx, t, publish) })
+		}
+		for q, server := range servers {
+			if err == nil && number(q) > 1 && !slices.Contains(queues, q) {
+				delete(servers, q)
+				others.Go(server.Shutdown)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	for _, server := range servers {
+		others.Go(server.Shutdown)
+	}
+	others.Wait()
+}
+
+// retryDelay is the pause before a task is tried again that could not be published.
+func retryDelay(n int, err error, _ *asynq.Task) time.Duration {
+	if errors.Is(err, asynq.ErrLeaseExpired) {
+		return 0 // whoever had it died
+	}
+	return 2 * time.Second
+}
+
+// deliver publishes a parked message that is due.
+func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) error {
+	key, _ := asynq.GetTaskID(ctx)
+	j, err := s.read(ctx, QueueDelay, key, t.Payload())
+	if err != nil {
+		return err
+	}
+	revoked, err := s.client.Exists(ctx, revokedKey(j.ID)).Result()
+	if err != nil {
+		return fmt.Errorf("look whether job %s is revoked: %w", j.ID, err)
+	}
+	if revoked > 0 {
+		j.Record.Message.Publishing.Headers[HeaderRevoked] = true
+	}
+	crash.Point("due-before-publish")
+	if err := publish(ctx, true, j.Record.Message); err != nil {
+		return fmt.Errorf("publish job %s, which is due: %w", j.ID, err)
+	}
+	crash.Point("due-after-publish")
+	if j.Pieces > 0 {
+		return s.dropPieces(ctx, QueueDelay, key)
+	}
+	return nil
+}
+
+// revokedTTL is how long a revoked id is remembered for jobs that are parked.
+const revokedTTL = 30 * 24 * time.Hour
+
+func revokedKey(id string) string { return "onceover:revoked:" + id }
+
+// Revoke has parked jobs revoked: at once, as far as their tasks are found by what is
+// usual, else when they are due.
+func (s *Store) Revoke(ctx context.Context, ids []string) error {
+	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, id := range ids {
+			p.Set(ctx, revokedKey(id), "1", revokedTTL)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("note %d revoked jobs: %w", len(ids), err)
+	}
+	for _, id := range ids {
+		for retries := range 4 {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			err := s.inspector.RunTask(QueueDelay, parkKey(id+":0", retries, 0))
+			if err == nil {
+				break
+			}
+			if !gone(err) {
+				s.log.Debug("revoked job not brought forward", zap.String("task_id", id), zap.Error(err))
+			}
+		}
+	}
+	return nil
+}
+
+// keptPrefix begins the error of a task that has been archived by us. A task in a
+// failed queue whose last error is another, or none, has only arrived there, or
+// whoever ran it again has died: it is archived (again), not published.
+const keptPrefix = "kept: "
+
+// notReplayed follows in the error of a task that was run again in vain.
+const notReplayed = " (not replayed: "
+
+// keptError has asynq archive a task.
+type keptError struct{ text string }
+
+func (e *keptError) Error() string        { return keptPrefix + e.text }
+func (e *keptError) Is(target error) bool { return target == asynq.SkipRetry }
+
+// failed handles a task of a queue of failed jobs: one that has just arrived is
+// archived, one that was archived before is run again.
+func (s *Store) failed(ctx context.Context, t *asynq.Task, publish Publish) error {
+	key, _ := asynq.GetTaskID(ctx)
+	queue, _ := asynq.GetQueueName(ctx)
+	info, err := s.inspector.GetTaskInfo(queue, key)
+	if err != nil {
+		return fmt.Errorf("look up failed job %s: %w", key, err)
+	}
+	j, err := decodeJob(t.Payload())
+	if err != nil {
+		return &keptError{err.Error()}
+	}
+	why := j.summary()
+	if !strings.HasPrefix(info.LastErr, keptPrefix) {
+		crash.Point("before-archive")
+		return s.archive(ctx, queue, key, t, why)
+	}
+	fault := s.replayTask(ctx, queue, key, t.Payload(), publish)
+	if fault == nil {
+		crash.Point("after-replay")
+		return nil
+	}
+	s.log.Warn("failed job not replayed", zap.String("task_id", j.ID), zap.String("task_name", j.Task), zap.Error(fault))
+	return s.archive(ctx, queue, key, t, why+notReplayed+fault.Error()+")")
+}
+
+// archive is the error that archives the task. Asynq trims an archive to which it
+// adds: where that might forget something, the task moves to the last queue.
+func (s *Store) archive(ctx context.Context, queue, key string, t *asynq.Task, why string) error {
+	room, err := s.room(queue)
+	if err != nil {
+		return fmt.Errorf("archive failed job %s: %w", key, err)
+	}
+	if room {
+		return &keptError{why}
+	}
+	j, err := s.read(ctx, queue, key, t.Payload())
+	if err != nil {
+		return err
+	}
+	return s.put(ctx, &j.Record, key, time.Time{}, func(context.Context) (string, error) {
+		current, _, err := s.currentQueue()
+		return current, err
+	})
+}
+
+// room tells whether asynq can archive in the queue without forgetting anything.
+func (s *Store) room(queue string) (bool, error) {
+	info, err := s.inspector.GetQueueInfo(queue)
+	if err != nil || info.Archived >= roomForQueue {
+		return false, err
+	}
+	age, err := s.age(queue)
+	return age < roomForAge, err
+}
+
+// summary is the line that asynq's tools show.
+func (j *job) summary() string {
+	line, _, _ := strings.Cut(j.Text, "\n")
+	if j.Reason != ReasonFailed {
+		return fmt.Sprintf("%s: %s: %s", j.Reason, j.Error, shorten(line, 300))
+	}
+	return j.Error + ": " + shorten(line, 300)
+}
+
+// processName is how asynq lists this process.
+func processName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown-host"
+	}
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
+}
+
+// First tells whether this process is the first of those that run the store, so
+// that one of them can answer for all.
+func (s *Store) First(ctx context.Context) (bool, error) {
+	servers, err := s.inspector.Servers()
+	if err != nil {
+		return false, err
+	}
+	me := processName()
+	found := false
+	for _, server := range servers {
+		if server.Queues[QueueDelay] == 0 {
+			continue
+		}
+		name := fmt.Sprintf("%s/%d", server.Host, server.PID)
+		if name < me {
+			return false, nil
+		}
+		found = found || name == me
+	}
+	return found, ctx.Err()
+}
+
+// Parked returns the messages of up to limit parked jobs that are due next.
+func (s *Store) Parked(ctx context.Context, limit int) ([]Message, error) {
+	tasks, err := s.inspector.ListScheduledTasks(QueueDelay, asynq.PageSize(limit))
+	if err != nil {
+		if gone(err) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("list parked jobs: %w", err)
+	}
+	out := make([]Message, 0, len(tasks))
+	for _, t := range tasks {
+		j, err := s.read(ctx, QueueDelay, t.ID, t.Payload)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, j.Record.Message)
+	}
+	return out, nil
+}
+
+// quiet is asynq's logger. What asynq warns of is an everyday matter here.
+type quiet struct{ log *zap.Logger }
+
+func (q quiet) Debug(args ...any) {}
+func (q quiet) Info(args ...any)  {}
+func (q quiet) Warn(args ...any)  { q.log.Debug(fmt.Sprint(args...)) }
+func (q quiet) Error(args ...any) { q.log.Warn(fmt.Sprint(args...)) }
+func (q quiet) Fatal(args ...any) { q.log.Error(fmt.Sprint(args...)) }

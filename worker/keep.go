@@ -1,0 +1,262 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"onceover/celery"
+	"onceover/failed"
+	"onceover/internal/crash"
+)
+
+// keep keeps the job as failed with exc.
+func (j *job) keep(ctx context.Context, exc *celery.Exception, reason celery.Reason, stage string) error {
+	r := failed.Failure(j.message(), j.req, exc, reason)
+	r.Worker, r.Stage = j.w.cfg.NodeName, stage
+	crash.Point("before-keep")
+	if err := j.w.kept.Keep(ctx, r); err != nil {
+		return err
+	}
+	crash.Point("keep-before-ack")
+	return nil
+}
+
+// killed counts that the work on a redelivered job begins, and returns the failure
+// of one that too many processes died of.
+func (j *job) killed(ctx context.Context) (*celery.Exception, error) {
+	if !j.delivery.Redelivered || j.w.cfg.MaxCrashes == 0 {
+		return nil, nil
+	}
+	times, err := j.w.marks.Begin(ctx, j.req.ID)
+	if err != nil {
+		return nil, err
+	}
+	if times <= j.w.cfg.MaxCrashes {
+		j.counted = true
+		return nil, nil
+	}
+	// The first delivery was not counted, so that this one would be the next.
+	return &celery.Exception{Type: "WorkerLostError", Module: celery.ModuleBilliard, Args: []any{
+		fmt.Sprintf("work on the task had begun %d times and the process died each time", times)}}, nil
+}
+
+// publishKept publishes messages to their queues, over whichever session there is.
+func (w *Worker) publishKept(ctx context.Context, create bool, messages ...failed.Message) error {
+	if !create {
+		s, err := w.outbox.wait(ctx)
+		if err != nil {
+			return err
+		}
+		if err := queuesExist(s.conn, messages); err != nil {
+			return err
+		}
+	}
+	return w.outbox.publish(ctx, outgoingKept(messages)...)
+}
+
+func outgoingKept(messages []failed.Message) []Outgoing {
+	out := make([]Outgoing, len(messages))
+	for i, m := range messages {
+		out[i] = Outgoing{RoutingKey: m.Queue, Publishing: m.Publishing}
+	}
+	return out
+}
+
+// queuesExist is failed.ErrNoQueue if a queue does not.
+func queuesExist(conn *amqp.Connection, messages []failed.Message) error {
+	d := declarer{conn: conn}
+	defer d.close()
+	known := map[string]bool{}
+	for _, m := range messages {
+		if known[m.Queue] {
+			continue
+		}
+		err := d.do("look for queue "+m.Queue, func(ch *amqp.Channel) error {
+			_, err := ch.QueueDeclarePassive(m.Queue, true, false, false, false, nil)
+			return err
+		})
+		if notFound(err) {
+			return fmt.Errorf("%w (%q)", failed.ErrNoQueue, m.Queue)
+		}
+		if err != nil {
+			return err
+		}
+		known[m.Queue] = true
+	}
+	return nil
+}
+
+// PublishKept returns what publishes kept messages over a connection of the
+// caller's, for commands. It creates no queues.
+func PublishKept(conn *amqp.Connection) (failed.Publish, error) {
+	p, err := NewPublisher(conn)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, _ bool, messages ...failed.Message) error {
+		if err := queuesExist(conn, messages); err != nil {
+			return err
+		}
+		return p.Publish(ctx, outgoingKept(messages)...)
+	}, nil
+}
+
+// deadPrefetch is how many dead letters are worked on at once.
+const deadPrefetch = 20
+
+// death is why and where RabbitMQ dead-lettered a message (its documentation of
+// dead letter exchanges, "Effects on Messages").
+type death struct {
+	reason               celery.Reason
+	queue                string
+	exchange, routingKey string
+}
+
+// deathOf reads x-death, whose first entry is the latest death. A message without
+// has been published to the queue by somebody.
+func deathOf(d amqp.Delivery) death {
+	out := death{reason: failed.ReasonRejected, exchange: d.Exchange, routingKey: d.RoutingKey}
+	entries, _ := d.Headers["x-death"].([]any)
+	if len(entries) == 0 {
+		return out
+	}
+	last, _ := entries[0].(amqp.Table)
+	if reason, ok := last["reason"].(string); ok {
+		out.reason = celery.Reason(reason)
+	}
+	out.queue, _ = last["queue"].(string)
+	out.exchange, _ = last["exchange"].(string)
+	if keys, _ := last["routing-keys"].([]any); len(keys) > 0 {
+		out.routingKey, _ = keys[0].(string)
+	}
+	return out
+}
+
+// exception is how Python sees the death.
+func (d death) exception() *celery.Exception {
+	switch d.reason {
+	case failed.ReasonExpired:
+		return celery.TaskRevoked("expired")
+	case failed.ReasonMaxLength:
+		return &celery.Exception{Type: "LimitExceeded", Module: "kombu.exceptions",
+			Args: []any{fmt.Sprintf("queue %s was full: the message was dropped from it", d.queue)}}
+	case failed.ReasonDeliveryLimit:
+		return &celery.Exception{Type: "WorkerLostError", Module: celery.ModuleBilliard,
+			Args: []any{fmt.Sprintf("the message was delivered from queue %s more often than its delivery limit allows", d.queue)}}
+	default:
+		return (&celery.Reject{Reason: fmt.Sprintf("the message was rejected from queue %s", d.queue)}).Exception()
+	}
+}
+
+// bury keeps a dead letter as a failed job, and stores its end, since otherwise
+// whoever asks for its result would wait for ever.
+func (w *Worker) bury(jobs context.Context, s *session, d amqp.Delivery) {
+	ctx, cancel := lingering(jobs, lastWrites)
+	defer cancel()
+	why := deathOf(d)
+	queue := why.queue
+	if queue == "" {
+		queue = w.cfg.DefaultQueue
+	}
+	m := failed.MessageOf(d, queue)
+	if exchange, key := failed.Route(d); exchange == d.Exchange && key == d.RoutingKey {
+		m.Exchange, m.RoutingKey = why.exchange, why.routingKey
+	}
+	log := w.log.With(zap.String("queue", why.queue), zap.String("reason", string(why.reason)))
+	outcome := outcomeDead
+	id, name, err := w.buryMessage(ctx, s, d, m, why)
+	log = log.With(zap.String("task_id", id), zap.String("task_name", name))
+	switch {
+	case errors.Is(err, errFinished):
+		outcome = outcomeDuplicate
+	case err != nil:
+		log.Warn("dead letter goes back to its queue", zap.Error(err))
+		if jobs.Err() == nil {
+			_ = pause(jobs, time.Second)
+		}
+		_ = d.Nack(false, true) // an error means that its session is gone
+		return
+	}
+	ackErr := d.Ack(false)
+	w.metrics.jobs.WithLabelValues(taskLabel(w, d), outcome).Inc()
+	if outcome == outcomeDuplicate {
+		log.Info("dead letter of a job that has succeeded, dropped", zap.Bool("ack_lost", ackErr != nil))
+		return
+	}
+	log.Error("dead letter kept as a failed job", zap.Bool("ack_lost", ackErr != nil))
+}
+
+// errFinished says that a dead letter's job has succeeded.
+var errFinished = errors.New("the job has succeeded")
+
+func (w *Worker) buryMessage(ctx context.Context, s *session, d amqp.Delivery, m failed.Message, why death) (id, name string, err error) {
+	exc := why.exception()
+	req, err := celery.Decode(properties(d), d.Headers, d.Body)
+	if err != nil {
+		var unreadable *celery.MessageError
+		if !errors.As(err, &unreadable) {
+			return "", "", err
+		}
+		return unreadable.ID, unreadable.Task, w.keepUnreadable(ctx, m, unreadable, why.reason)
+	}
+	unlock, err := w.running.lock(ctx, req.ID) // until a run of ours has ended
+	if err != nil {
+		return req.ID, req.Task, err
+	}
+	defer unlock()
+	t, known := w.tasks[req.Task]
+	if !known {
+		t = &task{Task: Task{Name: req.Task}}
+	}
+	req.IgnoreResult = req.IgnoreResult || t.IgnoreResult
+	j := &job{w: w, consumer: &consumer{session: s, queue: m.Queue}, delivery: d, task: t, req: req, received: time.Now()}
+	before, err := j.stored(ctx)
+	if err != nil {
+		return req.ID, req.Task, err
+	}
+	if before != nil && before.Status == celery.Success {
+		return req.ID, req.Task, errFinished
+	}
+	state := celery.Failure
+	if why.reason == failed.ReasonExpired {
+		state = celery.Revoked
+	}
+	if err := j.store(ctx, state, exc, nil); err != nil {
+		return req.ID, req.Task, err
+	}
+	if err := j.afterFailure(ctx, exc, true); err != nil {
+		return req.ID, req.Task, err
+	}
+	r := failed.Failure(m, req, exc, why.reason)
+	r.State, r.Worker = state, w.cfg.NodeName
+	if err := w.kept.Keep(ctx, r); err != nil {
+		return req.ID, req.Task, err
+	}
+	if err := j.markFinished(ctx, state); err != nil {
+		return req.ID, req.Task, err
+	}
+	return req.ID, req.Task, j.afterReturn(ctx, state, exc)
+}
+
+// keepUnreadable keeps a message that cannot be run, and stores FAILURE if it has an
+// id.
+func (w *Worker) keepUnreadable(ctx context.Context, m failed.Message, fault *celery.MessageError, reason celery.Reason) error {
+	exc := refusal(fault)
+	r := failed.Failure(m, nil, exc, reason)
+	r.ID, r.Task, r.Worker = fault.ID, fault.Task, w.cfg.NodeName
+	if fault.ID != "" {
+		meta, err := celery.NewMeta(&celery.Request{ID: fault.ID, Task: fault.Task}, celery.Failure, exc, time.Now())
+		if err == nil {
+			err = w.results.Save(ctx, meta)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return w.kept.Keep(ctx, r)
+}

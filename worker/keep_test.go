@@ -1,0 +1,351 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"onceover/celery"
+	"onceover/failed"
+	"onceover/worker"
+)
+
+// record waits until a failed job is kept.
+func (b *bundle) record(id string) *failed.Record {
+	b.t.Helper()
+	var r *failed.Record
+	b.until(func() bool {
+		refs, err := b.kept.Find(b.t.Context(), id)
+		if err == nil && len(refs) > 0 {
+			r, err = b.kept.Get(b.t.Context(), refs[0])
+		}
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		return r != nil
+	})
+	return r
+}
+
+// archived waits until a failed job is in the archive of asynq.
+func (b *bundle) archived(id string) {
+	b.t.Helper()
+	b.until(func() bool {
+		n, err := b.keptClient.ZCard(b.t.Context(), "asynq:{failed}:archived").Result()
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		return n > 0
+	})
+}
+
+// replay runs a failed job again.
+func (b *bundle) replay(id string) failed.Outcome {
+	b.t.Helper()
+	refs, err := b.kept.Find(b.t.Context(), id)
+	if err != nil || len(refs) == 0 {
+		b.t.Fatalf("no record of %s: %v", id, err)
+	}
+	publish, err := worker.PublishKept(b.conn)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	out, err := b.kept.Replay(b.t.Context(), refs[:1], publish, nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return out[0]
+}
+
+type staged struct{ error }
+
+func (s staged) Unwrap() error { return s.error }
+func (staged) Stage() string   { return "upload" }
+
+// flaky fails until it is mended.
+type flaky struct {
+	mended atomic.Bool
+	runs   atomic.Int64
+}
+
+func (f *flaky) Run(_ context.Context, r *celery.Request) (any, error) {
+	f.runs.Add(1)
+	if f.mended.Load() {
+		return r.Retries, nil
+	}
+	return nil, staged{celery.NewException("ValueError", "no such file: https://u:p@store.example/a.jpg?sig=secret", nil)}
+}
+
+// TestFailedJobIsKept fails a job in a chain, and replays it once its fault is
+// mended: it runs again under its id, and the chain goes on to its end.
+func TestFailedJobIsKept(t *testing.T) {
+	b := setup(t)
+	f := &flaky{}
+	b.task("flaky", f)
+	b.task("last", worker.HandlerFunc(func(_ context.Context, r *celery.Request) (any, error) { return r.Args[0], nil }))
+	b.start()
+	last := celery.NewSignature("last")
+	last.Options.TaskID = uuid.NewString()
+	last.Options.Queue = "q.ai"
+	id := b.send("flaky", func(r *celery.Request) {
+		r.Chain = celery.Signatures{last}
+		r.Headers = map[string]any{"tenant": int64(1) << 40, "nested": map[string]any{"n": int32(7)}}
+		r.Expires = time.Now().Add(time.Hour)
+	}, "https://store.example/a.jpg?X-Amz-Signature=secret")
+	b.wantException(b.wait(id), celery.Failure, "ValueError: no such file: https://u:p@store.example/a.jpg?sig=secret")
+	b.wait(last.Options.TaskID)
+
+	r := b.record(id)
+	if r.Task != "flaky" || r.Error != "ValueError" || r.Stage != "upload" || r.Attempts != 1 || r.Replays != 0 ||
+		r.Worker != b.cfg.NodeName || r.Queue != "q.ai" || r.Reason != failed.ReasonFailed || r.State != celery.Failure {
+		t.Errorf("got record %+v", r)
+	}
+	if r.Text != "no such file: https://store.example/a.jpg?…" || r.Args != "('https://store.example/a.jpg?…',)" || strings.Contains(r.Traceback, "secret") {
+		t.Errorf("got text %q, arguments %q, traceback %q: want no secret", r.Text, r.Args, r.Traceback)
+	}
+	h := r.Message.Publishing.Headers
+	if h["tenant"] != int64(1)<<40 || h["nested"].(amqp.Table)["n"] != int32(7) || h["retries"] != int32(0) {
+		t.Errorf("got headers %#v, want their types as they were", h)
+	}
+
+	// It fails again, under the next number.
+	b.archived(id)
+	if o := b.replay(id); !o.Done {
+		t.Fatalf("got %+v, want it replayed", o)
+	}
+	b.until(func() bool { return f.runs.Load() == 2 })
+	var again *failed.Record
+	b.until(func() bool { again = b.record(id); return again.Replays == 1 })
+	if !again.First.Equal(r.First) || !again.Last.After(r.Last) || again.Message.Exchange != "tasks" || again.Message.RoutingKey != "ai.test" {
+		t.Errorf("got first %v, last %v, route %q %q; the record before had %v, %v", again.First, again.Last,
+			again.Message.Exchange, again.Message.RoutingKey, r.First, r.Last)
+	}
+
+	f.mended.Store(true)
+	if o := b.replay(id); !o.Done {
+		t.Fatalf("got %+v, want it replayed", o)
+	}
+	b.until(func() bool {
+		m, err := b.results.Load(t.Context(), id)
+		return err == nil && m != nil && m.Status == celery.Success
+	})
+	if m := b.wait(id); string(m.Result) != "0" {
+		t.Errorf("got %s, want a first attempt", m.Result)
+	}
+	b.until(func() bool {
+		m, err := b.results.Load(t.Context(), last.Options.TaskID)
+		return err == nil && m != nil && m.Status == celery.Success
+	})
+	if refs, err := b.kept.Find(t.Context(), id); err != nil || len(refs) != 0 {
+		t.Errorf("got %v, %v, want no record left", refs, err)
+	}
+}
+
+// TestReplayOfSuccess replays a record whose job has succeeded since.
+func TestReplayOfSuccess(t *testing.T) {
+	b := setup(t)
+	f := &flaky{}
+	b.task("flaky", f)
+	b.start()
+	id := b.send("flaky", nil)
+	b.wait(id)
+	b.record(id)
+	m, err := celery.NewMeta(&celery.Request{ID: id}, celery.Success, 1, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.results.Save(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	if o := b.replay(id); o.Done || !strings.Contains(o.Why, "succeeded") {
+		t.Errorf("got %+v, want it left alone", o)
+	}
+	b.record(id)
+	if f.runs.Load() != 1 {
+		t.Errorf("got %d runs, want 1", f.runs.Load())
+	}
+}
+
+// TestParkedJobRuns parks a job until its ETA, and one until its retry.
+func TestParkedJobRuns(t *testing.T) {
+	b := setup(t)
+	var at atomic.Int64
+	b.task("later", worker.HandlerFunc(func(_ context.Context, r *celery.Request) (any, error) {
+		at.Store(time.Now().UnixNano())
+		return map[string]any{"key": r.Delivery.RoutingKey, "parks": r.Headers["x-onceover-parks"]}, nil
+	}))
+	b.task("again", worker.HandlerFunc(func(_ context.Context, r *celery.Request) (any, error) {
+		if r.Retries == 0 {
+			return nil, &celery.Retry{Err: errors.New("busy"), After: 11 * time.Second}
+		}
+		return r.Retries, nil
+	}))
+	b.start()
+	eta := time.Now().Add(11 * time.Second)
+	later := b.send("later", func(r *celery.Request) { r.ETA = eta }, strings.Repeat("x", 200_000))
+	again := b.send("again", nil)
+	b.until(func() bool {
+		parked, err := b.kept.Parked(t.Context(), 10)
+		return err == nil && len(parked) == 2 && b.left("q.ai") == 0
+	})
+	if m, err := b.results.Load(t.Context(), again); err != nil || m == nil || m.Status != celery.Retried {
+		t.Errorf("got %+v, %v, want RETRY", m, err)
+	}
+	if m := b.wait(later); m.Status != celery.Success || string(m.Result) != `{"key":"ai.test","parks":1}` {
+		t.Errorf("got %s %s", m.Status, m.Result)
+	}
+	if got := time.Unix(0, at.Load()); got.Before(eta.Truncate(time.Microsecond)) {
+		t.Errorf("ran %v before its ETA", eta.Sub(got))
+	}
+	if m := b.wait(again); m.Status != celery.Success || string(m.Result) != "1" {
+		t.Errorf("got %s %s, want the second attempt", m.Status, m.Result)
+	}
+}
+
+// TestDeadLetters lets RabbitMQ drop messages for each of its reasons.
+func TestDeadLetters(t *testing.T) {
+	b := setup(t)
+	b.task("t", value(1))
+	b.cfg.Queues = []string{"other"}
+	b.start()
+	ch, err := b.conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ch.Close()
+	declare := func(name string, args amqp.Table) {
+		t.Helper()
+		args["x-dead-letter-exchange"], args["x-dead-letter-routing-key"] = worker.ExchangeDeadLetter, "dlq"
+		if _, err := ch.QueueDeclare(name, true, false, false, false, args); err != nil {
+			t.Fatal(err)
+		}
+	}
+	declare("short", amqp.Table{"x-message-ttl": int32(1)})
+	declare("small", amqp.Table{"x-max-length": int32(1)})
+	declare("refusing", amqp.Table{})
+	declare("limited", amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": int32(1)})
+	message := func(id string) amqp.Publishing {
+		props, headers, body, err := (&celery.Request{ID: id, Task: "t"}).Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return worker.Publishing(props, headers, body)
+	}
+	to := func(queue, id string) string {
+		t.Helper()
+		if err := b.publishTo("", queue, message(id)); err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	expired, dropped := to("short", uuid.NewString()), to("small", uuid.NewString())
+	to("small", uuid.NewString())
+	rejected, redelivered := to("refusing", uuid.NewString()), to("limited", uuid.NewString())
+	for queue, requeue := range map[string]bool{"refusing": false, "limited": true} {
+		deliveries, err := ch.Consume(queue, queue, false, false, false, false, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := <-deliveries
+		for requeue && d.Headers["x-delivery-count"] != int64(1) {
+			_ = d.Nack(false, true)
+			d = <-deliveries
+		}
+		if err := d.Nack(false, requeue); err != nil {
+			t.Fatal(err)
+		}
+		if err := ch.Cancel(queue, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		id, queue string
+		reason    celery.Reason
+		state     celery.State
+		exc       string
+	}{
+		{expired, "short", failed.ReasonExpired, celery.Revoked, "celery.exceptions.TaskRevokedError: expired"},
+		{dropped, "small", failed.ReasonMaxLength, celery.Failure, "kombu.exceptions.LimitExceeded: queue small was full: the message was dropped from it"},
+		{rejected, "refusing", failed.ReasonRejected, celery.Failure, "celery.exceptions.Reject: ('the message was rejected from queue refusing', False)"},
+		{redelivered, "limited", failed.ReasonDeliveryLimit, celery.Failure, "billiard.exceptions.WorkerLostError: the message was delivered from queue limited more often than its delivery limit allows"},
+	} {
+		b.wantException(b.wait(tt.id), tt.state, tt.exc)
+		r := b.record(tt.id)
+		if r.Reason != tt.reason || r.State != tt.state || r.Queue != tt.queue || r.Message.RoutingKey != tt.queue {
+			t.Errorf("%s: got record %+v", tt.reason, r)
+		}
+	}
+	// What is replayed goes back to where it was, without the past.
+	b.replay(rejected)
+	d := b.get("refusing")
+	if d.Headers["x-death"] != nil || d.Headers["id"] != rejected || d.Headers["x-onceover-replays"] != int32(1) {
+		t.Errorf("got headers %v", d.Headers)
+	}
+	if m, err := b.results.Load(t.Context(), rejected); m != nil || err != nil {
+		t.Errorf("got %+v, %v, want nothing stored: PENDING", m, err)
+	}
+}
+
+// TestDeadLetterOfSuccess drains a dead letter whose job has succeeded.
+func TestDeadLetterOfSuccess(t *testing.T) {
+	b := setup(t)
+	b.task("t", value(1))
+	b.start()
+	id := b.send("t", nil)
+	b.wait(id)
+	props, headers, body, err := (&celery.Request{ID: id, Task: "t"}).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.publishTo(worker.ExchangeDeadLetter, "dlq", worker.Publishing(props, headers, body)); err != nil {
+		t.Fatal(err)
+	}
+	b.until(func() bool {
+		return b.logs.FilterMessage("dead letter of a job that has succeeded, dropped").Len() == 1
+	})
+	if refs, err := b.kept.Find(t.Context(), id); err != nil || len(refs) != 0 {
+		t.Errorf("got %v, %v, want no record", refs, err)
+	}
+	if m := b.wait(id); m.Status != celery.Success {
+		t.Errorf("got %s, want SUCCESS", m.Status)
+	}
+}
+
+// TestPoison redelivers a job as often as processes may die of it.
+func TestPoison(t *testing.T) {
+	b := setup(t)
+	b.cfg.MaxCrashes = 2
+	var runs atomic.Int64
+	b.task("t", worker.HandlerFunc(func(context.Context, *celery.Request) (any, error) { runs.Add(1); return 1, nil }))
+	id := b.send("t", nil)
+	// Two processes begin and die: to the job it looks as if it had been delivered
+	// before, and its begin counted.
+	for range 2 {
+		if _, err := b.marks.Begin(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ch, err := b.conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := ch.Get("q.ai", false); !ok || err != nil {
+		t.Fatalf("got %v, %v from q.ai", ok, err)
+	}
+	ch.Close() // what it had taken goes back, as redelivered
+	b.start()
+	m := b.wait(id)
+	b.wantException(m, celery.Failure, "billiard.exceptions.WorkerLostError: work on the task had begun 3 times and the process died each time")
+	if r := b.record(id); r.Reason != failed.ReasonPoison {
+		t.Errorf("got record %+v, want poison", r)
+	}
+	if runs.Load() != 0 {
+		t.Errorf("got %d runs, want none", runs.Load())
+	}
+}
