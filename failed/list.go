@@ -21,9 +21,17 @@ type Ref struct {
 	Key   string // the task in it: the job's id and its number of replays
 }
 
+// Name is the id of the job, or what stands for it.
+func (r Ref) Name() string {
+	if i := strings.LastIndexByte(r.Key, ':'); i >= 0 {
+		return r.Key[:i]
+	}
+	return r.Key
+}
+
 // Entry is a record as it is listed; its Message is not read, see [Store.Get].
 type Entry struct {
-	Ref
+	Ref Ref
 	Record
 	Note string // what asynq says of it, such as why a replay did not go
 }
@@ -91,11 +99,13 @@ func (s *Store) eachIn(ctx context.Context, queue string, f Filter, fn func(Entr
 		if err != nil {
 			return false, err
 		}
-		for _, t := range slices.Backward(tasks) {
-			e, err := entryOf(queue, t)
-			if err != nil {
-				e = Entry{Ref: Ref{queue, t.ID}, Record: Record{ID: t.ID, Task: t.Type, Text: err.Error()}}
-			}
+		entries := make([]Entry, len(tasks))
+		for i, t := range tasks {
+			entries[i] = entryOf(queue, t)
+		}
+		// Asynq orders by whole seconds.
+		slices.SortStableFunc(entries, func(a, b Entry) int { return b.Last.Compare(a.Last) })
+		for _, e := range entries {
 			if f.Match(&e.Record) && !fn(e) {
 				return false, nil
 			}
@@ -118,10 +128,11 @@ func (s *Store) eachIn(ctx context.Context, queue string, f Filter, fn func(Entr
 	return true, nil
 }
 
-func entryOf(queue string, t *asynq.TaskInfo) (Entry, error) {
+// entryOf reads a task; one that is not ours is listed with what is wrong with it.
+func entryOf(queue string, t *asynq.TaskInfo) Entry {
 	j, err := decodeJob(t.Payload)
 	if err != nil {
-		return Entry{}, err
+		return Entry{Ref: Ref{queue, t.ID}, Record: Record{ID: t.ID, Task: t.Type, Text: err.Error(), Last: t.LastFailedAt}}
 	}
 	e := Entry{Ref: Ref{queue, t.ID}, Record: j.Record}
 	if note, ok := strings.CutPrefix(t.LastErr, keptPrefix); ok {
@@ -129,7 +140,7 @@ func entryOf(queue string, t *asynq.TaskInfo) (Entry, error) {
 			e.Note = "not replayed: " + strings.TrimSuffix(why, ")")
 		}
 	}
-	return e, nil
+	return e
 }
 
 // Find returns where the records of a job are: by its id, by a record's key, or by
@@ -157,7 +168,7 @@ func (s *Store) Find(ctx context.Context, name string) ([]Ref, error) {
 	}
 	var ids []string
 	err = s.Each(ctx, Filter{}, func(e Entry) bool {
-		id := e.Key[:strings.LastIndexByte(":"+e.Key, ':')]
+		id := e.Ref.Name()
 		if strings.HasPrefix(id, name) {
 			found = append(found, e.Ref)
 			if !slices.Contains(ids, id) {

@@ -83,9 +83,9 @@ func (m Message) number(header string) int {
 // Replays is how often the job was replayed.
 func (m Message) Replays() int { return m.number(headerReplays) }
 
-// setRoute notes where the message was published, as it goes back to its queue
-// through the default exchange.
-func (m Message) setRoute() {
+// SetRoute notes in the headers where the message was published, as it goes back to
+// its queue through the default exchange.
+func (m Message) SetRoute() {
 	m.Publishing.Headers[headerExchange] = m.Exchange
 	m.Publishing.Headers[headerRoutingKey] = m.RoutingKey
 }

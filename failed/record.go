@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -88,6 +89,27 @@ func (r *Record) key() string {
 func (r *Record) Name() string {
 	key := r.key()
 	return key[:strings.LastIndexByte(key, ':')]
+}
+
+// Request is what the message asks for.
+func (r *Record) Request() (*celery.Request, error) {
+	m := r.Message
+	return celery.Decode(properties(m), m.Publishing.Headers, m.Publishing.Body)
+}
+
+// Validate says what an imported record lacks.
+func (r *Record) Validate() error {
+	switch {
+	case r.Message.Queue == "":
+		return errors.New("message.queue is missing: expected the queue to which a replay goes")
+	case r.ID == "" && r.Message.Publishing.Body == nil:
+		return errors.New("id and message.body are missing: expected one of them at least")
+	case r.Replays < 0 || r.Attempts < 0:
+		return errors.New("replays or attempts is negative")
+	case r.Last.IsZero():
+		return errors.New("last is missing: expected when the job failed, in RFC 3339")
+	}
+	return nil
 }
 
 // job is the record as it is stored, with the message as one opaque piece: lists

@@ -11,6 +11,10 @@ import (
 // locators finds URLs in text: up to white space, a quote or a bracket.
 var locators = regexp.MustCompile(`(?i)\b(?:data:[^\s'"<>]*|[a-z][a-z0-9+.-]*://[^\s'"<>]+)`)
 
+// Redact takes what may be secret out of the URLs in text: queries, fragments and
+// user names, and the content of data URLs.
+func Redact(text string) string { return redact(text) }
+
 // redact takes the queries and user names out of the URLs in text, and the content
 // out of data URLs.
 func redact(text string) string {

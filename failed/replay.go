@@ -29,15 +29,21 @@ const replayLock = time.Minute
 type Outcome struct {
 	Ref  Ref
 	Done bool
-	Why  string // why not
+	Over bool   // not done because nothing is to be done: it has succeeded, or the record has gone
+	Why  string // why not done
 }
 
 // SkippedError says why a job is not replayed. The record stays.
-type SkippedError struct{ Why string }
+type SkippedError struct {
+	Why  string
+	Over bool // there is nothing to be done
+}
 
 func (e *SkippedError) Error() string { return e.Why }
 
-func skipped(format string, args ...any) error { return &SkippedError{fmt.Sprintf(format, args...)} }
+func skipped(format string, args ...any) error {
+	return &SkippedError{Why: fmt.Sprintf(format, args...)}
+}
 
 // Replay runs up to ReplayBatch failed jobs again: with their ids, headers and
 // queues, as a first attempt, without what had expired. The results of each and of
@@ -65,7 +71,7 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 				err := step(ctx, p)
 				var why *SkippedError
 				if errors.As(err, &why) {
-					p.outcome.Why = why.Why
+					p.outcome.Why, p.outcome.Over = why.Why, why.Over
 					return nil
 				}
 				return err
@@ -77,7 +83,7 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 		info, err := s.inspector.GetTaskInfo(p.queue, p.key)
 		switch {
 		case gone(err):
-			return skipped("no longer there: replayed or discarded meanwhile")
+			return &SkippedError{"is no longer there: replayed or discarded meanwhile", true}
 		case err != nil:
 			return fmt.Errorf("look up failed job %s: %w", p.key, err)
 		case info.State == asynq.TaskStateActive:
@@ -190,11 +196,8 @@ func (s *Store) reset(ctx context.Context, p *replay) error {
 	if err != nil {
 		return err
 	}
-	switch state {
-	case celery.Success:
-		return skipped("has succeeded meanwhile; it can be discarded")
-	case celery.Started, celery.Retried:
-		return skipped("runs again already: its state is %s", state)
+	if why := Blocks(state); why != "" {
+		return &SkippedError{why, state == celery.Success}
 	}
 	if err := s.client.Unlink(ctx, revokedKey(req.ID)).Err(); err != nil {
 		return fmt.Errorf("forget that job %s was revoked: %w", req.ID, err)
@@ -208,6 +211,17 @@ func (s *Store) reset(ctx context.Context, p *replay) error {
 		return nil
 	}
 	return s.cfg.BeforeReplay(ctx, req)
+}
+
+// Blocks says why a job with this state in DB0 is not replayed, "" if it can be.
+func Blocks(state celery.State) string {
+	switch state {
+	case celery.Success:
+		return "has succeeded meanwhile; it can be discarded"
+	case celery.Started, celery.Retried:
+		return "runs again already: its state is " + string(state)
+	}
+	return ""
 }
 
 // resetState makes the state of a task PENDING if it is FAILURE or REVOKED, and
@@ -284,7 +298,7 @@ func again(r *Record) (Message, *celery.Request, error) {
 	h[headerReplays] = int32(r.Replays + 1)
 	h[headerFirst] = r.First.UTC().Format(time.RFC3339Nano)
 	h[HeaderAgain] = true
-	m.setRoute()
+	m.SetRoute()
 	return m, req, nil
 }
 

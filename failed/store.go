@@ -111,7 +111,7 @@ func (s *Store) Park(ctx context.Context, m Message, due time.Time) error {
 	}
 	key := parkKey(r.key(), retries, m.number(headerParks))
 	r.Message = m.clone()
-	r.Message.setRoute()
+	r.Message.SetRoute()
 	r.Message.Publishing.Headers[headerParks] = int32(m.number(headerParks) + 1)
 	r.Message.Publishing.Headers[HeaderAgain] = true
 	err := s.put(ctx, &r, key, due, func(context.Context) (string, error) { return QueueDelay, nil })

@@ -30,6 +30,9 @@ type arguments struct {
 	given *phash.Hash // PHash, parsed
 }
 
+// AnalyzeParameters are the arguments that image.analyze takes by position.
+var AnalyzeParameters = []string{"job_id", "image_url", "user_input"}
+
 // anyJSON is an argument that is accepted and not looked at.
 type anyJSON = json.RawMessage
 

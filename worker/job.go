@@ -393,11 +393,12 @@ func (j *job) retry(ctx context.Context, f outcome, seen bool) error {
 	if err != nil {
 		return err
 	}
+	m := j.message()
+	m.Publishing = out.Publishing
 	if f.wait > maxHold {
-		m := j.message()
-		m.Publishing = out.Publishing
 		err = j.w.kept.Park(ctx, m, next.ETA)
 	} else {
+		m.SetRoute()
 		err = j.w.outbox.publish(ctx, out)
 	}
 	if err != nil {

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+	"golang.org/x/term"
+
+	"onceover/failed"
+	"onceover/internal/config"
+	"onceover/progress"
+	"onceover/results"
+	"onceover/tasks"
+)
+
+func newFailed() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "failed",
+		Short: "See, replay and discard failed jobs",
+		Long: `Every job that failed for good, was refused or was dead-lettered is kept with its
+whole message until it is replayed or discarded. These commands work beside the
+running workers, on the same settings.
+
+A job is named by its task id, or by the beginning of it. Several are chosen by
+filters, all of which must hold.`,
+		Example: `  onceover failed list --newer-than 1h
+  onceover failed show 6f1c
+  onceover failed replay --error TimeoutError --dry-run
+  onceover failed replay 6f1c --set image_url=https://example.com/photo.jpg
+  onceover failed stats`,
+		Args: unknownCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newFailedList(), newFailedShow(), newFailedReplay(), newFailedDiscard(),
+		newFailedExport(), newFailedImport(), newFailedStats())
+	return cmd
+}
+
+// failedFlags are the settings that these commands show.
+var failedFlags = []string{"broker-url", "redis-url", "results-url", "progress-url", "failed-url"}
+
+// openFailed opens the store for a command. Unlike a worker it does not wait for
+// Redis.
+func openFailed(ctx context.Context, s *config.Settings) (*failed.Store, func(), error) {
+	var clients []*redis.Client
+	closeAll := func() {
+		for _, c := range clients {
+			c.Close()
+		}
+	}
+	for _, role := range []struct{ name, url string }{
+		{"failed", s.FailedURL}, {"results", s.ResultsURL}, {"progress", s.ProgressURL},
+	} {
+		err := connectRedis(ctx, role.name+"-url", role.url)
+		var c *redis.Client
+		if err == nil {
+			c, err = openRedis(role.name, role.url, 32)
+		}
+		if err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+		clients = append(clients, c)
+	}
+	log := zap.NewNop()
+	marks := progress.New(clients[2], log)
+	s.Failed.BeforeReplay = tasks.ResetProgress(marks, s.Tasks)
+	return failed.New(s.Failed, clients[0], results.New(clients[1], log), marks, nil, log), closeAll, nil
+}
+
+// selection says which failed jobs a command is about.
+type selection struct {
+	filter    failed.Filter
+	olderThan time.Duration
+	newerThan time.Duration
+	all       bool
+	fs        *pflag.FlagSet
+}
+
+// filterFlags are the flags that choose.
+var filterFlags = []string{"task", "error", "queue", "reason", "text", "older-than", "newer-than"}
+
+func (sel *selection) bind(fs *pflag.FlagSet) {
+	sel.fs = fs
+	fs.StringVar(&sel.filter.Task, "task", "", "only of this task, such as image.analyze")
+	fs.StringVar(&sel.filter.Error, "error", "", "only with this class of error, such as TimeoutError")
+	fs.StringVar(&sel.filter.Queue, "queue", "", "only from this queue")
+	fs.StringVar(&sel.filter.Reason, "reason", "", "only kept for this reason: failed, rejected, expired, maxlen, delivery_limit, poison, unknown-task, …")
+	fs.StringVar(&sel.filter.Text, "text", "", "only with this text in error, id, arguments or stage; case does not matter")
+	fs.DurationVar(&sel.olderThan, "older-than", 0, "only if the last failure is longer ago, such as 30m")
+	fs.DurationVar(&sel.newerThan, "newer-than", 0, "only if the last failure is less long ago")
+}
+
+// bindAll adds --all, for commands that must not choose everything by accident.
+func (sel *selection) bindAll(fs *pflag.FlagSet) {
+	sel.bind(fs)
+	fs.BoolVar(&sel.all, "all", false, "all failed jobs")
+}
+
+// complete turns the ages into times.
+func (sel *selection) complete() failed.Filter {
+	f := sel.filter
+	now := time.Now()
+	if sel.newerThan > 0 {
+		f.After = now.Add(-sel.newerThan)
+	}
+	if sel.olderThan > 0 {
+		f.Before = now.Add(-sel.olderThan)
+	}
+	return f
+}
+
+func (sel *selection) filters() bool {
+	for _, name := range filterFlags {
+		if sel.fs.Changed(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// choose returns where the chosen records are, the newest first: those named, or
+// those that the filters choose.
+func (sel *selection) choose(ctx context.Context, store *failed.Store, names []string) ([]failed.Ref, error) {
+	switch {
+	case len(names) > 0 && (sel.all || sel.filters()):
+		return nil, usageError(errors.New("both ids and filters are given: expected one of them"))
+	case len(names) == 0 && !sel.all && !sel.filters():
+		return nil, usageError(errors.New("nothing is chosen: expected ids, filters such as --error TimeoutError, or --all"))
+	}
+	var refs []failed.Ref
+	for _, name := range names {
+		found, err := find(ctx, store, name)
+		if err != nil {
+			return nil, err
+		}
+		refs = append(refs, found...)
+	}
+	if len(names) > 0 {
+		return refs, nil
+	}
+	err := store.Each(ctx, sel.complete(), func(e failed.Entry) bool {
+		refs = append(refs, e.Ref)
+		return true
+	})
+	return refs, err
+}
+
+// find returns the records of a job, at least one.
+func find(ctx context.Context, store *failed.Store, name string) ([]failed.Ref, error) {
+	refs, err := store.Find(ctx, name)
+	if err == nil && len(refs) == 0 {
+		err = &exitCodeError{exitNotFinished, fmt.Errorf(
+			"no failed job %s is kept: it has not failed, was replayed or discarded, or the id is wrong; see onceover failed list", name)}
+	}
+	return refs, err
+}
+
+// confirm asks a yes-or-no question on the terminal.
+func confirm(in io.Reader, out io.Writer, question string) (bool, error) {
+	file, ok := in.(*os.File)
+	if !ok || !term.IsTerminal(int(file.Fd())) {
+		return false, usageError(errors.New("there is no terminal to ask on: expected --yes"))
+	}
+	fmt.Fprintf(out, "%s [y/N] ", question)
+	line, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	answer := strings.ToLower(strings.TrimSpace(line))
+	return answer == "y" || answer == "yes", nil
+}
+
+// jobs is n with its noun.
+func jobs(n int) string {
+	if n == 1 {
+		return "1 failed job"
+	}
+	return fmt.Sprintf("%d failed jobs", n)
+}
+
+// age is how long ago t was, in the largest unit that makes sense.
+func age(t time.Time) string {
+	d := time.Since(t)
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", max(0, int(d.Seconds())))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%dd", int(d.Hours()/24))
+	}
+}
+
+// orDash is s, or a dash for nothing.
+func orDash(s string) string { return cmp.Or(s, "-") }

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"onceover/failed"
+	"onceover/internal/config"
+)
+
+func newFailedExport() *cobra.Command {
+	var sel selection
+	var output string
+	cmd := &cobra.Command{
+		Use:   "export [ID...]",
+		Short: "Write failed jobs as JSON lines",
+		Long: `Writes failed jobs, all or those chosen, with their messages: one JSON object a line,
+for "onceover failed import" elsewhere. Nothing is removed. The messages may hold
+secrets, such as signed URLs.`,
+		Example: `  onceover failed export > failed.jsonl
+  onceover failed export --queue q.batch --output batch.jsonl`,
+	}
+	settings := config.Bind(cmd.Flags(), failedFlags...)
+	sel.bindAll(cmd.Flags())
+	cmd.Flags().StringVarP(&output, "output", "o", "-", "`file` to write; - is the standard output")
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		if err := load(settings, cmd.Flags()); err != nil {
+			return err
+		}
+		ctx := cmd.Context()
+		store, closeStore, err := openFailed(ctx, settings)
+		if err != nil {
+			return err
+		}
+		defer closeStore()
+		if len(args) == 0 && !sel.filters() {
+			sel.all = true
+		}
+		refs, err := sel.choose(ctx, store, args)
+		if err != nil {
+			return err
+		}
+		out := cmd.OutOrStdout()
+		if output != "-" {
+			file, err := os.OpenFile(output, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, file.Close()) }()
+			out = file
+		}
+		n, err := export(ctx, store, refs, out)
+		if err == nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s exported\n", jobs(n))
+		}
+		return err
+	}
+	return cmd
+}
+
+func export(ctx context.Context, store *failed.Store, refs []failed.Ref, out io.Writer) (int, error) {
+	buffered := bufio.NewWriter(out)
+	enc := json.NewEncoder(buffered)
+	enc.SetEscapeHTML(false)
+	bar := newCounter(len(refs))
+	defer bar.close()
+	n := 0
+	for _, ref := range refs {
+		r, err := store.Get(ctx, ref)
+		if err != nil {
+			return n, err
+		}
+		bar.add(1)
+		if r == nil {
+			continue // replayed or discarded since
+		}
+		if err := enc.Encode(r); err != nil {
+			return n, fmt.Errorf("write job %s: %w", r.Name(), err)
+		}
+		n++
+	}
+	return n, buffered.Flush()
+}
+
+func newFailedImport() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "import FILE",
+		Short: "Keep failed jobs that were exported",
+		Long: `Reads the JSON lines of "onceover failed export" from a file, or from the standard
+input as -, and keeps each job. One that is kept already is left as it is, so that
+an import may be repeated. The jobs are in the list at once; they can be replayed
+as soon as a worker runs on this store.`,
+		Example: `  onceover failed import failed.jsonl
+  onceover failed export | onceover failed import --failed-url redis://other:6379/5 -`,
+		Args: exactArgs(1),
+	}
+	settings := config.Bind(cmd.Flags(), failedFlags...)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := load(settings, cmd.Flags()); err != nil {
+			return err
+		}
+		in := cmd.InOrStdin()
+		if args[0] != "-" {
+			file, err := os.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			in = file
+		}
+		ctx := cmd.Context()
+		store, closeStore, err := openFailed(ctx, settings)
+		if err != nil {
+			return err
+		}
+		defer closeStore()
+		n, err := importRecords(ctx, store, in)
+		if err != nil {
+			return fmt.Errorf("%w; %s imported before", err, jobs(n))
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s imported\n", jobs(n))
+		return nil
+	}
+	return cmd
+}
+
+func importRecords(ctx context.Context, store *failed.Store, in io.Reader) (int, error) {
+	dec := json.NewDecoder(bufio.NewReader(in))
+	for n := 0; ; n++ {
+		var r failed.Record
+		err := dec.Decode(&r)
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err == nil {
+			err = r.Validate()
+		}
+		if err != nil {
+			return n, fmt.Errorf("record %d is not one of onceover failed export: %w", n+1, err)
+		}
+		if err := store.Keep(ctx, r); err != nil {
+			return n, err
+		}
+	}
+}
