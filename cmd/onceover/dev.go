@@ -129,7 +129,7 @@ func (l *local) banner(out io.Writer, svc *service) {
 
   broker   %s
   redis    %s
-  http     %s/readyz  /healthz  /metrics
+  http     %s/readyz  /healthz  /metrics  /asynqmon/
 
 A Celery producer (pip install "celery[redis]"):
 

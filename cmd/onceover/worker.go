@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"runtime"
 	"sync"
 	"time"
 
+	"github.com/hibiken/asynqmon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/redis/go-redis/v9"
@@ -65,7 +67,8 @@ finish, what is left goes back to the queue. A second signal returns it at once.
 type service struct {
 	log      *zap.Logger
 	worker   *worker.Worker
-	gateway  *gateway.Server // nil without an HTTP address
+	gateway  *gateway.Server       // nil without an HTTP address
+	asynqmon *asynqmon.HTTPHandler // nil if it is not wanted
 	cache    *cache.Cache
 	results  *results.Store
 	progress *progress.Store
@@ -148,7 +151,15 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 		return nil, err
 	}
 	if s.HTTPAddr != "" {
-		if svc.gateway, err = gateway.Listen(s.HTTPAddr, svc.worker, probes, svc.metrics, log.Named("http")); err != nil {
+		pages := map[string]http.Handler{}
+		if svc.asynqmon, err = newAsynqmon(s); err != nil {
+			return nil, err
+		}
+		if svc.asynqmon != nil {
+			pages[asynqmonPath+"/"] = guarded(svc.asynqmon, isLoopback(s.HTTPAddr))
+		}
+		probes = append(probes, gateway.Probe{Name: "the store of failed jobs", Ping: svc.failed.Ready})
+		if svc.gateway, err = gateway.Listen(s.HTTPAddr, svc.worker, probes, svc.metrics, pages, log.Named("http")); err != nil {
 			return nil, err
 		}
 	}
@@ -237,6 +248,9 @@ func (svc *service) close() {
 	}
 	if svc.fetcher != nil {
 		svc.fetcher.Close()
+	}
+	if svc.asynqmon != nil {
+		svc.asynqmon.Close() // its connections are of no more use
 	}
 	for _, c := range svc.clients {
 		c.Close() // its connections are of no more use

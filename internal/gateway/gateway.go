@@ -54,8 +54,9 @@ type Server struct {
 	ready  bool     // the last answer, to log changes
 }
 
-// Listen opens addr. The server answers once Run is called.
-func Listen(addr string, w Worker, probes []Probe, metrics prometheus.Gatherer, log *zap.Logger) (*Server, error) {
+// Listen opens addr. The server answers once Run is called. pages are further
+// handlers, by pattern.
+func Listen(addr string, w Worker, probes []Probe, metrics prometheus.Gatherer, pages map[string]http.Handler, log *zap.Logger) (*Server, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen on the HTTP address %s: %w; choose another with --http-addr or ONCEOVER_HTTP_ADDR, \"off\" for none", addr, err)
@@ -65,6 +66,9 @@ func Listen(addr string, w Worker, probes []Probe, metrics prometheus.Gatherer, 
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	for pattern, handler := range pages {
+		mux.Handle(pattern, handler)
+	}
 	s.http = &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 1 << 16, ErrorLog: zap.NewStdLog(log),
