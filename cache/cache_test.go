@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -297,4 +298,37 @@ func TestCloseEndsComputations(t *testing.T) {
 			t.Error("a closed cache: got no error")
 		}
 	})
+}
+
+// TestCleanup finds entries that have no TTL and values that are no analyses.
+func TestCleanup(t *testing.T) {
+	c, client := setup(t)
+	ctx := t.Context()
+	kept, undated, damaged := cache.Key(hash(t, good), cache.Variant{}), "cache:image:hash:of-python", "cache:image:hash:damaged"
+	if err := c.Set(ctx, kept, bottle); err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range map[string]string{undated: `{"waste_type":"can"}`, damaged: `"text"`, "other": "of somebody else"} {
+		if err := client.Set(ctx, key, value, 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := client.LPush(ctx, "cache:image:hash:list", 1).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for range 1200 { // more than a step of the scan
+		if err := c.Set(ctx, "cache:image:hash:"+uuid.NewString(), bottle); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := c.Cleanup(ctx)
+	if want := (cache.Cleaned{Scanned: 1203, Dated: 1, Removed: 1}); err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	if ttl := client.TTL(ctx, undated).Val(); ttl <= 0 || ttl > cache.TTL {
+		t.Errorf("got TTL %v, want %v", ttl, cache.TTL)
+	}
+	if n := client.Exists(ctx, kept, damaged, "other").Val(); n != 2 {
+		t.Errorf("got %d of the three keys, want all but the damaged one", n)
+	}
 }

@@ -25,14 +25,6 @@ const upkeepTimeout = 10 * time.Minute
 // all processes.
 func (s *Store) Schedule(work ...Periodic) { s.periodic = append(s.periodic, work...) }
 
-// Upkeep is the periodic work on the store itself.
-func (s *Store) Upkeep() []Periodic {
-	return []Periodic{
-		{Name: "failed.retention", Every: time.Hour, Run: func(ctx context.Context) error { _, err := s.Expire(ctx); return err }},
-		{Name: "failed.rollup", Every: time.Hour, Run: s.RollUp},
-	}
-}
-
 // tick enqueues what is due. The task of a period has the period in its id, so
 // that only the first process to enqueue it does.
 func (s *Store) tick(ctx context.Context) {

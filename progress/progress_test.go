@@ -151,3 +151,69 @@ func TestFinished(t *testing.T) {
 		t.Errorf("got TTL %v, want 24 h", ttl)
 	}
 }
+
+// TestBegin counts the begins of a task, and forgets them with its marks.
+func TestBegin(t *testing.T) {
+	s, c := setup(t)
+	ctx := t.Context()
+	for want := 1; want <= 3; want++ {
+		if n, err := s.Begin(ctx, "t"); n != want || err != nil {
+			t.Fatalf("got %d, %v, want %d", n, err, want)
+		}
+	}
+	if err := s.NotBegun(ctx, "t"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.Begin(ctx, "t"); n != 3 || err != nil {
+		t.Errorf("got %d, %v after one was taken back, want 3", n, err)
+	}
+	if ttl := c.TTL(ctx, "job:t:begun").Val(); ttl <= 0 {
+		t.Errorf("got TTL %v", ttl)
+	}
+	for _, tt := range []struct {
+		state celery.State
+		left  int64 // keys
+	}{{"", 0}, {celery.Failure, 0}, {celery.Revoked, 0}, {celery.Success, 2}, {celery.Retried, 2}} {
+		id := "t-" + string(tt.state)
+		if _, err := s.Begin(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+		if tt.state != "" {
+			if err := s.MarkFinished(ctx, id, tt.state, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if was, err := s.ResetMarks(ctx, id); was != tt.state || err != nil {
+			t.Errorf("got %q, %v, want %q", was, err, tt.state)
+		}
+		if n := c.Exists(ctx, "job:"+id+":begun", "job:"+id+":finished").Val(); n != tt.left {
+			t.Errorf("%q: got %d keys left, want %d", tt.state, n, tt.left)
+		}
+	}
+}
+
+// TestReset shows a job as not begun, if anything was shown of it.
+func TestReset(t *testing.T) {
+	s, c := setup(t)
+	ctx := t.Context()
+	if err := s.Reset(ctx, "a", "queued", "waiting"); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.Exists(ctx, progress.Key("a")).Val(); n != 0 {
+		t.Error("something is shown of a job that showed nothing before")
+	}
+	tracker, err := s.Track(ctx, "a", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tracker.Report(ctx, 60, "ai_vision", "looking"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Reset(ctx, "a", "queued", "waiting"); err != nil {
+		t.Fatal(err)
+	}
+	check(t, load(t, s, "a"), progress.Update{Progress: 0, Stage: "queued", Message: "waiting"})
+	if ttl := c.TTL(ctx, progress.Key("a")).Val(); ttl <= 0 {
+		t.Errorf("got TTL %v", ttl)
+	}
+}

@@ -245,3 +245,57 @@ func TestSaveGivesUpWithItsContext(t *testing.T) {
 		t.Errorf("got %v, want an outage that names the task", err)
 	}
 }
+
+// TestReset makes failures PENDING and leaves everything else.
+func TestReset(t *testing.T) {
+	t.Parallel()
+	client := open(t, testenv.Redis(t).URL())
+	store := results.New(client, zap.NewNop())
+	ctx := t.Context()
+	ids := []string{"failed", "revoked", "done", "retried", "foreign", "none"}
+	for id, state := range map[string]celery.State{
+		"failed": celery.Failure, "revoked": celery.Revoked, "done": celery.Success, "retried": celery.Retried,
+	} {
+		var result any = celery.NewException("ValueError", "x", nil)
+		if state == celery.Success {
+			result = 1
+		}
+		if err := store.Save(ctx, meta(t, id, state, result)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := client.Set(ctx, results.Key("foreign"), "[1,", time.Hour).Err(); err != nil {
+		t.Fatal(err)
+	}
+	states := func() string {
+		t.Helper()
+		got, err := store.States(ctx, ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(got)
+	}
+	if got, want := states(), "[FAILURE REVOKED SUCCESS RETRY  ]"; got != want {
+		t.Errorf("before: got %s, want %s", got, want)
+	}
+	var was []celery.State
+	for _, id := range ids {
+		state, err := store.Reset(ctx, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		was = append(was, state)
+	}
+	if want := []celery.State{celery.Failure, celery.Revoked, celery.Success, celery.Retried, "?", ""}; !slices.Equal(was, want) {
+		t.Errorf("got %q, want %q", was, want)
+	}
+	if got, want := states(), "[  SUCCESS RETRY  ]"; got != want {
+		t.Errorf("after: got %s, want %s", got, want)
+	}
+	if n := client.Exists(ctx, results.Key("foreign")).Val(); n != 1 {
+		t.Error("somebody else's value is gone")
+	}
+	if got, err := store.States(ctx, nil); got != nil || err != nil {
+		t.Errorf("of no ids: got %v, %v", got, err)
+	}
+}

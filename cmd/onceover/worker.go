@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"onceover/cache"
+	"onceover/celery"
 	"onceover/failed"
 	"onceover/internal/config"
 	"onceover/internal/gateway"
@@ -138,16 +139,15 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 	svc.progress = progress.New(progressClient, log.Named("progress"))
 	s.Failed.BeforeReplay = tasks.ResetProgress(svc.progress, s.Tasks)
 	svc.failed = failed.New(s.Failed, failedClient, svc.results, svc.progress, svc.metrics, log.Named("failed"))
-	svc.failed.Schedule(svc.failed.Upkeep()...)
 	if svc.worker, err = worker.New(s.Worker, svc.results, svc.progress, svc.failed, svc.metrics, log.Named("worker")); err != nil {
 		return nil, err
 	}
-	err = svc.worker.Register(worker.Task{
+	analyze := worker.Task{
 		Name:       tasks.NameAnalyze,
 		Handler:    tasks.NewImageAnalyze(s.Tasks, svc.fetcher, svc.cache, svc.progress, analyzer, svc.metrics, log.Named("tasks")),
 		MaxRetries: tasks.AnalyzeRetries,
-	})
-	if err != nil {
+	}
+	if err := svc.worker.Register(append(svc.upkeep(), analyze)...); err != nil {
 		return nil, err
 	}
 	if s.HTTPAddr != "" {
@@ -164,6 +164,33 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 		}
 	}
 	return svc, nil
+}
+
+// upkeep schedules what is done now and then, once for all workers, and returns the
+// same as tasks, so that Celery Beat or an operator can call it.
+func (svc *service) upkeep() []worker.Task {
+	work := []struct {
+		name  string
+		every time.Duration
+		run   func(context.Context) (any, error)
+	}{
+		{"cleanup.cache", 24 * time.Hour, func(ctx context.Context) (any, error) { return svc.cache.Cleanup(ctx) }},
+		{"cleanup.failed", time.Hour, func(ctx context.Context) (any, error) {
+			n, err := svc.failed.Expire(ctx)
+			return map[string]int{"discarded": n}, err
+		}},
+		{"rollup.failures", time.Hour, func(ctx context.Context) (any, error) { return nil, svc.failed.RollUp(ctx) }},
+	}
+	var out []worker.Task
+	for _, w := range work {
+		svc.failed.Schedule(failed.Periodic{Name: w.name, Every: w.every, Run: func(ctx context.Context) error {
+			_, err := w.run(ctx)
+			return err
+		}})
+		out = append(out, worker.Task{Name: w.name, Handler: worker.HandlerFunc(
+			func(ctx context.Context, _ *celery.Request) (any, error) { return w.run(ctx) })})
+	}
+	return out
 }
 
 func newAnalyzer(s *config.Settings) (vision.Analyzer, error) {
