@@ -8,10 +8,11 @@
 //	delivery ─ decode ─ known id? ─ expired, revoked? ─ wait for ETA ─ wait for a slot ─ run
 //	              │          │                                                            │
 //	              │          └─ finished before: what comes after its result ─ ack        │
-//	              └─ cannot be run: publish to dlx with the reason ─ store FAILURE ─ ack  │
+//	              └─ cannot be run: store FAILURE ─ keep with the reason ─ ack            │
 //	                                                                                      │
 //	      publish what follows ─ store the result ─ count the chord's part ─ AfterReturn ─ ack
-//	 or   publish the next attempt ─ store RETRY ─ AfterReturn ─ ack
+//	 or   publish or park the next attempt ─ store RETRY ─ AfterReturn ─ ack
+//	 or   store FAILURE ─ tell chord, chain and errbacks ─ keep ─ AfterReturn ─ ack
 //
 // A [Task] is a name and a [Handler]; [Func] makes one of a function with typed
 // arguments. What a handler returns decides: a value, an error, [Retry],
@@ -24,7 +25,7 @@
 // be run is kept; and that broker and Redis may go away and come back.
 //
 // What goes back to its queue keeps its age: RabbitMQ dead-letters it when the
-// queue's own TTL has passed.
+// queue's own TTL has passed. Dead letters are kept, too, and their end is stored.
 //
 // Remote control and events are internal/remote's, which asks the worker through
 // node.
