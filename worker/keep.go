@@ -52,7 +52,7 @@ func (w *Worker) publishKept(ctx context.Context, create bool, messages ...faile
 		if err != nil {
 			return err
 		}
-		if err := queuesExist(s.conn, messages); err != nil {
+		if err := haveRoom(s.conn, messages); err != nil {
 			return err
 		}
 	}
@@ -67,42 +67,68 @@ func outgoingKept(messages []failed.Message) []Outgoing {
 	return out
 }
 
-// queuesExist is failed.ErrNoQueue if a queue does not.
-func queuesExist(conn *amqp.Connection, messages []failed.Message) error {
+// FullError says that a queue would drop older messages for the new ones.
+type FullError struct {
+	Queue           string
+	Messages, Limit int
+}
+
+func (e *FullError) Error() string {
+	return fmt.Sprintf("queue %s is nearly full: %d messages wait there, and it holds %d", e.Queue, e.Messages, e.Limit)
+}
+
+// haveRoom is failed.ErrNoQueue if a queue does not exist, and a *FullError if one of
+// the topology's has not room for the messages: it would dead-letter others.
+func haveRoom(conn *amqp.Connection, messages []failed.Message) error {
 	d := declarer{conn: conn}
 	defer d.close()
-	known := map[string]bool{}
+	coming := map[string]int{}
 	for _, m := range messages {
-		if known[m.Queue] {
-			continue
-		}
-		err := d.do("look for queue "+m.Queue, func(ch *amqp.Channel) error {
-			_, err := ch.QueueDeclarePassive(m.Queue, true, false, false, false, nil)
+		coming[m.Queue]++
+	}
+	for queue, n := range coming {
+		var waiting int
+		err := d.do("look for queue "+queue, func(ch *amqp.Channel) error {
+			q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+			waiting = q.Messages
 			return err
 		})
 		if notFound(err) {
-			return fmt.Errorf("%w (%q)", failed.ErrNoQueue, m.Queue)
+			return fmt.Errorf("%w (%q)", failed.ErrNoQueue, queue)
 		}
 		if err != nil {
 			return err
 		}
-		known[m.Queue] = true
+		if limit, ok := queueNamed(queue).Args["x-max-length"].(int32); ok && waiting+n > int(limit)*9/10 {
+			return &FullError{queue, waiting, int(limit)}
+		}
 	}
 	return nil
 }
 
 // PublishKept returns what publishes kept messages over a connection of the
-// caller's, for commands. It creates no queues.
-func PublishKept(conn *amqp.Connection) (failed.Publish, error) {
+// caller's, for commands. It creates no queues. While a queue is full it waits, and
+// calls waiting each second.
+func PublishKept(conn *amqp.Connection, waiting func(*FullError)) (failed.Publish, error) {
 	p, err := NewPublisher(conn)
 	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context, _ bool, messages ...failed.Message) error {
-		if err := queuesExist(conn, messages); err != nil {
-			return err
+		for {
+			err := haveRoom(conn, messages)
+			var full *FullError
+			if err == nil {
+				return p.Publish(ctx, outgoingKept(messages)...)
+			}
+			if !errors.As(err, &full) {
+				return err
+			}
+			waiting(full)
+			if err := pause(ctx, time.Second); err != nil {
+				return err
+			}
 		}
-		return p.Publish(ctx, outgoingKept(messages)...)
 	}, nil
 }
 

@@ -52,7 +52,7 @@ func (b *bundle) replay(id string) failed.Outcome {
 	if err != nil || len(refs) == 0 {
 		b.t.Fatalf("no record of %s: %v", id, err)
 	}
-	publish, err := worker.PublishKept(b.conn)
+	publish, err := worker.PublishKept(b.conn, func(*worker.FullError) {})
 	if err != nil {
 		b.t.Fatal(err)
 	}

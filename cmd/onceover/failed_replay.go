@@ -179,7 +179,13 @@ func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Ref)
 		return err
 	}
 	defer conn.Close()
-	publish, err := worker.PublishKept(conn)
+	var told string
+	publish, err := worker.PublishKept(conn, func(full *worker.FullError) {
+		if told != full.Queue { // once, until another one is full
+			fmt.Fprintf(cmd.ErrOrStderr(), "waiting: %v; is a worker running?\n", full)
+			told = full.Queue
+		}
+	})
 	if err != nil {
 		return err
 	}
