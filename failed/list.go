@@ -85,13 +85,9 @@ func (s *Store) Each(ctx context.Context, f Filter, fn func(Entry) bool) error {
 }
 
 func (s *Store) eachIn(ctx context.Context, queue string, f Filter, fn func(Entry) bool) (goOn bool, err error) {
-	info, err := s.inspector.GetQueueInfo(queue)
-	if err != nil {
-		return false, err
-	}
-	// What is on its way into the archive, or out of it.
+	seen := map[string]bool{} // of those on their way into the archive, or out of it
 	type lister func(string, ...asynq.ListOption) ([]*asynq.TaskInfo, error)
-	show := func(list lister, page int) (bool, error) {
+	show := func(list lister, page int, moving bool) (bool, error) {
 		if err := context.Cause(ctx); err != nil {
 			return false, err
 		}
@@ -106,26 +102,41 @@ func (s *Store) eachIn(ctx context.Context, queue string, f Filter, fn func(Entr
 		// Asynq orders by whole seconds.
 		slices.SortStableFunc(entries, func(a, b Entry) int { return b.Last.Compare(a.Last) })
 		for _, e := range entries {
+			if seen[e.Ref.Key] {
+				continue
+			}
+			if moving {
+				seen[e.Ref.Key] = true
+			}
 			if f.Match(&e.Record) && !fn(e) {
 				return false, nil
 			}
 		}
 		return true, nil
 	}
-	for _, moving := range []struct {
-		list lister
-		n    int
-	}{
-		{s.inspector.ListPendingTasks, info.Pending}, {s.inspector.ListActiveTasks, info.Active}, {s.inspector.ListRetryTasks, info.Retry},
-		{s.inspector.ListArchivedTasks, info.Archived},
-	} {
-		for page := (moving.n + pageSize - 1) / pageSize; page > 0; page-- {
-			if goOn, err := show(moving.list, page); err != nil || !goOn {
+	all := func(list lister, count func(*asynq.QueueInfo) int, moving bool) (bool, error) {
+		info, err := s.inspector.GetQueueInfo(queue)
+		if err != nil {
+			return false, err
+		}
+		for page := (count(info) + pageSize - 1) / pageSize; page > 0; page-- {
+			if goOn, err := show(list, page, moving); err != nil || !goOn {
 				return false, err
 			}
 		}
+		return true, nil
 	}
-	return true, nil
+	goOn, err = all(s.inspector.ListPendingTasks, func(i *asynq.QueueInfo) int { return i.Pending }, true)
+	if err == nil && goOn {
+		goOn, err = all(s.inspector.ListActiveTasks, func(i *asynq.QueueInfo) int { return i.Active }, true)
+	}
+	if err == nil && goOn {
+		goOn, err = all(s.inspector.ListRetryTasks, func(i *asynq.QueueInfo) int { return i.Retry }, true)
+	}
+	if err == nil && goOn {
+		goOn, err = all(s.inspector.ListArchivedTasks, func(i *asynq.QueueInfo) int { return i.Archived }, false)
+	}
+	return goOn, err
 }
 
 // entryOf reads a task; one that is not ours is listed with what is wrong with it.

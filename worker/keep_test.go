@@ -349,3 +349,33 @@ func TestPoison(t *testing.T) {
 		t.Errorf("got %d runs, want none", runs.Load())
 	}
 }
+
+// TestReplayLeavesRoom replays into a queue that would drop its oldest messages.
+func TestReplayLeavesRoom(t *testing.T) {
+	b := setup(t)
+	filler := worker.Outgoing{Exchange: worker.ExchangeTasks, RoutingKey: "ai.test", Publishing: amqp.Publishing{Headers: amqp.Table{}, Body: []byte("x")}}
+	many := make([]worker.Outgoing, 4500)
+	for i := range many {
+		many[i] = filler
+	}
+	if err := b.pub.Publish(t.Context(), many...); err != nil {
+		t.Fatal(err)
+	}
+	b.until(func() bool { return b.left("q.ai") == len(many) })
+	ctx, cancel := context.WithCancel(t.Context())
+	var full *worker.FullError
+	publish, err := worker.PublishKept(b.conn, func(e *worker.FullError) {
+		full = e
+		cancel()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := failed.Message{Queue: "q.ai", Publishing: amqp.Publishing{Headers: amqp.Table{}}}
+	if err := publish(ctx, false, m); !errors.Is(err, context.Canceled) || full == nil || full.Limit != 5000 {
+		t.Errorf("got %v, told of %+v; want it to wait for room", err, full)
+	}
+	if err := publish(t.Context(), false, failed.Message{Queue: "nowhere"}); !errors.Is(err, failed.ErrNoQueue) {
+		t.Errorf("got %v, want ErrNoQueue", err)
+	}
+}
