@@ -216,7 +216,7 @@ func (s *Store) Get(ctx context.Context, ref Ref) (*Record, error) {
 // Discard throws a record away. It is no error if it is not there; it is one if the
 // record is being worked on.
 func (s *Store) Discard(ctx context.Context, ref Ref) error {
-	if err := s.inspector.DeleteTask(ref.Queue, ref.Key); err != nil && !gone(err) {
+	if err := s.delete(ctx, ref.Queue, ref.Key); err != nil {
 		return fmt.Errorf("discard failed job %s: %w", ref.Key, err)
 	}
 	return s.client.Unlink(ctx, piecesKey(ref.Queue, ref.Key)).Err()

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/hibiken/asynq"
 	"golang.org/x/sync/errgroup"
 
@@ -121,12 +122,27 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 		if err := s.published(ctx, p); err != nil {
 			return err
 		}
-		if err := s.inspector.DeleteTask(p.queue, p.key); err != nil && !gone(err) {
+		p.outcome.Done = true
+		if err := s.delete(ctx, p.queue, p.key); err != nil {
 			return fmt.Errorf("forget failed job %s, which has been replayed: %w", p.key, err)
 		}
-		p.outcome.Done = true
 		return nil
 	})
+}
+
+// delete deletes the task of a record. One that is on its way into the archive is
+// active for a moment, in which asynq does not delete it.
+func (s *Store) delete(ctx context.Context, queue, key string) error {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval = 10 * time.Millisecond
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := s.inspector.DeleteTask(queue, key)
+		if gone(err) {
+			err = nil
+		}
+		return struct{}{}, err
+	}, backoff.WithBackOff(b), backoff.WithMaxElapsedTime(5*time.Second))
+	return err
 }
 
 // ErrNoQueue says that the queue of a message does not exist.

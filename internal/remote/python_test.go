@@ -85,6 +85,15 @@ func TestAnswersAsPython(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	// The first of them has to run there before the two can be compared.
+	running := [][2]any{{"query_task", args{"ids": []string{ids[0]}}}}
+	for range 20 {
+		reply, _ := ask(t, interpreter, url, running, "py@h")[0]["py@h"].(map[string]any)
+		if entry, _ := reply[ids[0]].([]any); len(entry) > 0 && entry[0] == "active" {
+			break
+		}
+	}
+
 	// The same answer to the letter.
 	same := [][2]any{
 		{"ping", args{}}, {"foo", args{}}, {"report", args{"x": 1}},

@@ -9,8 +9,8 @@ import (
 	"onceover/celery"
 )
 
-// replies sends replies. Those to Celery's own exchange, and those to wherever
-// else a client asks for, have a channel each: the broker closes the channel of a
+// replies sends replies. Those to Celery's own exchange or the default one, and
+// those to wherever else a client asks for, have a channel each: the broker closes the channel of a
 // reply to an exchange that is not there, with all that follows on it. Not safe
 // for concurrent use.
 type replies struct {
@@ -32,7 +32,7 @@ func newReplies(r *Remote, conn *amqp.Connection) replies {
 // send publishes a reply. An error means that the connection is lost.
 func (s replies) send(r *reply) error {
 	c := s.usual
-	if r.to.Exchange != replyExchange {
+	if r.to.Exchange != replyExchange && r.to.Exchange != "" {
 		c = s.unusual
 	}
 	headers := amqp.Table{"ticket": r.ticket, "clock": s.r.Clock.Forward()}
