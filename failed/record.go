@@ -85,6 +85,12 @@ func (r *Record) key() string {
 	return id + ":" + strconv.Itoa(r.Replays)
 }
 
+// bodySum tells messages with one id apart.
+func (r *Record) bodySum() string {
+	sum := sha256.Sum256(r.Message.Publishing.Body)
+	return hex.EncodeToString(sum[:4])
+}
+
 // Name is the id by which people and commands call the record.
 func (r *Record) Name() string {
 	key := r.key()

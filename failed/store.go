@@ -1,6 +1,7 @@
 package failed
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -176,7 +177,11 @@ func (s *Store) put(ctx context.Context, r *Record, key string, due time.Time, w
 		_, err = s.queue.EnqueueContext(ctx, asynq.NewTask(name, doc, options...))
 		switch {
 		case errors.Is(err, asynq.ErrTaskIDConflict):
-			return nil // by an earlier delivery
+			same, err := s.holds(ctx, queue, key, r)
+			if err != nil || same || strings.Contains(key, "~") {
+				return err // an earlier delivery of the message is there
+			}
+			return s.put(ctx, r, key+"~"+r.bodySum(), due, where)
 		case err != nil:
 			return err
 		}
@@ -189,6 +194,23 @@ func (s *Store) put(ctx context.Context, r *Record, key string, due time.Time, w
 		}
 		return nil
 	})
+}
+
+// holds tells whether a task has the message of r: a producer may use an id again for
+// another call.
+func (s *Store) holds(ctx context.Context, queue, key string, r *Record) (bool, error) {
+	info, err := s.inspector.GetTaskInfo(queue, key)
+	if err != nil {
+		if gone(err) {
+			err = nil // done meanwhile
+		}
+		return true, err
+	}
+	there, err := s.read(ctx, queue, key, info.Payload)
+	if err != nil {
+		return false, nil // whatever that is
+	}
+	return bytes.Equal(there.Record.Message.Publishing.Body, r.Message.Publishing.Body), nil
 }
 
 // openQueue returns the function that finds the queue to keep r in: the last one,

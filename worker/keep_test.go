@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -377,5 +378,38 @@ func TestReplayLeavesRoom(t *testing.T) {
 	}
 	if err := publish(t.Context(), false, failed.Message{Queue: "nowhere"}); !errors.Is(err, failed.ErrNoQueue) {
 		t.Errorf("got %v, want ErrNoQueue", err)
+	}
+}
+
+// TestOneIDForTwoCalls fails two calls to which a producer has given one id, and
+// parks what takes the place of a parked task: none is taken for another.
+func TestOneIDForTwoCalls(t *testing.T) {
+	b := setup(t)
+	b.task("t", fail(errors.New("no")))
+	b.task("replaced", worker.HandlerFunc(func(context.Context, *celery.Request) (any, error) {
+		return nil, worker.Replace(to(celery.NewSignature("end").SetCountdown(11 * time.Second)))
+	}))
+	b.task("end", value("the end"))
+	b.start()
+	id := uuid.NewString()
+	for _, arg := range []string{"first", "second"} {
+		b.send("t", func(r *celery.Request) { r.ID = id }, arg)
+	}
+	var args []string
+	b.until(func() bool {
+		args = nil
+		err := b.kept.Each(t.Context(), failed.Filter{Text: id}, func(e failed.Entry) bool {
+			args = append(args, e.Args)
+			return true
+		})
+		return err == nil && len(args) == 2
+	})
+	slices.Sort(args)
+	if want := []string{"('first',)", "('second',)"}; !slices.Equal(args, want) {
+		t.Errorf("got records of %v, want %v", args, want)
+	}
+	later := b.send("replaced", func(r *celery.Request) { r.ETA = time.Now().Add(11 * time.Second) })
+	if m := b.wait(later); m.Status != celery.Success || string(m.Result) != `"the end"` {
+		t.Errorf("got %s %s", m.Status, m.Result)
 	}
 }
