@@ -1,11 +1,12 @@
 # make demo   the whole thing in one process, with sample pictures
 # make dev    the same without samples, stays up for your own producer
 # make test   every check; installs what is missing (scripts/setup)
+# make violence   ten minutes of kill -9, restarts and cut connections, and an account of every job
 # make build  bin/onceover, static
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: demo dev test test-short celery-suite setup modules build image clean
+.PHONY: demo dev test test-short celery-suite violence setup modules build image clean
 
 demo:
 	go run ./cmd/onceover demo
@@ -23,6 +24,11 @@ test-short:
 # All of Celery's own integration tests, against examples/integration.
 celery-suite: setup
 	ONCEOVER_TEST_SUITE=all scripts/test unit ./e2e/suite -timeout 30m
+
+# Workers killed at random and at each crash point, servers restarted, killed and full,
+# connections cut; then every job is accounted for. FLAGS="-seed 7 -jobs 8000"
+violence:
+	go run ./internal/testenv/cmd/violence -jobs 6000 $(FLAGS)
 
 setup:
 	scripts/setup

@@ -88,28 +88,28 @@ func (s *Store) watch(ctx context.Context) {
 				s.log.Error("failed and parked jobs are not safe", zap.Error(err))
 			}
 		case <-size.C:
-			s.measure()
+			s.measure(ctx)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (s *Store) measure() {
-	queues, err := s.failedQueues()
+func (s *Store) measure(ctx context.Context) {
+	queues, err := s.failedQueues(ctx)
 	if err != nil {
 		return
 	}
 	total := 0
 	for _, q := range queues {
-		if info, err := s.inspector.GetQueueInfo(q); err == nil {
-			total += info.Size
+		if has, err := s.sizes(ctx, q); err == nil {
+			total += has.total()
 		}
 	}
 	s.metrics.queues.Set(float64(len(queues)))
 	s.metrics.held.WithLabelValues("failed").Set(float64(total))
-	if info, err := s.inspector.GetQueueInfo(QueueDelay); err == nil {
-		s.metrics.held.WithLabelValues("parked").Set(float64(info.Size))
+	if has, err := s.sizes(ctx, QueueDelay); err == nil {
+		s.metrics.held.WithLabelValues("parked").Set(float64(has.total()))
 	}
 }
 

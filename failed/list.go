@@ -13,7 +13,7 @@ import (
 )
 
 // pageSize is how many records are read at once.
-const pageSize = 500
+const pageSize = 100
 
 // Ref is where a record is.
 type Ref struct {
@@ -68,7 +68,7 @@ func (f Filter) Match(r *Record) bool {
 // Each calls fn with every record, the newest first, until fn returns false.
 // Records that come or go meanwhile may be missed or seen twice.
 func (s *Store) Each(ctx context.Context, f Filter, fn func(Entry) bool) error {
-	queues, err := s.failedQueues()
+	queues, err := s.failedQueues(ctx)
 	if err != nil {
 		return fmt.Errorf("list the queues of failed jobs: %w", err)
 	}
@@ -114,8 +114,8 @@ func (s *Store) eachIn(ctx context.Context, queue string, f Filter, fn func(Entr
 		}
 		return true, nil
 	}
-	all := func(list lister, count func(*asynq.QueueInfo) int, moving bool) (bool, error) {
-		info, err := s.inspector.GetQueueInfo(queue)
+	all := func(list lister, count func(sizes) int, moving bool) (bool, error) {
+		info, err := s.sizes(ctx, queue)
 		if err != nil {
 			return false, err
 		}
@@ -126,15 +126,15 @@ func (s *Store) eachIn(ctx context.Context, queue string, f Filter, fn func(Entr
 		}
 		return true, nil
 	}
-	goOn, err = all(s.inspector.ListPendingTasks, func(i *asynq.QueueInfo) int { return i.Pending }, true)
+	goOn, err = all(s.inspector.ListPendingTasks, func(i sizes) int { return i.pending }, true)
 	if err == nil && goOn {
-		goOn, err = all(s.inspector.ListActiveTasks, func(i *asynq.QueueInfo) int { return i.Active }, true)
+		goOn, err = all(s.inspector.ListActiveTasks, func(i sizes) int { return i.active }, true)
 	}
 	if err == nil && goOn {
-		goOn, err = all(s.inspector.ListRetryTasks, func(i *asynq.QueueInfo) int { return i.Retry }, true)
+		goOn, err = all(s.inspector.ListRetryTasks, func(i sizes) int { return i.retry }, true)
 	}
 	if err == nil && goOn {
-		goOn, err = all(s.inspector.ListArchivedTasks, func(i *asynq.QueueInfo) int { return i.Archived }, false)
+		goOn, err = all(s.inspector.ListArchivedTasks, func(i sizes) int { return i.archived }, false)
 	}
 	return goOn, err
 }
@@ -146,6 +146,9 @@ func entryOf(queue string, t *asynq.TaskInfo) Entry {
 		return Entry{Ref: Ref{queue, t.ID}, Record: Record{ID: t.ID, Task: t.Type, Text: err.Error(), Last: t.LastFailedAt}}
 	}
 	e := Entry{Ref: Ref{queue, t.ID}, Record: j.Record}
+	if j.Note != "" {
+		e.Note = "not replayed: " + j.Note
+	}
 	if note, ok := strings.CutPrefix(t.LastErr, keptPrefix); ok {
 		if _, why, ok := strings.Cut(note, notReplayed); ok {
 			e.Note = "not replayed: " + strings.TrimSuffix(why, ")")
@@ -158,7 +161,7 @@ func entryOf(queue string, t *asynq.TaskInfo) Entry {
 // the beginning of an id if only one job has it. It returns nothing if there is no
 // such record.
 func (s *Store) Find(ctx context.Context, name string) ([]Ref, error) {
-	queues, err := s.failedQueues()
+	queues, err := s.failedQueues(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list the queues of failed jobs: %w", err)
 	}
@@ -178,16 +181,23 @@ func (s *Store) Find(ctx context.Context, name string) ([]Ref, error) {
 		return found, nil
 	}
 	var ids []string
+	var exact []Ref
 	err = s.Each(ctx, Filter{}, func(e Entry) bool {
 		id := e.Ref.Name()
+		if id == name {
+			exact = append(exact, e.Ref)
+		}
 		if strings.HasPrefix(id, name) {
 			found = append(found, e.Ref)
 			if !slices.Contains(ids, id) {
 				ids = append(ids, id)
 			}
 		}
-		return len(ids) < 2
+		return true
 	})
+	if err == nil && len(exact) > 0 {
+		return exact, nil
+	}
 	if err == nil && len(ids) > 1 {
 		err = fmt.Errorf("%q is the beginning of several ids, such as %s and %s: give more of it", name, ids[0], ids[1])
 	}
@@ -216,10 +226,20 @@ func (s *Store) Get(ctx context.Context, ref Ref) (*Record, error) {
 // Discard throws a record away. It is no error if it is not there; it is one if the
 // record is being worked on.
 func (s *Store) Discard(ctx context.Context, ref Ref) error {
-	if err := s.delete(ctx, ref.Queue, ref.Key); err != nil {
+	info, err := s.inspector.GetTaskInfo(ref.Queue, ref.Key)
+	if gone(err) {
+		return nil
+	}
+	if err == nil {
+		err = s.delete(ctx, ref.Queue, ref.Key)
+	}
+	if err != nil {
 		return fmt.Errorf("discard failed job %s: %w", ref.Key, err)
 	}
-	return s.client.Unlink(ctx, piecesKey(ref.Queue, ref.Key)).Err()
+	if j, err := decodeJob(info.Payload); err == nil && j.Pieces > 0 {
+		return s.client.Unlink(ctx, piecesKey(ref.Queue, ref.Key, j.Sum)).Err()
+	}
+	return nil
 }
 
 // States returns what DB0 says of the jobs, in their order; "" if it says nothing.

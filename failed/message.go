@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
+	"reflect"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -76,8 +79,14 @@ func (m Message) clone() Message {
 
 // number reads a header of ours that counts.
 func (m Message) number(header string) int {
-	n, _ := m.Publishing.Headers[header].(int32)
-	return int(max(n, 0))
+	var n int64
+	switch v := m.Publishing.Headers[header].(type) {
+	case int8, int16, int32, int64:
+		n = reflect.ValueOf(v).Int()
+	case uint8, uint16, uint32:
+		n = int64(reflect.ValueOf(v).Uint())
+	}
+	return int(min(max(n, 0), math.MaxInt32-1))
 }
 
 // Replays is how often the job was replayed.
@@ -86,8 +95,15 @@ func (m Message) Replays() int { return m.number(headerReplays) }
 // SetRoute notes in the headers where the message was published, as it goes back to
 // its queue through the default exchange.
 func (m Message) SetRoute() {
-	m.Publishing.Headers[headerExchange] = m.Exchange
-	m.Publishing.Headers[headerRoutingKey] = m.RoutingKey
+	h := m.Publishing.Headers
+	h[headerExchange], h[headerRoutingKey] = m.Exchange, m.RoutingKey
+	// RabbitMQ would send copies to the queues that these name, as it did before.
+	for _, name := range []string{"CC", "BCC"} {
+		if copies, ok := h[name]; ok {
+			delete(h, name)
+			h["x-onceover-"+strings.ToLower(name)] = copies
+		}
+	}
 }
 
 // wireMessage is a Message in JSON. Header values keep their AMQP types.
@@ -201,10 +217,16 @@ func typed(v any) any {
 func typedTable(t map[string]any) map[string]any {
 	out := make(map[string]any, len(t))
 	for k, v := range t {
+		if !utf8.ValidString(k) || strings.HasPrefix(k, escapedName) {
+			k = escapedName + base64.StdEncoding.EncodeToString([]byte(k))
+		}
 		out[k] = typed(v)
 	}
 	return out
 }
+
+// escapedName begins the names of fields that are not UTF-8, or begin like this.
+const escapedName = "base64:"
 
 // plain is the opposite of typed.
 func plain(v any) (any, error) {
@@ -305,6 +327,13 @@ func plainTable(t map[string]any) (amqp.Table, error) {
 		p, err := plain(v)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", k, err)
+		}
+		if text, ok := strings.CutPrefix(k, escapedName); ok {
+			name, err := base64.StdEncoding.DecodeString(text)
+			if err != nil {
+				return nil, fmt.Errorf("name %s: %w", k, err)
+			}
+			k = string(name)
 		}
 		out[k] = p
 	}

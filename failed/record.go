@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"onceover/celery"
 )
@@ -76,6 +77,10 @@ func text(v any) string {
 // without an id is known by its content.
 func (r *Record) key() string {
 	id := r.ID
+	if id != "" && !utf8.ValidString(id) {
+		sum := sha256.Sum256([]byte(id)) // the ids of asynq are UTF-8
+		id = "id-" + hex.EncodeToString(sum[:16])
+	}
 	if id == "" {
 		sum := sha256.New()
 		fmt.Fprintf(sum, "%s\x00%s\x00", r.Message.Queue, r.Message.Publishing.MessageId)
@@ -125,18 +130,18 @@ type job struct {
 	Due     time.Time `json:"due,omitzero"`      // of a parked job
 	Message []byte    `json:"message,omitempty"` // Message in JSON
 	Pieces  int       `json:"pieces,omitempty"`  // or kept beside, in as many pieces
+	Sum     string    `json:"sum,omitempty"`     // of the message in pieces
+	Note    string    `json:"note,omitempty"`    // why a replay did not go, before the job moved to another queue
 }
 
-func encode(r *Record, due time.Time) (job, error) {
-	doc, err := json.Marshal(r.Message)
-	return job{Record: *r, Due: due, Message: doc}, err
-}
+// errNotOurs says that a task was put there by somebody else.
+var errNotOurs = errors.New("not a job of onceover")
 
 // decodeJob reads a payload; the message stays as it is.
 func decodeJob(payload []byte) (*job, error) {
 	var j job
 	if err := json.Unmarshal(payload, &j); err != nil {
-		return nil, fmt.Errorf("not a job of onceover: %w", err)
+		return nil, fmt.Errorf("%w: %w", errNotOurs, err)
 	}
 	return &j, nil
 }

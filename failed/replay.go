@@ -1,14 +1,20 @@
 package failed
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"onceover/celery"
@@ -61,6 +67,16 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 		all[i] = &replay{queue: ref.Queue, key: ref.Key, outcome: &out[i]}
 	}
 	defer s.unlock(context.WithoutCancel(ctx), all)
+	defer s.renew(all)()
+	defer func() {
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		for _, p := range all {
+			if !p.outcome.Done {
+				s.putBack(late, p)
+			}
+		}
+	}()
 	each := func(step func(ctx context.Context, p *replay) error) error {
 		g, ctx := errgroup.WithContext(ctx)
 		g.SetLimit(8)
@@ -81,6 +97,10 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 		return g.Wait()
 	}
 	err := each(func(ctx context.Context, p *replay) error {
+		// Before the look: who had it may have done all of it since.
+		if err := s.lock(ctx, p); err != nil {
+			return err
+		}
 		info, err := s.inspector.GetTaskInfo(p.queue, p.key)
 		switch {
 		case gone(err):
@@ -159,8 +179,9 @@ func refusal(err error) error {
 type replay struct {
 	queue, key string
 	outcome    *Outcome
-	locked     bool
-	pieces     int
+	held       atomic.Pointer[string] // the token of our lock, nil if it is not ours
+	job        *job
+	undo       []stored        // what was reset, to be put back if the job is not published
 	request    *celery.Request // nil if the message cannot be read
 	message    Message
 }
@@ -176,29 +197,74 @@ func (s *Store) prepare(ctx context.Context, p *replay, payload []byte, edit fun
 			return err
 		}
 	}
-	p.pieces = j.Pieces
+	p.job = j
 	p.message, p.request, err = again(&j.Record)
-	if err != nil {
-		return err
-	}
-	p.locked, err = s.client.SetNX(ctx, lockKey(p), "1", replayLock).Result()
-	if err == nil && !p.locked {
-		err = skipped("is being replayed by somebody else")
-	}
 	return err
 }
+
+// lock keeps others from replaying the record.
+func (s *Store) lock(ctx context.Context, p *replay) error {
+	token := rand.Text()
+	locked, err := s.client.SetNX(ctx, lockKey(p), token, replayLock).Result()
+	switch {
+	case err != nil:
+		return err
+	case !locked:
+		return skipped("is being replayed by somebody else")
+	}
+	p.held.Store(&token)
+	return nil
+}
+
+// renew keeps the locks, however long the broker takes, until stop is called.
+func (s *Store) renew(all []*replay) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var loop sync.WaitGroup
+	loop.Go(func() {
+		tick := time.NewTicker(replayLock / 4)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			for _, p := range all {
+				if token := p.held.Load(); token != nil {
+					prolong.Run(ctx, s.client, []string{lockKey(p)}, *token, replayLock.Milliseconds())
+				}
+			}
+		}
+	})
+	return func() {
+		cancel()
+		loop.Wait()
+	}
+}
+
+// prolong renews a lock that is still ours.
+//
+// KEYS: the lock. ARGV: its token, its time in milliseconds.
+var prolong = redis.NewScript(`
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
+`)
+
+// release deletes a lock that is still ours.
+//
+// KEYS: the lock. ARGV: its token.
+var release = redis.NewScript(`
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+`)
 
 func lockKey(p *replay) string { return "onceover:replaying:" + p.queue + ":" + p.key }
 
 func (s *Store) unlock(ctx context.Context, all []*replay) {
-	var keys []string
 	for _, p := range all {
-		if p.locked {
-			keys = append(keys, lockKey(p))
+		if token := p.held.Load(); token != nil {
+			release.Run(ctx, s.client, []string{lockKey(p)}, *token) // else it runs out
 		}
-	}
-	if len(keys) > 0 {
-		s.client.Unlink(ctx, keys...) // else the locks run out
 	}
 }
 
@@ -208,7 +274,7 @@ func (s *Store) reset(ctx context.Context, p *replay) error {
 	if req == nil {
 		return nil
 	}
-	state, err := s.resetState(ctx, req.ID)
+	state, err := s.resetState(ctx, p, req.ID)
 	if err != nil {
 		return err
 	}
@@ -219,7 +285,7 @@ func (s *Store) reset(ctx context.Context, p *replay) error {
 		return fmt.Errorf("forget that job %s was revoked: %w", req.ID, err)
 	}
 	for _, id := range req.FollowerIDs() {
-		if _, err := s.resetState(ctx, id); err != nil {
+		if _, err := s.resetState(ctx, p, id); err != nil {
 			return err
 		}
 	}
@@ -242,10 +308,13 @@ func Blocks(state celery.State) string {
 
 // resetState makes the state of a task PENDING if it is FAILURE or REVOKED, and
 // returns what it was.
-func (s *Store) resetState(ctx context.Context, id string) (celery.State, error) {
-	state, err := s.results.Reset(ctx, id)
+func (s *Store) resetState(ctx context.Context, p *replay, id string) (celery.State, error) {
+	state, doc, err := s.results.Reset(ctx, id)
 	if err != nil || state == celery.Success {
 		return state, err
+	}
+	if doc != nil {
+		p.undo = append(p.undo, stored{id, doc})
 	}
 	// Tasks whose result is not stored have a mark.
 	mark, err := s.marks.ResetMarks(ctx, id)
@@ -255,13 +324,26 @@ func (s *Store) resetState(ctx context.Context, id string) (celery.State, error)
 	return state, err
 }
 
+// stored is a result as it was.
+type stored struct {
+	id  string
+	doc []byte
+}
+
+// putBack stores again what was reset, where nothing is stored meanwhile: the job was
+// not published, or it is not known whether it was.
+func (s *Store) putBack(ctx context.Context, p *replay) {
+	for _, was := range p.undo {
+		if err := s.results.PutBack(ctx, was.id, was.doc); err != nil {
+			s.log.Warn("the failure of a job that was not replayed is not stored any more", zap.String("task_id", was.id), zap.Error(err))
+		}
+	}
+}
+
 // published notes that the job is in its queue.
 func (s *Store) published(ctx context.Context, p *replay) error {
 	s.metrics.replayed.Inc()
-	if p.pieces == 0 {
-		return nil
-	}
-	return s.dropPieces(ctx, p.queue, p.key)
+	return s.dropPieces(ctx, p.queue, p.key, p.job)
 }
 
 // replayTask replays the record of a task that asynq runs, and then deletes.
@@ -269,9 +351,15 @@ func (s *Store) replayTask(ctx context.Context, queue, key string, payload []byt
 	p := &replay{queue: queue, key: key}
 	defer func() {
 		if err != nil { // else the task is still there for a moment, and so is the lock
-			s.unlock(context.WithoutCancel(ctx), []*replay{p})
+			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			s.putBack(late, p)
+			s.unlock(late, []*replay{p})
 		}
 	}()
+	if err := s.lock(ctx, p); err != nil {
+		return err
+	}
 	if err := s.prepare(ctx, p, payload, nil); err != nil {
 		return err
 	}
@@ -290,8 +378,8 @@ func again(r *Record) (Message, *celery.Request, error) {
 	m := r.Message.clone()
 	req, err := celery.Decode(properties(m), m.Publishing.Headers, m.Publishing.Body)
 	h := m.Publishing.Headers
-	if err == nil && text(h["task"]) == "" {
-		// Protocol 1 has retries, ETA and expiry in the body.
+	if err == nil && bytes.HasPrefix(bytes.TrimSpace(m.Publishing.Body), []byte("{")) {
+		// Protocol 1 has retries, ETA and expiry in the body, whatever headers it has.
 		req.Retries, req.ETA, req.Expires = 0, time.Time{}, time.Time{}
 		if m, err = rewritten(m, req); err != nil {
 			return m, nil, err
@@ -307,7 +395,7 @@ func again(r *Record) (Message, *celery.Request, error) {
 	for name := range h {
 		// What RabbitMQ notes about dead-lettering.
 		if name == "x-death" || strings.HasPrefix(name, "x-first-death-") || strings.HasPrefix(name, "x-last-death-") ||
-			name == "x-delivery-count" || name == "x-acquired-count" || name == headerParks {
+			name == "x-delivery-count" || name == "x-acquired-count" || name == headerParks || name == HeaderRevoked {
 			delete(h, name)
 		}
 	}

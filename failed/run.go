@@ -70,7 +70,7 @@ func (s *Store) Run(ctx context.Context, publish Publish) {
 	tick := time.NewTicker(checkQueues)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		queues, err := s.failedQueues()
+		queues, err := s.failedQueues(ctx)
 		if err != nil {
 			s.log.Debug("queues of failed jobs not listed", zap.Error(err))
 		}
@@ -107,6 +107,10 @@ func retryDelay(n int, err error, _ *asynq.Task) time.Duration {
 func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) error {
 	key, _ := asynq.GetTaskID(ctx)
 	j, err := s.read(ctx, QueueDelay, key, t.Payload())
+	if errors.Is(err, errNotOurs) || errors.Is(err, errMessageGone) {
+		s.log.Error("parked job cannot be published", zap.String("key", key), zap.Error(err))
+		return &keptError{err.Error()} // where an operator sees it
+	}
 	if err != nil {
 		return err
 	}
@@ -122,10 +126,7 @@ func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) err
 		return fmt.Errorf("publish job %s, which is due: %w", j.ID, err)
 	}
 	crash.Point("due-after-publish")
-	if j.Pieces > 0 {
-		return s.dropPieces(ctx, QueueDelay, key)
-	}
-	return nil
+	return s.dropPieces(ctx, QueueDelay, key, j)
 }
 
 // revokedTTL is how long a revoked id is remembered for jobs that are parked.
@@ -192,7 +193,7 @@ func (s *Store) failed(ctx context.Context, t *asynq.Task, publish Publish) erro
 	why := j.summary()
 	if !strings.HasPrefix(info.LastErr, keptPrefix) {
 		crash.Point("before-archive")
-		return s.archive(ctx, queue, key, t, why)
+		return s.archive(ctx, queue, key, t, why, j.Note)
 	}
 	fault := s.replayTask(ctx, queue, key, t.Payload(), publish)
 	if fault == nil {
@@ -200,37 +201,35 @@ func (s *Store) failed(ctx context.Context, t *asynq.Task, publish Publish) erro
 		return nil
 	}
 	s.log.Warn("failed job not replayed", zap.String("task_id", j.ID), zap.String("task_name", j.Task), zap.Error(fault))
-	return s.archive(ctx, queue, key, t, why+notReplayed+fault.Error()+")")
+	return s.archive(ctx, queue, key, t, why, fault.Error())
 }
 
 // archive is the error that archives the task. Asynq trims an archive to which it
 // adds: where that might forget something, the task moves to the last queue.
-func (s *Store) archive(ctx context.Context, queue, key string, t *asynq.Task, why string) error {
-	room, err := s.room(queue)
+func (s *Store) archive(ctx context.Context, queue, key string, t *asynq.Task, why, note string) error {
+	has, err := s.sizes(ctx, queue)
 	if err != nil {
 		return fmt.Errorf("archive failed job %s: %w", key, err)
 	}
-	if room {
+	if has.archived < roomForQueue && has.age < roomForAge {
+		if note != "" {
+			why += notReplayed + note + ")"
+		}
 		return &keptError{why}
+	}
+	current, _, err := s.currentQueue(ctx)
+	if err != nil {
+		return err
+	}
+	if current == queue {
+		return fmt.Errorf("queue %s is full, and the next one has not begun", queue) // tried again
 	}
 	j, err := s.read(ctx, queue, key, t.Payload())
 	if err != nil {
 		return err
 	}
-	return s.put(ctx, &j.Record, key, time.Time{}, func(context.Context) (string, error) {
-		current, _, err := s.currentQueue()
-		return current, err
-	})
-}
-
-// room tells whether asynq can archive in the queue without forgetting anything.
-func (s *Store) room(queue string) (bool, error) {
-	info, err := s.inspector.GetQueueInfo(queue)
-	if err != nil || info.Archived >= roomForQueue {
-		return false, err
-	}
-	age, err := s.age(queue)
-	return age < roomForAge, err
+	_, err = s.put(ctx, job{Record: j.Record, Note: note}, key, func(context.Context) (string, error) { return current, nil })
+	return err
 }
 
 // summary is the line that asynq's tools show.
@@ -286,7 +285,7 @@ func (s *Store) Parked(ctx context.Context, limit int) ([]Message, error) {
 	for _, t := range tasks {
 		j, err := s.read(ctx, QueueDelay, t.ID, t.Payload)
 		if err != nil {
-			return nil, err
+			continue // deliver tells of it
 		}
 		out = append(out, j.Record.Message)
 	}

@@ -3,6 +3,8 @@ package failed
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -79,6 +81,7 @@ type Store struct {
 
 	evicting atomic.Bool
 
+	look    chan struct{} // held by who looks for the current queue
 	mu      sync.Mutex
 	current string    // the queue of failed jobs that is not full
 	before  string    // the one before it, "" if there is none
@@ -97,6 +100,8 @@ func New(cfg Config, client redis.UniversalClient, results *results.Store, marks
 		guard:     redisretry.New("failed", log),
 	}
 	s.metrics = newMetrics(reg)
+	s.look = make(chan struct{}, 1)
+	client.AddHook(pace{})
 	return s
 }
 
@@ -115,9 +120,13 @@ func (s *Store) Park(ctx context.Context, m Message, due time.Time) error {
 	r.Message.SetRoute()
 	r.Message.Publishing.Headers[headerParks] = int32(m.number(headerParks) + 1)
 	r.Message.Publishing.Headers[HeaderAgain] = true
-	err := s.put(ctx, &r, key, due, func(context.Context) (string, error) { return QueueDelay, nil })
+	where := func(context.Context) (string, error) { return QueueDelay, nil }
+	isNew, err := s.put(ctx, job{Record: r, Due: due}, key, where)
 	if err != nil {
 		return fmt.Errorf("park job %s until %s: %w", r.ID, due.UTC().Format(time.RFC3339), err)
+	}
+	if isNew {
+		s.metrics.parked.Inc()
 	}
 	return nil
 }
@@ -132,24 +141,29 @@ func parkKey(key string, retries, parks int) string {
 // Keep keeps a failed job. It is idempotent for one id and number of replays. While
 // Redis is away it waits until ctx ends.
 func (s *Store) Keep(ctx context.Context, r Record) error {
-	if err := s.put(ctx, &r, r.key(), time.Time{}, s.openQueue(&r)); err != nil {
+	isNew, err := s.put(ctx, job{Record: r}, r.key(), s.openQueue(&r))
+	if err != nil {
 		return fmt.Errorf("keep failed job %s: %w", r.ID, err)
+	}
+	if isNew {
+		s.metrics.kept.WithLabelValues(string(r.Reason)).Inc()
+		s.count(ctx, &r)
 	}
 	return nil
 }
 
-// put enqueues the record as the task called key in the queue that where names, ""
-// for a record that is there already.
-func (s *Store) put(ctx context.Context, r *Record, key string, due time.Time, where func(context.Context) (string, error)) error {
-	j, err := encode(r, due)
+// put enqueues j as the task called key in the queue that where names, "" for a job
+// that is there already. It reports whether the task is new.
+func (s *Store) put(ctx context.Context, j job, key string, where func(context.Context) (string, error)) (isNew bool, err error) {
+	message, err := json.Marshal(j.Record.Message)
 	if err != nil {
-		return err
+		return false, err
 	}
-	name := r.Task
-	if name == "" {
+	name := strings.ToValidUTF8(j.Task, "\uFFFD")
+	if strings.TrimSpace(name) == "" {
 		name = "unknown"
 	}
-	return s.guard.Do(ctx, func(ctx context.Context) error {
+	err = s.guard.Do(ctx, func(ctx context.Context) error {
 		if err := s.refuseEviction(ctx); err != nil {
 			return err
 		}
@@ -157,43 +171,55 @@ func (s *Store) put(ctx context.Context, r *Record, key string, due time.Time, w
 		if err != nil || queue == "" {
 			return err
 		}
-		j := j
-		if len(j.Message) > pieceSize {
-			if j.Pieces, err = s.putPieces(ctx, queue, key, j.Message); err != nil {
+		j, key := j, key
+		for range 2 {
+			isNew, err = s.enqueue(ctx, queue, key, name, j, message)
+			if isNew || err != nil {
 				return err
 			}
-			j.Message = nil
-		}
-		doc, err := json.Marshal(j)
-		if err != nil {
-			return redisretry.Final(err)
-		}
-		options := []asynq.Option{
-			asynq.Queue(queue), asynq.TaskID(key), asynq.MaxRetry(forever), asynq.Timeout(taskTimeout),
-		}
-		if !due.IsZero() {
-			options = append(options, asynq.ProcessAt(due))
-		}
-		_, err = s.queue.EnqueueContext(ctx, asynq.NewTask(name, doc, options...))
-		switch {
-		case errors.Is(err, asynq.ErrTaskIDConflict):
-			same, err := s.holds(ctx, queue, key, r)
-			if err != nil || same || strings.Contains(key, "~") {
-				return err // an earlier delivery of the message is there
+			// An earlier delivery is there, or another call by the same id.
+			same, err := s.holds(ctx, queue, key, &j.Record)
+			if err != nil || same {
+				return err
 			}
-			return s.put(ctx, r, key+"~"+r.bodySum(), due, where)
-		case err != nil:
-			return err
-		}
-		crash.Point("after-enqueue")
-		if due.IsZero() {
-			s.metrics.kept.WithLabelValues(string(r.Reason)).Inc()
-			s.count(ctx, r)
-		} else {
-			s.metrics.parked.Inc()
+			key += "~" + j.bodySum()
 		}
 		return nil
 	})
+	return isNew, err
+}
+
+// enqueue enqueues a task, unless there is one of this key: then it reports false.
+func (s *Store) enqueue(ctx context.Context, queue, key, name string, j job, message []byte) (isNew bool, err error) {
+	j.Message = message
+	if len(message) > pieceSize {
+		j.Message = nil
+		if j.Pieces, j.Sum, err = s.putPieces(ctx, queue, key, message); err != nil {
+			return false, err
+		}
+	}
+	doc, err := json.Marshal(j)
+	if err != nil {
+		return false, redisretry.Final(err)
+	}
+	options := []asynq.Option{
+		asynq.Queue(queue), asynq.TaskID(key), asynq.MaxRetry(forever), asynq.Timeout(taskTimeout),
+	}
+	if !j.Due.IsZero() {
+		options = append(options, asynq.ProcessAt(j.Due))
+	}
+	if err := s.client.SAdd(ctx, queuesKey, queue).Err(); err != nil {
+		return false, err
+	}
+	_, err = s.queue.EnqueueContext(ctx, asynq.NewTask(name, doc, options...))
+	if errors.Is(err, asynq.ErrTaskIDConflict) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	crash.Point("after-enqueue")
+	return true, nil
 }
 
 // holds tells whether a task has the message of r: a producer may use an id again for
@@ -201,10 +227,7 @@ func (s *Store) put(ctx context.Context, r *Record, key string, due time.Time, w
 func (s *Store) holds(ctx context.Context, queue, key string, r *Record) (bool, error) {
 	info, err := s.inspector.GetTaskInfo(queue, key)
 	if err != nil {
-		if gone(err) {
-			err = nil // done meanwhile
-		}
-		return true, err
+		return false, err // if it has gone meanwhile, too: then the key is free
 	}
 	there, err := s.read(ctx, queue, key, info.Payload)
 	if err != nil {
@@ -218,13 +241,15 @@ func (s *Store) holds(ctx context.Context, queue, key string, r *Record) (bool, 
 // delivery left it, stays there.
 func (s *Store) openQueue(r *Record) func(context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
-		current, before, err := s.currentQueue()
+		current, before, err := s.currentQueue(ctx)
 		if err != nil || before == "" {
 			return current, err
 		}
-		if _, err := s.inspector.GetTaskInfo(before, r.key()); err == nil {
+		same, err := s.holds(ctx, before, r.key(), r)
+		switch {
+		case same:
 			return "", nil
-		} else if !gone(err) {
+		case err != nil && !gone(err):
 			return "", err
 		}
 		return current, nil
@@ -238,60 +263,52 @@ func gone(err error) bool {
 
 // currentQueue returns the queue in which failed jobs are kept at present, and the
 // one before. What it knows is at most a second or 100 jobs old.
-func (s *Store) currentQueue() (current, before string, err error) {
+func (s *Store) currentQueue(ctx context.Context) (current, before string, err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.since++
-	if s.current != "" && s.since < 100 && time.Since(s.checked) < time.Second {
-		return s.current, s.before, nil
+	current, before = s.current, s.before
+	fresh := current != "" && s.since < 100 && time.Since(s.checked) < time.Second
+	s.mu.Unlock()
+	if fresh {
+		return current, before, nil
 	}
-	queues, err := s.failedQueues()
+	select {
+	case s.look <- struct{}{}:
+		defer func() { <-s.look }()
+	case <-ctx.Done():
+		return "", "", context.Cause(ctx)
+	}
+	queues, err := s.failedQueues(ctx)
 	if err != nil {
 		return "", "", err
 	}
-	current = QueueFailed
+	current, before = QueueFailed, ""
 	if len(queues) > 0 {
 		current = queues[len(queues)-1]
-		full, err := s.full(current)
+		sizes, err := s.sizes(ctx, current)
 		if err != nil {
 			return "", "", err
 		}
-		if full {
+		if sizes.total() >= fullQueue || sizes.age > oldQueue {
 			before = current
 			current = fmt.Sprintf("%s-%d", QueueFailed, number(current)+1)
-			if current != s.current {
-				s.log.Warn("a queue of failed jobs is full, the next one is begun: many jobs fail, or nobody looks after those that did",
-					zap.String("full", before), zap.String("next", current))
-			}
 		} else if len(queues) > 1 {
 			before = queues[len(queues)-2]
 		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current != current && before != "" {
+		s.log.Warn("a queue of failed jobs is full, the next one is begun: many jobs fail, or nobody looks after those that did",
+			zap.String("full", before), zap.String("next", current))
 	}
 	s.current, s.before, s.checked, s.since = current, before, time.Now(), 0
 	return current, before, nil
 }
 
-func (s *Store) full(queue string) (bool, error) {
-	info, err := s.inspector.GetQueueInfo(queue)
-	if err != nil || info.Size >= fullQueue {
-		return err == nil, err
-	}
-	age, err := s.age(queue)
-	return age > oldQueue, err
-}
-
-// age is that of the oldest job in the archive of the queue.
-func (s *Store) age(queue string) (time.Duration, error) {
-	oldest, err := s.inspector.ListArchivedTasks(queue, asynq.PageSize(1))
-	if err != nil || len(oldest) == 0 {
-		return 0, err
-	}
-	return time.Since(oldest[0].LastFailedAt), nil
-}
-
 // failedQueues returns the queues of failed jobs that exist, the oldest first.
-func (s *Store) failedQueues() ([]string, error) {
-	all, err := s.inspector.Queues()
+func (s *Store) failedQueues(ctx context.Context) ([]string, error) {
+	all, err := s.client.SMembers(ctx, queuesKey).Result()
 	if err != nil {
 		return nil, err
 	}
@@ -316,30 +333,42 @@ func number(queue string) int {
 	return n
 }
 
-// Messages longer than pieceSize are kept beside the task, in a hash with a field
-// for each piece.
-func piecesKey(queue, key string) string { return "onceover:message:" + queue + ":" + key }
+// piecesKey is the hash in which a message longer than pieceSize is kept beside its
+// task, with a field for each piece. sum is that of the message: two that come for one
+// task do not disturb each other.
+func piecesKey(queue, key, sum string) string {
+	return "onceover:message:" + queue + ":" + key + ":" + sum
+}
 
 // usedPieces is how long the pieces of a published message are kept, for the case
 // that its task comes back after a crash.
 const usedPieces = 24 * time.Hour
 
-func (s *Store) putPieces(ctx context.Context, queue, key string, doc []byte) (int, error) {
+func (s *Store) putPieces(ctx context.Context, queue, key string, message []byte) (n int, sum string, err error) {
+	digest := sha256.Sum256(message)
+	sum = hex.EncodeToString(digest[:8])
 	fields := map[string]any{}
-	for piece := range slices.Chunk(doc, pieceSize) {
+	for piece := range slices.Chunk(message, pieceSize) {
 		fields[strconv.Itoa(len(fields))] = piece
 	}
-	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		p.HSet(ctx, piecesKey(queue, key), fields)
-		p.Persist(ctx, piecesKey(queue, key))
+	_, err = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.HSet(ctx, piecesKey(queue, key, sum), fields)
+		p.Persist(ctx, piecesKey(queue, key, sum))
 		return nil
 	})
-	return len(fields), err
+	return len(fields), sum, err
 }
 
-func (s *Store) dropPieces(ctx context.Context, queue, key string) error {
-	return s.client.Expire(ctx, piecesKey(queue, key), usedPieces).Err()
+// dropPieces lets the pieces of a job's message run out, if it has any.
+func (s *Store) dropPieces(ctx context.Context, queue, key string, j *job) error {
+	if j.Pieces == 0 {
+		return nil
+	}
+	return s.client.Expire(ctx, piecesKey(queue, key, j.Sum), usedPieces).Err()
 }
+
+// errMessageGone says that the pieces of a message are not in Redis any more.
+var errMessageGone = errors.New("the message has gone from Redis: it cannot be published, only discarded")
 
 // read returns the record that a task holds, with its message.
 func (s *Store) read(ctx context.Context, queue, key string, payload []byte) (*job, error) {
@@ -352,14 +381,14 @@ func (s *Store) read(ctx context.Context, queue, key string, payload []byte) (*j
 		for i := range fields {
 			fields[i] = strconv.Itoa(i)
 		}
-		pieces, err := s.client.HMGet(ctx, piecesKey(queue, key), fields...).Result()
+		pieces, err := s.client.HMGet(ctx, piecesKey(queue, key, j.Sum), fields...).Result()
 		if err != nil {
 			return nil, err
 		}
 		for _, piece := range pieces {
 			text, ok := piece.(string)
 			if !ok {
-				return nil, redisretry.Final(fmt.Errorf("the message of job %s has gone from Redis: it cannot be published; discard it", j.ID))
+				return nil, fmt.Errorf("%w: job %s", errMessageGone, j.ID)
 			}
 			j.Message = append(j.Message, text...)
 		}

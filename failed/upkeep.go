@@ -88,7 +88,8 @@ func (s *Store) Expire(ctx context.Context) (int, error) {
 		}
 		for _, ref := range old {
 			if err := s.Discard(ctx, ref); err != nil {
-				return n, err
+				s.log.Warn("failed job beyond its retention not discarded", zap.String("key", ref.Key), zap.Error(err))
+				continue // next time
 			}
 			n++
 		}
@@ -99,17 +100,17 @@ func (s *Store) Expire(ctx context.Context) (int, error) {
 	if err := s.sweepPieces(ctx); err != nil {
 		return n, err
 	}
-	return n, s.dropEmptyQueues()
+	return n, s.dropEmptyQueues(ctx)
 }
 
-func (s *Store) dropEmptyQueues() error {
-	queues, err := s.failedQueues()
+func (s *Store) dropEmptyQueues(ctx context.Context) error {
+	queues, err := s.failedQueues(ctx)
 	if err != nil || len(queues) < 2 {
 		return err
 	}
 	for _, q := range queues[:len(queues)-1] {
-		info, err := s.inspector.GetQueueInfo(q)
-		if err == nil && info.Size == 0 {
+		has, err := s.sizes(ctx, q)
+		if err == nil && has.total() == 0 {
 			err = s.inspector.DeleteQueue(q, false)
 		}
 		if err != nil && !gone(err) && !errors.Is(err, asynq.ErrQueueNotEmpty) {
@@ -122,13 +123,24 @@ func (s *Store) dropEmptyQueues() error {
 // sweepPieces has the pieces expire of messages whose task was deleted by somebody
 // who does not know of them, such as Asynqmon.
 func (s *Store) sweepPieces(ctx context.Context) error {
-	prefix := piecesKey("", "")
-	prefix = strings.TrimSuffix(prefix, ":")
+	prefix := strings.TrimRight(piecesKey("", "", ""), ":") + ":"
 	scan := s.client.Scan(ctx, 0, prefix+"*", 500).Iterator()
 	for scan.Next(ctx) {
-		queue, key, _ := strings.Cut(strings.TrimPrefix(scan.Val(), prefix), ":")
-		if _, err := s.inspector.GetTaskInfo(queue, key); !gone(err) {
-			continue
+		queue, rest, _ := strings.Cut(strings.TrimPrefix(scan.Val(), prefix), ":")
+		cut := max(strings.LastIndexByte(rest, ':'), 0)
+		key, sum := rest[:cut], strings.TrimPrefix(rest[cut:], ":")
+		info, err := s.inspector.GetTaskInfo(queue, key)
+		if err != nil && !gone(err) {
+			return fmt.Errorf("look whether the message pieces of %s are needed: %w", key, err)
+		}
+		if err == nil {
+			if j, err := decodeJob(info.Payload); err == nil && j.Sum == sum {
+				// It may have been about to be deleted, and come back after a crash.
+				if err := s.client.Persist(ctx, scan.Val()).Err(); err != nil {
+					return fmt.Errorf("keep the message pieces of %s: %w", key, err)
+				}
+				continue
+			}
 		}
 		// Not at once: the task may be about to be enqueued. If it is, the pieces are
 		// written before it, without expiry.

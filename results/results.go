@@ -10,6 +10,7 @@
 package results
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,17 +46,46 @@ func New(client redis.UniversalClient, log *zap.Logger) *Store {
 // Save stores and publishes m, unless a SUCCESS is stored already: then it does
 // nothing, as Celery does. While Redis is away it waits until ctx ends.
 func (s *Store) Save(ctx context.Context, m celery.Meta) error {
+	_, err := s.save(ctx, m, func(stored []byte) bool { return status(stored) != celery.Success })
+	return err
+}
+
+// SaveOver is Save for a state that must not replace one that is stored later: it
+// reports false, and does nothing, if what is stored is not was any more, which
+// Stored returned.
+func (s *Store) SaveOver(ctx context.Context, m celery.Meta, was []byte) (saved bool, err error) {
+	return s.save(ctx, m, func(stored []byte) bool { return bytes.Equal(stored, was) })
+}
+
+// Stored returns what is stored of a task as it stands, nil if nothing is.
+func (s *Store) Stored(ctx context.Context, taskID string) (doc []byte, err error) {
+	err = s.guard.Do(ctx, func(ctx context.Context) (err error) {
+		doc, err = s.client.Get(ctx, Key(taskID)).Bytes()
+		return err
+	})
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return nil, fmt.Errorf("load meta of task %s: %w", taskID, err)
+	}
+	return doc, nil
+}
+
+// save stores m if may says so of what is stored.
+func (s *Store) save(ctx context.Context, m celery.Meta, may func(stored []byte) bool) (saved bool, err error) {
 	doc, err := celery.MarshalJSON(m)
 	if err != nil {
-		return fmt.Errorf("encode meta of task %s: %w", m.TaskID, err)
+		return false, fmt.Errorf("encode meta of task %s: %w", m.TaskID, err)
 	}
 	key := Key(m.TaskID)
-	write := func(tx *redis.Tx) error {
+	write := func(ctx context.Context, tx *redis.Tx) error {
 		stored, err := tx.Get(ctx, key).Bytes()
 		if err != nil && !errors.Is(err, redis.Nil) {
 			return err
 		}
-		if status(stored) == celery.Success {
+		if bytes.Equal(stored, doc) {
+			saved = true // by a write whose answer was lost
+			return nil
+		}
+		if saved = may(stored); !saved {
 			return nil
 		}
 		_, err = tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
@@ -70,16 +100,16 @@ func (s *Store) Save(ctx context.Context, m celery.Meta) error {
 			// WATCH makes the look before the write and the write one step. Only
 			// a second writer of the same task can make it fail, and each round
 			// lets one of them through.
-			err := s.client.Watch(ctx, write, key)
+			err := s.client.Watch(ctx, func(tx *redis.Tx) error { return write(ctx, tx) }, key)
 			if !errors.Is(err, redis.TxFailedErr) {
 				return err
 			}
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("store %s of task %s: %w", m.Status, m.TaskID, err)
+		return false, fmt.Errorf("store %s of task %s: %w", m.Status, m.TaskID, err)
 	}
-	return nil
+	return saved, nil
 }
 
 // Load returns the stored document, nil if there is none. A document that is
@@ -101,29 +131,47 @@ func (s *Store) Load(ctx context.Context, taskID string) (*celery.Meta, error) {
 
 // reset deletes a document that tells of a failure.
 //
-// KEYS: the document. Returns the state that it had, "" if it was not there.
+// KEYS: the document. Returns the state that it had, "" if it was not there, and the
+// document if it is deleted.
 var reset = redis.NewScript(`
 local doc = redis.call('GET', KEYS[1])
-if not doc then return '' end
+if not doc then return {''} end
 local ok, meta = pcall(cjson.decode, doc)
-if not ok or type(meta) ~= 'table' or type(meta.status) ~= 'string' then return '?' end
-if meta.status == 'FAILURE' or meta.status == 'REVOKED' then redis.call('DEL', KEYS[1]) end
-return meta.status
+if not ok or type(meta) ~= 'table' or type(meta.status) ~= 'string' then return {'?'} end
+if meta.status == 'FAILURE' or meta.status == 'REVOKED' then
+	redis.call('DEL', KEYS[1])
+	return {meta.status, doc}
+end
+return {meta.status}
 `)
 
 // Reset makes the state of a task PENDING, which in Celery is that nothing is
 // stored, if it is FAILURE or REVOKED. It returns the state that it had, "" for
-// PENDING.
-func (s *Store) Reset(ctx context.Context, taskID string) (was celery.State, err error) {
-	var state string
+// PENDING, and what it deleted, for [Store.PutBack].
+func (s *Store) Reset(ctx context.Context, taskID string) (was celery.State, deleted []byte, err error) {
+	var reply []string
 	err = s.guard.Do(ctx, func(ctx context.Context) (err error) {
-		state, err = reset.Run(ctx, s.client, []string{Key(taskID)}).Text()
+		reply, err = reset.Run(ctx, s.client, []string{Key(taskID)}).StringSlice()
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("reset the result of task %s: %w", taskID, err)
+		return "", nil, fmt.Errorf("reset the result of task %s: %w", taskID, err)
 	}
-	return celery.State(state), nil
+	if len(reply) == 2 {
+		deleted = []byte(reply[1])
+	}
+	return celery.State(reply[0]), deleted, nil
+}
+
+// PutBack undoes a Reset, if nothing has been stored since.
+func (s *Store) PutBack(ctx context.Context, taskID string, deleted []byte) error {
+	err := s.guard.Do(ctx, func(ctx context.Context) error {
+		return s.client.SetNX(ctx, Key(taskID), deleted, TTL).Err()
+	})
+	if err != nil {
+		return fmt.Errorf("put the result of task %s back: %w", taskID, err)
+	}
+	return nil
 }
 
 // States returns the stored states of tasks, in their order, "" where nothing is

@@ -279,12 +279,13 @@ func TestReset(t *testing.T) {
 		t.Errorf("before: got %s, want %s", got, want)
 	}
 	var was []celery.State
+	deleted := map[string][]byte{}
 	for _, id := range ids {
-		state, err := store.Reset(ctx, id)
-		if err != nil {
-			t.Fatal(err)
+		state, doc, err := store.Reset(ctx, id)
+		if err != nil || (doc != nil) != (state == celery.Failure || state == celery.Revoked) {
+			t.Fatalf("%s: got %q, %q, %v", id, state, doc, err)
 		}
-		was = append(was, state)
+		was, deleted[id] = append(was, state), doc
 	}
 	if want := []celery.State{celery.Failure, celery.Revoked, celery.Success, celery.Retried, "?", ""}; !slices.Equal(was, want) {
 		t.Errorf("got %q, want %q", was, want)
@@ -294,6 +295,18 @@ func TestReset(t *testing.T) {
 	}
 	if n := client.Exists(ctx, results.Key("foreign")).Val(); n != 1 {
 		t.Error("somebody else's value is gone")
+	}
+	// And back, unless something is stored since.
+	if err := store.Save(ctx, meta(t, "revoked", celery.Success, 1)); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"failed", "revoked"} {
+		if err := store.PutBack(ctx, id, deleted[id]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := states(), "[FAILURE SUCCESS SUCCESS RETRY  ]"; got != want {
+		t.Errorf("put back: got %s, want %s", got, want)
 	}
 	if got, err := store.States(ctx, nil); got != nil || err != nil {
 		t.Errorf("of no ids: got %v, %v", got, err)

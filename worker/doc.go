@@ -11,7 +11,7 @@
 //	              └─ cannot be run: store FAILURE ─ keep with the reason ─ ack            │
 //	                                                                                      │
 //	      publish what follows ─ store the result ─ count the chord's part ─ AfterReturn ─ ack
-//	 or   publish or park the next attempt ─ store RETRY ─ AfterReturn ─ ack
+//	 or   AfterReturn ─ publish or park the next attempt ─ store RETRY ─ ack
 //	 or   store FAILURE ─ tell chord, chain and errbacks ─ keep ─ AfterReturn ─ ack
 //
 // A [Task] is a name and a [Handler]; [Func] makes one of a function with typed

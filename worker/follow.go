@@ -272,22 +272,31 @@ func (j *job) store(ctx context.Context, state celery.State, result any, childre
 	if j.req.IgnoreResult {
 		return nil
 	}
+	m, err := j.meta(state, result, children)
+	if err != nil {
+		return err
+	}
+	return j.save(ctx, m, j.req.ReplyTo)
+}
+
+// meta is the document of a state of the job.
+func (j *job) meta(state celery.State, result any, children []*celery.Result) (celery.Meta, error) {
 	if exc, ok := result.(*celery.Exception); ok && exc == nil {
 		result = nil
 	}
 	m, err := celery.NewMeta(j.req, state, result, time.Now())
 	if err != nil {
-		return err
+		return m, err
 	}
 	if len(children) > 0 {
 		if m.Children, err = celery.MarshalJSON(children); err != nil {
-			return err
+			return m, err
 		}
 	}
 	if j.w.cfg.ResultExtended {
 		m.Extend(j.req, j.w.cfg.NodeName)
 	}
-	return j.save(ctx, m, j.req.ReplyTo)
+	return m, nil
 }
 
 // save stores m, or with rpc:// results sends it to the client's queue, which may

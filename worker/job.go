@@ -377,7 +377,8 @@ func (j *job) revoked(jobs context.Context, exc *celery.Exception, why revocatio
 	return nil
 }
 
-// retry publishes the next attempt, stores RETRY and ends this one.
+// retry publishes the next attempt, stores RETRY and ends this one. The next attempt
+// may be over before RETRY is stored: then it is not.
 func (j *job) retry(ctx context.Context, f outcome, seen bool) error {
 	next := *j.req
 	next.Retries++
@@ -393,6 +394,15 @@ func (j *job) retry(ctx context.Context, f outcome, seen bool) error {
 	if err != nil {
 		return err
 	}
+	if err := j.afterReturn(ctx, celery.Retried, f.exc); err != nil {
+		return err
+	}
+	var before []byte
+	if !j.unstored() {
+		if before, err = j.w.results.Stored(ctx, j.req.ID); err != nil {
+			return err
+		}
+	}
 	m := j.message()
 	m.Publishing = out.Publishing
 	if f.wait > maxHold {
@@ -405,7 +415,7 @@ func (j *job) retry(ctx context.Context, f outcome, seen bool) error {
 		return err
 	}
 	crash.Point("after-retry")
-	if err := j.store(ctx, celery.Retried, f.exc, nil); err != nil {
+	if err := j.storeRetry(ctx, f.exc, before); err != nil {
 		return err
 	}
 	if err := j.markFinished(ctx, celery.Retried); err != nil {
@@ -417,14 +427,24 @@ func (j *job) retry(ctx context.Context, f outcome, seen bool) error {
 		}
 		return map[string]any{"exception": f.exc.Repr(), "traceback": f.exc.Traceback()}
 	})
-	if err := j.afterReturn(ctx, celery.Retried, f.exc); err != nil {
-		return err
-	}
 	ackErr := j.ack()
 	j.w.metrics.jobs.WithLabelValues(j.task.Name, outcomeRetry).Inc()
 	j.w.log.Warn("task will be retried", j.fields(
 		zap.Error(f.err), zap.Float64("wait_seconds", f.wait.Seconds()), zap.Bool("ack_lost", ackErr != nil))...)
 	return nil
+}
+
+// storeRetry stores RETRY, unless something else than before is stored meanwhile.
+func (j *job) storeRetry(ctx context.Context, exc *celery.Exception, before []byte) error {
+	if j.unstored() {
+		return j.store(ctx, celery.Retried, exc, nil)
+	}
+	m, err := j.meta(celery.Retried, exc, nil)
+	if err != nil {
+		return err
+	}
+	_, err = j.w.results.SaveOver(ctx, m, before)
+	return err
 }
 
 // replace starts the signature that takes the task's place.
@@ -485,8 +505,10 @@ func (j *job) finished(jobs context.Context) (over bool, err error) {
 	default:
 		return false, nil
 	}
-	if err := j.afterReturn(ctx, m.Status, exc); err != nil {
-		return false, err
+	if m.Status != celery.Retried { // was done before the next attempt was published
+		if err := j.afterReturn(ctx, m.Status, exc); err != nil {
+			return false, err
+		}
 	}
 	j.enter(settled)
 	j.end(outcomeDuplicate, m.Status)

@@ -108,10 +108,11 @@ func Replace(s *celery.Signature) error { return &celery.Replace{Signature: s} }
 // AfterReturner is a Handler that wants to know what was stored, like Celery's
 // Task.after_return.
 type AfterReturner interface {
-	// AfterReturn is called once the state is stored (RETRY or a final state)
-	// and before the delivery is acknowledged. exc is nil on SUCCESS. After a
-	// crash it is called again on redelivery, so it must be safe to repeat. An
-	// error keeps the delivery unacknowledged.
+	// AfterReturn is called once the final state is stored and before the delivery
+	// is acknowledged; with RETRY before the next attempt is published, which may
+	// overtake everything after. exc is nil on SUCCESS. After a crash it is called
+	// again on redelivery, so it must be safe to repeat. An error keeps the delivery
+	// unacknowledged.
 	AfterReturn(ctx context.Context, req *celery.Request, state celery.State, exc *celery.Exception) error
 }
 

@@ -24,6 +24,8 @@ import (
 // Results is where states are stored and chords counted: results.Store.
 type Results interface {
 	Save(ctx context.Context, m celery.Meta) error
+	SaveOver(ctx context.Context, m celery.Meta, was []byte) (saved bool, err error)
+	Stored(ctx context.Context, taskID string) ([]byte, error)
 	Load(ctx context.Context, taskID string) (*celery.Meta, error)
 	SaveGroup(ctx context.Context, g *celery.Result) error
 	BeginChord(ctx context.Context, c celery.ChordSize) error

@@ -68,8 +68,9 @@ var ours = map[string][]string{
 
 // clients may be imported only by these.
 var clients = map[string][]string{
-	"github.com/rabbitmq/amqp091-go": {"worker", "failed", "internal/remote", "cmd/onceover", "internal/testenv"},
-	"github.com/redis/go-redis/v9":   {"results", "progress", "cache", "failed", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv"},
+	"github.com/rabbitmq/amqp091-go": {"worker", "failed", "internal/remote", "cmd/onceover", "internal/testenv", "internal/testenv/violence"},
+	"github.com/redis/go-redis/v9": {"results", "progress", "cache", "failed", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv",
+		"internal/testenv/violence", "internal/testenv/cmd/violence"},
 }
 
 func TestImports(t *testing.T) {

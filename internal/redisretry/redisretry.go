@@ -112,7 +112,7 @@ func isContext(err error) bool {
 // over, full, or cannot write at the moment.
 var temporaryReplies = [...]string{
 	"LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ", "NOREPLICAS ",
-	"MISCONF ", "OOM ", "BUSY ", "ERR max number of clients reached",
+	"MISCONF ", "OOM ", "EXECABORT ", "BUSY ", "ERR max number of clients reached",
 }
 
 // temporary reports whether err may pass by waiting.

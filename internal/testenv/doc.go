@@ -18,6 +18,9 @@
 // Without that server SharedRabbitMQ works too: it starts a private one. Redis
 // starts in about 20 ms and is never shared.
 //
+// Programs that are not tests, such as cmd/violence, take the functions whose names
+// begin with Open, and end themselves what they start.
+//
 // What it does not do: it uses no server that it finds running, and installs
 // nothing (scripts/setup does).
 package testenv

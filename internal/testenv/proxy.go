@@ -85,6 +85,12 @@ func (p *Proxy) Pause() {
 // Restore undoes Cut and Pause. Connections that were cut stay so.
 func (p *Proxy) Restore() {
 	p.t.Helper()
+	if err := p.restore(); err != nil {
+		p.t.Errorf("proxy: %v", err)
+	}
+}
+
+func (p *Proxy) restore() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
@@ -93,15 +99,15 @@ func (p *Proxy) Restore() {
 		close(p.flow)
 	}
 	if p.listener != nil {
-		return
+		return nil
 	}
 	l, err := net.Listen("tcp", p.Addr())
 	if err != nil {
-		p.t.Errorf("proxy: %v", err)
-		return
+		return err
 	}
 	p.listener = l
 	p.wg.Go(func() { p.accept(l) })
+	return nil
 }
 
 func (p *Proxy) accept(listener net.Listener) {

@@ -1,0 +1,416 @@
+package failed
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"onceover/celery"
+)
+
+func TestRedact(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ name, in, want string }{
+		{"plain", "no such file: a.jpg", "no such file: a.jpg"},
+		{"URL without secrets", "https://store.example/a.jpg is missing", "https://store.example/a.jpg is missing"},
+		{"signed", "GET https://store.example/a.jpg?X-Amz-Signature=secret&b=1: 403", "GET https://store.example/a.jpg?… 403"},
+		{"fragment", "https://store.example/a#secret", "https://store.example/a?…"},
+		{"user", "amqp://user:secret@mq.example:5672/vhost", "amqp://mq.example:5672/vhost"},
+		{"password alone", "redis://:secret@cache.example:6379/5", "redis://cache.example:6379/5"},
+		{"upper case", "HTTPS://U:secret@Store.example/A?secret", "https://Store.example/A?…"},
+		{"data", "data:image/png;base64,c2VjcmV0", "data:image/png;base64,… (8 bytes)"},
+		{"data in upper case", "DATA:,secret", "DATA:,… (6 bytes)"},
+		{"no data URL", "invalid data: expected a number", "invalid data: expected a number"},
+		{"repr", `('https://s.example/a?secret', "https://s.example/b?secret", 3)`, `('https://s.example/a?…', "https://s.example/b?…", 3)`},
+		{"repr of a dict", `{'url': 'https://u:secret@s.example/a', 'd': 'data:,secret'}`, `{'url': 'https://s.example/a', 'd': 'data:,… (6 bytes)'}`},
+		{"JSON", `{"url":"https://s.example/a?secret"}`, `{"url":"https://s.example/a?…"}`},
+		{"repr that was cut", `('https://s.example/a?X-Amz-Signature=secre...`, `('https://s.example/a?…`},
+		{"several lines", "https://a.example/?secret\nhttps://b.example/?secret", "https://a.example/?…\nhttps://b.example/?…"},
+		{"in brackets", "<https://a.example/?secret>", "<https://a.example/?…>"},
+		{"S3", "s3://bucket/key?versionId=secret", "s3://bucket/key?…"},
+		{"not parsable", "https://[::1/a?secret", "https://…"},
+		{"bad escape", "https://s.example/%zz?secret", "https://…"},
+		{"query in the query", "https://s.example/?u=https://t.example/?secret", "https://s.example/?…"},
+		{"glued", `urlhttps://s.example/a?secret`, `urlhttps://s.example/a?…`},
+	}
+	for _, tt := range tests {
+		got := Redact(tt.in)
+		if strings.Contains(got, "secret") || strings.Contains(got, "c2VjcmV0") {
+			t.Errorf("%s: got %q, which has the secret", tt.name, got)
+		} else if got != tt.want && !strings.HasPrefix(got, tt.want) {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+		if twice := Redact(got); strings.Contains(twice, "secret") {
+			t.Errorf("%s: got %q the second time", tt.name, twice)
+		}
+	}
+}
+
+func FuzzRedact(f *testing.F) {
+	f.Add("https://u:p@s.example/a?b#c data:,x")
+	f.Add("data:\xff,\xff https://\xff?\xff")
+	f.Fuzz(func(t *testing.T, in string) {
+		out := shorten(Redact(in), 1<<10)
+		if len(out) > 1<<10+40 {
+			t.Errorf("got %d bytes", len(out))
+		}
+		if utf8.ValidString(in) && !utf8.ValidString(out) {
+			t.Errorf("%q: got %q, which is no UTF-8", in, out)
+		}
+	})
+}
+
+func TestShorten(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		in   string
+		max  int
+		want string
+	}{
+		{"", 3, ""},
+		{"abc", 3, "abc"},
+		{"abcd", 3, "abc… (1 bytes more)"},
+		{"한글한글", 4, "한… (9 bytes more)"},
+		{"한글", 2, "… (6 bytes more)"},
+		{strings.Repeat("\x80", 10), 5, "… (10 bytes more)"},
+	}
+	for _, tt := range tests {
+		if got := shorten(tt.in, tt.max); got != tt.want {
+			t.Errorf("%q, %d: got %q, want %q", tt.in, tt.max, got, tt.want)
+		}
+	}
+}
+
+func TestQueueNumber(t *testing.T) {
+	t.Parallel()
+	for queue, want := range map[string]int{
+		"failed": 1, "failed-2": 2, "failed-10": 10, "failed-123": 123,
+		"": 0, "delay": 0, "upkeep": 0, "failed-": 0, "failed-0": 0, "failed-1": 0, "failed--2": 0, "failed-02": 0, "failed-x": 0,
+		"failed2": 0, "failed-2x": 0, "xfailed": 0, "failed-+2": 0, "failed-99999999999999999999": 0,
+	} {
+		if got := number(queue); got != want {
+			t.Errorf("%q: got %d, want %d", queue, got, want)
+		}
+	}
+}
+
+func TestFilter(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	r := Record{
+		ID: "Id-1", Task: "image.analyze", Error: "ValueError", Queue: "q.ai", Reason: ReasonFailed, Last: at,
+		Text: "No such file", Args: "('A.jpg',)", Kwargs: "{'tenant': 7}", Stage: "Upload",
+	}
+	tests := []struct {
+		f    Filter
+		want bool
+	}{
+		{Filter{}, true},
+		{Filter{Task: "image.analyze", Error: "ValueError", Queue: "q.ai", Reason: "failed"}, true},
+		{Filter{Task: "image"}, false},
+		{Filter{Error: "valueerror"}, false},
+		{Filter{Queue: "q.other"}, false},
+		{Filter{Reason: "expired"}, false},
+		{Filter{Task: "image.analyze", Error: "KeyError"}, false},
+		{Filter{Text: "such FILE"}, true},
+		{Filter{Text: "id-1"}, true},
+		{Filter{Text: "a.JPG"}, true},
+		{Filter{Text: "TENANT"}, true},
+		{Filter{Text: "upload"}, true},
+		{Filter{Text: "value"}, true},
+		{Filter{Text: "elsewhere"}, false},
+		{Filter{After: at.Add(-time.Second), Before: at.Add(time.Second)}, true},
+		{Filter{After: at, Before: at}, true},
+		{Filter{After: at.Add(time.Second)}, false},
+		{Filter{Before: at.Add(-time.Second)}, false},
+	}
+	for _, tt := range tests {
+		if got := tt.f.Match(&r); got != tt.want {
+			t.Errorf("%+v: got %v, want %v", tt.f, got, tt.want)
+		}
+	}
+}
+
+func TestKey(t *testing.T) {
+	t.Parallel()
+	m := message(t, request("a"))
+	r := Record{ID: "a", Replays: 3, Message: m}
+	if r.key() != "a:3" || r.Name() != "a" {
+		t.Errorf("got %q, %q", r.key(), r.Name())
+	}
+	colons := Record{ID: "a:b:1"}
+	if colons.key() != "a:b:1:0" || colons.Name() != "a:b:1" {
+		t.Errorf("got %q, %q", colons.key(), colons.Name())
+	}
+	// Without an id it is known by queue, message id and body, and by nothing else.
+	var seen []string
+	for _, change := range []func(*Message){
+		func(*Message) {},
+		func(m *Message) { m.Queue = "q.other" },
+		func(m *Message) { m.Publishing.MessageId = "m" },
+		func(m *Message) { m.Publishing.Body = []byte("other") },
+		func(m *Message) { m.Publishing.Body = nil },
+	} {
+		m := m.clone()
+		change(&m)
+		r := Record{Message: m}
+		key := r.key()
+		if !strings.HasPrefix(key, "message-") || !strings.HasSuffix(key, ":0") || key != r.Name()+":0" {
+			t.Errorf("got %q", key)
+		}
+		if slices.Contains(seen, key) {
+			t.Errorf("got key %s twice", key)
+		}
+		seen = append(seen, key)
+		m.Publishing.Headers["x-death"] = []any{}
+		m.RoutingKey = "other"
+		if same := (&Record{Message: m}).key(); same != key {
+			t.Errorf("got %s and %s for one message", key, same)
+		}
+	}
+}
+
+// TestFailure looks at what is noted of a failed job, which many people see.
+func TestFailure(t *testing.T) {
+	t.Parallel()
+	req := request("a")
+	req.Retries = 2
+	req.Args = []json.RawMessage{json.RawMessage(`"https://s.example/a?secret"`)}
+	req.Kwargs = map[string]json.RawMessage{"u": json.RawMessage(`"https://u:secret@s.example/"`)}
+	m := message(t, req)
+	m.Publishing.Headers[headerFirst] = "2026-01-02T03:04:05.678Z"
+	m.Publishing.Headers[headerReplays] = int32(2)
+	exc := celery.NewException("ValueError", "get https://s.example/a?secret: "+strings.Repeat("x", 10_000), nil)
+	r := Failure(m, req, exc, ReasonFailed)
+	if r.Attempts != 3 || r.Replays != 2 || !r.First.Equal(time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC)) || time.Since(r.Last) > time.Minute {
+		t.Errorf("got %+v", r)
+	}
+	if len(r.Text) > 5000 {
+		t.Errorf("got a text of %d bytes", len(r.Text))
+	}
+	doc, err := json.Marshal(Record{ID: r.ID, Text: r.Text, Traceback: r.Traceback, Args: r.Args, Kwargs: r.Kwargs})
+	if err != nil || strings.Contains(string(doc), "secret") {
+		t.Errorf("got %s, %v, want no secret", doc, err)
+	}
+	message, err := json.Marshal(r.Message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload, err := json.Marshal(job{Record: r, Message: message})
+	if err != nil || strings.Contains(string(payload), "secret") {
+		t.Errorf("got payload %s, %v, want no secret in plain text", payload, err)
+	}
+
+	unreadable := Failure(m, nil, nil, celery.ReasonBody)
+	if unreadable.ID != "" || unreadable.Attempts != 1 || unreadable.Error != "" {
+		t.Errorf("got %+v", unreadable)
+	}
+	m.Publishing.Headers[headerFirst] = "yesterday"
+	if r := Failure(m, req, exc, ReasonFailed); !r.First.Equal(r.Last) {
+		t.Errorf("got first %v, want that of this failure", r.First)
+	}
+}
+
+// TestAgain looks at the message with which a job is run once more.
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	req := request("a")
+	req.Retries, req.ETA, req.Expires = 3, time.Now().Add(time.Hour), time.Now().Add(time.Minute)
+	req.Headers = map[string]any{"tenant": int64(1) << 40}
+	m := message(t, req)
+	m.Publishing.Expiration = "60000"
+	h := m.Publishing.Headers
+	for name, v := range map[string]any{
+		"x-death": []any{amqp.Table{"count": int64(1)}}, "x-first-death-queue": "q", "x-first-death-reason": "rejected", "x-last-death-queue": "q",
+		"x-delivery-count": int64(3), "x-acquired-count": int64(3), headerParks: int32(2), HeaderRevoked: true,
+	} {
+		h[name] = v
+	}
+	before := len(h)
+	first := time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC)
+	r := Record{ID: "a", Replays: 4, First: first, Message: m}
+	got, gotReq, err := again(&r)
+	if err != nil || gotReq == nil || gotReq.ID != "a" {
+		t.Fatalf("got %v, %v", gotReq, err)
+	}
+	want := map[string]any{
+		"retries": int32(0), "eta": nil, "expires": nil, "tenant": int64(1) << 40, "task": "t", "id": "a",
+		headerReplays: int32(5), headerFirst: "2026-01-02T03:04:05.006Z", HeaderAgain: true, headerExchange: "tasks", headerRoutingKey: "ai.test",
+	}
+	for name, v := range want {
+		if value, ok := got.Publishing.Headers[name]; !ok || value != v {
+			t.Errorf("header %s: got %#v, %v, want %#v", name, value, ok, v)
+		}
+	}
+	for name := range got.Publishing.Headers {
+		if strings.HasPrefix(name, "x-") && want[name] == nil {
+			t.Errorf("got header %s, want it taken out", name)
+		}
+	}
+	if got.Publishing.Expiration != "" || got.Queue != "q.ai" || string(got.Publishing.Body) != string(m.Publishing.Body) {
+		t.Errorf("got %+v", got)
+	}
+	if len(h) != before || h["retries"] != int32(3) {
+		t.Error("the record's own headers changed")
+	}
+	next := failedAgain(t, got)
+	if next.key() != "a:5" || !next.First.Equal(first) || next.Attempts != 1 {
+		t.Errorf("failed again it is %+v", next)
+	}
+}
+
+// TestAgainInBody runs jobs whose message has its ETA and expiry in the body: of
+// protocol 1, and such as others send with headers and the body of protocol 1.
+func TestAgainInBody(t *testing.T) {
+	t.Parallel()
+	past := "2020-01-01T00:00:00+00:00"
+	body := fmt.Sprintf(`{"id": "a", "task": "t", "args": [1, "b"], "kwargs": {"k": [1.5, null]}, "retries": 2, "eta": "%s", "expires": "%s",
+		"utc": true, "callbacks": null, "errbacks": null, "timelimit": [null, 7], "taskset": null, "chord": null}`, past, past)
+	for name, headers := range map[string]amqp.Table{
+		"protocol 1":                   {},
+		"protocol 1 with headers":      {"tenant": int32(7), "big": int64(1) << 60},
+		"headers and a dict":           {"task": "t", "id": "a"},
+		"headers with ETA, and a dict": {"task": "t", "id": "a", "eta": past, "expires": past, "retries": int32(1)},
+	} {
+		m := Message{Queue: "q.ai", Exchange: "tasks", RoutingKey: "k", Publishing: amqp.Publishing{
+			Headers: headers, ContentType: "application/json", ContentEncoding: "utf-8", CorrelationId: "a", ReplyTo: "r", Priority: 5, Body: []byte(body),
+		}}
+		r := Record{ID: "a", Message: m, First: time.Now()}
+		got, _, err := again(&r)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		req, err := celery.Decode(properties(got), got.Publishing.Headers, got.Publishing.Body)
+		if err != nil {
+			t.Errorf("%s: the message is not read: %v", name, err)
+			continue
+		}
+		if req.ID != "a" || req.Task != "t" || req.Retries != 0 || !req.ETA.IsZero() || !req.Expires.IsZero() {
+			t.Errorf("%s: got retries %d, ETA %v, expiry %v; want none", name, req.Retries, req.ETA, req.Expires)
+		}
+		if len(req.Args) != 2 || string(req.Args[1]) != `"b"` || string(req.Kwargs["k"]) != "[1.5, null]" && string(req.Kwargs["k"]) != "[1.5,null]" ||
+			req.SoftTimeLimit != 7*time.Second || got.Publishing.Priority != 5 || got.Publishing.ReplyTo != "r" {
+			t.Errorf("%s: got %+v", name, req)
+		}
+		for header, v := range headers {
+			if header == "tenant" || header == "big" {
+				if got.Publishing.Headers[header] != v {
+					t.Errorf("%s: header %s is %#v, want %#v", name, header, got.Publishing.Headers[header], v)
+				}
+			}
+		}
+		if got.Replays() != 1 {
+			t.Errorf("%s: got %d replays, want 1", name, got.Replays())
+		}
+	}
+}
+
+// TestAgainUnreadable publishes what cannot be read as it is.
+func TestAgainUnreadable(t *testing.T) {
+	t.Parallel()
+	m := Message{Queue: "q.ai", Publishing: amqp.Publishing{Headers: amqp.Table{"x": int32(1)}, ContentType: "text/plain", Body: []byte("\xff")}}
+	got, req, err := again(&Record{Message: m})
+	if err != nil || req != nil || string(got.Publishing.Body) != "\xff" || got.Publishing.Headers["x"] != int32(1) || got.Replays() != 1 {
+		t.Errorf("got %+v, %v, %v", got, req, err)
+	}
+}
+
+func TestSetArgument(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, value string
+		parameters  []string
+		args        string
+		kwargs      map[string]string
+		err         string
+	}{
+		{"k", `"new"`, nil, `["a",2]`, map[string]string{"k": `"new"`}, ""},
+		{"other", `{"n": 1}`, nil, `["a",2]`, map[string]string{"k": "1", "other": `{"n":1}`}, ""},
+		{"1", `12345678901234567890`, nil, `["a",12345678901234567890]`, map[string]string{"k": "1"}, ""},
+		{"url", `"https://s.example/?secret"`, []string{"url", "n", "k"}, `["https://s.example/?secret",2]`, map[string]string{"k": "1"}, ""},
+		{"n", `null`, []string{"url", "n", "k"}, `["a",null]`, map[string]string{"k": "1"}, ""},
+		{"k", `5`, []string{"url", "n", "k"}, `["a",2]`, map[string]string{"k": "5"}, ""},
+		{"2", `1`, nil, "", nil, "positional"},
+		{"-1", `1`, nil, "", nil, "positional"},
+		{"k", `nonsense`, nil, "", nil, "not JSON"},
+	}
+	for _, tt := range tests {
+		req := request("a")
+		req.Args = append(req.Args, json.RawMessage("2"))
+		req.Kwargs = map[string]json.RawMessage{"k": json.RawMessage("1")}
+		req.Headers = map[string]any{"tenant": int64(7), "deep": map[string]any{"x": int16(1)}}
+		r := Failure(message(t, req), req, boom, ReasonFailed)
+		r.Message.Publishing.Headers[headerReplays] = int32(2)
+		before := roundTrip(t, r.Message)
+		err := r.SetArgument(tt.name, []byte(tt.value), tt.parameters)
+		if tt.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tt.err) || !cmp.Equal(before, roundTrip(t, r.Message)) {
+				t.Errorf("%s: got %v, want %q and no change", tt.name, err, tt.err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		got, err := r.Request()
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		args, err := json.Marshal(got.Args)
+		if err != nil || string(args) != tt.args {
+			t.Errorf("%s: got arguments %s, %v, want %s", tt.name, args, err, tt.args)
+		}
+		kwargs := map[string]string{}
+		for k, v := range got.Kwargs {
+			kwargs[k] = string(v)
+		}
+		if diff := cmp.Diff(tt.kwargs, kwargs); diff != "" {
+			t.Errorf("%s: (-want +got):\n%s", tt.name, diff)
+		}
+		if strings.Contains(r.Args+r.Kwargs, "secret") {
+			t.Errorf("%s: got %s %s, want no secret", tt.name, r.Args, r.Kwargs)
+		}
+		h := r.Message.Publishing.Headers
+		if h["tenant"] != int64(7) || h["id"] != "a" || h[headerReplays] != int32(2) || r.Message.Publishing.Priority != 3 || !cmp.Equal(h["deep"], amqp.Table{"x": int16(1)}) {
+			t.Errorf("%s: got headers %#v", tt.name, h)
+		}
+		if before.Publishing.Headers["argsrepr"] == h["argsrepr"] && before.Publishing.Headers["kwargsrepr"] == h["kwargsrepr"] {
+			t.Errorf("%s: the message still shows the old arguments, %v %v", tt.name, h["argsrepr"], h["kwargsrepr"])
+		}
+	}
+	unreadable := Record{ID: "a", Message: Message{Publishing: amqp.Publishing{ContentType: "text/plain", Body: []byte("x")}}}
+	if err := unreadable.SetArgument("k", []byte("1"), nil); err == nil || !strings.Contains(err.Error(), "cannot be read") {
+		t.Errorf("got %v of a message that cannot be read", err)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	t.Parallel()
+	good := failure(t, "a")
+	if err := good.Validate(); err != nil {
+		t.Error(err)
+	}
+	for want, change := range map[string]func(*Record){
+		"message.queue":    func(r *Record) { r.Message.Queue = "" },
+		"message.body":     func(r *Record) { r.ID, r.Message.Publishing.Body = "", nil },
+		"negative":         func(r *Record) { r.Replays = -1 },
+		"last is missing":  func(r *Record) { r.Last = time.Time{} },
+		"attempts is nega": func(r *Record) { r.Attempts = -1 },
+	} {
+		r := good
+		change(&r)
+		if err := r.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}

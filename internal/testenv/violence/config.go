@@ -1,0 +1,67 @@
+package violence
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+)
+
+// Config says how much of it.
+type Config struct {
+	Jobs        int           // messages to publish; default 3000
+	Workers     int           // worker processes; default 3
+	Concurrency int           // of each; default 10
+	Seed        uint64        // of everything that is random; default 1
+	Duration    time.Duration // how long jobs are published and violence is done; default 6 min
+	Settle      time.Duration // how long the rest may take, and again the replay; default 5 min
+	Short       bool          // leave out what asynq needs a minute to recover from
+	Race        bool          // workers with the race detector
+	Dir         string        // where servers and logs live; must exist
+	Log         io.Writer     // what is done, line by line
+}
+
+// DefaultConfig returns the documented defaults.
+func DefaultConfig() Config {
+	return Config{Jobs: 3000, Workers: 3, Concurrency: 10, Seed: 1, Duration: 6 * time.Minute, Settle: 5 * time.Minute, Log: os.Stderr}
+}
+
+// ShortConfig returns those of a run of about a minute.
+func ShortConfig() Config {
+	c := DefaultConfig()
+	c.Jobs, c.Duration, c.Settle, c.Short = 240, 16*time.Second, 150*time.Second, true
+	return c
+}
+
+// slowest is the longest that the model takes for an answer.
+func (c Config) slowest() time.Duration {
+	if c.Short {
+		return 600 * time.Millisecond
+	}
+	return 2 * time.Second
+}
+
+// Limit is the longest that Run may take.
+func (c Config) Limit() time.Duration { return c.Duration + 2*c.Settle + 4*time.Minute }
+
+func (c Config) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if c.Jobs < 1 || c.Jobs > maxPictures/2 {
+		fault("jobs is %d: expected 1 to %d", c.Jobs, maxPictures/2)
+	}
+	if c.Workers < 1 || c.Workers > 20 {
+		fault("workers is %d: expected 1 to 20", c.Workers)
+	}
+	if c.Concurrency < 1 || c.Concurrency > 1000 {
+		fault("concurrency is %d: expected 1 to 1000", c.Concurrency)
+	}
+	if c.Duration <= 0 || c.Settle <= 0 {
+		fault("duration is %v and settle %v: expected more than 0", c.Duration, c.Settle)
+	}
+	if c.Dir == "" || c.Log == nil {
+		fault("a folder and a log are needed")
+	}
+	return errors.Join(faults...)
+}

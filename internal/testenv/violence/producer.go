@@ -1,0 +1,217 @@
+package violence
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"onceover/celery"
+	"onceover/phash"
+	"onceover/worker"
+)
+
+// mostOpen is how many tasks may be open at once: RabbitMQ drops what is beyond
+// 5000 in the queue, or stays in it longer than 300 s.
+const mostOpen = 400
+
+// mostAtOnce is how many jobs are published at once.
+const mostAtOnce = 20
+
+// producer publishes jobs as a Celery producer does that publishes once more when
+// it did not see the confirm.
+type producer struct {
+	servers *servers
+	tally   *tally
+	conn    *amqp.Connection
+	pub     *worker.Publisher
+	again   int // publications that were repeated
+}
+
+func (p *producer) connect(ctx context.Context) error {
+	p.close()
+	conn, err := worker.Dial(ctx, "violence", []string{p.servers.rabbit.URL()})
+	if err != nil {
+		return err
+	}
+	p.conn = conn
+	if _, err := worker.Declare(ctx, conn, []string{queue}); err != nil {
+		return err
+	}
+	p.pub, err = worker.NewPublisher(conn)
+	return err
+}
+
+func (p *producer) close() {
+	if p.conn != nil {
+		_ = p.conn.Close() // it may be closed already
+		p.conn, p.pub = nil, nil
+	}
+}
+
+// publish returns when the broker has confirmed the messages, however long it is
+// away.
+func (p *producer) publish(ctx context.Context, out ...worker.Outgoing) error {
+	for sent := false; ; {
+		var err error
+		if p.pub == nil {
+			err = p.connect(ctx)
+		}
+		if err == nil && p.pub != nil {
+			if sent {
+				p.again += len(out)
+			}
+			sent = true
+			wait, cancel := context.WithTimeout(ctx, 20*time.Second)
+			err = p.pub.Publish(wait, out...)
+			cancel()
+			if err == nil {
+				return nil
+			}
+		}
+		p.close()
+		if pause(ctx, 100*time.Millisecond) != nil {
+			return fmt.Errorf("publish %d jobs: %w", len(out), err)
+		}
+	}
+}
+
+// ledger holds all tasks, and watches their states.
+type ledger struct {
+	mu   sync.Mutex
+	jobs []*job
+	open map[string]*task // those whose state is not final
+}
+
+func newLedger() *ledger { return &ledger{open: map[string]*task{}} }
+
+func (l *ledger) add(j *job) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.jobs = append(l.jobs, j)
+	for _, t := range j.tasks {
+		l.open[t.id] = t
+	}
+}
+
+func (l *ledger) tasks() []*task {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []*task
+	for _, j := range l.jobs {
+		out = append(out, j.tasks...)
+	}
+	return out
+}
+
+// openCount counts the tasks that have not ended; those that wait for their time
+// are not counted in working.
+func (l *ledger) openCount() (all, working int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, t := range l.open {
+		if !t.kind.parked() {
+			working++
+		}
+	}
+	return len(l.open), working
+}
+
+// reopen has all tasks looked at again.
+func (l *ledger) reopen(tasks []*task) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, t := range tasks {
+		l.open[t.id] = t
+	}
+}
+
+// look reads the states of the open tasks.
+func (l *ledger) look(ctx context.Context, s *servers) error {
+	l.mu.Lock()
+	ids := make([]string, 0, len(l.open))
+	for id := range l.open {
+		ids = append(ids, id)
+	}
+	l.mu.Unlock()
+	states, err := s.results.States(ctx, ids)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, id := range ids {
+		if t := l.open[id]; t != nil {
+			if t.state = states[i]; final(t.state) {
+				delete(l.open, id)
+			}
+		}
+	}
+	return nil
+}
+
+func final(s celery.State) bool {
+	return s == celery.Success || s == celery.Failure || s == celery.Revoked
+}
+
+// watch looks now and then until ctx ends.
+func (l *ledger) watch(ctx context.Context, s *servers) {
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			_ = l.look(ctx, s) // an error means that ctx has ended
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// publishAll publishes the jobs at an even pace over the duration, slower if the
+// workers do not keep up.
+func publishAll(ctx context.Context, cfg Config, s *servers, l *ledger, p *producer, rng *rand.Rand) error {
+	a := &album{seed: cfg.Seed, seen: map[phash.Hash]bool{}}
+	last := -1
+	next := func() int { last++; return last }
+	began := time.Now()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	order := plan(cfg.Jobs, rng)
+	var notBefore time.Time
+	if cfg.Short {
+		// A worker that dies while it publishes what is due leaves a task of asynq
+		// active, which comes back after a minute or more.
+		notBefore = began.Add(cfg.Duration + 3*time.Second)
+	}
+	for sent := 0; sent < len(order); {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		due := int(float64(len(order)) * float64(time.Since(began)) / float64(cfg.Duration))
+		var batch []worker.Outgoing
+		for ; sent < min(due, len(order)) && len(batch) < mostAtOnce; sent++ {
+			if _, working := l.openCount(); working >= mostOpen {
+				break
+			}
+			j, err := newJob(order[sent], s.host, a, next, notBefore, rng)
+			if err != nil {
+				return err
+			}
+			l.add(j)
+			batch = append(batch, j.outgoing)
+		}
+		if len(batch) == 0 {
+			continue
+		}
+		if err := p.publish(ctx, batch...); err != nil {
+			return err
+		}
+	}
+	return nil
+}

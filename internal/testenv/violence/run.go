@@ -1,0 +1,176 @@
+package violence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"onceover/tasks"
+)
+
+const taskName = tasks.NameAnalyze
+
+// run is one run of it all.
+type run struct {
+	cfg      Config
+	tally    *tally
+	servers  *servers
+	crew     *crew
+	ledger   *ledger
+	producer *producer
+	report   *Report
+	evidence int // tasks with a fault
+	// held are the jobs whose records were being archived when a worker died. Asynq
+	// gives them back after a minute, for which a short run does not wait: they
+	// count as kept, and are not run again.
+	held map[string]bool
+	told time.Time // when the log last had why records wait
+}
+
+// Run does everything and returns the counts; the error says why it could not be
+// done. It ends by itself within cfg.Limit, and leaves no process running.
+func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, cfg.Limit(), fmt.Errorf("not done within %v", cfg.Limit()))
+	defer cancel()
+	r := &run{cfg: cfg, tally: newTally(cfg.Log), ledger: newLedger(), report: newReport(cfg), held: map[string]bool{}}
+	r.tally.say("seed %d: %d jobs, %d workers with %d at once", cfg.Seed, cfg.Jobs, cfg.Workers, cfg.Concurrency)
+	r.servers, err = openServers(ctx, cfg)
+	defer r.servers.close()
+	if err != nil {
+		return nil, err
+	}
+	r.tally.say("servers are up")
+	r.producer = &producer{servers: r.servers, tally: r.tally}
+	defer r.producer.close()
+	if err := r.producer.connect(ctx); err != nil {
+		return nil, err
+	}
+	r.crew, err = newCrew(cfg, r.servers, r.tally, r.random(1))
+	defer r.crew.close()
+	if err != nil {
+		return nil, err
+	}
+	r.crew.arm(r.armed())
+	working, stopWorking := context.WithCancel(ctx)
+	defer stopWorking()
+	r.crew.start(working)
+	var watcher sync.WaitGroup
+	watcher.Go(func() { r.ledger.watch(working, r.servers) })
+	defer watcher.Wait()
+	defer stopWorking()
+
+	if err := r.rage(ctx); err != nil {
+		return nil, err
+	}
+	if left := r.settle(ctx, cfg.Settle); left != "" {
+		r.tally.fault("not settled within %v: %s", cfg.Settle, left)
+	}
+	if err := r.account(ctx, false); err != nil {
+		return nil, err
+	}
+	if err := r.replay(ctx); err != nil {
+		return nil, fmt.Errorf("run the failed jobs again: %w", err)
+	}
+	if err := r.crew.disarm(ctx); err != nil {
+		return nil, err
+	}
+	if left := r.settle(ctx, cfg.Settle); left != "" {
+		r.tally.fault("not settled within %v of the replay: %s", cfg.Settle, left)
+	}
+	if err := r.account(ctx, true); err != nil {
+		return nil, err
+	}
+	r.countCalls()
+	for _, p := range r.wantedPoints() {
+		if r.tally.hits(p) > 0 {
+			continue
+		}
+		if r.cfg.Short {
+			r.tally.say("crash point %s was not hit: too little time", p)
+		} else {
+			r.tally.fault("crash point %s was never hit", p)
+		}
+	}
+	stopWorking()
+	r.crew.close()
+	r.fill()
+	return r.report, nil
+}
+
+func (r *run) random(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(r.cfg.Seed, stream)) }
+
+// rage publishes all jobs while the violence goes on: for cfg.Duration, or if the run
+// is long until all is published.
+func (r *run) rage(ctx context.Context) error {
+	violent, stop := context.WithCancel(ctx)
+	if r.cfg.Short {
+		violent, stop = context.WithTimeout(ctx, r.cfg.Duration)
+	}
+	defer stop()
+	gap := 2500 * time.Millisecond
+	if r.cfg.Short {
+		gap = 1200 * time.Millisecond
+	}
+	var lanes sync.WaitGroup
+	lanes.Go(func() {
+		lane(violent, ctx, r.tally, r.random(2), gap, workerActs(r.crew, r.random(3), r.cfg.Short))
+	})
+	lanes.Go(func() {
+		lane(violent, ctx, r.tally, r.random(4), 3*gap, serverActs(r.servers, r.random(5), r.cfg.Short))
+	})
+	calm := make(chan error, 1)
+	go func() {
+		<-violent.Done()
+		lanes.Wait()
+		calm <- r.crew.disarm(ctx)
+	}()
+	err := publishAll(ctx, r.cfg, r.servers, r.ledger, r.producer, r.random(6))
+	if err == nil {
+		r.tally.say("all is published")
+	}
+	stop()
+	return errors.Join(err, <-calm)
+}
+
+// armed is the order in which workers are armed with crash points.
+func (r *run) armed() []string {
+	rng := r.random(7)
+	cycles := max(1, int(r.cfg.Duration/(90*time.Second)))
+	if r.cfg.Short {
+		cycles = 1
+	}
+	var out []string
+	for i := range cycles {
+		cycle := append([]point{}, points...)
+		rng.Shuffle(len(cycle), func(i, k int) { cycle[i], cycle[k] = cycle[k], cycle[i] })
+		for _, p := range cycle {
+			switch {
+			case i > 0: // every other start is without
+				out = append(out, fmt.Sprintf("%s:%d", p.name, 1+rng.IntN(p.passages)), "")
+			case !r.cfg.Short || !p.slow: // so that each is hit
+				out = append(out, fmt.Sprintf("%s:%d", p.name, 1+rng.IntN(2)))
+			}
+		}
+	}
+	return out
+}
+
+// wantedPoints are those that must have been hit.
+func (r *run) wantedPoints() []string {
+	var out []string
+	for _, p := range points {
+		if !r.cfg.Short || !p.slow {
+			out = append(out, p.name)
+		}
+	}
+	if r.cfg.Short {
+		return append(out, "replay-before-delete")
+	}
+	return append(append(out, replayPoints...), commandPoints...)
+}
