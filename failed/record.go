@@ -93,7 +93,7 @@ func (r *Record) key() string {
 // bodySum tells messages with one id apart.
 func (r *Record) bodySum() string {
 	sum := sha256.Sum256(r.Message.Publishing.Body)
-	return hex.EncodeToString(sum[:4])
+	return hex.EncodeToString(sum[:8])
 }
 
 // Name is the id by which people and commands call the record.

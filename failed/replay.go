@@ -72,7 +72,7 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		for _, p := range all {
-			if !p.outcome.Done {
+			if !p.sent {
 				s.putBack(late, p)
 			}
 		}
@@ -88,7 +88,7 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 				err := step(ctx, p)
 				var why *SkippedError
 				if errors.As(err, &why) {
-					p.outcome.Why, p.outcome.Over = why.Why, why.Over
+					p.outcome.Why, p.outcome.Over, p.sent = why.Why, why.Over, false
 					return nil
 				}
 				return err
@@ -122,6 +122,7 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 	var messages []Message
 	for _, p := range all {
 		if p.outcome.Why == "" {
+			p.sent = true
 			messages = append(messages, p.message)
 		}
 	}
@@ -138,12 +139,15 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 		}
 	}
 	crash.Point("replay-before-delete")
-	return out, each(func(ctx context.Context, p *replay) error {
-		if err := s.published(ctx, p); err != nil {
+	// What is in its queue is forgotten even if the caller has gone.
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	return out, each(func(_ context.Context, p *replay) error {
+		p.outcome.Done = true
+		if err := s.published(late, p); err != nil {
 			return err
 		}
-		p.outcome.Done = true
-		if err := s.delete(ctx, p.queue, p.key); err != nil {
+		if err := s.delete(late, p.queue, p.key); err != nil {
 			return fmt.Errorf("forget failed job %s, which has been replayed: %w", p.key, err)
 		}
 		return nil
@@ -168,9 +172,24 @@ func (s *Store) delete(ctx context.Context, queue, key string) error {
 // ErrNoQueue says that the queue of a message does not exist.
 var ErrNoQueue = errors.New("its queue does not exist")
 
+// FullError says that a queue would drop older messages for new ones.
+type FullError struct {
+	Queue           string
+	Messages, Limit int
+}
+
+func (e *FullError) Error() string {
+	return fmt.Sprintf("queue %s is nearly full: %d messages wait there, and it holds %d", e.Queue, e.Messages, e.Limit)
+}
+
+// refusal is why a message is certainly in no queue, or err.
 func refusal(err error) error {
-	if errors.Is(err, ErrNoQueue) {
+	var full *FullError
+	switch {
+	case errors.Is(err, ErrNoQueue):
 		return skipped("%v: start a worker that consumes it, or name another queue", err)
+	case errors.As(err, &full):
+		return skipped("%v", err)
 	}
 	return err
 }
@@ -181,12 +200,13 @@ type replay struct {
 	outcome    *Outcome
 	held       atomic.Pointer[string] // the token of our lock, nil if it is not ours
 	job        *job
-	undo       []stored        // what was reset, to be put back if the job is not published
+	sent       bool            // the message may be in its queue
+	undo       []stored        // what was reset, to be put back if it is not
 	request    *celery.Request // nil if the message cannot be read
 	message    Message
 }
 
-// prepare locks the record, and makes the message that is to be published.
+// prepare makes the message that is to be published.
 func (s *Store) prepare(ctx context.Context, p *replay, payload []byte, edit func(*Record) error) error {
 	j, err := s.read(ctx, p.queue, p.key, payload)
 	if err != nil {
@@ -330,8 +350,7 @@ type stored struct {
 	doc []byte
 }
 
-// putBack stores again what was reset, where nothing is stored meanwhile: the job was
-// not published, or it is not known whether it was.
+// putBack stores again what was reset, where nothing is stored meanwhile.
 func (s *Store) putBack(ctx context.Context, p *replay) {
 	for _, was := range p.undo {
 		if err := s.results.PutBack(ctx, was.id, was.doc); err != nil {
@@ -353,7 +372,9 @@ func (s *Store) replayTask(ctx context.Context, queue, key string, payload []byt
 		if err != nil { // else the task is still there for a moment, and so is the lock
 			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
-			s.putBack(late, p)
+			if !p.sent {
+				s.putBack(late, p)
+			}
 			s.unlock(late, []*replay{p})
 		}
 	}()
@@ -367,8 +388,12 @@ func (s *Store) replayTask(ctx context.Context, queue, key string, payload []byt
 		return err
 	}
 	crash.Point("replay-before-publish")
+	p.sent = true
 	if err := publish(ctx, false, p.message); err != nil {
-		return refusal(err)
+		var why *SkippedError
+		err = refusal(err)
+		p.sent = !errors.As(err, &why)
+		return err
 	}
 	return s.published(ctx, p)
 }

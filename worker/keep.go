@@ -67,17 +67,7 @@ func outgoingKept(messages []failed.Message) []Outgoing {
 	return out
 }
 
-// FullError says that a queue would drop older messages for the new ones.
-type FullError struct {
-	Queue           string
-	Messages, Limit int
-}
-
-func (e *FullError) Error() string {
-	return fmt.Sprintf("queue %s is nearly full: %d messages wait there, and it holds %d", e.Queue, e.Messages, e.Limit)
-}
-
-// haveRoom is failed.ErrNoQueue if a queue does not exist, and a *FullError if one of
+// haveRoom is failed.ErrNoQueue if a queue does not exist, and a *failed.FullError if one of
 // the topology's has not room for the messages: it would dead-letter others.
 func haveRoom(conn *amqp.Connection, messages []failed.Message) error {
 	d := declarer{conn: conn}
@@ -100,7 +90,7 @@ func haveRoom(conn *amqp.Connection, messages []failed.Message) error {
 			return err
 		}
 		if limit, ok := queueNamed(queue).Args["x-max-length"].(int32); ok && waiting+n > int(limit)*9/10 {
-			return &FullError{queue, waiting, int(limit)}
+			return &failed.FullError{Queue: queue, Messages: waiting, Limit: int(limit)}
 		}
 	}
 	return nil
@@ -109,7 +99,7 @@ func haveRoom(conn *amqp.Connection, messages []failed.Message) error {
 // PublishKept returns what publishes kept messages over a connection of the
 // caller's, for commands. It creates no queues. While a queue is full it waits, and
 // calls waiting each second.
-func PublishKept(conn *amqp.Connection, waiting func(*FullError)) (failed.Publish, error) {
+func PublishKept(conn *amqp.Connection, waiting func(*failed.FullError)) (failed.Publish, error) {
 	p, err := NewPublisher(conn)
 	if err != nil {
 		return nil, err
@@ -117,7 +107,7 @@ func PublishKept(conn *amqp.Connection, waiting func(*FullError)) (failed.Publis
 	return func(ctx context.Context, _ bool, messages ...failed.Message) error {
 		for {
 			err := haveRoom(conn, messages)
-			var full *FullError
+			var full *failed.FullError
 			if err == nil {
 				return p.Publish(ctx, outgoingKept(messages)...)
 			}

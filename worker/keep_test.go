@@ -53,7 +53,7 @@ func (b *bundle) replay(id string) failed.Outcome {
 	if err != nil || len(refs) == 0 {
 		b.t.Fatalf("no record of %s: %v", id, err)
 	}
-	publish, err := worker.PublishKept(b.conn, func(*worker.FullError) {})
+	publish, err := worker.PublishKept(b.conn, func(*failed.FullError) {})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -364,8 +364,8 @@ func TestReplayLeavesRoom(t *testing.T) {
 	}
 	b.until(func() bool { return b.left("q.ai") == len(many) })
 	ctx, cancel := context.WithCancel(t.Context())
-	var full *worker.FullError
-	publish, err := worker.PublishKept(b.conn, func(e *worker.FullError) {
+	var full *failed.FullError
+	publish, err := worker.PublishKept(b.conn, func(e *failed.FullError) {
 		full = e
 		cancel()
 	})

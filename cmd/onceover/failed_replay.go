@@ -180,7 +180,7 @@ func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Ref)
 	}
 	defer conn.Close()
 	var told string
-	publish, err := worker.PublishKept(conn, func(full *worker.FullError) {
+	publish, err := worker.PublishKept(conn, func(full *failed.FullError) {
 		if told != full.Queue { // once, until another one is full
 			fmt.Fprintf(cmd.ErrOrStderr(), "waiting: %v; is a worker running?\n", full)
 			told = full.Queue
