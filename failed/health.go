@@ -95,22 +95,42 @@ func (s *Store) watch(ctx context.Context) {
 	}
 }
 
-func (s *Store) measure(ctx context.Context) {
+// Counts are what the store holds.
+type Counts struct {
+	Failed, Parked int
+	Queues         int // of asynq, that hold the failed ones
+}
+
+// Count counts the jobs in the store.
+func (s *Store) Count(ctx context.Context) (c Counts, err error) {
 	queues, err := s.failedQueues(ctx)
 	if err != nil {
-		return
+		return c, fmt.Errorf("count failed jobs: %w", err)
 	}
-	total := 0
+	c.Queues = len(queues)
 	for _, q := range queues {
-		if has, err := s.sizes(ctx, q); err == nil {
-			total += has.total()
+		has, err := s.sizes(ctx, q)
+		if err != nil {
+			return c, fmt.Errorf("count the failed jobs of %s: %w", q, err)
 		}
+		c.Failed += has.total()
 	}
-	s.metrics.queues.Set(float64(len(queues)))
-	s.metrics.held.WithLabelValues("failed").Set(float64(total))
-	if has, err := s.sizes(ctx, QueueDelay); err == nil {
-		s.metrics.held.WithLabelValues("parked").Set(float64(has.total()))
+	has, err := s.sizes(ctx, QueueDelay)
+	if err != nil {
+		return c, fmt.Errorf("count parked jobs: %w", err)
 	}
+	c.Parked = has.total()
+	return c, nil
+}
+
+func (s *Store) measure(ctx context.Context) {
+	c, err := s.Count(ctx)
+	if err != nil {
+		return // next time
+	}
+	s.metrics.queues.Set(float64(c.Queues))
+	s.metrics.held.WithLabelValues("failed").Set(float64(c.Failed))
+	s.metrics.held.WithLabelValues("parked").Set(float64(c.Parked))
 }
 
 // infoField reads a field of an INFO reply.

@@ -49,8 +49,11 @@ is kept in memory: it is gone when this ends. Flags and variables are those of
 		defer svc.close()
 		l.banner(cmd.OutOrStdout(), svc)
 		err = svc.run(cmd.Context(), s)
-		if n := l.servers.Unfinished(); n > 0 {
-			fmt.Fprintf(cmd.OutOrStdout(), "\n%d messages are dropped: the embedded broker keeps nothing.\n", n)
+		// Of an embedded server: it answers, whatever ctx is.
+		kept, _ := svc.failed.Count(context.WithoutCancel(cmd.Context()))
+		if n := l.servers.Unfinished(); n+kept.Failed+kept.Parked > 0 {
+			fmt.Fprintf(cmd.OutOrStdout(), "\n%d messages, %d failed and %d parked jobs are dropped: the embedded servers keep nothing.\n",
+				n, kept.Failed, kept.Parked)
 		}
 		return err
 	}
