@@ -36,6 +36,9 @@ type Meta struct {
 	// Retries is the retry number of the attempt. It is there in the state RETRY,
 	// by which a redelivered attempt that is over is recognised, and with Extended.
 	Retries *int `json:"retries,omitempty"`
+	// Nesting is how often the task had been replaced, beside Retries in the state
+	// RETRY. The key is ours.
+	Nesting int `json:"replaced_task_nesting,omitempty"`
 	*Extended
 	TaskID string `json:"task_id"`
 }
@@ -87,7 +90,7 @@ func NewMeta(r *Request, state State, result any, now time.Time) (Meta, error) {
 		TaskID:   r.ID,
 	}
 	if state == Retried {
-		m.Retries = &r.Retries
+		m.Retries, m.Nesting = &r.Retries, r.ReplacedTaskNesting
 	}
 	if exc, ok := result.(*Exception); ok && exc != nil && state != Revoked && exc.hasTraceback() {
 		text := exc.Traceback()

@@ -127,6 +127,20 @@ func (r *Request) SetArgument(name string, value json.RawMessage, parameters []s
 // maxRepr is how long Celery lets argsrepr and kwargsrepr be.
 const maxRepr = 1024
 
+// Attempt numbers the runs of an id: what takes the place of a task has its id, and
+// begins with no retries.
+func (r *Request) Attempt() int { return attempt(r.ReplacedTaskNesting, r.Retries) }
+
+// Attempt is that of the request in whose run m was stored, in the state RETRY.
+func (m *Meta) Attempt() int {
+	if m.Retries == nil {
+		return -1
+	}
+	return attempt(m.Nesting, *m.Retries)
+}
+
+func attempt(nesting, retries int) int { return nesting<<20 + retries }
+
 // Name is the name that people see: the shadow name if the producer gave one.
 func (r *Request) Name() string {
 	if r.Shadow != "" {

@@ -181,7 +181,7 @@ func (b *bundle) end(id string, state celery.State) {
 	}
 	meta, err := celery.NewMeta(&celery.Request{ID: id, Task: "t"}, state, result, time.Now())
 	if err == nil {
-		err = b.results.Save(b.t.Context(), meta)
+		_, err = b.results.Save(b.t.Context(), meta)
 	}
 	if err != nil {
 		b.t.Fatal(err)

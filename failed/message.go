@@ -27,6 +27,18 @@ const (
 // HeaderRevoked marks a job that was revoked while it was parked.
 const HeaderRevoked = "x-onceover-revoked"
 
+// headerReplayed is when the job was replayed last, RFC 3339.
+const headerReplayed = "x-onceover-replayed"
+
+// ReplayedAt is when the message with these headers was replayed, zero if it was not.
+func ReplayedAt(headers amqp.Table) time.Time {
+	at, err := time.Parse(time.RFC3339Nano, text(headers[headerReplayed]))
+	if err != nil {
+		return time.Time{}
+	}
+	return at
+}
+
 // Message is a message as it was taken from a queue.
 type Message struct {
 	Queue      string // the queue it was taken from, and goes back to

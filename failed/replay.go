@@ -425,6 +425,7 @@ func again(r *Record) (Message, *celery.Request, error) {
 		}
 	}
 	h[headerReplays] = int32(r.Replays + 1)
+	h[headerReplayed] = time.Now().UTC().Format(time.RFC3339Nano)
 	h[headerFirst] = r.First.UTC().Format(time.RFC3339Nano)
 	h[HeaderAgain] = true
 	m.SetRoute()

@@ -103,10 +103,10 @@ func (s *Store) Track(ctx context.Context, jobID string, resume bool) (*Tracker,
 }
 
 // MarkFinished records the state in which an attempt ended whose result is not
-// stored, so that its redelivery is recognised: a final state, or RETRY. retries
-// is the retry number of the attempt.
-func (s *Store) MarkFinished(ctx context.Context, taskID string, state celery.State, retries int) error {
-	mark := fmt.Sprintf("%s %d", state, retries)
+// stored, so that its redelivery is recognised: a final state, or RETRY. attempt
+// is celery.Request.Attempt.
+func (s *Store) MarkFinished(ctx context.Context, taskID string, state celery.State, attempt int) error {
+	mark := fmt.Sprintf("%s %d", state, attempt)
 	err := s.guard.Do(ctx, func(ctx context.Context) error {
 		return s.client.Set(ctx, finishedKey(taskID), mark, finishedTTL).Err()
 	})
@@ -118,7 +118,7 @@ func (s *Store) MarkFinished(ctx context.Context, taskID string, state celery.St
 
 // Finished returns what MarkFinished recorded for the task within a day, "" if
 // it recorded nothing.
-func (s *Store) Finished(ctx context.Context, taskID string) (state celery.State, retries int, err error) {
+func (s *Store) Finished(ctx context.Context, taskID string) (state celery.State, attempt int, err error) {
 	var mark string
 	err = s.guard.Do(ctx, func(ctx context.Context) (err error) {
 		mark, err = s.client.Get(ctx, finishedKey(taskID)).Result()
@@ -128,11 +128,11 @@ func (s *Store) Finished(ctx context.Context, taskID string) (state celery.State
 		return "", 0, fmt.Errorf("look for the completion mark of task %s: %w", taskID, err)
 	}
 	name, number, _ := strings.Cut(mark, " ")
-	retries, err = strconv.Atoi(number)
+	attempt, err = strconv.Atoi(number)
 	if err != nil {
-		retries = 0 // as written before RETRY was recorded
+		attempt = 0 // as written before RETRY was recorded
 	}
-	return celery.State(name), retries, nil
+	return celery.State(name), attempt, nil
 }
 
 // begunKey is the key of the count of [Store.Begin].

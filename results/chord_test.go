@@ -121,7 +121,7 @@ func TestNestedHeader(t *testing.T) {
 	if err := store.SaveGroup(t.Context(), shape); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.Save(t.Context(), meta(t, "elsewhere", celery.Success, "loaded")); err != nil {
+	if _, err := store.Save(t.Context(), meta(t, "elsewhere", celery.Success, "loaded")); err != nil {
 		t.Fatal(err)
 	}
 	count(part(0, celery.Success, "1"), false)

@@ -44,17 +44,18 @@ func New(client redis.UniversalClient, log *zap.Logger) *Store {
 }
 
 // Save stores and publishes m, unless a SUCCESS is stored already: then it does
-// nothing, as Celery does. While Redis is away it waits until ctx ends.
-func (s *Store) Save(ctx context.Context, m celery.Meta) error {
-	_, err := s.save(ctx, m, func(stored []byte) bool { return status(stored) != celery.Success })
-	return err
+// nothing and reports false, as Celery does. While Redis is away it waits until ctx ends.
+func (s *Store) Save(ctx context.Context, m celery.Meta) (saved bool, err error) {
+	return s.save(ctx, m, func(stored []byte) bool { return status(stored) != celery.Success })
 }
 
 // SaveOver is Save for a state that must not replace one that is stored later: it
 // reports false, and does nothing, if what is stored is not was any more, which
 // Stored returned.
 func (s *Store) SaveOver(ctx context.Context, m celery.Meta, was []byte) (saved bool, err error) {
-	return s.save(ctx, m, func(stored []byte) bool { return bytes.Equal(stored, was) })
+	return s.save(ctx, m, func(stored []byte) bool {
+		return bytes.Equal(stored, was) && status(stored) != celery.Success
+	})
 }
 
 // Stored returns what is stored of a task as it stands, nil if nothing is.

@@ -57,7 +57,7 @@ func TestSave(t *testing.T) {
 	if _, err := sub.Receive(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.Save(ctx, meta(t, "a", celery.Success, map[string]string{"feedback": "병"})); err != nil {
+	if _, err := store.Save(ctx, meta(t, "a", celery.Success, map[string]string{"feedback": "병"})); err != nil {
 		t.Fatal(err)
 	}
 	msg, err := sub.ReceiveMessage(ctx)
@@ -98,7 +98,7 @@ func TestSaveIsOneTransaction(t *testing.T) {
 		t.Fatalf("MONITOR: got %q", lines.Text())
 	}
 	client := open(t, server.URL())
-	if err := results.New(client, zap.NewNop()).Save(t.Context(), meta(t, "tx", celery.Success, 1)); err != nil {
+	if _, err := results.New(client, zap.NewNop()).Save(t.Context(), meta(t, "tx", celery.Success, 1)); err != nil {
 		t.Fatal(err)
 	}
 	var got []string
@@ -137,7 +137,7 @@ func TestSaveNeverOverwritesSuccess(t *testing.T) {
 		{celery.Success, 2, celery.Success},
 	}
 	for _, s := range steps {
-		if err := store.Save(ctx, meta(t, "a", s.state, s.result)); err != nil {
+		if _, err := store.Save(ctx, meta(t, "a", s.state, s.result)); err != nil {
 			t.Fatal(err)
 		}
 		m, err := store.Load(ctx, "a")
@@ -166,7 +166,7 @@ func TestSaveRace(t *testing.T) {
 				m = success
 			}
 			writers.Go(func() {
-				if err := store.Save(t.Context(), m); err != nil {
+				if _, err := store.Save(t.Context(), m); err != nil {
 					t.Error(err)
 				}
 			})
@@ -212,7 +212,10 @@ func TestSaveRidesOutARestart(t *testing.T) {
 	server.Stop()
 	m := meta(t, "a", celery.Success, json.RawMessage(`1`))
 	saved := make(chan error, 1)
-	go func() { saved <- store.Save(t.Context(), m) }()
+	go func() {
+		_, err := store.Save(t.Context(), m)
+		saved <- err
+	}()
 	for logs.FilterMessage("redis lost, waiting for it").Len() == 0 {
 		select {
 		case err := <-saved:
@@ -239,7 +242,7 @@ func TestSaveGivesUpWithItsContext(t *testing.T) {
 	server.Stop()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	err := store.Save(ctx, meta(t, "a", celery.Success, 1))
+	_, err := store.Save(ctx, meta(t, "a", celery.Success, 1))
 	var away interface{ Unavailable() bool }
 	if !errors.As(err, &away) || !strings.Contains(err.Error(), "task a") {
 		t.Errorf("got %v, want an outage that names the task", err)
@@ -260,7 +263,7 @@ func TestReset(t *testing.T) {
 		if state == celery.Success {
 			result = 1
 		}
-		if err := store.Save(ctx, meta(t, id, state, result)); err != nil {
+		if _, err := store.Save(ctx, meta(t, id, state, result)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -297,7 +300,7 @@ func TestReset(t *testing.T) {
 		t.Error("somebody else's value is gone")
 	}
 	// And back, unless something is stored since.
-	if err := store.Save(ctx, meta(t, "revoked", celery.Success, 1)); err != nil {
+	if _, err := store.Save(ctx, meta(t, "revoked", celery.Success, 1)); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []string{"failed", "revoked"} {

@@ -28,15 +28,15 @@ var errCrash = errors.New("crashed")
 
 func (c *crashing) dies(at string) bool { return c.at == at && c.left.Add(-1) == 0 }
 
-func (c *crashing) Save(ctx context.Context, m celery.Meta) error {
+func (c *crashing) Save(ctx context.Context, m celery.Meta) (bool, error) {
 	if m.Status == celery.Success && c.dies("before result") {
-		return errCrash
+		return false, errCrash
 	}
-	err := c.Store.Save(ctx, m)
+	saved, err := c.Store.Save(ctx, m)
 	if m.Status == celery.Success && c.dies("after result") {
-		return errCrash
+		return false, errCrash
 	}
-	return err
+	return saved, err
 }
 
 func (c *crashing) CountPart(ctx context.Context, p results.Part) (bool, error) {

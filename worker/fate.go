@@ -91,7 +91,7 @@ func decide(t *task, err, cause error, req *celery.Request) outcome {
 		return outcome{fate: requeue}
 	case errors.As(err, &rejected):
 		return outcome{fate: reject, exc: rejected.Exception()}
-	case t.AutoRetry != nil && t.AutoRetry(err):
+	case t.autoRetries(err):
 		again = &celery.Retry{Err: err}
 	default:
 		return outcome{fate: fail, exc: exceptionOf(err)}

@@ -238,7 +238,7 @@ func (j *job) errbacks(ctx context.Context, failed *celery.Request, list celery.
 	if err != nil {
 		return nil, err
 	}
-	p := celery.Plan{Parent: failed, Salt: "errback", Now: time.Now(), Origin: j.w.origin}
+	p := celery.Plan{Parent: failed, Salt: j.salt("errback"), Now: time.Now(), Origin: j.w.origin}
 	if _, err := p.Apply(celery.Group(others...), []json.RawMessage{id}, celery.Options{}); err != nil {
 		j.w.log.Warn("error callbacks not sent", zap.String("task_id", failed.ID), zap.Error(err))
 		return nil, nil
@@ -268,13 +268,14 @@ func runErrback(ctx context.Context, t *task, failed *celery.Request, exc *celer
 
 // store saves a state of the job in DB0, unless nobody wants results. result is
 // any JSON value.
-func (j *job) store(ctx context.Context, state celery.State, result any, children []*celery.Result) error {
+// It reports false if the job has succeeded in another run: then SUCCESS stays.
+func (j *job) store(ctx context.Context, state celery.State, result any, children []*celery.Result) (saved bool, err error) {
 	if j.req.IgnoreResult {
-		return nil
+		return true, nil
 	}
 	m, err := j.meta(state, result, children)
 	if err != nil {
-		return err
+		return false, err
 	}
 	return j.save(ctx, m, j.req.ReplyTo)
 }
@@ -301,18 +302,18 @@ func (j *job) meta(state celery.State, result any, children []*celery.Result) (c
 
 // save stores m, or with rpc:// results sends it to the client's queue, which may
 // have gone (celery/backends/rpc.py, store_result).
-func (j *job) save(ctx context.Context, m celery.Meta, replyTo string) error {
+func (j *job) save(ctx context.Context, m celery.Meta, replyTo string) (saved bool, err error) {
 	if !j.w.cfg.RPCResults {
 		return j.w.results.Save(ctx, m)
 	}
 	if replyTo == "" {
-		return nil
+		return true, nil
 	}
 	body, err := celery.MarshalJSON(m)
 	if err != nil {
-		return err
+		return false, err
 	}
-	return j.w.outbox.publish(ctx, Outgoing{RoutingKey: replyTo, Optional: true, Publishing: amqp.Publishing{
+	return true, j.w.outbox.publish(ctx, Outgoing{RoutingKey: replyTo, Optional: true, Publishing: amqp.Publishing{
 		Headers: amqp.Table{}, ContentType: celery.ContentTypeJSON, ContentEncoding: "utf-8",
 		CorrelationId: m.TaskID, DeliveryMode: amqp.Transient, Body: body,
 	}})
@@ -332,17 +333,18 @@ func (j *job) failID(ctx context.Context, id string, exc *celery.Exception, chil
 			return err
 		}
 	}
-	return j.save(ctx, m, j.req.ReplyTo)
+	_, err = j.save(ctx, m, j.req.ReplyTo)
+	return err
 }
 
 // stored is what is known of an earlier run of the id; nil if nothing is.
 func (j *job) stored(ctx context.Context) (*celery.Meta, error) {
 	if j.unstored() {
-		state, retries, err := j.w.marks.Finished(ctx, j.req.ID)
+		state, attempt, err := j.w.marks.Finished(ctx, j.req.ID)
 		if err != nil || state == "" {
 			return nil, err
 		}
-		return &celery.Meta{Status: state, TaskID: j.req.ID, Retries: &retries}, nil
+		return &celery.Meta{Status: state, TaskID: j.req.ID, Retries: &attempt}, nil
 	}
 	m, err := j.w.results.Load(ctx, j.req.ID)
 	var damaged *celery.MetaError
@@ -358,5 +360,5 @@ func (j *job) markFinished(ctx context.Context, state celery.State) error {
 	if !j.unstored() {
 		return nil
 	}
-	return j.w.marks.MarkFinished(ctx, j.req.ID, state, j.req.Retries)
+	return j.w.marks.MarkFinished(ctx, j.req.ID, state, j.req.Attempt())
 }

@@ -54,6 +54,10 @@ type job struct {
 // accept takes a delivery: what cannot be run is refused, the rest gets in line
 // for a slot, in the order of arrival. jobs ends when running jobs have to stop.
 func (w *Worker) accept(jobs context.Context, c *consumer, d amqp.Delivery) {
+	if c.session.waits.Err() != nil {
+		_ = d.Nack(false, true) // what was on its way; an error means that it goes back by itself
+		return
+	}
 	req, err := celery.Decode(properties(d), d.Headers, d.Body)
 	var t *task
 	if err == nil {
@@ -80,7 +84,7 @@ func (w *Worker) accept(jobs context.Context, c *consumer, d amqp.Delivery) {
 	w.held.add(j)
 	w.jobs.Go(func() {
 		defer w.held.remove(j)
-		err := j.run(jobs, unlock, place)
+		err := j.runSafely(jobs, unlock, place)
 		if err == nil {
 			return
 		}
@@ -91,11 +95,25 @@ func (w *Worker) accept(jobs context.Context, c *consumer, d amqp.Delivery) {
 			w.log.Warn("job goes back to its queue", j.fields(zap.Error(err))...)
 			_ = pause(jobs, time.Second+rand.N(time.Second))
 		}
-		if jobs.Err() != nil && j.phase >= active {
+		if jobs.Err() != nil && j.phase >= active && !j.hasAcked() {
 			w.returned.Add(1)
 		}
 		j.giveBack()
 	})
+}
+
+// runSafely is run, and survives a panic outside of the handler. The begin of such a
+// job stays counted, so that it does not go round for ever.
+func (j *job) runSafely(jobs context.Context, unlock func(), place *ticket) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			exc := celery.Recovered(p)
+			j.counted = false
+			j.w.log.Error("panic outside of the handler", j.fields(zap.String("traceback", exc.Traceback()))...)
+			err = exc
+		}
+	}()
+	return j.run(jobs, unlock, place)
 }
 
 // run takes the job to its end. It returns an error if the delivery must not be
@@ -148,6 +166,9 @@ func (j *job) run(jobs context.Context, unlock func(), place *ticket) error {
 	if err := place.wait(waits); err != nil {
 		return j.waitEnded(jobs, err)
 	}
+	if err := context.Cause(waits); err != nil { // both at once: somebody else gets the job
+		return j.waitEnded(jobs, err)
+	}
 	if exc, why := j.unwanted(true); exc != nil {
 		return j.revoked(jobs, exc, why)
 	}
@@ -176,6 +197,9 @@ func (j *job) unwanted(stamps bool) (*celery.Exception, revocation) {
 	if !j.req.Expires.IsZero() && time.Now().After(j.req.Expires) {
 		j.w.remote.Revoked.Add(j.req.ID)
 		return celery.TaskRevoked("expired"), revocation{expired: true}
+	}
+	if since, ok := j.w.remote.Revoked.Since(j.req.ID); ok && since.Before(failed.ReplayedAt(j.delivery.Headers)) {
+		return nil, revocation{} // and replayed after that
 	}
 	if j.delivery.Headers[failed.HeaderRevoked] == true || j.w.remote.Revoked.Has(j.req.ID) || stamps && j.w.remote.Revoked.Match(j.req.ID, j.req.StampedHeaders, j.req.Stamps) {
 		return celery.TaskRevoked("revoked"), revocation{}
@@ -225,7 +249,7 @@ func (j *job) attempt(jobs context.Context, seen bool) error {
 	}
 	if j.w.cfg.TrackStarted || j.task.TrackStarted {
 		started := map[string]any{"pid": os.Getpid(), "hostname": j.w.cfg.NodeName}
-		if err := j.store(ctx, celery.Started, started, nil); err != nil {
+		if _, err := j.store(ctx, celery.Started, started, nil); err != nil {
 			return err
 		}
 	}
@@ -236,13 +260,11 @@ func (j *job) attempt(jobs context.Context, seen bool) error {
 	soft, hard := j.limits()
 	value, cause, err := runAttempt(context.WithValue(ctx, attemptKey{}, a), j.task.Handler, j.req, soft, hard)
 	j.enter(settled)
-	var staged interface{ Stage() string }
-	if errors.As(err, &staged) {
-		a.stage = staged.Stage()
-	}
+	a.end()
+	a.stage = stageOf(err)
 
 	f := decide(j.task, err, cause, j.req)
-	if f.fate == giveBack {
+	if f.fate == giveBack && !j.hasAcked() {
 		if errors.Is(cause, errStopping) {
 			return errStopping
 		}
@@ -251,11 +273,17 @@ func (j *job) attempt(jobs context.Context, seen bool) error {
 	// The work is done: its outcome is still stored when the worker stops.
 	ctx, done := lingering(jobs, lastWrites)
 	defer done()
+	if (f.fate == giveBack || f.fate == requeue) && j.hasAcked() {
+		// Acknowledged early, so that there is nothing to give back.
+		lost := &celery.Exception{Type: "WorkerLostError", Module: celery.ModuleBilliard, Args: []any{
+			fmt.Sprintf("the task did not end, and its message had been acknowledged before it began: %v", err)}, Err: err}
+		return j.fail(ctx, lost, failed.ReasonFailed, a, seen)
+	}
 	switch f.fate {
 	case succeed:
 		return j.succeed(ctx, value, a, seen)
 	case retry:
-		return j.retry(ctx, f, seen)
+		return j.retry(ctx, f, a, seen)
 	case replace:
 		return j.replace(ctx, f.replace, a, seen)
 	case ignore:
@@ -295,7 +323,7 @@ func (j *job) succeed(ctx context.Context, value any, a *attempt, seen bool) err
 	}
 	crash.Point("before-store")
 	children := append(a.plan.Children, next.Children...)
-	if err := j.store(ctx, celery.Success, json.RawMessage(raw), children); err != nil {
+	if _, err := j.store(ctx, celery.Success, json.RawMessage(raw), children); err != nil {
 		return err
 	}
 	crash.Point("after-store")
@@ -322,8 +350,8 @@ func (j *job) succeed(ctx context.Context, value any, a *attempt, seen bool) err
 // fail stores the failure and hands it on: to the chord, to what would have
 // followed, to the errbacks. The job is kept.
 func (j *job) fail(ctx context.Context, exc *celery.Exception, reason celery.Reason, a *attempt, seen bool) error {
-	if err := j.store(ctx, celery.Failure, exc, a.plan.Children); err != nil {
-		return err
+	if saved, err := j.store(ctx, celery.Failure, exc, a.plan.Children); err != nil || !saved {
+		return j.superseded(ctx, err)
 	}
 	crash.Point("after-store-failure")
 	if err := j.afterFailure(ctx, exc, seen); err != nil {
@@ -350,8 +378,8 @@ func (j *job) revoked(jobs context.Context, exc *celery.Exception, why revocatio
 	ctx, done := lingering(jobs, lastWrites)
 	defer done()
 	j.enter(settled)
-	if err := j.store(ctx, celery.Revoked, exc, nil); err != nil {
-		return err
+	if saved, err := j.store(ctx, celery.Revoked, exc, nil); err != nil || !saved {
+		return j.superseded(ctx, err)
 	}
 	raw, err := celery.MarshalJSON(exc)
 	if err != nil {
@@ -377,9 +405,22 @@ func (j *job) revoked(jobs context.Context, exc *celery.Exception, why revocatio
 	return nil
 }
 
+// superseded ends a run of a job that has ended in another run meanwhile, unless err
+// is not nil.
+func (j *job) superseded(ctx context.Context, err error) error {
+	if err != nil {
+		return err
+	}
+	over, err := j.finished(ctx)
+	if err == nil && !over {
+		err = errors.New("the job has ended in another run, and nothing is stored of that any more")
+	}
+	return err
+}
+
 // retry publishes the next attempt, stores RETRY and ends this one. The next attempt
 // may be over before RETRY is stored: then it is not.
-func (j *job) retry(ctx context.Context, f outcome, seen bool) error {
+func (j *job) retry(ctx context.Context, f outcome, a *attempt, seen bool) error {
 	next := *j.req
 	next.Retries++
 	next.ETA = time.Now().Add(f.wait)
@@ -394,14 +435,17 @@ func (j *job) retry(ctx context.Context, f outcome, seen bool) error {
 	if err != nil {
 		return err
 	}
-	if err := j.afterReturn(ctx, celery.Retried, f.exc); err != nil {
-		return err
-	}
 	var before []byte
 	if !j.unstored() {
 		if before, err = j.w.results.Stored(ctx, j.req.ID); err != nil {
 			return err
 		}
+		if j.endedMeanwhile(before) {
+			return j.superseded(ctx, nil)
+		}
+	}
+	if err := j.afterReturn(ctx, celery.Retried, f.exc); err != nil {
+		return err
 	}
 	m := j.message()
 	m.Publishing = out.Publishing
@@ -410,6 +454,9 @@ func (j *job) retry(ctx context.Context, f outcome, seen bool) error {
 	} else {
 		m.SetRoute()
 		err = j.w.outbox.publish(ctx, out)
+	}
+	if undeliverable(err) {
+		return j.fail(ctx, operationalError(err), failed.ReasonFailed, a, seen)
 	}
 	if err != nil {
 		return err
@@ -427,6 +474,7 @@ func (j *job) retry(ctx context.Context, f outcome, seen bool) error {
 		}
 		return map[string]any{"exception": f.exc.Repr(), "traceback": f.exc.Traceback()}
 	})
+	j.uncount()
 	ackErr := j.ack()
 	j.w.metrics.jobs.WithLabelValues(j.task.Name, outcomeRetry).Inc()
 	j.w.log.Warn("task will be retried", j.fields(
@@ -434,10 +482,25 @@ func (j *job) retry(ctx context.Context, f outcome, seen bool) error {
 	return nil
 }
 
+// endedMeanwhile tells whether doc is the end of another run of the job, since this one
+// began.
+func (j *job) endedMeanwhile(doc []byte) bool {
+	if doc == nil {
+		return false
+	}
+	m, err := celery.DecodeMeta(j.req.ID, doc)
+	if err != nil || !m.Status.Final() || m.DateDone == nil {
+		return false
+	}
+	done, err := celery.ParseTime(*m.DateDone)
+	return err == nil && !done.Before(j.started)
+}
+
 // storeRetry stores RETRY, unless something else than before is stored meanwhile.
 func (j *job) storeRetry(ctx context.Context, exc *celery.Exception, before []byte) error {
 	if j.unstored() {
-		return j.store(ctx, celery.Retried, exc, nil)
+		_, err := j.store(ctx, celery.Retried, exc, nil)
+		return err
 	}
 	m, err := j.meta(celery.Retried, exc, nil)
 	if err != nil {
@@ -476,9 +539,21 @@ func (j *job) replace(ctx context.Context, r *celery.Replace, a *attempt, seen b
 func (j *job) finished(jobs context.Context) (over bool, err error) {
 	ctx, done := lingering(jobs, lastWrites)
 	defer done()
-	m, err := j.stored(ctx)
+	m, err := j.ended(ctx)
 	if err != nil || m == nil {
 		return false, err
+	}
+	j.enter(settled)
+	j.end(outcomeDuplicate, m.Status)
+	return true, nil
+}
+
+// ended does the steps of finished before the acknowledgement. It returns what is
+// stored of the end, nil if the job has not ended.
+func (j *job) ended(ctx context.Context) (*celery.Meta, error) {
+	m, err := j.stored(ctx)
+	if err != nil || m == nil {
+		return nil, err
 	}
 	var exc *celery.Exception
 	if m.Status != celery.Success {
@@ -486,8 +561,8 @@ func (j *job) finished(jobs context.Context) (over bool, err error) {
 	}
 	switch m.Status {
 	case celery.Retried:
-		if m.Retries == nil || *m.Retries < j.req.Retries {
-			return false, nil
+		if m.Attempt() < j.req.Attempt() {
+			return nil, nil
 		}
 		// The next attempt has been published.
 	case celery.Success, celery.Revoked, celery.Failure:
@@ -495,24 +570,22 @@ func (j *job) finished(jobs context.Context) (over bool, err error) {
 			break // all of it was done before the mark was set
 		}
 		if err := j.afterEnd(ctx, m, exc); err != nil {
-			return false, err
+			return nil, err
 		}
 		if m.Status == celery.Failure && exc != nil {
 			if err := j.keep(ctx, exc, failed.ReasonFailed, ""); err != nil {
-				return false, err
+				return nil, err
 			}
 		}
 	default:
-		return false, nil
+		return nil, nil
 	}
 	if m.Status != celery.Retried { // was done before the next attempt was published
 		if err := j.afterReturn(ctx, m.Status, exc); err != nil {
-			return false, err
+			return nil, err
 		}
 	}
-	j.enter(settled)
-	j.end(outcomeDuplicate, m.Status)
-	return true, nil
+	return m, nil
 }
 
 // afterEnd does what follows the storing of m, once more.
@@ -544,7 +617,15 @@ func (j *job) limits() (soft, hard time.Duration) {
 
 // plan returns a plan for what the job starts.
 func (j *job) plan(salt string) celery.Plan {
-	return celery.Plan{Parent: j.req, Salt: salt, Now: time.Now(), Origin: j.w.origin}
+	return celery.Plan{Parent: j.req, Salt: j.salt(salt), Now: time.Now(), Origin: j.w.origin}
+}
+
+// salt makes what a replayed job starts other tasks than those that it started before.
+func (j *job) salt(base string) string {
+	if n := j.message().Replays(); n > 0 {
+		return fmt.Sprintf("%s/replay/%d", base, n)
+	}
+	return base
 }
 
 func (j *job) enter(p phase) {
@@ -568,21 +649,36 @@ func (j *job) ack() error {
 // giveBack returns the delivery to its queue, to run elsewhere or later. An
 // error means that its session is gone, and the broker has done so itself.
 func (j *job) giveBack() {
+	j.uncount()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.acked {
 		return
 	}
 	j.acked = true
-	if j.counted {
-		// What was begun ended in good order. A count too many is harmless.
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = j.w.marks.NotBegun(ctx, j.req.ID)
-	}
 	if err := j.delivery.Nack(false, true); err == nil {
 		j.w.metrics.jobs.WithLabelValues(j.task.Name, outcomeReturned).Inc()
 	}
+}
+
+// uncount takes back that the job began: that ended in good order. A count too many
+// is harmless.
+func (j *job) uncount() {
+	if !j.counted {
+		return
+	}
+	j.counted = false
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := j.w.marks.NotBegun(ctx, j.req.ID); err != nil {
+		j.w.log.Debug("begin of a job not taken back", zap.String("task_id", j.req.ID), zap.Error(err))
+	}
+}
+
+func (j *job) hasAcked() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.acked
 }
 
 // pause waits, or returns why ctx ended.

@@ -36,13 +36,13 @@ func (j *job) killed(ctx context.Context) (*celery.Exception, error) {
 	if err != nil {
 		return nil, err
 	}
-	if times <= j.w.cfg.MaxCrashes {
+	// The first delivery was not counted, and this one has not begun.
+	if times < j.w.cfg.MaxCrashes {
 		j.counted = true
 		return nil, nil
 	}
-	// The first delivery was not counted, so that this one would be the next.
 	return &celery.Exception{Type: "WorkerLostError", Module: celery.ModuleBilliard, Args: []any{
-		fmt.Sprintf("work on the task had begun %d times and the process died each time", times)}}, nil
+		fmt.Sprintf("work on the task has begun %d times and did not end: the processes that ran it seem to have died of it", times)}}, nil
 }
 
 // publishKept publishes messages to their queues, over whichever session there is.
@@ -169,6 +169,15 @@ func (d death) exception() *celery.Exception {
 	}
 }
 
+// buryLater buries a dead letter, unless the session is ending.
+func (w *Worker) buryLater(jobs context.Context, s *session, d amqp.Delivery) {
+	if s.waits.Err() != nil {
+		_ = d.Nack(false, true) // an error means that it goes back by itself
+		return
+	}
+	w.jobs.Go(func() { w.bury(jobs, s, d) })
+}
+
 // bury keeps a dead letter as a failed job, and stores its end, since otherwise
 // whoever asks for its result would wait for ever.
 func (w *Worker) bury(jobs context.Context, s *session, d amqp.Delivery) {
@@ -201,14 +210,15 @@ func (w *Worker) bury(jobs context.Context, s *session, d amqp.Delivery) {
 	ackErr := d.Ack(false)
 	w.metrics.jobs.WithLabelValues(taskLabel(w, d), outcome).Inc()
 	if outcome == outcomeDuplicate {
-		log.Info("dead letter of a job that has succeeded, dropped", zap.Bool("ack_lost", ackErr != nil))
+		log.Info("dead letter of a job that has ended or goes on, dropped", zap.Bool("ack_lost", ackErr != nil))
 		return
 	}
 	log.Error("dead letter kept as a failed job", zap.Bool("ack_lost", ackErr != nil))
 }
 
-// errFinished says that a dead letter's job has succeeded.
-var errFinished = errors.New("the job has succeeded")
+// errFinished says that a dead letter's job has ended, or that its next attempt has
+// been published.
+var errFinished = errors.New("the job has ended, or goes on")
 
 func (w *Worker) buryMessage(ctx context.Context, s *session, d amqp.Delivery, m failed.Message, why death) (id, name string, err error) {
 	exc := why.exception()
@@ -230,19 +240,20 @@ func (w *Worker) buryMessage(ctx context.Context, s *session, d amqp.Delivery, m
 		t = &task{Task: Task{Name: req.Task}}
 	}
 	req.IgnoreResult = req.IgnoreResult || t.IgnoreResult
+	d.Exchange, d.RoutingKey = m.Exchange, m.RoutingKey // where it had been published
 	j := &job{w: w, consumer: &consumer{session: s, queue: m.Queue}, delivery: d, task: t, req: req, received: time.Now()}
-	before, err := j.stored(ctx)
+	before, err := j.ended(ctx)
 	if err != nil {
 		return req.ID, req.Task, err
 	}
-	if before != nil && before.Status == celery.Success {
+	if before != nil {
 		return req.ID, req.Task, errFinished
 	}
 	state := celery.Failure
 	if why.reason == failed.ReasonExpired {
 		state = celery.Revoked
 	}
-	if err := j.store(ctx, state, exc, nil); err != nil {
+	if _, err := j.store(ctx, state, exc, nil); err != nil {
 		return req.ID, req.Task, err
 	}
 	if err := j.afterFailure(ctx, exc, true); err != nil {
@@ -268,7 +279,8 @@ func (w *Worker) keepUnreadable(ctx context.Context, m failed.Message, fault *ce
 	if fault.ID != "" {
 		meta, err := celery.NewMeta(&celery.Request{ID: fault.ID, Task: fault.Task}, celery.Failure, exc, time.Now())
 		if err == nil {
-			err = w.results.Save(ctx, meta)
+			j := &job{w: w, req: &celery.Request{ID: fault.ID, Task: fault.Task}}
+			_, err = j.save(ctx, meta, m.Publishing.ReplyTo)
 		}
 		if err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -16,8 +17,8 @@ import (
 var ErrUnroutable = errors.New("the broker has no queue for the message")
 
 // errNoExchange says that a message names an exchange that the broker does not
-// have, or that we may not publish to.
-var errNoExchange = errors.New("the broker does not let us publish there")
+// have, or that we may not publish to, or is itself what the broker does not take.
+var errNoExchange = errors.New("the broker does not let us publish that there")
 
 // undeliverable tells that publishing again would not help.
 func undeliverable(err error) bool {
@@ -77,7 +78,8 @@ func (p *Publisher) refusal(m Outgoing, err error) error {
 	case why = <-p.closed:
 	default:
 	}
-	if why == nil || why.Code != amqp.NotFound && why.Code != amqp.AccessRefused || p.conn.IsClosed() {
+	// 406 is a message that is too large, for one.
+	if why == nil || !slices.Contains([]int{amqp.NotFound, amqp.AccessRefused, amqp.PreconditionFailed}, why.Code) || p.conn.IsClosed() {
 		return m.fault(err)
 	}
 	if openErr := p.open(); openErr != nil {

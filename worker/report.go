@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -22,10 +23,27 @@ func (j *job) end(outcome string, state celery.State, extra ...zap.Field) {
 }
 
 func (j *job) afterReturn(ctx context.Context, state celery.State, exc *celery.Exception) error {
-	if h, ok := j.task.Handler.(AfterReturner); ok {
-		return h.AfterReturn(ctx, j.req, state, exc)
+	h, ok := j.task.Handler.(AfterReturner)
+	if !ok {
+		return nil
 	}
-	return nil
+	// A panic in it must not have the job, which is over, come again.
+	defer func() {
+		if p := recover(); p != nil {
+			j.w.log.Error("AfterReturn panicked", j.fields(zap.String("traceback", celery.Recovered(p).Traceback()))...)
+		}
+	}()
+	return h.AfterReturn(ctx, j.req, state, exc)
+}
+
+// stageOf is how far the handler says that it had come when it failed.
+func stageOf(err error) (stage string) {
+	defer func() { _ = recover() }() // then it does not say
+	var staged interface{ Stage() string }
+	if errors.As(err, &staged) {
+		return staged.Stage()
+	}
+	return ""
 }
 
 func (j *job) fields(extra ...zap.Field) []zap.Field {

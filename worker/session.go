@@ -22,6 +22,7 @@ const (
 	dialTimeout  = 10 * time.Second // to connect, and then for the handshake
 	heartbeat    = 10 * time.Second
 	maxReconnect = 10 * time.Second // longest pause between attempts
+	closeTimeout = 2 * time.Second  // for the broker to answer when the session ends
 )
 
 // session is one connection to the broker, from dialling to its loss. A
@@ -214,7 +215,7 @@ func (s *session) fail(err error) {
 func (s *session) close() {
 	if s != nil {
 		s.endWaits(errSessionLost)
-		s.conn.Close() // an error means that it was closed before
+		_ = s.conn.CloseDeadline(time.Now().Add(closeTimeout)) // an error means that it was closed before
 		s.readers.Wait()
 	}
 }
@@ -245,22 +246,7 @@ func (w *Worker) consume(ctx context.Context, s *session, accept func(*consumer,
 		case <-ctx.Done():
 			w.consuming.Store(false)
 			s.endWaits(errStopping)
-			tags := []string{s.dead}
-			for _, c := range s.consumers {
-				tags = append(tags, c.tag)
-			}
-			for _, tag := range tags {
-				if tag == "" {
-					continue
-				}
-				// After this, what the client has received still comes out of the
-				// deliveries, which then end. An error means that the connection is
-				// gone, and everything is back in its queue.
-				if err := s.channel.Cancel(tag, false); err != nil {
-					return nil
-				}
-			}
-			s.readers.Wait()
+			w.cancelConsumers(s)
 			return nil
 		case err := <-s.connClosed:
 			return w.lost("connection closed", err)
@@ -273,6 +259,38 @@ func (w *Worker) consume(ctx context.Context, s *session, accept func(*consumer,
 			w.consuming.Store(false)
 			return err
 		}
+	}
+}
+
+// cancelConsumers waits until nothing is delivered any more. A broker that reads
+// nothing, as in a memory alarm, does not answer: then what comes still goes back
+// (see accept), and the session's close ends the wait.
+func (w *Worker) cancelConsumers(s *session) {
+	tags := []string{s.dead}
+	for _, c := range s.consumers {
+		tags = append(tags, c.tag)
+	}
+	done := make(chan struct{})
+	s.readers.Go(func() {
+		for _, tag := range tags {
+			// After this, what the client has received still comes out of the
+			// deliveries, which then end. An error means that the connection is
+			// gone, and everything is back in its queue.
+			if tag != "" && s.channel.Cancel(tag, false) != nil {
+				return
+			}
+		}
+	})
+	go func() {
+		s.readers.Wait()
+		close(done)
+	}()
+	limit := time.NewTimer(closeTimeout)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
+		w.log.Warn("the broker does not answer, stopping all the same")
 	}
 }
 

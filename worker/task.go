@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -124,7 +125,41 @@ type attempt struct {
 	plan  celery.Plan
 	again bool   // the job may have been run before
 	stage string // how far the handler had come when it failed, "" if it does not say
+
+	mu   sync.Mutex // of plan, while the handler runs
+	over bool
 }
+
+// end lets a handler that is left behind start nothing any more.
+func (a *attempt) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.over = true
+}
+
+// start applies s and publishes it, unless the attempt is over.
+func (a *attempt) start(ctx context.Context, s *celery.Signature, over celery.Options) (*celery.Result, error) {
+	r, todo, err := a.apply(s, over)
+	if err != nil {
+		return nil, err
+	}
+	return r, a.job.flush(ctx, todo, a.again)
+}
+
+// apply returns what is to be published; the children stay with the plan.
+func (a *attempt) apply(s *celery.Signature, over celery.Options) (*celery.Result, *celery.Plan, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.over {
+		return nil, nil, errOver
+	}
+	r, err := a.plan.Apply(s, nil, over)
+	todo := &celery.Plan{ChordSizes: a.plan.ChordSizes, Groups: a.plan.Groups, Messages: a.plan.Messages}
+	a.plan.ChordSizes, a.plan.Groups, a.plan.Messages = nil, nil, nil
+	return r, todo, err
+}
+
+var errOver = errors.New("the task is over: it starts nothing any more")
 
 // RequestFrom returns the request that the handler with this context runs, nil
 // if there is none.
@@ -147,11 +182,7 @@ func Send(ctx context.Context, s *celery.Signature) (*celery.Result, error) {
 	if !ok {
 		return nil, errNoTask
 	}
-	r, err := a.plan.Apply(s, nil, celery.Options{})
-	if err != nil {
-		return nil, err
-	}
-	return r, a.job.flush(ctx, &a.plan, a.again)
+	return a.start(ctx, s, celery.Options{})
 }
 
 // AddToChord starts s as one more task of the header in which the task is, so
@@ -168,13 +199,9 @@ func AddToChord(ctx context.Context, s *celery.Signature) (*celery.Result, error
 	if err := a.job.w.results.GrowChord(ctx, req.Group); err != nil {
 		return nil, err
 	}
-	r, err := a.plan.Apply(s, nil, celery.Options{
+	return a.start(ctx, s, celery.Options{
 		GroupID: req.Group, GroupIndex: req.GroupIndex, Chord: req.Chord, RootID: req.RootID,
 	})
-	if err != nil {
-		return nil, err
-	}
-	return r, a.job.flush(ctx, &a.plan, a.again)
 }
 
 // task is a registered task with what remote control may change.
@@ -184,6 +211,13 @@ type task struct {
 	soft    atomic.Int64 // time limits in nanoseconds, 0 for none of its own
 	hard    atomic.Int64
 	runs    atomic.Int64 // accepted so far
+}
+
+// autoRetries tells whether the task wants to be retried after err. One that panics
+// over it does not.
+func (t *task) autoRetries(err error) (again bool) {
+	defer func() { _ = recover() }()
+	return t.AutoRetry != nil && t.AutoRetry(err)
 }
 
 func newTask(t Task) (*task, error) {

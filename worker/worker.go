@@ -23,7 +23,7 @@ import (
 
 // Results is where states are stored and chords counted: results.Store.
 type Results interface {
-	Save(ctx context.Context, m celery.Meta) error
+	Save(ctx context.Context, m celery.Meta) (saved bool, err error)
 	SaveOver(ctx context.Context, m celery.Meta, was []byte) (saved bool, err error)
 	Stored(ctx context.Context, taskID string) ([]byte, error)
 	Load(ctx context.Context, taskID string) (*celery.Meta, error)
@@ -39,8 +39,8 @@ type Results interface {
 // Marks remembers the end of attempts whose result is not stored, and how often
 // work on a redelivered job had begun: progress.Store.
 type Marks interface {
-	MarkFinished(ctx context.Context, taskID string, state celery.State, retries int) error
-	Finished(ctx context.Context, taskID string) (state celery.State, retries int, err error)
+	MarkFinished(ctx context.Context, taskID string, state celery.State, attempt int) error
+	Finished(ctx context.Context, taskID string) (state celery.State, attempt int, err error)
 	Begin(ctx context.Context, taskID string) (times int, err error)
 	NotBegun(ctx context.Context, taskID string) error
 }
@@ -200,7 +200,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		}
 		s = next
 		err = w.consume(ctx, s, func(c *consumer, d amqp.Delivery) { w.accept(jobs, c, d) },
-			func(d amqp.Delivery) { w.jobs.Go(func() { w.bury(jobs, s, d) }) })
+			func(d amqp.Delivery) { w.buryLater(jobs, next, d) })
 		if ctx.Err() != nil {
 			break
 		}

@@ -54,7 +54,12 @@ type bundle struct {
 func setup(t *testing.T) *bundle {
 	t.Helper()
 	t.Parallel()
-	b := &bundle{t: t, url: testenv.SharedRabbitMQ(t), server: testenv.Redis(t)}
+	return setupOn(t, testenv.SharedRabbitMQ(t))
+}
+
+func setupOn(t *testing.T, url string) *bundle {
+	t.Helper()
+	b := &bundle{t: t, url: url, server: testenv.Redis(t)}
 	var core zapcore.Core
 	core, b.logs = observer.New(zap.InfoLevel)
 	b.log = zap.New(core)
@@ -443,7 +448,7 @@ func TestFinishedIsNotRunAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := b.results.Save(t.Context(), m); err != nil {
+		if _, err := b.results.Save(t.Context(), m); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -63,6 +63,14 @@ func (m *memory) expire(then time.Time) {
 	}
 }
 
+func (m *memory) since(key string) (at time.Time, ok bool) {
+	e, known := m.members[key]
+	if !known {
+		return time.Time{}, false
+	}
+	return e.Value.(member).added, true
+}
+
 func (m *memory) has(key string) bool {
 	_, known := m.members[key]
 	return known
@@ -105,6 +113,14 @@ func (r *Revoked) Has(id string) bool {
 	defer r.mu.Unlock()
 	r.ids.expire(r.now().Add(-revokedTTL))
 	return r.ids.has(id)
+}
+
+// Since is when the id was revoked, if it is.
+func (r *Revoked) Since(id string) (at time.Time, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ids.expire(r.now().Add(-revokedTTL))
+	return r.ids.since(id)
 }
 
 // IDs returns the ids, the oldest first; it is not nil.

@@ -1,0 +1,286 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"onceover/celery"
+	"onceover/internal/testenv"
+	"onceover/worker"
+)
+
+// The tests of this file are about jobs that have two ends: another delivery of the
+// job, or another life of it, has stored one before.
+
+// saveState stores what another process would have.
+func (b *bundle) saveState(id string, state celery.State, result any, retries int) {
+	b.t.Helper()
+	m, err := celery.NewMeta(&celery.Request{ID: id, Retries: retries}, state, result, time.Now())
+	if err == nil {
+		_, err = b.results.Save(b.t.Context(), m)
+	}
+	if err != nil {
+		b.t.Error(err)
+	}
+}
+
+// state is what is stored, "" for nothing.
+func (b *bundle) state(id string) celery.State {
+	b.t.Helper()
+	states, err := b.results.States(b.t.Context(), []string{id})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return states[0]
+}
+
+func (b *bundle) records(id string) int {
+	b.t.Helper()
+	refs, err := b.kept.Find(b.t.Context(), id)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return len(refs)
+}
+
+// TestSuccessStays has a job succeed in another process while it fails here, for good
+// or to be retried: it has succeeded, and nothing follows from the failure.
+func TestSuccessStays(t *testing.T) {
+	b := setup(t)
+	var runs atomic.Int32
+	for name, err := range map[string]error{"retry": worker.Retry(errors.New("reset"), time.Second), "fail": errors.New("gone")} {
+		b.task(name, worker.HandlerFunc(func(_ context.Context, r *celery.Request) (any, error) {
+			runs.Add(1)
+			b.saveState(r.ID, celery.Success, 42, 0)
+			return nil, err
+		}))
+	}
+	b.start()
+	for _, name := range []string{"retry", "fail"} {
+		last := celery.NewSignature("last")
+		last.Options.TaskID = uuid.NewString()
+		id := b.send(name, func(r *celery.Request) { r.Chain = celery.Signatures{last} })
+		if line := b.outcome(id).ContextMap(); line["duplicate"] != true {
+			t.Errorf("%s: got %v, want a duplicate", name, line)
+		}
+		if s, next := b.state(id), b.state(last.Options.TaskID); s != celery.Success || next != "" {
+			t.Errorf("%s: got %s, and %q for the next step, want SUCCESS and nothing", name, s, next)
+		}
+		if n := b.records(id); n != 0 {
+			t.Errorf("%s: got %d records, want none", name, n)
+		}
+	}
+	if n := runs.Load(); n != 2 || b.left("q.ai") != 0 {
+		t.Errorf("got %d runs and %d messages left, want 2 and 0", n, b.left("q.ai"))
+	}
+}
+
+// TestReplacedAfterRetry replaces tasks in their second attempt: what takes their
+// place has their ids and no retries, and is no redelivery of the first.
+func TestReplacedAfterRetry(t *testing.T) {
+	b := setup(t)
+	b.task("t", worker.HandlerFunc(func(_ context.Context, r *celery.Request) (any, error) {
+		if r.Retries == 0 {
+			return nil, worker.Retry(errors.New("reset"), time.Millisecond)
+		}
+		return nil, worker.Replace(to(celery.NewSignature("end")))
+	}))
+	b.task("end", value(7))
+	b.start()
+	var ids []string
+	for i := range 20 {
+		ids = append(ids, b.send("t", func(r *celery.Request) { r.IgnoreResult = i%2 == 1 }))
+	}
+	for _, id := range ids {
+		if m := b.wait(id); m.Status != celery.Success {
+			t.Errorf("got %s", m.Status)
+		}
+	}
+}
+
+// TestDeadLetterOfWhatGoesOn drains the redelivery of an attempt whose next one has
+// been published, and one of a job that has failed.
+func TestDeadLetterOfWhatGoesOn(t *testing.T) {
+	b := setup(t)
+	b.task("t", value(1))
+	b.start()
+	dead := func(id string) {
+		t.Helper()
+		props, headers, body, err := (&celery.Request{ID: id, Task: "t"}).Encode()
+		if err == nil {
+			err = b.publishTo(worker.ExchangeDeadLetter, "dlq", worker.Publishing(props, headers, body))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	dropped := func(n int) {
+		t.Helper()
+		b.until(func() bool {
+			return b.logs.FilterMessage("dead letter of a job that has ended or goes on, dropped").Len() == n
+		})
+	}
+	id := uuid.NewString()
+	b.saveState(id, celery.Retried, celery.NewException("ConnectionError", "reset", nil), 0)
+	dead(id)
+	dropped(1)
+	b.send("t", func(r *celery.Request) {
+		r.ID, r.Retries, r.Headers = id, 1, map[string]any{"x-onceover-again": true}
+	})
+	if m := b.wait(id); m.Status != celery.Success {
+		t.Errorf("got %s, want the next attempt to run", m.Status)
+	}
+	id = uuid.NewString()
+	b.saveState(id, celery.Failure, celery.NewException("ValueError", "no picture", nil), 0)
+	dead(id)
+	dropped(2)
+	b.wantException(b.wait(id), celery.Failure, "ValueError: no picture")
+	if r := b.record(id); r.Error != "ValueError" || r.Replays != 0 {
+		t.Errorf("got record %+v", r)
+	}
+}
+
+type away struct{ error }
+
+func (away) Unavailable() bool { return true }
+
+// TestEarlyAckEnds has tasks end with nothing to give back.
+func TestEarlyAckEnds(t *testing.T) {
+	b := setup(t)
+	b.tasks = append(b.tasks,
+		worker.Task{Name: "away", AckEarly: true, Handler: fail(away{errors.New("redis for cache is unavailable")})},
+		worker.Task{Name: "requeue", AckEarly: true, Handler: fail(worker.Reject("later", true))})
+	b.start()
+	for _, name := range []string{"away", "requeue"} {
+		id := b.send(name, nil)
+		if exc, err := b.wait(id).Exception(); err != nil || exc.Type != "WorkerLostError" {
+			t.Errorf("%s: got %v, %v, want WorkerLostError", name, exc, err)
+		}
+		b.record(id)
+	}
+}
+
+type panicking struct{ worker.HandlerFunc }
+
+func (panicking) AfterReturn(context.Context, *celery.Request, celery.State, *celery.Exception) error {
+	panic("after return")
+}
+
+type unwritable struct{}
+
+func (unwritable) MarshalJSON() ([]byte, error) { panic("no JSON") }
+
+// TestPanicsOutsideOfHandlers lets a task panic where it is asked about itself.
+func TestPanicsOutsideOfHandlers(t *testing.T) {
+	b := setup(t)
+	b.cfg.MaxCrashes = 1
+	b.task("after", panicking{value(1)})
+	b.task("result", value(unwritable{}))
+	b.tasks = append(b.tasks, worker.Task{Name: "retry", Handler: fail(errors.New("x")), AutoRetry: func(error) bool { panic("retry?") }})
+	b.start()
+	if m := b.wait(b.send("after", nil)); m.Status != celery.Success {
+		t.Errorf("AfterReturn: got %s", m.Status)
+	}
+	if m := b.wait(b.send("retry", nil)); m.Status != celery.Failure {
+		t.Errorf("AutoRetry: got %s", m.Status)
+	}
+	if exc, err := b.wait(b.send("result", nil)).Exception(); err != nil || exc.Type != "WorkerLostError" {
+		t.Errorf("a result that panics: got %v, %v, want it kept after its redelivery", exc, err)
+	}
+}
+
+// TestReplayAfterRevoke revokes a job while it runs, which fails and is replayed: that
+// counts more.
+func TestReplayAfterRevoke(t *testing.T) {
+	b := setup(t)
+	f, g := &flaky{}, newGate()
+	b.task("t", worker.HandlerFunc(func(ctx context.Context, r *celery.Request) (any, error) {
+		if f.runs.Load() == 0 {
+			if _, err := g.Run(ctx, r); err != nil {
+				return nil, err
+			}
+		}
+		return f.Run(ctx, r)
+	}))
+	b.start()
+	id := b.send("t", nil)
+	<-g.entered
+	b.control("revoke", map[string]any{"task_id": id})
+	close(g.release)
+	if m := b.wait(id); m.Status != celery.Failure {
+		t.Fatalf("got %s, want the failure of what ran", m.Status)
+	}
+	b.archived(id)
+	f.mended.Store(true)
+	if o := b.replay(id); !o.Done {
+		t.Fatalf("got %+v", o)
+	}
+	if m := b.wait(id); m.Status != celery.Success {
+		t.Errorf("got %s, want SUCCESS", m.Status)
+	}
+}
+
+// TestStopsWhileTheBrokerIsBlocked stops a worker while RabbitMQ reads nothing, as it
+// does in a memory alarm.
+func TestStopsWhileTheBrokerIsBlocked(t *testing.T) {
+	t.Parallel()
+	rabbit := testenv.RabbitMQ(t)
+	b := setupOn(t, rabbit.URL())
+	g := newGate()
+	b.task("slow", g)
+	b.task("next", value(1))
+	b.cfg.Grace = time.Second
+	_, stop := b.start()
+	b.wait(b.send("next", nil))
+	slow := b.send("slow", func(r *celery.Request) { r.Callbacks = celery.Signatures{to(celery.NewSignature("next"))} })
+	<-g.entered
+	rabbit.Ctl("set_vm_memory_high_watermark", "absolute", "1")
+	close(g.release) // it publishes into a connection that is not read
+	done := make(chan error, 1)
+	go func() { done <- stop() }()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Errorf("not stopped after 30 s, with a grace period of 1 s")
+	}
+	rabbit.Ctl("set_vm_memory_high_watermark", "0.6")
+	b.start()
+	if m := b.wait(slow); m.Status != celery.Success {
+		t.Errorf("got %s, want SUCCESS from the next worker", m.Status)
+	}
+}
+
+// TestRefusedByTheBroker has a task start what the broker does not take: the task
+// fails, and the others go on.
+func TestRefusedByTheBroker(t *testing.T) {
+	t.Parallel()
+	rabbit := testenv.RabbitMQ(t)
+	rabbit.Ctl("eval", "application:set_env(rabbit, max_message_size, 1000000), persistent_term:put(max_message_size, 1000000).")
+	b := setupOn(t, rabbit.URL())
+	rabbit.Ctl("add_user", "w", "w")
+	rabbit.Ctl("set_permissions", "w", ".*", "^(tasks|dlx|q\\..*|celery.*)$", ".*")
+	b.cfg.BrokerURLs = []string{strings.Replace(rabbit.URL(), "guest:guest", "w:w", 1)}
+	b.task("big", value(strings.Repeat("x", 2_000_000)))
+	b.task("again", fail(worker.Retry(errors.New("busy"), time.Second)))
+	b.task("t", value(1))
+	b.start()
+	next := celery.NewSignature("t")
+	next.Options.Exchange, next.Options.RoutingKey = worker.ExchangeTasks, "ai.test"
+	big := b.send("big", func(r *celery.Request) { r.Callbacks = celery.Signatures{next} })
+	if exc, err := b.wait(big).Exception(); err != nil || exc.Type != "OperationalError" || !strings.Contains(exc.Message(), "larger than") {
+		t.Errorf("too large: got %v, %v", exc, err)
+	}
+	again := b.send("again", nil) // needs the default exchange, to which it may not publish
+	if exc, err := b.wait(again).Exception(); err != nil || exc.Type != "OperationalError" {
+		t.Errorf("not permitted: got %v, %v", exc, err)
+	}
+	if m := b.wait(b.send("t", nil)); m.Status != celery.Success {
+		t.Errorf("got %s", m.Status)
+	}
+}
