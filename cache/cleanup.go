@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
@@ -48,14 +49,21 @@ func (c *Cache) cleanKeys(ctx context.Context, keys []string, done *Cleaned) err
 	docs := make([]*redis.StringCmd, len(keys))
 	ages := make([]*redis.DurationCmd, len(keys))
 	err := c.guard.Do(ctx, func(ctx context.Context) error {
+		// The error of the whole is the first of any command: an entry may have run out,
+		// or be another type of value, which is not ours.
 		_, err := c.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i, key := range keys {
 				docs[i], ages[i] = p.Get(ctx, key), p.TTL(ctx, key)
 			}
 			return nil
 		})
-		if errors.Is(err, redis.Nil) {
-			return nil // an entry has run out
+		for _, doc := range docs {
+			if err := doc.Err(); err != nil && !errors.Is(err, redis.Nil) && !strings.HasPrefix(err.Error(), "WRONGTYPE ") {
+				return err
+			}
+		}
+		if errors.Is(err, redis.Nil) || err != nil && strings.HasPrefix(err.Error(), "WRONGTYPE ") {
+			return nil
 		}
 		return err
 	})
@@ -66,7 +74,7 @@ func (c *Cache) cleanKeys(ctx context.Context, keys []string, done *Cleaned) err
 	for i, key := range keys {
 		doc, err := docs[i].Bytes()
 		if err != nil {
-			continue // gone, or another type of value, which is not ours
+			continue
 		}
 		done.Scanned++
 		if _, err := decode(doc); err != nil {
