@@ -97,9 +97,20 @@ func (r *Request) KwargsText() string {
 }
 
 // SetArgument replaces an argument of the call, by keyword, or where the call has
-// it by position: parameters are the names of the task's positional ones. A number
-// as the name is a position. value is any JSON.
+// it by position: parameters are the names of the task's arguments, the positional
+// ones first, nil if they are not known. A number as the name is a position. value is
+// any JSON, nil to leave a keyword out. A name that neither the task nor the call has
+// is refused.
 func (r *Request) SetArgument(name string, value json.RawMessage, parameters []string) error {
+	if _, has := r.Kwargs[name]; value == nil {
+		if !has {
+			return fmt.Errorf("task %s has no keyword argument %q in its call", r.ID, name)
+		}
+		r.Kwargs = maps.Clone(r.Kwargs)
+		delete(r.Kwargs, name)
+		r.ArgsRepr, r.KwargsRepr = "", ""
+		return nil
+	}
 	if !json.Valid(value) {
 		return fmt.Errorf("argument %s of task %s: the value is not JSON", name, r.ID)
 	}
@@ -110,12 +121,19 @@ func (r *Request) SetArgument(name string, value json.RawMessage, parameters []s
 		}
 		at = n
 	}
-	r.ArgsRepr, r.KwargsRepr = "", ""
 	if at >= 0 && at < len(r.Args) {
 		r.Args = slices.Clone(r.Args)
-		r.Args[at] = value
+		r.Args[at], r.ArgsRepr = value, ""
 		return nil
 	}
+	if _, has := r.Kwargs[name]; !has && at < 0 {
+		known := parameters
+		if known == nil {
+			known = slices.Sorted(maps.Keys(r.Kwargs))
+		}
+		return fmt.Errorf("task %s takes no argument %q: expected one of %v, or a position", r.ID, name, known)
+	}
+	r.KwargsRepr = ""
 	r.Kwargs = maps.Clone(r.Kwargs)
 	if r.Kwargs == nil {
 		r.Kwargs = map[string]json.RawMessage{}

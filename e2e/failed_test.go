@@ -81,13 +81,23 @@ func TestFailedJobsFromTheCommandLine(t *testing.T) {
 	run("token=secret", 0, "show", bad.ID, "--raw")
 	run("no failed job", 4, "show", "ffffffff-not-there")
 	run("nothing is chosen", 2, "replay")
+	run("--error is empty", 2, "discard", "--error", "", "--yes") // an unset variable
+	run("expected more than 0", 2, "discard", "--older-than", "-1h", "--yes")
+	run("both --all and filters", 2, "replay", "--all", "--error", "ValueError")
+	run("expected one of failed, rejected", 2, "list", "--reason", "bogus")
+	run("takes no argument", 0, "replay", bad.ID, "--set", "imageurl=x", "--dry-run")
+	run("does not exist", 0, "replay", bad.ID, "--to-queue", "nowhere", "--dry-run")
+	run("does not exist", 1, "replay", bad.ID, "--to-queue", "nowhere")
+	if s := b.state(bad.ID); s != "FAILURE" {
+		t.Errorf("got state %s after a replay that was refused, want FAILURE", s)
+	}
 	run("3 failed jobs would be replayed", 0, "replay", "--all", "--dry-run")
 	run("FileNotFoundError  2", 0, "stats")
 
 	// With no worker at hand the state and the progress are those of a new job.
 	p.signal(syscall.SIGTERM)
 	p.end()
-	run("1 failed job replayed", 0, "replay", bad.ID, "--set", "image_url="+b.picture("bottle.jpg"))
+	run("no worker consumes q.ai", 0, "replay", bad.ID, bad.ID[:9], "--set", "image_url="+b.picture("bottle.jpg"))
 	if s := b.state(bad.ID); s != "PENDING" {
 		t.Errorf("got state %s after the replay, want PENDING", s)
 	}
@@ -107,8 +117,8 @@ func TestFailedJobsFromTheCommandLine(t *testing.T) {
 	run("expected --yes", 2, "discard", "--all")
 	run("2 failed jobs discarded", 0, "discard", "--all", "--yes")
 	run("no failed jobs", 0, "list")
-	run("2 failed jobs imported", 0, "import", file)
-	run("2 failed jobs imported", 0, "import", file)
+	run("2 failed jobs imported, 0 were kept already", 0, "import", file)
+	run("0 failed jobs imported, 2 were kept already", 0, "import", file)
 	if out := run(worse.ID, 0, "list"); strings.Count(out, "FAILURE") != 2 {
 		t.Errorf("after the import: got %s", out)
 	}

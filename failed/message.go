@@ -20,6 +20,7 @@ const (
 	headerReplays    = "x-onceover-replays"     // how often the job was replayed
 	headerParks      = "x-onceover-parks"       // how often this attempt was parked
 	headerFirst      = "x-onceover-first"       // when the job first failed, RFC 3339
+	headerPrevious   = "x-onceover-previous"    // its error before it was replayed
 	headerExchange   = "x-onceover-exchange"    // where the producer had published it,
 	headerRoutingKey = "x-onceover-routing-key" // and with which key
 )

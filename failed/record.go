@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +27,12 @@ const (
 	ReasonPoison        celery.Reason = "poison"
 )
 
+// Reasons are all reasons for which a job is kept.
+var Reasons = []celery.Reason{
+	ReasonFailed, ReasonRejected, ReasonExpired, ReasonMaxLength, ReasonDeliveryLimit, ReasonPoison,
+	celery.ReasonNotATask, celery.ReasonContentType, celery.ReasonBody, celery.ReasonHeader, celery.ReasonCanvas, celery.ReasonUnknownTask,
+}
+
 // Record is a failed job: what is known of its end, and its message.
 type Record struct {
 	ID        string        `json:"id"` // task id; "" if the message has none
@@ -35,8 +42,10 @@ type Record struct {
 	Error     string        `json:"error"`  // class of the exception
 	Text      string        `json:"text"`   // its message
 	Traceback string        `json:"traceback,omitempty"`
-	Stage     string        `json:"stage,omitempty"` // how far the task had come
-	Attempts  int           `json:"attempts"`        // runs since it was last published
+	Stage     string        `json:"stage,omitempty"`         // how far the task had come
+	Previous  string        `json:"previous,omitempty"`      // the error before the last replay
+	Ignored   bool          `json:"ignore_result,omitempty"` // nobody wants its result, and DB0 says nothing of it
+	Attempts  int           `json:"attempts"`                // runs since it was last published
 	Replays   int           `json:"replays"`
 	Worker    string        `json:"worker"` // node name of who kept it
 	Queue     string        `json:"queue"`
@@ -59,9 +68,10 @@ func Failure(m Message, req *celery.Request, exc *celery.Exception, reason celer
 		r.Error, r.Text, r.Traceback = exc.Type, shorten(redact(exc.Message()), 4<<10), shorten(redact(exc.Traceback()), 16<<10)
 	}
 	if req != nil {
-		r.ID, r.Task, r.Attempts = req.ID, req.Task, req.Retries+1
+		r.ID, r.Task, r.Attempts, r.Ignored = req.ID, req.Task, req.Retries+1, req.IgnoreResult
 		r.Args, r.Kwargs = shorten(redact(req.ArgsText()), 1<<10), shorten(redact(req.KwargsText()), 1<<10)
 	}
+	r.Previous = text(m.Publishing.Headers[headerPrevious])
 	if first, err := time.Parse(time.RFC3339Nano, text(m.Publishing.Headers[headerFirst])); err == nil {
 		r.First = first
 	}
@@ -115,10 +125,17 @@ func (r *Record) Validate() error {
 		return errors.New("message.queue is missing: expected the queue to which a replay goes")
 	case r.ID == "" && r.Message.Publishing.Body == nil:
 		return errors.New("id and message.body are missing: expected one of them at least")
-	case r.Replays < 0 || r.Attempts < 0:
-		return errors.New("replays or attempts is negative")
-	case r.Last.IsZero():
-		return errors.New("last is missing: expected when the job failed, in RFC 3339")
+	case r.Replays < 0 || r.Replays > 1e6 || r.Attempts < 0 || r.Attempts > 1e6:
+		return errors.New("replays or attempts: expected 0 to a million")
+	case r.State != celery.Failure && r.State != celery.Revoked:
+		return fmt.Errorf("state is %q: expected FAILURE or REVOKED", r.State)
+	case !slices.Contains(Reasons, r.Reason):
+		return fmt.Errorf("reason is %q: expected one of %v", r.Reason, Reasons)
+	case r.Last.IsZero() || time.Until(r.Last) > 24*time.Hour:
+		return errors.New("last: expected when the job failed, in RFC 3339")
+	}
+	if req, err := r.Request(); err == nil && req.ID != r.ID {
+		return fmt.Errorf("id is %q, and that of the message %q: expected the same", r.ID, req.ID)
 	}
 	return nil
 }

@@ -249,6 +249,10 @@ func TestAgain(t *testing.T) {
 			t.Errorf("header %s: got %#v, %v, want %#v", name, value, ok, v)
 		}
 	}
+	if at := ReplayedAt(got.Publishing.Headers); time.Since(at) > time.Minute {
+		t.Errorf("got replayed at %v, want now", at)
+	}
+	want[headerReplayed], want[headerPrevious] = true, true // when, and the error before
 	for name := range got.Publishing.Headers {
 		if strings.HasPrefix(name, "x-") && want[name] == nil {
 			t.Errorf("got header %s, want it taken out", name)
@@ -333,7 +337,9 @@ func TestSetArgument(t *testing.T) {
 		err         string
 	}{
 		{"k", `"new"`, nil, `["a",2]`, map[string]string{"k": `"new"`}, ""},
-		{"other", `{"n": 1}`, nil, `["a",2]`, map[string]string{"k": "1", "other": `{"n":1}`}, ""},
+		{"other", `{"n": 1}`, []string{"url", "n", "k", "other"}, `["a",2]`, map[string]string{"k": "1", "other": `{"n":1}`}, ""},
+		{"othre", `1`, []string{"url", "n", "k", "other"}, "", nil, "takes no argument"},
+		{"other", `1`, nil, "", nil, "takes no argument"},
 		{"1", `12345678901234567890`, nil, `["a",12345678901234567890]`, map[string]string{"k": "1"}, ""},
 		{"url", `"https://s.example/?secret"`, []string{"url", "n", "k"}, `["https://s.example/?secret",2]`, map[string]string{"k": "1"}, ""},
 		{"n", `null`, []string{"url", "n", "k"}, `["a",null]`, map[string]string{"k": "1"}, ""},
@@ -401,11 +407,15 @@ func TestValidate(t *testing.T) {
 		t.Error(err)
 	}
 	for want, change := range map[string]func(*Record){
-		"message.queue":    func(r *Record) { r.Message.Queue = "" },
-		"message.body":     func(r *Record) { r.ID, r.Message.Publishing.Body = "", nil },
-		"negative":         func(r *Record) { r.Replays = -1 },
-		"last is missing":  func(r *Record) { r.Last = time.Time{} },
-		"attempts is nega": func(r *Record) { r.Attempts = -1 },
+		"message.queue":       func(r *Record) { r.Message.Queue = "" },
+		"message.body":        func(r *Record) { r.ID, r.Message.Publishing.Body = "", nil },
+		"replays or attempts": func(r *Record) { r.Replays = -1 },
+		"last: expected":      func(r *Record) { r.Last = time.Time{} },
+		"or attempts":         func(r *Record) { r.Attempts = 1 << 40 },
+		"in RFC 3339":         func(r *Record) { r.Last = time.Now().Add(48 * time.Hour) },
+		"state is":            func(r *Record) { r.State = celery.Success },
+		"reason is":           func(r *Record) { r.Reason = "bogus" },
+		"expected the same":   func(r *Record) { r.ID = "another" },
 	} {
 		r := good
 		change(&r)

@@ -127,7 +127,7 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 		}
 	}
 	if err := publish(ctx, false, messages...); err != nil {
-		if len(messages) == 1 {
+		if len(messages) == 1 || ctx.Err() != nil {
 			err = each(func(context.Context, *replay) error { return refusal(err) })
 		} else {
 			// One of them is at fault: which? Those that arrived arrive again, and are
@@ -230,7 +230,7 @@ func (s *Store) lock(ctx context.Context, p *replay) error {
 	case err != nil:
 		return err
 	case !locked:
-		return skipped("is being replayed by somebody else")
+		return skipped("is being replayed by somebody else, or was by a command that was killed less than a minute ago")
 	}
 	p.held.Store(&token)
 	return nil
@@ -425,6 +425,7 @@ func again(r *Record) (Message, *celery.Request, error) {
 		}
 	}
 	h[headerReplays] = int32(r.Replays + 1)
+	h[headerPrevious] = shorten(r.Error+": "+r.Text, 300)
 	h[headerReplayed] = time.Now().UTC().Format(time.RFC3339Nano)
 	h[headerFirst] = r.First.UTC().Format(time.RFC3339Nano)
 	h[HeaderAgain] = true
@@ -447,8 +448,7 @@ func rewritten(m Message, req *celery.Request) (Message, error) {
 	return m, nil
 }
 
-// SetArgument replaces an argument of the job's call: value is any JSON.
-// parameters are the names of the task's positional ones, nil if they are not known.
+// SetArgument replaces an argument of the job's call, see celery.Request.SetArgument.
 func (r *Record) SetArgument(name string, value []byte, parameters []string) error {
 	m := r.Message.clone()
 	req, err := celery.Decode(properties(m), m.Publishing.Headers, m.Publishing.Body)

@@ -48,7 +48,7 @@ const (
 
 // pieceSize is the largest value written, in bytes; a longer message is kept in
 // pieces of this size.
-const pieceSize = 64 << 10
+const pieceSize = 48 << 10
 
 // forever is a number of retries that is never reached: asynq would archive a
 // parked job after the last.
@@ -141,15 +141,22 @@ func parkKey(key string, retries, parks int) string {
 // Keep keeps a failed job. It is idempotent for one id and number of replays. While
 // Redis is away it waits until ctx ends.
 func (s *Store) Keep(ctx context.Context, r Record) error {
-	isNew, err := s.put(ctx, job{Record: r}, r.key(), s.openQueue(&r))
-	if err != nil {
-		return fmt.Errorf("keep failed job %s: %w", r.ID, err)
-	}
+	isNew, err := s.Import(ctx, r)
 	if isNew {
 		s.metrics.kept.WithLabelValues(string(r.Reason)).Inc()
 		s.count(ctx, &r)
 	}
-	return nil
+	return err
+}
+
+// Import is Keep for a job that failed elsewhere, which counts there. It reports
+// whether the job was not kept here already.
+func (s *Store) Import(ctx context.Context, r Record) (isNew bool, err error) {
+	isNew, err = s.put(ctx, job{Record: r}, r.key(), s.openQueue(&r))
+	if err != nil {
+		return false, fmt.Errorf("keep failed job %s: %w", r.ID, err)
+	}
+	return isNew, nil
 }
 
 // put enqueues j as the task called key in the queue that where names, "" for a job
@@ -233,7 +240,29 @@ func (s *Store) holds(ctx context.Context, queue, key string, r *Record) (bool, 
 	if err != nil {
 		return false, nil // whatever that is
 	}
-	return bytes.Equal(there.Record.Message.Publishing.Body, r.Message.Publishing.Body), nil
+	return sameCall(&there.Record, r), nil
+}
+
+// sameCall tells whether two records are of one call. The bodies may differ in form:
+// an attempt that is retried is written anew.
+func sameCall(a, b *Record) bool {
+	if bytes.Equal(a.Message.Publishing.Body, b.Message.Publishing.Body) {
+		return true
+	}
+	x, err := a.Request()
+	if err != nil {
+		return false
+	}
+	y, err := b.Request()
+	if err != nil || x.Task != y.Task {
+		return false
+	}
+	mine, err := celery.MarshalJSON([]any{x.Args, x.Kwargs})
+	if err != nil {
+		return false
+	}
+	theirs, err := celery.MarshalJSON([]any{y.Args, y.Kwargs})
+	return err == nil && bytes.Equal(mine, theirs)
 }
 
 // openQueue returns the function that finds the queue to keep r in: the last one,

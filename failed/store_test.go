@@ -60,7 +60,7 @@ func sized(t testing.TB, id string, n int, fill string) Record {
 	return Failure(message(t, req), req, boom, ReasonFailed)
 }
 
-// TestLargeMessages keeps, parks and publishes messages over 64 KiB.
+// TestLargeMessages keeps, parks and publishes messages over 48 KiB.
 func TestLargeMessages(t *testing.T) {
 	b := setup(t)
 	b.run(b.store, b.out.publish)

@@ -30,8 +30,15 @@ type arguments struct {
 	given *phash.Hash // PHash, parsed
 }
 
-// AnalyzeParameters are the arguments that image.analyze takes by position.
-var AnalyzeParameters = []string{"job_id", "image_url", "user_input"}
+// AnalyzeParameters are the arguments of image.analyze, those that it takes by
+// position first.
+var AnalyzeParameters = []string{"job_id", "image_url", "user_input", "user_id", "phash", "model", "lang"}
+
+// JobID is the job id under which the progress of a job of image.analyze is shown.
+func JobID(req *celery.Request) string {
+	a, _ := bind(req) // the id is set even beside an error
+	return a.JobID.text
+}
 
 // anyJSON is an argument that is accepted and not looked at.
 type anyJSON = json.RawMessage

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -52,7 +53,7 @@ func (w *Worker) publishKept(ctx context.Context, create bool, messages ...faile
 		if err != nil {
 			return err
 		}
-		if err := haveRoom(s.conn, messages); err != nil {
+		if err := haveRoom(s.conn, messages, nil); err != nil {
 			return err
 		}
 	}
@@ -69,7 +70,8 @@ func outgoingKept(messages []failed.Message) []Outgoing {
 
 // haveRoom is failed.ErrNoQueue if a queue does not exist, and a *failed.FullError if one of
 // the topology's has not room for the messages: it would dead-letter others.
-func haveRoom(conn *amqp.Connection, messages []failed.Message) error {
+// It calls idle, if that is not nil, for those that nobody consumes.
+func haveRoom(conn *amqp.Connection, messages []failed.Message, idle func(queue string)) error {
 	d := declarer{conn: conn}
 	defer d.close()
 	coming := map[string]int{}
@@ -77,36 +79,63 @@ func haveRoom(conn *amqp.Connection, messages []failed.Message) error {
 		coming[m.Queue]++
 	}
 	for queue, n := range coming {
-		var waiting int
-		err := d.do("look for queue "+queue, func(ch *amqp.Channel) error {
-			q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
-			waiting = q.Messages
-			return err
-		})
-		if notFound(err) {
-			return fmt.Errorf("%w (%q)", failed.ErrNoQueue, queue)
-		}
+		q, err := d.look(queue)
 		if err != nil {
 			return err
 		}
-		if limit, ok := queueNamed(queue).Args["x-max-length"].(int32); ok && waiting+n > int(limit)*9/10 {
-			return &failed.FullError{Queue: queue, Messages: waiting, Limit: int(limit)}
+		if limit, ok := queueNamed(queue).Args["x-max-length"].(int32); ok && q.Messages+n > int(limit)*9/10 {
+			return &failed.FullError{Queue: queue, Messages: q.Messages, Limit: int(limit)}
+		}
+		if q.Consumers == 0 && idle != nil {
+			idle(queue)
 		}
 	}
 	return nil
 }
 
+// look returns what is known of a queue; failed.ErrNoQueue if it does not exist.
+func (d *declarer) look(queue string) (q amqp.Queue, err error) {
+	err = d.do("look for queue "+queue, func(ch *amqp.Channel) (err error) {
+		q, err = ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+		return err
+	})
+	if notFound(err) {
+		err = fmt.Errorf("%w (%q)", failed.ErrNoQueue, queue)
+	}
+	return q, err
+}
+
+// QueueExists is failed.ErrNoQueue if the queue does not exist.
+func QueueExists(conn *amqp.Connection, queue string) error {
+	d := declarer{conn: conn}
+	defer d.close()
+	_, err := d.look(queue)
+	return err
+}
+
 // PublishKept returns what publishes kept messages over a connection of the
 // caller's, for commands. It creates no queues. While a queue is full it waits, and
-// calls waiting each second.
-func PublishKept(conn *amqp.Connection, waiting func(*failed.FullError)) (failed.Publish, error) {
+// calls waiting each second; it calls idle once for each queue that nobody consumes,
+// with the time after which that drops messages, 0 if it does not or is not ours.
+func PublishKept(conn *amqp.Connection, waiting func(*failed.FullError), idle func(queue string, ttl time.Duration)) (failed.Publish, error) {
 	p, err := NewPublisher(conn)
 	if err != nil {
 		return nil, err
 	}
+	var mu sync.Mutex
+	told := map[string]bool{}
+	tell := func(queue string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !told[queue] {
+			told[queue] = true
+			ttl, _ := queueNamed(queue).Args["x-message-ttl"].(int32)
+			idle(queue, time.Duration(ttl)*time.Millisecond)
+		}
+	}
 	return func(ctx context.Context, _ bool, messages ...failed.Message) error {
 		for {
-			err := haveRoom(conn, messages)
+			err := haveRoom(conn, messages, tell)
 			var full *failed.FullError
 			if err == nil {
 				return p.Publish(ctx, outgoingKept(messages)...)
@@ -116,7 +145,7 @@ func PublishKept(conn *amqp.Connection, waiting func(*failed.FullError)) (failed
 			}
 			waiting(full)
 			if err := pause(ctx, time.Second); err != nil {
-				return err
+				return fmt.Errorf("%w: %w", err, full)
 			}
 		}
 	}, nil
@@ -259,10 +288,13 @@ func (w *Worker) buryMessage(ctx context.Context, s *session, d amqp.Delivery, m
 	if err := j.afterFailure(ctx, exc, true); err != nil {
 		return req.ID, req.Task, err
 	}
-	r := failed.Failure(m, req, exc, why.reason)
-	r.State, r.Worker = state, w.cfg.NodeName
-	if err := w.kept.Keep(ctx, r); err != nil {
-		return req.ID, req.Task, err
+	// What ran out because its producer wanted it so is not kept, here or elsewhere.
+	if why.reason != failed.ReasonExpired || req.Expires.IsZero() || time.Now().Before(req.Expires) {
+		r := failed.Failure(m, req, exc, why.reason)
+		r.State, r.Worker = state, w.cfg.NodeName
+		if err := w.kept.Keep(ctx, r); err != nil {
+			return req.ID, req.Task, err
+		}
 	}
 	if err := j.markFinished(ctx, state); err != nil {
 		return req.ID, req.Task, err
@@ -274,7 +306,14 @@ func (w *Worker) buryMessage(ctx context.Context, s *session, d amqp.Delivery, m
 // id.
 func (w *Worker) keepUnreadable(ctx context.Context, m failed.Message, fault *celery.MessageError, reason celery.Reason) error {
 	exc := refusal(fault)
-	r := failed.Failure(m, nil, exc, reason)
+	// A task that is not known can be read all the same.
+	d := amqp.Delivery{Headers: m.Publishing.Headers, ContentType: m.Publishing.ContentType, ContentEncoding: m.Publishing.ContentEncoding,
+		CorrelationId: m.Publishing.CorrelationId, ReplyTo: m.Publishing.ReplyTo, Body: m.Publishing.Body}
+	req, err := celery.Decode(properties(d), d.Headers, d.Body)
+	if err != nil {
+		req = nil
+	}
+	r := failed.Failure(m, req, exc, reason)
 	r.ID, r.Task, r.Worker = fault.ID, fault.Task, w.cfg.NodeName
 	if fault.ID != "" {
 		meta, err := celery.NewMeta(&celery.Request{ID: fault.ID, Task: fault.Task}, celery.Failure, exc, time.Now())

@@ -53,7 +53,7 @@ func (b *bundle) replay(id string) failed.Outcome {
 	if err != nil || len(refs) == 0 {
 		b.t.Fatalf("no record of %s: %v", id, err)
 	}
-	publish, err := worker.PublishKept(b.conn, func(*failed.FullError) {})
+	publish, err := worker.PublishKept(b.conn, func(*failed.FullError) {}, func(string, time.Duration) {})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -365,7 +365,7 @@ func TestReplayLeavesRoom(t *testing.T) {
 	publish, err := worker.PublishKept(b.conn, func(e *failed.FullError) {
 		full = e
 		cancel()
-	})
+	}, func(string, time.Duration) {})
 	if err != nil {
 		t.Fatal(err)
 	}

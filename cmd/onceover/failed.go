@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/term"
 
+	"onceover/celery"
 	"onceover/failed"
 	"onceover/internal/config"
 	"onceover/progress"
@@ -73,7 +75,13 @@ func openFailed(ctx context.Context, s *config.Settings) (*failed.Store, func(),
 		}
 		clients = append(clients, c)
 	}
-	log := zap.NewNop()
+	// What makes a command wait is said.
+	log, err := newLogger(s)
+	if err != nil {
+		closeAll()
+		return nil, nil, err
+	}
+	log = log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))
 	marks := progress.New(clients[2], log)
 	s.Failed.BeforeReplay = tasks.ResetProgress(marks, s.Tasks)
 	return failed.New(s.Failed, clients[0], results.New(clients[1], log), marks, nil, log), closeAll, nil
@@ -108,6 +116,55 @@ func (sel *selection) bindAll(fs *pflag.FlagSet) {
 	fs.BoolVar(&sel.all, "all", false, "all failed jobs")
 }
 
+// check refuses filters that choose nothing, or by accident everything: an unset
+// variable of a shell is "".
+func (sel *selection) check() error {
+	var faults []error
+	for _, name := range filterFlags {
+		f := sel.fs.Lookup(name)
+		if !f.Changed {
+			continue
+		}
+		if f.Value.String() == "" {
+			faults = append(faults, fmt.Errorf("--%s is empty: expected a value, or leave it out", name))
+		}
+		if age, err := time.ParseDuration(f.Value.String()); f.Value.Type() == "duration" && (err != nil || age <= 0) {
+			faults = append(faults, fmt.Errorf("--%s is %s: expected more than 0, such as 30m", name, f.Value))
+		}
+	}
+	if sel.olderThan > 0 && sel.newerThan > 0 && sel.olderThan >= sel.newerThan {
+		faults = append(faults, fmt.Errorf("--older-than %v and --newer-than %v choose nothing: expected the first to be shorter", sel.olderThan, sel.newerThan))
+	}
+	if r := sel.filter.Reason; r != "" && !slices.Contains(failed.Reasons, celery.Reason(r)) {
+		faults = append(faults, fmt.Errorf("--reason %q: expected one of %s", r, joinReasons()))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return usageError(err)
+	}
+	return nil
+}
+
+func joinReasons() string {
+	names := make([]string, len(failed.Reasons))
+	for i, r := range failed.Reasons {
+		names[i] = string(r)
+	}
+	return strings.Join(names, ", ")
+}
+
+// checkChoice is check, for commands that must be told what they are about.
+func (sel *selection) checkChoice(names []string) error {
+	switch {
+	case len(names) > 0 && (sel.all || sel.filters()):
+		return usageError(errors.New("both ids and filters are given: expected one of them"))
+	case sel.all && sel.filters():
+		return usageError(errors.New("both --all and filters are given: expected one of them"))
+	case len(names) == 0 && !sel.all && !sel.filters():
+		return usageError(errors.New("nothing is chosen: expected ids, filters such as --error TimeoutError, or --all"))
+	}
+	return sel.check()
+}
+
 // complete turns the ages into times.
 func (sel *selection) complete() failed.Filter {
 	f := sel.filter
@@ -133,19 +190,17 @@ func (sel *selection) filters() bool {
 // choose returns where the chosen records are, the newest first: those named, or
 // those that the filters choose.
 func (sel *selection) choose(ctx context.Context, store *failed.Store, names []string) ([]failed.Ref, error) {
-	switch {
-	case len(names) > 0 && (sel.all || sel.filters()):
-		return nil, usageError(errors.New("both ids and filters are given: expected one of them"))
-	case len(names) == 0 && !sel.all && !sel.filters():
-		return nil, usageError(errors.New("nothing is chosen: expected ids, filters such as --error TimeoutError, or --all"))
-	}
 	var refs []failed.Ref
 	for _, name := range names {
 		found, err := find(ctx, store, name)
 		if err != nil {
 			return nil, err
 		}
-		refs = append(refs, found...)
+		for _, ref := range found {
+			if !slices.Contains(refs, ref) {
+				refs = append(refs, ref)
+			}
+		}
 	}
 	if len(names) > 0 {
 		return refs, nil
@@ -168,18 +223,44 @@ func find(ctx context.Context, store *failed.Store, name string) ([]failed.Ref, 
 }
 
 // confirm asks a yes-or-no question on the terminal.
-func confirm(in io.Reader, out io.Writer, question string) (bool, error) {
+func confirm(ctx context.Context, in io.Reader, out io.Writer, question string) (bool, error) {
 	file, ok := in.(*os.File)
 	if !ok || !term.IsTerminal(int(file.Fd())) {
 		return false, usageError(errors.New("there is no terminal to ask on: expected --yes"))
 	}
 	fmt.Fprintf(out, "%s [y/N] ", question)
-	line, err := bufio.NewReader(in).ReadString('\n')
+	line, err := bufio.NewReader(interruptible{ctx, in}).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return false, err
 	}
 	answer := strings.ToLower(strings.TrimSpace(line))
 	return answer == "y" || answer == "yes", nil
+}
+
+// interruptible is a reader whose Read ends when the context does. What reads below
+// it then stays behind until the program ends.
+type interruptible struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (i interruptible) Read(p []byte) (int, error) {
+	type result struct {
+		n   int
+		err error
+	}
+	done := make(chan result, 1)
+	own := make([]byte, len(p))
+	go func() {
+		n, err := i.r.Read(own)
+		done <- result{n, err}
+	}()
+	select {
+	case r := <-done:
+		return copy(p, own[:r.n]), r.err
+	case <-i.ctx.Done():
+		return 0, context.Cause(i.ctx)
+	}
 }
 
 // jobs is n with its noun.

@@ -43,8 +43,11 @@ store says of the job at this moment: it may have been replayed and succeeded.`,
 		if err := load(settings, cmd.Flags()); err != nil {
 			return err
 		}
-		if limit < 0 || page < 1 || limit == 0 && page > 1 {
+		if limit < 0 || limit > 1e6 || page < 1 || page > 1e6 || limit == 0 && page > 1 {
 			return usageError(errors.New("--limit and --page: expected a limit of 0 (all, on one page) or more, and a page from 1"))
+		}
+		if err := sel.check(); err != nil {
+			return err
 		}
 		store, closeStore, err := openFailed(cmd.Context(), settings)
 		if err != nil {
@@ -125,7 +128,7 @@ func (l lister) print(ctx context.Context, rows *tabwriter.Writer, batch []faile
 		enc := json.NewEncoder(l.out)
 		enc.SetEscapeHTML(false)
 		for i, e := range batch {
-			if err := enc.Encode(listed{Record: e.Record, Now: pending(states[i]), Note: e.Note}); err != nil {
+			if err := enc.Encode(listed{Record: e.Record, Now: now(&e.Record, states[i]), Note: e.Note}); err != nil {
 				return err
 			}
 		}
@@ -140,7 +143,7 @@ func (l lister) print(ctx context.Context, rows *tabwriter.Writer, batch []faile
 			tries += fmt.Sprintf("+%dr", e.Replays)
 		}
 		fmt.Fprintf(rows, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", plainLine(e.Ref.Name(), 60), age(e.Last), plainLine(orDash(e.Task), 40),
-			plainLine(orDash(e.Queue), 24), pending(states[i]), tries, l.fault(e))
+			plainLine(orDash(e.Queue), 24), now(&e.Record, states[i]), tries, l.fault(e))
 	}
 	return nil
 }
@@ -181,12 +184,17 @@ func plainLine(text string, most int) string {
 	return string(line)
 }
 
-// pending is a state with Celery's name for nothing stored.
-func pending(s celery.State) celery.State {
-	if s == "" {
+// now is the state of a job with Celery's name for nothing stored, and a dash for one
+// of which nothing ever is.
+func now(r *failed.Record, s celery.State) celery.State {
+	switch {
+	case s != "":
+		return s
+	case r.ID == "" || r.Ignored:
+		return "-"
+	default:
 		return celery.Pending
 	}
-	return s
 }
 
 func newFailedShow() *cobra.Command {
@@ -247,7 +255,7 @@ which prints what export would.`,
 	return cmd
 }
 
-func showRecord(out io.Writer, r *failed.Record, now celery.State, raw bool) {
+func showRecord(out io.Writer, r *failed.Record, state celery.State, raw bool) {
 	clean := failed.Redact
 	if raw {
 		clean = func(s string) string { return s }
@@ -262,9 +270,10 @@ func showRecord(out io.Writer, r *failed.Record, now celery.State, raw bool) {
 	}
 	field("id", r.Name())
 	field("task", r.Task)
-	field("now", string(pending(now)))
+	field("now", string(now(r, state)))
 	field("reason", string(r.Reason))
 	field("error", r.Error+": "+r.Text)
+	field("before", r.Previous)
 	field("stage", r.Stage)
 	attempts := fmt.Sprintf("%d", r.Attempts)
 	if r.Replays > 0 {
@@ -278,9 +287,15 @@ func showRecord(out io.Writer, r *failed.Record, now celery.State, raw bool) {
 	field("published", fmt.Sprintf("to exchange %q with key %q", r.Message.Exchange, r.Message.RoutingKey))
 	args, kwargs := r.Args, r.Kwargs
 	p := r.Message.Publishing
-	if raw {
-		if req, err := r.Request(); err == nil {
+	if req, err := r.Request(); err == nil {
+		if raw {
 			args, kwargs = celery.ReprArgs(req.Args), celery.ReprKwargs(req.Kwargs)
+		}
+		if req.Chord != nil {
+			field("chord", "part of group "+req.Group+"; the body does not run if this part is replayed")
+		}
+		for _, step := range req.Chain {
+			field("then", step.Task+" "+step.Options.TaskID)
 		}
 	}
 	field("arguments", args+" "+kwargs)

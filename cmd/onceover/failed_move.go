@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -34,26 +35,38 @@ secrets, such as signed URLs.`,
 		if err := load(settings, cmd.Flags()); err != nil {
 			return err
 		}
+		if len(args) == 0 && !sel.filters() {
+			sel.all = true
+		}
+		if err := sel.checkChoice(args); err != nil {
+			return err
+		}
 		ctx := cmd.Context()
 		store, closeStore, err := openFailed(ctx, settings)
 		if err != nil {
 			return err
 		}
 		defer closeStore()
-		if len(args) == 0 && !sel.filters() {
-			sel.all = true
-		}
 		refs, err := sel.choose(ctx, store, args)
 		if err != nil {
 			return err
 		}
 		out := cmd.OutOrStdout()
 		if output != "-" {
-			file, err := os.OpenFile(output, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-			if err != nil {
-				return err
+			// Under its name only once it is whole. CreateTemp makes it readable for us
+			// alone.
+			file, fileErr := os.CreateTemp(filepath.Dir(output), "."+filepath.Base(output)+".*")
+			if fileErr != nil {
+				return fileErr
 			}
-			defer func() { err = errors.Join(err, file.Close()) }()
+			defer func() {
+				if err = errors.Join(err, file.Sync(), file.Close()); err == nil {
+					err = os.Rename(file.Name(), output)
+				}
+				if err != nil {
+					err = errors.Join(fmt.Errorf("%s is not written: %w", output, err), os.Remove(file.Name()))
+				}
+			}()
 			out = file
 		}
 		n, err := export(ctx, store, refs, out)
@@ -73,6 +86,9 @@ func export(ctx context.Context, store *failed.Store, refs []failed.Ref, out io.
 	defer bar.close()
 	n := 0
 	for _, ref := range refs {
+		if err := context.Cause(ctx); err != nil {
+			return n, err
+		}
 		r, err := store.Get(ctx, ref)
 		if err != nil {
 			return n, err
@@ -121,32 +137,48 @@ as soon as a worker runs on this store.`,
 			return err
 		}
 		defer closeStore()
-		n, err := importRecords(ctx, store, in)
-		if err != nil {
-			return fmt.Errorf("%w; %s imported before", err, jobs(n))
+		warnings, err := store.Check(ctx)
+		for _, text := range warnings {
+			fmt.Fprintln(cmd.ErrOrStderr(), "onceover: warning:", text)
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s imported\n", jobs(n))
+		if err != nil {
+			return err
+		}
+		fresh, known, err := importRecords(ctx, store, interruptible{ctx, in})
+		if err != nil {
+			return fmt.Errorf("%w; %s imported before, %d were kept already", err, jobs(fresh), known)
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s imported, %d were kept already\n", jobs(fresh), known)
 		return nil
 	}
 	return cmd
 }
 
-func importRecords(ctx context.Context, store *failed.Store, in io.Reader) (int, error) {
+func importRecords(ctx context.Context, store *failed.Store, in io.Reader) (fresh, known int, err error) {
 	dec := json.NewDecoder(bufio.NewReader(in))
-	for n := 0; ; n++ {
+	for {
 		var r failed.Record
 		err := dec.Decode(&r)
 		if errors.Is(err, io.EOF) {
-			return n, nil
+			return fresh, known, nil
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			return fresh, known, cause
 		}
 		if err == nil {
 			err = r.Validate()
 		}
 		if err != nil {
-			return n, fmt.Errorf("record %d is not one of onceover failed export: %w", n+1, err)
+			return fresh, known, fmt.Errorf("record %d is not one of onceover failed export: %w", fresh+known+1, err)
 		}
-		if err := store.Keep(ctx, r); err != nil {
-			return n, err
+		isNew, err := store.Import(ctx, r)
+		if err != nil {
+			return fresh, known, err
+		}
+		if isNew {
+			fresh++
+		} else {
+			known++
 		}
 	}
 }

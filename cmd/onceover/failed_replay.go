@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -55,6 +57,7 @@ by its number from 0: for a signed URL that has run out.`,
 	f.BoolVar(&r.dryRun, "dry-run", false, "only show what would be replayed")
 	f.StringVar(&perSecond, "rate", "", "at most so many, such as 20/s, 100/m or 500/h (default: as fast as the broker takes them)")
 	f.StringArrayVar(&r.set, "set", nil, "change an argument: NAME=VALUE; a VALUE that is JSON is taken as such, else as text")
+	f.StringArrayVar(&r.unset, "unset", nil, "leave out a keyword argument")
 	f.StringVar(&r.toQueue, "to-queue", "", "publish to this queue instead of the one that the job came from")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := load(settings, cmd.Flags()); err != nil {
@@ -69,6 +72,12 @@ by its number from 0: for a signed URL that has run out.`,
 				return usageError(fmt.Errorf("--set %q: expected NAME=VALUE, such as image_url=https://example.com/a.jpg", s))
 			}
 		}
+		if cmd.Flags().Changed("to-queue") && r.toQueue == "" {
+			return usageError(errors.New("--to-queue is empty: expected the name of a queue"))
+		}
+		if err := sel.checkChoice(args); err != nil {
+			return err
+		}
 		ctx := cmd.Context()
 		store, closeStore, err := openFailed(ctx, settings)
 		if err != nil {
@@ -81,7 +90,7 @@ by its number from 0: for a signed URL that has run out.`,
 			return err
 		}
 		if r.dryRun {
-			return r.preview(cmd, refs)
+			return r.preview(cmd, settings, refs)
 		}
 		return r.run(cmd, settings, refs)
 	}
@@ -108,6 +117,7 @@ type replayer struct {
 	dryRun  bool
 	limit   rate.Limit
 	set     []string // NAME=VALUE
+	unset   []string
 	toQueue string
 }
 
@@ -115,6 +125,16 @@ type replayer struct {
 func (r replayer) edit(rec *failed.Record) error {
 	if r.toQueue != "" {
 		rec.Message.Queue = r.toQueue
+	}
+	var parameters []string
+	if rec.Task == tasks.NameAnalyze {
+		parameters = tasks.AnalyzeParameters
+	}
+	change := func(name string, raw []byte) error {
+		if err := rec.SetArgument(name, raw, parameters); err != nil {
+			return &failed.SkippedError{Why: err.Error()}
+		}
+		return nil
 	}
 	for _, s := range r.set {
 		name, value, _ := strings.Cut(s, "=")
@@ -125,20 +145,60 @@ func (r replayer) edit(rec *failed.Record) error {
 				return err
 			}
 		}
-		var parameters []string
-		if rec.Task == tasks.NameAnalyze {
-			parameters = tasks.AnalyzeParameters
+		if err := change(name, raw); err != nil {
+			return err
 		}
-		if err := rec.SetArgument(name, raw, parameters); err != nil {
-			return &failed.SkippedError{Why: err.Error()}
+	}
+	for _, name := range r.unset {
+		if err := change(name, nil); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// hints says what is worth knowing of the jobs that a run replays. It is safe for
+// concurrent use.
+type hints struct {
+	mu     sync.Mutex
+	watch  string // the job whose progress can be watched
+	chords int
+}
+
+func (h *hints) note(rec *failed.Record) {
+	req, err := rec.Request()
+	if err != nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if rec.Task == tasks.NameAnalyze {
+		h.watch = tasks.JobID(req)
+	}
+	if req.Chord != nil {
+		h.chords++
+	}
+}
+
+func (h *hints) print(out io.Writer, done int) {
+	if h.chords > 0 {
+		fmt.Fprintf(out, "%d of the jobs are parts of chords: the chords' bodies, which failed with them, do not run\n", h.chords)
+	}
+	if done == 1 && h.watch != "" {
+		fmt.Fprintf(out, "follow it with: onceover watch %s\n", plainLine(h.watch, 600))
+	}
+}
+
 // preview shows what would be replayed, without a change to anything.
-func (r replayer) preview(cmd *cobra.Command, refs []failed.Ref) error {
+func (r replayer) preview(cmd *cobra.Command, s *config.Settings, refs []failed.Ref) error {
 	out := cmd.OutOrStdout()
+	conn, err := worker.Dial(cmd.Context(), "onceover failed replay", s.Worker.BrokerURLs)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	queues := map[string]error{}
+	var h hints
 	would := 0
 	for _, ref := range refs {
 		rec, err := r.store.Get(cmd.Context(), ref)
@@ -156,14 +216,23 @@ func (r replayer) preview(cmd *cobra.Command, refs []failed.Ref) error {
 		if err := r.edit(rec); err != nil {
 			why = err.Error()
 		}
+		queue := rec.Message.Queue
+		if _, known := queues[queue]; !known {
+			queues[queue] = worker.QueueExists(conn, queue)
+		}
+		if err := queues[queue]; err != nil && why == "" {
+			why = err.Error()
+		}
 		if why != "" {
-			fmt.Fprintf(out, "would not replay %s: it %s\n", rec.Name(), plainLine(why, 300))
+			fmt.Fprintf(out, "would not replay %s: %s\n", plainLine(rec.Name(), 60), plainLine(why, 300))
 			continue
 		}
 		would++
+		h.note(rec)
 		fmt.Fprintf(out, "would replay %s  %s to %s  %s\n", plainLine(rec.Name(), 60), plainLine(orDash(rec.Task), 40),
 			plainLine(rec.Message.Queue, 40), plainLine(rec.Kwargs+" "+rec.Args, 100))
 	}
+	h.print(out, 0)
 	fmt.Fprintf(out, "%s would be replayed\n", jobs(would))
 	return nil
 }
@@ -185,7 +254,21 @@ func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Ref)
 			fmt.Fprintf(cmd.ErrOrStderr(), "waiting: %v; is a worker running?\n", full)
 			told = full.Queue
 		}
+	}, func(queue string, ttl time.Duration) {
+		text := fmt.Sprintf("warning: no worker consumes %s at the moment", queue)
+		if ttl > 0 {
+			text += fmt.Sprintf(", which drops messages after %v: they would be kept again, as expired", ttl)
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), text)
 	})
+	var h hints
+	edit := func(rec *failed.Record) error {
+		err := r.edit(rec)
+		if err == nil {
+			h.note(rec)
+		}
+		return err
+	}
 	if err != nil {
 		return err
 	}
@@ -203,7 +286,7 @@ func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Ref)
 		if failure = limiter.WaitN(ctx, len(batch)); failure != nil {
 			break
 		}
-		outcomes, err := r.store.Replay(ctx, batch, publish, r.edit)
+		outcomes, err := r.store.Replay(ctx, batch, publish, edit)
 		for _, o := range outcomes {
 			switch {
 			case o.Done:
@@ -211,7 +294,7 @@ func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Ref)
 			case o.Over:
 				over++
 			}
-			if o.Why != "" {
+			if o.Why != "" && ctx.Err() == nil {
 				why = append(why, fmt.Sprintf("not replayed: %s %s", plainLine(o.Ref.Name(), 60), plainLine(o.Why, 300)))
 			}
 		}
@@ -228,6 +311,7 @@ func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Ref)
 		fmt.Fprintf(out, "… and %d more that were not replayed\n", len(why)-50)
 	}
 	fmt.Fprintf(out, "%s replayed\n", jobs(done))
+	h.print(out, done)
 	left := len(refs) - done - over
 	switch {
 	case failure != nil && errors.Is(failure, context.Canceled):
@@ -258,6 +342,9 @@ without a terminal it needs --yes.`,
 		if err := load(settings, cmd.Flags()); err != nil {
 			return err
 		}
+		if err := sel.checkChoice(args); err != nil {
+			return err
+		}
 		ctx, out := cmd.Context(), cmd.OutOrStdout()
 		store, closeStore, err := openFailed(ctx, settings)
 		if err != nil {
@@ -273,7 +360,7 @@ without a terminal it needs --yes.`,
 			return nil
 		}
 		if !yes {
-			sure, err := confirm(cmd.InOrStdin(), out, fmt.Sprintf("Discard %s? They cannot be replayed any more.", jobs(len(refs))))
+			sure, err := confirm(ctx, cmd.InOrStdin(), out, fmt.Sprintf("Discard %s of %s? They cannot be replayed any more.", jobs(len(refs)), serverOf(settings.FailedURL)))
 			if err != nil {
 				return err
 			}
@@ -300,6 +387,15 @@ without a terminal it needs --yes.`,
 		return nil
 	}
 	return cmd
+}
+
+// serverOf is host and database of a Redis URL.
+func serverOf(url string) string {
+	opt, err := config.ParseRedisURL("failed-url", url)
+	if err != nil {
+		return "?"
+	}
+	return fmt.Sprintf("%s/%d", opt.Addr, opt.DB)
 }
 
 // counter is a progress bar for many jobs, on a terminal only.

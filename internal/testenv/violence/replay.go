@@ -23,7 +23,7 @@ func (p *producer) kept(ctx context.Context) (failed.Publish, error) {
 			return nil, err
 		}
 	}
-	return worker.PublishKept(p.conn, func(*failed.FullError) {})
+	return worker.PublishKept(p.conn, func(*failed.FullError) {}, func(string, time.Duration) {})
 }
 
 // replayByCommand has "onceover failed replay" replay records, and be killed at each
