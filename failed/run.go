@@ -123,10 +123,27 @@ func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) err
 	}
 	crash.Point("due-before-publish")
 	if err := publish(ctx, true, j.Record.Message); err != nil {
+		if s.isNews(err) {
+			s.log.Warn("parked job is due and not published, trying again", zap.String("task_id", j.ID), zap.Error(err))
+		}
 		return fmt.Errorf("publish job %s, which is due: %w", j.ID, err)
 	}
+	s.isNews(nil)
 	crash.Point("due-after-publish")
 	return s.dropPieces(ctx, QueueDelay, key, j)
+}
+
+// isNews tells whether the error is another than the last, which many jobs may have.
+func (s *Store) isNews(err error) bool {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	is := text != s.fault
+	s.fault = text
+	return is
 }
 
 // revokedTTL is how long a revoked id is remembered for jobs that are parked.

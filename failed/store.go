@@ -87,6 +87,7 @@ type Store struct {
 	before  string    // the one before it, "" if there is none
 	checked time.Time // when that was found
 	since   int       // jobs kept since
+	fault   string    // why a job that is due was not published; "" if the last one was
 }
 
 // New returns a store on the database that client has selected, whose replays
