@@ -198,10 +198,10 @@ func (j *job) unwanted(stamps bool) (*celery.Exception, revocation) {
 		j.w.remote.Revoked.Add(j.req.ID)
 		return celery.TaskRevoked("expired"), revocation{expired: true}
 	}
-	if since, ok := j.w.remote.Revoked.Since(j.req.ID); ok && since.Before(failed.ReplayedAt(j.delivery.Headers)) {
-		return nil, revocation{} // and replayed after that
-	}
-	if j.delivery.Headers[failed.HeaderRevoked] == true || j.w.remote.Revoked.Has(j.req.ID) || stamps && j.w.remote.Revoked.Match(j.req.ID, j.req.StampedHeaders, j.req.Stamps) {
+	// A replay counts more than a revocation before it.
+	since, byID := j.w.remote.Revoked.Since(j.req.ID)
+	byID = byID && !since.Before(failed.ReplayedAt(j.delivery.Headers))
+	if byID || j.delivery.Headers[failed.HeaderRevoked] == true || stamps && j.w.remote.Revoked.Match("", j.req.StampedHeaders, j.req.Stamps) {
 		return celery.TaskRevoked("revoked"), revocation{}
 	}
 	return nil, revocation{}
@@ -241,6 +241,9 @@ func (j *job) attempt(jobs context.Context, seen bool) error {
 	if fatal, err := j.killed(ctx); err != nil {
 		return err
 	} else if fatal != nil {
+		j.enter(settled)
+		ctx, done := lingering(jobs, lastWrites)
+		defer done()
 		return j.fail(ctx, fatal, failed.ReasonPoison, &attempt{job: j}, seen)
 	}
 	j.task.runs.Add(1)
