@@ -17,10 +17,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// TestManyFailedJobs keeps, lists and replays very many failed jobs: 10,000, or
+// TestManyFailedJobs keeps, lists and replays very many failed jobs: 3,000, or
 // 100,000 with ONCEOVER_TEST_FULL=1.
 func TestManyFailedJobs(t *testing.T) {
-	n := 10_000
+	n := 3_000
 	if os.Getenv("ONCEOVER_TEST_FULL") == "1" {
 		n = 100_000
 	}
