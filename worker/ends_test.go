@@ -256,6 +256,47 @@ func TestStopsWhileTheBrokerIsBlocked(t *testing.T) {
 	}
 }
 
+// TestWorksOffWhatWaitsWhileTheBrokerIsBlocked has more jobs waiting than are prefetched
+// when RabbitMQ has a memory alarm: only what is acknowledged makes room for the next, and
+// an operator expects the queues to get shorter.
+func TestWorksOffWhatWaitsWhileTheBrokerIsBlocked(t *testing.T) {
+	t.Parallel()
+	rabbit := testenv.RabbitMQ(t)
+	b := setupOn(t, rabbit.URL())
+	b.cfg.Concurrency, b.cfg.PrefetchMultiplier = 1, 2
+	g := newGate()
+	b.task("slow", g)
+	b.task("next", value(1))
+	b.start()
+	sendChain := func(follower string) {
+		b.send("next", func(r *celery.Request) {
+			next := celery.NewSignature("next")
+			next.Options.TaskID = follower
+			r.Callbacks = celery.Signatures{to(next)}
+		})
+	}
+	sendChain("before") // RabbitMQ blocks connections that have published
+	b.wait("before")
+	ids := []string{b.send("slow", nil)}
+	<-g.entered
+	for range 20 {
+		ids = append(ids, b.send("next", nil))
+	}
+	sendChain("after")
+	rabbit.Ctl("set_vm_memory_high_watermark", "absolute", "1")
+	close(g.release)
+	for i, id := range ids {
+		if m := b.wait(id); m.Status != celery.Success {
+			t.Errorf("job %d: got %s, want SUCCESS", i, m.Status)
+		}
+	}
+	b.until(func() bool {
+		return b.logs.FilterMessageSnippet("the broker takes no messages").Len() == 1
+	})
+	rabbit.Ctl("set_vm_memory_high_watermark", "0.6")
+	b.wait("after")
+}
+
 // TestRefusedByTheBroker has a task start what the broker does not take: the task
 // fails, and the others go on.
 func TestRefusedByTheBroker(t *testing.T) {

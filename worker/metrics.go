@@ -25,6 +25,7 @@ type metrics struct {
 	jobs       *prometheus.CounterVec
 	duration   *prometheus.HistogramVec
 	brokerLost prometheus.Counter
+	blocked    prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer, inFlight, scheduled, dropped func() float64) *metrics {
@@ -48,6 +49,9 @@ func newMetrics(reg prometheus.Registerer, inFlight, scheduled, dropped func() f
 		}, []string{"task"}),
 		brokerLost: f.NewCounter(prometheus.CounterOpts{
 			Name: "onceover_broker_reconnects_total", Help: "How often the broker connection was lost and had to be made anew.",
+		}),
+		blocked: f.NewGauge(prometheus.GaugeOpts{
+			Name: "onceover_broker_blocked", Help: "1 while the broker takes no messages (a memory or disk alarm).",
 		}),
 	}
 }

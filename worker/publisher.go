@@ -211,7 +211,7 @@ func (o *outbox) publish(ctx context.Context, messages ...Outgoing) error {
 			case err == nil, ctx.Err() != nil:
 				return err
 			case errors.Is(err, ErrUnroutable):
-				if err := o.sendOneByOne(ctx, s, messages); err == nil || !s.conn.IsClosed() {
+				if err := o.sendOneByOne(ctx, s, messages); err == nil || !s.closed() {
 					return err
 				}
 			case !s.publisher.broken():

@@ -25,22 +25,30 @@ const (
 	closeTimeout = 2 * time.Second  // for the broker to answer when the session ends
 )
 
-// session is one connection to the broker, from dialling to its loss. A
+// session is what connects us with the broker, from dialling to its loss. A
 // delivery is acknowledged on the session it came from, never on a later one.
+//
+// Publishing has a connection of its own: in a memory or disk alarm RabbitMQ reads
+// nothing more from a connection that has published (its documentation of
+// connection.blocked), so acknowledgements on it would not arrive, and the queues
+// never get shorter.
 type session struct {
-	conn      *amqp.Connection
-	channel   *amqp.Channel // of all consumers
-	publisher *Publisher
+	conn      *amqp.Connection // consumes, acknowledges and declares
+	channel   *amqp.Channel    // of all consumers
+	out       *amqp.Connection // publishes
+	publisher *Publisher       // on out
 
 	// waits ends when the session does, and with it what only waits to run.
 	waits    context.Context
 	endWaits context.CancelCauseFunc
 
+	watch     sync.WaitGroup
 	readers   sync.WaitGroup
 	consumers map[string]*consumer // by queue; used by the goroutine of consume only
 	dead      string               // tag of the consumer of dead letters, "" if there is none
 
 	connClosed    chan *amqp.Error
+	outClosed     chan *amqp.Error
 	channelClosed chan *amqp.Error
 	cancelled     chan string // a consumer that the broker cancelled: its queue is gone
 	failed        chan error  // a fault found by a job that only a new session mends
@@ -175,9 +183,10 @@ func (w *Worker) open(ctx context.Context) (_ *session, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s := &session{conn: conn, consumers: map[string]*consumer{}, failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
-			conn.Close()
+			s.hangUp()
 		}
 	}()
 	queues := w.queues.list()
@@ -188,14 +197,19 @@ func (w *Worker) open(ctx context.Context) (_ *session, err error) {
 	if len(created) > 0 {
 		w.log.Info("queues created", zap.Strings("queues", created))
 	}
-	s := &session{conn: conn, consumers: map[string]*consumer{}, failed: make(chan error, 1)}
-	if s.publisher, err = NewPublisher(conn); err != nil {
+	if s.out, err = Dial(ctx, w.cfg.NodeName+" (publishing)", w.cfg.BrokerURLs); err != nil {
+		return nil, err
+	}
+	if s.publisher, err = NewPublisher(s.out); err != nil {
 		return nil, err
 	}
 	if s.channel, err = conn.Channel(); err != nil {
 		return nil, fmt.Errorf("open channel for consuming: %w", err)
 	}
 	s.connClosed = conn.NotifyClose(make(chan *amqp.Error, 1))
+	s.outClosed = s.out.NotifyClose(make(chan *amqp.Error, 1))
+	blocked := s.out.NotifyBlocked(make(chan amqp.Blocking))
+	s.watch.Go(func() { w.watchBlocked(blocked) })
 	s.channelClosed = s.channel.NotifyClose(make(chan *amqp.Error, 1))
 	s.cancelled = s.channel.NotifyCancel(make(chan string, 16))
 	s.waits, s.endWaits = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -215,8 +229,39 @@ func (s *session) fail(err error) {
 func (s *session) close() {
 	if s != nil {
 		s.endWaits(errSessionLost)
-		_ = s.conn.CloseDeadline(time.Now().Add(closeTimeout)) // an error means that it was closed before
+		s.hangUp()
 		s.readers.Wait()
+		s.watch.Wait()
+	}
+}
+
+// closed reports whether either connection is gone.
+func (s *session) closed() bool { return s.conn.IsClosed() || s.out.IsClosed() }
+
+// hangUp closes the connections.
+func (s *session) hangUp() {
+	var both sync.WaitGroup
+	for _, conn := range []*amqp.Connection{s.conn, s.out} {
+		if conn != nil {
+			// An error means that it was closed before.
+			both.Go(func() { _ = conn.CloseDeadline(time.Now().Add(closeTimeout)) })
+		}
+	}
+	both.Wait()
+}
+
+// watchBlocked says when the broker stops taking messages, and when it takes them
+// again.
+func (w *Worker) watchBlocked(blocked <-chan amqp.Blocking) {
+	defer w.metrics.blocked.Set(0)
+	for b := range blocked {
+		if b.Active {
+			w.metrics.blocked.Set(1)
+			w.log.Error("the broker takes no messages, what publishes waits: free memory or disk there", zap.String("reason", b.Reason))
+		} else {
+			w.metrics.blocked.Set(0)
+			w.log.Info("the broker takes messages again")
+		}
 	}
 }
 
@@ -250,6 +295,8 @@ func (w *Worker) consume(ctx context.Context, s *session, accept func(*consumer,
 			return nil
 		case err := <-s.connClosed:
 			return w.lost("connection closed", err)
+		case err := <-s.outClosed:
+			return w.lost("connection for publishing closed", err)
 		case err := <-s.channelClosed:
 			return w.lost("channel closed", err)
 		case tag := <-s.cancelled:
