@@ -4,13 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
-
-	"github.com/openai/openai-go/v3/option"
 )
 
 // httpClient returns a copy of c, or a new client if c is nil, that follows no redirects.
@@ -28,76 +24,40 @@ func httpClient(c *http.Client) *http.Client {
 	return &client
 }
 
-var errAnswerTooLarge = errors.New("answer too large")
-
-// boundAnswer is middleware of the client library, which itself reads answers of any size into memory.
-func boundAnswer(req *http.Request, next option.MiddlewareNext) (*http.Response, error) {
-	resp, err := next(req)
-	if resp != nil && resp.Body != nil {
-		resp.Body = &boundedBody{ReadCloser: resp.Body, left: maxAnswerBytes}
-	}
-	return resp, err
-}
-
-// boundedBody fails with errAnswerTooLarge where a body goes on after left bytes.
-type boundedBody struct {
-	io.ReadCloser
-	left int
-}
-
-func (b *boundedBody) Read(p []byte) (int, error) {
-	if len(p) > b.left+1 {
-		p = p[:b.left+1] // one more than allowed shows that there is more
-	}
-	n, err := b.ReadCloser.Read(p)
-	if n > b.left {
-		return b.left, errAnswerTooLarge
-	}
-	b.left -= n
-	return n, err
-}
-
-// callFailure classifies a call that gave no completion, by the response if there is one (its status is known even
-// where its body could not be read), else by err.
-func (o *OpenAI) callFailure(model string, resp *http.Response, err error) error {
-	if resp == nil {
-		// Without the URL that net/http puts before its errors.
-		if u := (*url.Error)(nil); errors.As(err, &u) {
-			err = u.Err
-		}
+// callFailure classifies a call that gave no completion, by the reply if there is one, else by err.
+func (o *OpenAI) callFailure(model string, r *reply, err error) error {
+	if r == nil {
 		return failure(model, &Error{Transient: true}, "reach the endpoint", o.clean(err.Error()), "check ONCEOVER_VISION_URL if this lasts")
 	}
-	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
-		return failure(model, &Error{Transient: true}, o.answerFault(resp, err))
+	if r.ok() {
+		return failure(model, &Error{Transient: true}, o.answerFault(r, err))
 	}
 
-	var quota bool
-	var text string
-	if body, err := io.ReadAll(resp.Body); err == nil { // in memory already, put back by the library
-		quota, text = serverError(body)
-	}
+	quota, text := serverError(r.body)
 	e := &Error{
-		StatusCode: resp.StatusCode,
-		Quota:      quota || resp.StatusCode == http.StatusPaymentRequired,
-		RetryAfter: retryAfter(resp.Header, time.Now()),
+		StatusCode: r.status,
+		Quota:      quota || r.status == http.StatusPaymentRequired,
+		RetryAfter: retryAfter(r.header, time.Now()),
 	}
-	e.Transient = e.Quota || resp.StatusCode == http.StatusRequestTimeout || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500
-	what := strings.TrimSpace(fmt.Sprintf("HTTP %d %s", resp.StatusCode, http.StatusText(resp.StatusCode)))
-	if resp.StatusCode == http.StatusUnauthorized {
+	e.Transient = e.Quota || r.status == http.StatusRequestTimeout || r.status == http.StatusTooManyRequests || r.status >= 500
+	what := strings.TrimSpace(fmt.Sprintf("HTTP %d %s", r.status, http.StatusText(r.status)))
+	if r.status == http.StatusUnauthorized {
 		text = "" // usually repeats a part of the key
 	}
 	return failure(model, e, what, o.clean(text), remedy(e))
 }
 
 // answerFault says what is wrong with an answer of status 2xx that is not a completion.
-func (o *OpenAI) answerFault(resp *http.Response, err error) string {
+func (o *OpenAI) answerFault(r *reply, err error) string {
 	switch {
 	case errors.Is(err, errAnswerTooLarge):
 		return fmt.Sprintf("the answer is larger than %d bytes", maxAnswerBytes)
-	case !strings.Contains(resp.Header.Get("Content-Type"), "json"):
-		return fmt.Sprintf("the answer is not JSON but %q: check that ONCEOVER_VISION_URL is the base URL of the API", o.clean(resp.Header.Get("Content-Type")))
-	default: // cut off, not JSON after all, or null
-		return "the answer cannot be read: " + o.clean(fmt.Sprint(err))
+	case !strings.Contains(r.header.Get("Content-Type"), "json"):
+		return fmt.Sprintf("the answer is not JSON but %q: check that ONCEOVER_VISION_URL is the base URL of the API", o.clean(r.header.Get("Content-Type")))
+	case err == nil:
+		return "the answer cannot be read: it is null"
+	default: // cut off, or not JSON after all
+		return "the answer cannot be read: " + o.clean(err.Error())
 	}
 }
 

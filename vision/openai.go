@@ -11,21 +11,20 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/openai/openai-go/v3"
-	"github.com/openai/openai-go/v3/option"
-	"github.com/openai/openai-go/v3/shared"
 )
 
 // OpenAI is the Analyzer that asks a server by OpenAI's chat completions, the one interface that nearly all model servers
 // speak. It is safe for concurrent use.
 type OpenAI struct {
-	chat              openai.ChatCompletionService
+	client            *http.Client
+	endpoint          string
 	model, lang       string
 	timeout           time.Duration
 	priceIn, priceOut int64
 	schema            schema
-	clean             func(string) string // serverText with the API key, which is thus in no field that could be printed
+	// With the API key, which is thus in no field that could be printed.
+	authorize func(*http.Request)
+	clean     func(string) string // serverText
 }
 
 var _ Analyzer = (*OpenAI)(nil)
@@ -49,26 +48,21 @@ func NewOpenAI(cfg OpenAIConfig) (*OpenAI, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read analysis schema: %w", err)
 	}
-	opts := []option.RequestOption{
-		option.WithBaseURL(cfg.BaseURL),
-		option.WithHTTPClient(httpClient(cfg.HTTPClient)),
-		option.WithMaxRetries(0), // the worker retries; both together would multiply paid calls
-		option.WithMiddleware(boundAnswer),
-	}
-	if cfg.APIKey != "" {
-		opts = append(opts, option.WithAPIKey(cfg.APIKey))
-	}
 	o := &OpenAI{
-		// Not openai.NewClient, which reads OPENAI_BASE_URL, OPENAI_ORG_ID and more: a malformed one fails every
-		// request even though another is configured. The service itself reads nothing.
-		chat:     openai.NewChatCompletionService(opts...),
+		client:   httpClient(cfg.HTTPClient),
+		endpoint: strings.TrimRight(cfg.BaseURL, "/") + "/chat/completions",
 		model:    cfg.Model,
 		lang:     cfg.DefaultLang,
 		timeout:  cfg.Timeout,
 		priceIn:  cfg.PriceIn,
 		priceOut: cfg.PriceOut,
 		schema:   schema,
-		clean:    func(s string) string { return serverText(s, cfg.APIKey) },
+		authorize: func(r *http.Request) {
+			if cfg.APIKey != "" {
+				r.Header.Set("Authorization", "Bearer "+cfg.APIKey)
+			}
+		},
+		clean: func(s string) string { return serverText(s, cfg.APIKey) },
 	}
 	if o.lang == "" {
 		o.lang = defaultLang
@@ -90,25 +84,20 @@ func (o *OpenAI) PromptVersion() string {
 // Analyze asks the model about the picture, and once more, saying what was wrong, if the answer breaks the schema.
 // A second break is a transient *Error; a refusal by the model is a permanent one.
 func (o *OpenAI) Analyze(ctx context.Context, p *Preview, opt Options) (Analysis, Usage, error) {
-	params, err := o.params(opt, analysisPrompt)
+	chat, err := o.begin(opt, analysisPrompt)
 	if err != nil {
 		return Analysis{}, Usage{}, err
 	}
-	params.Messages = append(params.Messages, openai.UserMessage([]openai.ChatCompletionContentPartUnionParam{
-		openai.TextContentPart(analysisRequest),
-		openai.ImageContentPart(openai.ChatCompletionContentPartImageImageURLParam{
-			URL: "data:image/jpeg;base64," + base64.StdEncoding.EncodeToString(p.JPEG),
-		}),
-	}))
-	params.ResponseFormat.OfJSONSchema = &shared.ResponseFormatJSONSchemaParam{
-		JSONSchema: shared.ResponseFormatJSONSchemaJSONSchemaParam{
-			Name:   "analysis",
-			Strict: openai.Bool(true),
-			Schema: json.RawMessage(analysisSchema),
-		},
+	chat.user([]contentPart{
+		{Type: "text", Text: analysisRequest},
+		{Type: "image_url", ImageURL: &imageURL{URL: "data:image/jpeg;base64," + base64.StdEncoding.EncodeToString(p.JPEG)}},
+	})
+	chat.ResponseFormat = &responseFormat{
+		Type:       "json_schema",
+		JSONSchema: jsonSchema{Name: "analysis", Strict: true, Schema: json.RawMessage(analysisSchema)},
 	}
 
-	text, usage, err := o.ask(ctx, params)
+	text, usage, err := o.ask(ctx, chat)
 	if err != nil {
 		return Analysis{}, usage, err
 	}
@@ -118,16 +107,16 @@ func (o *OpenAI) Analyze(ctx context.Context, p *Preview, opt Options) (Analysis
 	}
 
 	if strings.TrimSpace(text) != "" {
-		params.Messages = append(params.Messages, openai.AssistantMessage(truncate(text, maxEchoRunes)))
+		chat.Messages = append(chat.Messages, chatMessage{Role: "assistant", Content: truncate(text, maxEchoRunes)})
 	}
-	params.Messages = append(params.Messages, openai.UserMessage(fmt.Sprintf(repairPrompt, fault)))
-	text, second, err := o.ask(ctx, params)
+	chat.user(fmt.Sprintf(repairPrompt, fault))
+	text, second, err := o.ask(ctx, chat)
 	usage = usage.Add(second)
 	if err != nil {
 		return Analysis{}, usage, err
 	}
 	if a, fault = o.schema.parseReply(text); fault != nil {
-		return Analysis{}, usage, failure(params.Model, &Error{Transient: true}, "its answer broke the schema, and again when asked once more: "+fault.Error())
+		return Analysis{}, usage, failure(chat.Model, &Error{Transient: true}, "its answer broke the schema, and again when asked once more: "+fault.Error())
 	}
 	return a, usage, nil
 }
@@ -135,7 +124,7 @@ func (o *OpenAI) Analyze(ctx context.Context, p *Preview, opt Options) (Analysis
 // Feedback asks the model a person's question about an analysis; the picture is not sent. A question that is empty or
 // longer than MaxQuestionRunes is refused by a permanent *Error.
 func (o *OpenAI) Feedback(ctx context.Context, a Analysis, question string, opt Options) (string, Usage, error) {
-	params, err := o.params(opt, feedbackPrompt)
+	chat, err := o.begin(opt, feedbackPrompt)
 	if err != nil {
 		return "", Usage{}, err
 	}
@@ -150,73 +139,76 @@ func (o *OpenAI) Feedback(ctx context.Context, a Analysis, question string, opt 
 	if err := enc.Encode(map[string]any{"analysis": a, "question": question}); err != nil {
 		return "", Usage{}, &Error{Err: fmt.Errorf("encode question: %w", err)}
 	}
-	params.Messages = append(params.Messages, openai.UserMessage(message.String()))
+	chat.user(message.String())
 
-	text, usage, err := o.ask(ctx, params)
+	text, usage, err := o.ask(ctx, chat)
 	if err != nil {
 		return "", usage, err
 	}
 	if text = strings.TrimSpace(text); text == "" {
-		return "", usage, failure(params.Model, &Error{Transient: true}, "its answer is empty")
+		return "", usage, failure(chat.Model, &Error{Transient: true}, "its answer is empty")
 	}
 	return truncate(text, MaxFeedbackRunes), usage, nil
 }
 
-// params begins a request with the model and language of opt; prompt has a place for the language.
-func (o *OpenAI) params(opt Options, prompt string) (openai.ChatCompletionNewParams, error) {
+// begin begins a request with the model and language of opt; prompt has a place for the language.
+func (o *OpenAI) begin(opt Options, prompt string) (chatRequest, error) {
 	model, lang := o.model, o.lang
 	if opt.Model != "" {
 		if text := modelFault(opt.Model); text != "" {
-			return openai.ChatCompletionNewParams{}, &Error{Err: fmt.Errorf("model %s", text)}
+			return chatRequest{}, &Error{Err: fmt.Errorf("model %s", text)}
 		}
 		model = opt.Model
 	}
 	if opt.Lang != "" {
 		if !langTag.MatchString(opt.Lang) {
-			return openai.ChatCompletionNewParams{}, &Error{Err: fmt.Errorf("lang %.40q is not a language tag: expected one such as ko, en or pt-BR", opt.Lang)}
+			return chatRequest{}, &Error{Err: fmt.Errorf("lang %.40q is not a language tag: expected one such as ko, en or pt-BR", opt.Lang)}
 		}
 		lang = opt.Lang
 	}
 	// Neither a temperature nor a token limit: what one server demands of them, the next refuses.
-	return openai.ChatCompletionNewParams{
+	return chatRequest{
 		Model:    model,
-		Messages: []openai.ChatCompletionMessageParamUnion{openai.SystemMessage(fmt.Sprintf(prompt, lang))},
+		Messages: []chatMessage{{Role: "system", Content: fmt.Sprintf(prompt, lang)}},
 	}, nil
 }
 
-// ask makes one call and returns the text of the first choice, which may be empty.
-func (o *OpenAI) ask(ctx context.Context, params openai.ChatCompletionNewParams) (string, Usage, error) {
+// ask makes one call and returns the text of the first choice, which may be empty. It does not retry: the worker does,
+// and both together would multiply paid calls.
+func (o *OpenAI) ask(ctx context.Context, chat chatRequest) (string, Usage, error) {
 	if ctx.Err() != nil {
 		return "", Usage{}, ended(ctx)
 	}
 	call, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	var resp *http.Response
-	completion, err := o.chat.New(call, params, option.WithResponseInto(&resp))
 	usage := Usage{Calls: 1}
+	reply, err := o.post(call, chat)
+	var completion *chatCompletion // null stays nil
+	if err == nil && reply.ok() {
+		err = json.Unmarshal(reply.body, &completion)
+	}
 	switch {
-	case err == nil && completion != nil && resp.StatusCode < 300:
+	case completion != nil && err == nil:
 	case ctx.Err() != nil:
 		return "", usage, ended(ctx)
 	case call.Err() != nil:
-		return "", usage, failure(params.Model, &Error{Transient: true}, fmt.Sprintf("no answer within %v", o.timeout))
+		return "", usage, failure(chat.Model, &Error{Transient: true}, fmt.Sprintf("no answer within %v", o.timeout))
 	default:
-		return "", usage, o.callFailure(params.Model, resp, err)
+		return "", usage, o.callFailure(chat.Model, reply, err)
 	}
 
-	usage.PromptTokens = int(min(max(completion.Usage.PromptTokens, 0), maxTokens))
-	usage.CompletionTokens = int(min(max(completion.Usage.CompletionTokens, 0), maxTokens))
-	if params.Model == o.model { // the prices are this model's
+	usage.PromptTokens, usage.CompletionTokens = completion.tokens()
+	if chat.Model == o.model { // the prices are this model's
 		usage.CostMicroUSD = (int64(usage.PromptTokens)*o.priceIn + int64(usage.CompletionTokens)*o.priceOut + 500_000) / 1_000_000
 	}
 
 	if len(completion.Choices) == 0 {
-		_, text := serverError([]byte(completion.RawJSON())) // some servers report errors under status 200
-		return "", usage, failure(params.Model, &Error{Transient: true}, "the answer has no choices", o.clean(text))
+		_, text := serverError(reply.body) // some servers report errors under status 200
+		return "", usage, failure(chat.Model, &Error{Transient: true}, "the answer has no choices", o.clean(text))
 	}
 	choice := completion.Choices[0]
 	if choice.Message.Refusal != "" || choice.FinishReason == "content_filter" {
-		return "", usage, failure(params.Model, &Error{}, "the model refused to answer", o.clean(choice.Message.Refusal))
+		return "", usage, failure(chat.Model, &Error{}, "the model refused to answer", o.clean(choice.Message.Refusal))
 	}
 	return choice.Message.Content, usage, nil
 }

@@ -35,12 +35,12 @@ type service struct {
 type request struct {
 	path   string
 	header http.Header
-	body   chatRequest
+	body   sentRequest
 	raw    []byte
 }
 
-// chatRequest is what the tests look at of a chat completion request.
-type chatRequest struct {
+// sentRequest is what the tests look at of a chat completion request.
+type sentRequest struct {
 	Model    string `json:"model"`
 	Messages []struct {
 		Role    string          `json:"role"`
@@ -294,6 +294,25 @@ func TestUsageCost(t *testing.T) {
 	b, err := json.Marshal(usage)
 	if want := `{"calls":1,"prompt_tokens":1000,"completion_tokens":100}`; err != nil || string(b) != want {
 		t.Errorf("JSON: got %s, %v, want %s", b, err, want)
+	}
+}
+
+func TestUsageOfAnyServer(t *testing.T) {
+	t.Parallel()
+	for usage, want := range map[string]Usage{
+		`null`:                    {},
+		`"none"`:                  {},
+		`{"prompt_tokens":"12"}`:  {},
+		`{"prompt_tokens":-12}`:   {},
+		`{"prompt_tokens":12.0}`:  {PromptTokens: 12},
+		`{"prompt_tokens":1e300}`: {PromptTokens: maxTokens},
+		`{"completion_tokens":7}`: {CompletionTokens: 7},
+	} {
+		s := newService(t, fails(200, `{"choices":[{"message":{"content":"Rinse it."}}],"usage":`+usage+`}`))
+		text, got, err := s.analyzer(t).Feedback(t.Context(), goodAnalysis, "?", Options{})
+		if want.Calls = 1; err != nil || text != "Rinse it." || got != want {
+			t.Errorf("usage %s: got %q, %+v, %v, want the answer and %+v", usage, text, got, err, want)
+		}
 	}
 }
 
