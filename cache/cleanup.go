@@ -49,23 +49,22 @@ func (c *Cache) cleanKeys(ctx context.Context, keys []string, done *Cleaned) err
 	docs := make([]*redis.StringCmd, len(keys))
 	ages := make([]*redis.DurationCmd, len(keys))
 	err := c.guard.Do(ctx, func(ctx context.Context) error {
-		// The error of the whole is the first of any command: an entry may have run out,
-		// or be another type of value, which is not ours.
+		// The error of the whole is the first of any command.
 		_, err := c.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i, key := range keys {
 				docs[i], ages[i] = p.Get(ctx, key), p.TTL(ctx, key)
 			}
 			return nil
 		})
+		if err != nil && !noEntry(err) {
+			return err
+		}
 		for _, doc := range docs {
-			if err := doc.Err(); err != nil && !errors.Is(err, redis.Nil) && !strings.HasPrefix(err.Error(), "WRONGTYPE ") {
+			if err := doc.Err(); err != nil && !noEntry(err) {
 				return err
 			}
 		}
-		if errors.Is(err, redis.Nil) || err != nil && strings.HasPrefix(err.Error(), "WRONGTYPE ") {
-			return nil
-		}
-		return err
+		return nil
 	})
 	if err != nil {
 		return err
@@ -97,4 +96,10 @@ func (c *Cache) cleanKeys(ctx context.Context, keys []string, done *Cleaned) err
 		})
 		return err
 	})
+}
+
+// noEntry tells the answers about a key that has run out meanwhile, or holds another
+// type of value, which is not ours.
+func noEntry(err error) bool {
+	return errors.Is(err, redis.Nil) || strings.HasPrefix(err.Error(), "WRONGTYPE ")
 }

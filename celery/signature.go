@@ -344,25 +344,20 @@ func (s *Signature) walk(f func(*Signature)) {
 	}
 }
 
-// FollowerIDs are the ids of all that fails if r does: the later steps of its
-// chain, and within them every task, header and body.
+// FollowerIDs are the ids of all that fails if r does: the later steps of its chain,
+// and of those the parts of a group or chain and the body of a chord.
 func (r *Request) FollowerIDs() []string {
 	var ids []string
 	var add func(*Signature)
 	add = func(s *Signature) {
-		if s == nil {
-			return
-		}
 		if s.Options.TaskID != "" {
 			ids = append(ids, s.Options.TaskID)
 		}
 		for _, t := range s.Tasks {
 			add(t)
 		}
-		add(s.Header)
-		add(s.Body)
-		for _, t := range s.Options.Chain {
-			add(t)
+		if s.Body != nil {
+			add(s.Body)
 		}
 	}
 	for _, s := range r.Chain {

@@ -280,7 +280,7 @@ func failure(t testing.TB, id string) Record {
 // failedAgain is the record of a job that was published as m, and failed.
 func failedAgain(t testing.TB, m Message) Record {
 	t.Helper()
-	req, err := celery.Decode(properties(m), m.Publishing.Headers, m.Publishing.Body)
+	req, err := m.Request()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -114,29 +114,27 @@ func (s *Store) eachIn(ctx context.Context, queue string, f Filter, fn func(Entr
 		}
 		return true, nil
 	}
-	all := func(list lister, count func(sizes) int, moving bool) (bool, error) {
-		info, err := s.sizes(ctx, queue)
+	for _, part := range []struct {
+		list   lister
+		count  func(sizes) int
+		moving bool
+	}{
+		{s.inspector.ListPendingTasks, func(n sizes) int { return n.pending }, true},
+		{s.inspector.ListActiveTasks, func(n sizes) int { return n.active }, true},
+		{s.inspector.ListRetryTasks, func(n sizes) int { return n.retry }, true},
+		{s.inspector.ListArchivedTasks, func(n sizes) int { return n.archived }, false},
+	} {
+		has, err := s.sizes(ctx, queue) // at this moment
 		if err != nil {
 			return false, err
 		}
-		for page := (count(info) + pageSize - 1) / pageSize; page > 0; page-- {
-			if goOn, err := show(list, page, moving); err != nil || !goOn {
+		for page := (part.count(has) + pageSize - 1) / pageSize; page > 0; page-- {
+			if goOn, err := show(part.list, page, part.moving); err != nil || !goOn {
 				return false, err
 			}
 		}
-		return true, nil
 	}
-	goOn, err = all(s.inspector.ListPendingTasks, func(i sizes) int { return i.pending }, true)
-	if err == nil && goOn {
-		goOn, err = all(s.inspector.ListActiveTasks, func(i sizes) int { return i.active }, true)
-	}
-	if err == nil && goOn {
-		goOn, err = all(s.inspector.ListRetryTasks, func(i sizes) int { return i.retry }, true)
-	}
-	if err == nil && goOn {
-		goOn, err = all(s.inspector.ListArchivedTasks, func(i sizes) int { return i.archived }, false)
-	}
-	return goOn, err
+	return true, nil
 }
 
 // entryOf reads a task; one that is not ours is listed with what is wrong with it.

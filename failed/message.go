@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"onceover/celery"
 )
 
 // Headers that a message of ours carries besides Celery's.
@@ -90,10 +92,21 @@ func (m Message) clone() Message {
 	return m
 }
 
-// number reads a header of ours that counts.
-func (m Message) number(header string) int {
+// Request is what the message asks for.
+func (m Message) Request() (*celery.Request, error) {
+	p := m.Publishing
+	return celery.Decode(celery.Properties{
+		ContentType: p.ContentType, ContentEncoding: p.ContentEncoding,
+		CorrelationID: p.CorrelationId, ReplyTo: p.ReplyTo, Expiration: p.Expiration,
+		MessageID: p.MessageId, Type: p.Type, AppID: p.AppId,
+		DeliveryMode: p.DeliveryMode, Timestamp: p.Timestamp, Priority: &p.Priority,
+	}, p.Headers, p.Body)
+}
+
+// count reads a header of ours that counts.
+func count(headers amqp.Table, header string) int {
 	var n int64
-	switch v := m.Publishing.Headers[header].(type) {
+	switch v := headers[header].(type) {
 	case int8, int16, int32, int64:
 		n = reflect.ValueOf(v).Int()
 	case uint8, uint16, uint32:
@@ -102,8 +115,8 @@ func (m Message) number(header string) int {
 	return int(min(max(n, 0), math.MaxInt32-1))
 }
 
-// Replays is how often the job was replayed.
-func (m Message) Replays() int { return m.number(headerReplays) }
+// Replays is how often the job of the message with these headers was replayed.
+func Replays(headers amqp.Table) int { return count(headers, headerReplays) }
 
 // SetRoute notes in the headers where the message was published, as it goes back to
 // its queue through the default exchange.
@@ -277,61 +290,51 @@ func plainTyped(kind string, inner any) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s is %v: expected a string", kind, inner)
 	}
-	integer := func(bits int) (int64, error) { return strconv.ParseInt(text, 10, bits) }
-	natural := func(bits int) (uint64, error) { return strconv.ParseUint(text, 10, bits) }
-	var out any
-	var n int64
-	var u uint64
-	var err error
-	switch kind {
-	case "int8":
-		n, err = integer(8)
-		out = int8(n)
-	case "int16":
-		n, err = integer(16)
-		out = int16(n)
-	case "int32":
-		n, err = integer(32)
-		out = int32(n)
-	case "int64":
-		out, err = integer(64)
-	case "uint8":
-		u, err = natural(8)
-		out = uint8(u)
-	case "uint16":
-		u, err = natural(16)
-		out = uint16(u)
-	case "uint32":
-		u, err = natural(32)
-		out = uint32(u)
-	case "float32":
-		var f float64
-		f, err = strconv.ParseFloat(text, 32)
-		out = float32(f)
-	case "float64":
-		out, err = strconv.ParseFloat(text, 64)
-	case "timestamp":
-		n, err = integer(64)
-		out = time.Unix(n, 0)
-	case "decimal":
-		var d amqp.Decimal
-		_, err = fmt.Sscanf(text, "%de-%d", &d.Value, &d.Scale)
-		out = d
-	case "bytes":
-		out, err = base64.StdEncoding.DecodeString(text)
-	case "bytestring":
-		var b []byte
-		b, err = base64.StdEncoding.DecodeString(text)
-		out = string(b)
-	case "text":
-		out = text
-	default:
+	read, ok := kinds[kind]
+	if !ok {
 		return nil, fmt.Errorf("%q is no type of a header value", kind)
 	}
+	out, err := read(text)
 	if err != nil {
 		return nil, fmt.Errorf("%q is no %s: %w", text, kind, err)
 	}
 	return out, nil
+}
+
+// kinds read the types that typed writes as text.
+var kinds = map[string]func(text string) (any, error){
+	"int8": signed[int8], "int16": signed[int16], "int32": signed[int32], "int64": signed[int64],
+	"uint8": unsigned[uint8], "uint16": unsigned[uint16], "uint32": unsigned[uint32],
+	"float32": func(text string) (any, error) {
+		f, err := strconv.ParseFloat(text, 32)
+		return float32(f), err
+	},
+	"float64": func(text string) (any, error) { return strconv.ParseFloat(text, 64) },
+	"timestamp": func(text string) (any, error) {
+		n, err := strconv.ParseInt(text, 10, 64)
+		return time.Unix(n, 0), err
+	},
+	"decimal": func(text string) (any, error) {
+		var d amqp.Decimal
+		_, err := fmt.Sscanf(text, "%de-%d", &d.Value, &d.Scale)
+		return d, err
+	},
+	"bytes": func(text string) (any, error) { return base64.StdEncoding.DecodeString(text) },
+	"bytestring": func(text string) (any, error) {
+		b, err := base64.StdEncoding.DecodeString(text)
+		return string(b), err
+	},
+	"text": func(text string) (any, error) { return text, nil },
+}
+
+func signed[T int8 | int16 | int32 | int64](text string) (any, error) {
+	n, err := strconv.ParseInt(text, 10, reflect.TypeFor[T]().Bits())
+	return T(n), err
+}
+
+func unsigned[T uint8 | uint16 | uint32](text string) (any, error) {
+	n, err := strconv.ParseUint(text, 10, reflect.TypeFor[T]().Bits())
+	return T(n), err
 }
 
 func plainTable(t map[string]any) (amqp.Table, error) {

@@ -177,7 +177,7 @@ func TestCountsInHeaders(t *testing.T) {
 		{int64(3), 3}, {int16(3), 3}, {int8(3), 3}, {byte(3), 3}, {uint16(3), 3}, {uint32(3), 3},
 	} {
 		m := Message{Publishing: amqp.Publishing{Headers: amqp.Table{headerReplays: tt.v}}}
-		if got := m.Replays(); got != tt.want {
+		if got := Replays(m.Publishing.Headers); got != tt.want {
 			t.Errorf("%T %v: got %d, want %d", tt.v, tt.v, got, tt.want)
 		}
 	}

@@ -8,11 +8,11 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 	"unicode/utf8"
 
 	"onceover/celery"
+	"onceover/internal/redact"
 )
 
 // Reasons for which a job is kept that are not those of celery.MessageError:
@@ -61,15 +61,15 @@ type Record struct {
 func Failure(m Message, req *celery.Request, exc *celery.Exception, reason celery.Reason) Record {
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	r := Record{
-		State: celery.Failure, Reason: reason, Attempts: 1, Replays: m.Replays(),
+		State: celery.Failure, Reason: reason, Attempts: 1, Replays: Replays(m.Publishing.Headers),
 		Queue: m.Queue, First: now, Last: now, Message: m,
 	}
 	if exc != nil {
-		r.Error, r.Text, r.Traceback = exc.Type, shorten(redact(exc.Message()), 4<<10), shorten(redact(exc.Traceback()), 16<<10)
+		r.Error, r.Text, r.Traceback = exc.Type, shorten(redact.Text(exc.Message()), 4<<10), shorten(redact.Text(exc.Traceback()), 16<<10)
 	}
 	if req != nil {
 		r.ID, r.Task, r.Attempts, r.Ignored = req.ID, req.Task, req.Retries+1, req.IgnoreResult
-		r.Args, r.Kwargs = shorten(redact(req.ArgsText()), 1<<10), shorten(redact(req.KwargsText()), 1<<10)
+		r.Args, r.Kwargs = shorten(redact.Text(req.ArgsText()), 1<<10), shorten(redact.Text(req.KwargsText()), 1<<10)
 	}
 	r.Previous = text(m.Publishing.Headers[headerPrevious])
 	if first, err := time.Parse(time.RFC3339Nano, text(m.Publishing.Headers[headerFirst])); err == nil {
@@ -108,14 +108,12 @@ func (r *Record) bodySum() string {
 
 // Name is the id by which people and commands call the record.
 func (r *Record) Name() string {
-	key := r.key()
-	return key[:strings.LastIndexByte(key, ':')]
+	return Ref{Key: r.key()}.Name()
 }
 
 // Request is what the message asks for.
 func (r *Record) Request() (*celery.Request, error) {
-	m := r.Message
-	return celery.Decode(properties(m), m.Publishing.Headers, m.Publishing.Body)
+	return r.Message.Request()
 }
 
 // Validate says what an imported record lacks.
@@ -161,4 +159,16 @@ func decodeJob(payload []byte) (*job, error) {
 		return nil, fmt.Errorf("%w: %w", errNotOurs, err)
 	}
 	return &j, nil
+}
+
+// shorten cuts text to about max bytes and says so.
+func shorten(text string, max int) string {
+	if len(text) <= max {
+		return text
+	}
+	cut := max
+	for cut > 0 && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return fmt.Sprintf("%s… (%d bytes more)", text[:cut], len(text)-cut)
 }

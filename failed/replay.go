@@ -19,6 +19,7 @@ import (
 
 	"onceover/celery"
 	"onceover/internal/crash"
+	"onceover/internal/redact"
 )
 
 // HeaderAgain marks a message that may have been published before: before it is
@@ -401,7 +402,7 @@ func (s *Store) replayTask(ctx context.Context, queue, key string, payload []byt
 // again returns the message with which a failed job is run once more.
 func again(r *Record) (Message, *celery.Request, error) {
 	m := r.Message.clone()
-	req, err := celery.Decode(properties(m), m.Publishing.Headers, m.Publishing.Body)
+	req, err := m.Request()
 	h := m.Publishing.Headers
 	if err == nil && bytes.HasPrefix(bytes.TrimSpace(m.Publishing.Body), []byte("{")) {
 		// Protocol 1 has retries, ETA and expiry in the body, whatever headers it has.
@@ -451,7 +452,7 @@ func rewritten(m Message, req *celery.Request) (Message, error) {
 // SetArgument replaces an argument of the job's call, see celery.Request.SetArgument.
 func (r *Record) SetArgument(name string, value []byte, parameters []string) error {
 	m := r.Message.clone()
-	req, err := celery.Decode(properties(m), m.Publishing.Headers, m.Publishing.Body)
+	req, err := m.Request()
 	if err != nil {
 		return fmt.Errorf("the message of job %s cannot be read, so no argument of it can be set: %w", r.ID, err)
 	}
@@ -463,17 +464,6 @@ func (r *Record) SetArgument(name string, value []byte, parameters []string) err
 		return err
 	}
 	r.Message = m
-	r.Args, r.Kwargs = shorten(redact(req.ArgsText()), 1<<10), shorten(redact(req.KwargsText()), 1<<10)
+	r.Args, r.Kwargs = shorten(redact.Text(req.ArgsText()), 1<<10), shorten(redact.Text(req.KwargsText()), 1<<10)
 	return nil
-}
-
-// properties are those of a kept message, as celery.Decode takes them.
-func properties(m Message) celery.Properties {
-	p := m.Publishing
-	return celery.Properties{
-		ContentType: p.ContentType, ContentEncoding: p.ContentEncoding,
-		CorrelationID: p.CorrelationId, ReplyTo: p.ReplyTo, Expiration: p.Expiration,
-		MessageID: p.MessageId, Type: p.Type, AppID: p.AppId,
-		DeliveryMode: p.DeliveryMode, Timestamp: p.Timestamp, Priority: &p.Priority,
-	}
 }

@@ -34,7 +34,7 @@ func TestRunReplays(t *testing.T) {
 		t.Fatalf("got %d messages, want 1", len(got))
 	}
 	m := got[0]
-	if m.Queue != "q.ai" || string(m.Publishing.Body) != string(r.Message.Publishing.Body) || m.Replays() != 1 || m.Publishing.Priority != 3 ||
+	if m.Queue != "q.ai" || string(m.Publishing.Body) != string(r.Message.Publishing.Body) || Replays(m.Publishing.Headers) != 1 || m.Publishing.Priority != 3 ||
 		m.Publishing.Headers[HeaderAgain] != true || m.Publishing.Headers["id"] != "a" {
 		t.Errorf("got message %+v", m)
 	}

@@ -74,8 +74,7 @@ func (s *Store) Run(ctx context.Context, publish Publish) {
 		if err != nil {
 			s.log.Debug("queues of failed jobs not listed", zap.Error(err))
 		}
-		start(QueueFailed, 10, func(ctx context.Context, t *asynq.Task) error { return s.failed(ctx, t, publish) })
-		for _, q := range queues {
+		for _, q := range append([]string{QueueFailed}, queues...) {
 			start(q, 10, func(ctx context.Context, t *asynq.Task) error { return s.failed(ctx, t, publish) })
 		}
 		for q, server := range servers {

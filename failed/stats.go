@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -83,7 +82,7 @@ func (s *Store) counts(ctx context.Context, last time.Time, n int, step time.Dur
 		for class, text := range r.Val() {
 			count, err := strconv.Atoi(text)
 			if err != nil {
-				return nil, fmt.Errorf("the count of %s in %s is %q: expected a number", class, strings.TrimPrefix(out[i].Start.Format(layout), " "), text)
+				return nil, fmt.Errorf("the count of %s in %s is %q: expected a number", class, out[i].Start.Format(layout), text)
 			}
 			out[i].Classes[class] = count
 		}

@@ -94,32 +94,32 @@ type Store struct {
 // reset results and the marks in progress. The caller closes client. reg may be
 // nil.
 func New(cfg Config, client redis.UniversalClient, results *results.Store, marks *progress.Store, reg prometheus.Registerer, log *zap.Logger) *Store {
-	s := &Store{
+	client.AddHook(pace{})
+	return &Store{
 		cfg: cfg, client: client, results: results, marks: marks, log: log,
 		queue:     asynq.NewClientFromRedisClient(client),
 		inspector: asynq.NewInspectorFromRedisClient(client),
 		guard:     redisretry.New("failed", log),
+		metrics:   newMetrics(reg),
+		look:      make(chan struct{}, 1),
 	}
-	s.metrics = newMetrics(reg)
-	s.look = make(chan struct{}, 1)
-	client.AddHook(pace{})
-	return s
 }
 
 // Park puts m away until due, to within a second before it. The message is then
 // published to the queue it came from. It is idempotent for one attempt of one id:
 // parking it again changes nothing. While Redis is away it waits until ctx ends.
 func (s *Store) Park(ctx context.Context, m Message, due time.Time) error {
-	req, _ := celery.Decode(properties(m), m.Publishing.Headers, m.Publishing.Body)
+	req, _ := m.Request()
 	r := Failure(m, req, nil, "")
 	retries := 0
 	if req != nil {
 		retries = req.Retries
 	}
-	key := parkKey(r.key(), retries, m.number(headerParks))
+	parks := count(m.Publishing.Headers, headerParks)
+	key := parkKey(r.key(), retries, parks)
 	r.Message = m.clone()
 	r.Message.SetRoute()
-	r.Message.Publishing.Headers[headerParks] = int32(m.number(headerParks) + 1)
+	r.Message.Publishing.Headers[headerParks] = int32(parks + 1)
 	r.Message.Publishing.Headers[HeaderAgain] = true
 	where := func(context.Context) (string, error) { return QueueDelay, nil }
 	isNew, err := s.put(ctx, job{Record: r, Due: due}, key, where)

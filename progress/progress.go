@@ -135,6 +135,9 @@ func (s *Store) Finished(ctx context.Context, taskID string) (state celery.State
 	return celery.State(name), attempt, nil
 }
 
+// timestamp is the time as it stands in updates.
+func (s *Store) timestamp() string { return s.now().UTC().Format("2006-01-02T15:04:05") }
+
 // begunKey is the key of the count of [Store.Begin].
 func begunKey(taskID string) string { return "job:" + taskID + ":begun" }
 
@@ -187,7 +190,7 @@ func (s *Store) ResetMarks(ctx context.Context, taskID string) (was celery.State
 // Reset shows a job as not begun, before it is run again, if anything is shown of
 // it.
 func (s *Store) Reset(ctx context.Context, jobID, stage, message string) error {
-	doc, err := celery.MarshalJSON(Update{Stage: stage, Message: message, UpdatedAt: s.now().UTC().Format("2006-01-02T15:04:05")})
+	doc, err := celery.MarshalJSON(Update{Stage: stage, Message: message, UpdatedAt: s.timestamp()})
 	if err != nil {
 		return fmt.Errorf("encode progress of job %s: %w", jobID, err)
 	}
@@ -231,7 +234,7 @@ func (t *Tracker) write(ctx context.Context, u Update) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	u.Progress = max(u.Progress, t.floor)
-	u.UpdatedAt = t.store.now().UTC().Format("2006-01-02T15:04:05")
+	u.UpdatedAt = t.store.timestamp()
 	doc, err := celery.MarshalJSON(u)
 	if err != nil {
 		return fmt.Errorf("encode progress of job %s: %w", t.jobID, err)

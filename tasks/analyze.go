@@ -87,18 +87,11 @@ func (t *ImageAnalyze) Run(ctx context.Context, req *celery.Request) (any, error
 		r.opt.Lang = t.cfg.Lang
 	}
 	result, err := r.analyze(ctx)
-	r.enter("")
+	stage := r.enter("")
 	if err != nil {
-		return nil, &stageError{translate(err), r.reached()}
+		return nil, &stageError{translate(err), stage}
 	}
 	return result, nil
-}
-
-// reached is the stage entered last.
-func (r *run) reached() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.last
 }
 
 // stageError is an error with the stage in which it came.
@@ -163,7 +156,6 @@ type run struct {
 
 	mu         sync.Mutex // of what follows: the model may be asked in another goroutine
 	stage      string     // the stage that is under way
-	last       string     // the stage entered last
 	stageStart time.Time
 }
 
@@ -381,19 +373,17 @@ func (r *run) report(ctx context.Context, s step) error {
 }
 
 // enter ends the measurement of one stage and begins that of the next; "" ends
-// the last.
-func (r *run) enter(stage string) {
+// the last. It returns the stage that was under way.
+func (r *run) enter(stage string) (before string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if stage == r.stage {
-		return
+	if before = r.stage; stage == before {
+		return before
 	}
 	now := time.Now()
 	if r.stage != "" {
 		r.t.metrics.stage.WithLabelValues(r.stage).Observe(now.Sub(r.stageStart).Seconds())
 	}
-	if stage != "" {
-		r.last = stage
-	}
 	r.stage, r.stageStart = stage, now
+	return before
 }

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
 	"onceover/celery"
@@ -77,9 +76,7 @@ func (n *node) Parked() []remote.Job {
 	}
 	out := make([]remote.Job, 0, len(messages))
 	for _, m := range messages {
-		d := amqp.Delivery{Headers: m.Publishing.Headers, ContentType: m.Publishing.ContentType, ContentEncoding: m.Publishing.ContentEncoding,
-			CorrelationId: m.Publishing.CorrelationId, ReplyTo: m.Publishing.ReplyTo, Priority: m.Publishing.Priority, Body: m.Publishing.Body}
-		req, err := celery.Decode(properties(d), d.Headers, d.Body)
+		req, err := m.Request()
 		if err != nil {
 			continue // it was readable when it was parked
 		}

@@ -456,7 +456,7 @@ func (j *job) retry(ctx context.Context, f outcome, a *attempt, seen bool) error
 		err = j.w.kept.Park(ctx, m, next.ETA)
 	} else {
 		m.SetRoute()
-		err = j.w.outbox.publish(ctx, out)
+		err = j.w.outbox.publish(ctx, outgoingKept([]failed.Message{m})...)
 	}
 	if undeliverable(err) {
 		return j.fail(ctx, operationalError(err), failed.ReasonFailed, a, seen)
@@ -625,7 +625,7 @@ func (j *job) plan(salt string) celery.Plan {
 
 // salt makes what a replayed job starts other tasks than those that it started before.
 func (j *job) salt(base string) string {
-	if n := j.message().Replays(); n > 0 {
+	if n := failed.Replays(j.delivery.Headers); n > 0 {
 		return fmt.Sprintf("%s/replay/%d", base, n)
 	}
 	return base

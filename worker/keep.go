@@ -307,9 +307,7 @@ func (w *Worker) buryMessage(ctx context.Context, s *session, d amqp.Delivery, m
 func (w *Worker) keepUnreadable(ctx context.Context, m failed.Message, fault *celery.MessageError, reason celery.Reason) error {
 	exc := refusal(fault)
 	// A task that is not known can be read all the same.
-	d := amqp.Delivery{Headers: m.Publishing.Headers, ContentType: m.Publishing.ContentType, ContentEncoding: m.Publishing.ContentEncoding,
-		CorrelationId: m.Publishing.CorrelationId, ReplyTo: m.Publishing.ReplyTo, Body: m.Publishing.Body}
-	req, err := celery.Decode(properties(d), d.Headers, d.Body)
+	req, err := m.Request()
 	if err != nil {
 		req = nil
 	}

@@ -19,7 +19,7 @@ import (
 
 	"onceover/celery"
 	"onceover/internal/config"
-	"onceover/internal/source"
+	"onceover/internal/redact"
 	"onceover/phash"
 	"onceover/progress"
 	"onceover/tasks"
@@ -103,11 +103,11 @@ func (o order) run(cmd *cobra.Command, s *config.Settings, args []string) error 
 		}
 		id, err := p.send(ctx, exchange, key, tasks.NameAnalyze, kwargs)
 		if err != nil {
-			return fmt.Errorf("enqueue %s: %w", source.Redact(url), err)
+			return fmt.Errorf("enqueue %s: %w", redact.URL(url), err)
 		}
 		ids = append(ids, id)
 		if o.asJSON && !o.wait {
-			if err := json.NewEncoder(out).Encode(map[string]string{"task_id": id, "image": source.Redact(url)}); err != nil {
+			if err := json.NewEncoder(out).Encode(map[string]string{"task_id": id, "image": redact.URL(url)}); err != nil {
 				return err
 			}
 		} else if !o.asJSON {

@@ -212,6 +212,23 @@ func (sel *selection) choose(ctx context.Context, store *failed.Store, names []s
 	return refs, err
 }
 
+// open opens the store and chooses: what a command does that is told what it is about.
+func (sel *selection) open(ctx context.Context, s *config.Settings, names []string) (*failed.Store, []failed.Ref, func(), error) {
+	if err := sel.checkChoice(names); err != nil {
+		return nil, nil, nil, err
+	}
+	store, closeStore, err := openFailed(ctx, s)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	refs, err := sel.choose(ctx, store, names)
+	if err != nil {
+		closeStore()
+		return nil, nil, nil, err
+	}
+	return store, refs, closeStore, nil
+}
+
 // find returns the records of a job, at least one.
 func find(ctx context.Context, store *failed.Store, name string) ([]failed.Ref, error) {
 	refs, err := store.Find(ctx, name)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"onceover/celery"
 	"onceover/failed"
 	"onceover/internal/config"
+	"onceover/internal/redact"
 )
 
 func newFailedList() *cobra.Command {
@@ -256,7 +259,7 @@ which prints what export would.`,
 }
 
 func showRecord(out io.Writer, r *failed.Record, state celery.State, raw bool) {
-	clean := failed.Redact
+	clean := redact.Text
 	if raw {
 		clean = func(s string) string { return s }
 	}
@@ -322,7 +325,7 @@ func showRecord(out io.Writer, r *failed.Record, state celery.State, raw bool) {
 	property("priority", fmt.Sprint(p.Priority))
 	property("delivery_mode", fmt.Sprint(p.DeliveryMode))
 	fmt.Fprintln(out, "\nheaders")
-	for _, name := range sortedHeaders(p.Headers) {
+	for _, name := range slices.Sorted(maps.Keys(p.Headers)) {
 		value, isText := p.Headers[name].(string)
 		if !isText {
 			doc, err := celery.MarshalJSON(p.Headers[name])

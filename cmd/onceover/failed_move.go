@@ -38,19 +38,12 @@ secrets, such as signed URLs.`,
 		if len(args) == 0 && !sel.filters() {
 			sel.all = true
 		}
-		if err := sel.checkChoice(args); err != nil {
-			return err
-		}
 		ctx := cmd.Context()
-		store, closeStore, err := openFailed(ctx, settings)
+		store, refs, closeStore, err := sel.open(ctx, settings, args)
 		if err != nil {
 			return err
 		}
 		defer closeStore()
-		refs, err := sel.choose(ctx, store, args)
-		if err != nil {
-			return err
-		}
 		out := cmd.OutOrStdout()
 		if output != "-" {
 			// Under its name only once it is whole. CreateTemp makes it readable for us

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -24,8 +23,6 @@ import (
 	"onceover/tasks"
 	"onceover/worker"
 )
-
-func sortedHeaders[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 func newFailedReplay() *cobra.Command {
 	var sel selection
@@ -75,20 +72,12 @@ by its number from 0: for a signed URL that has run out.`,
 		if cmd.Flags().Changed("to-queue") && r.toQueue == "" {
 			return usageError(errors.New("--to-queue is empty: expected the name of a queue"))
 		}
-		if err := sel.checkChoice(args); err != nil {
-			return err
-		}
-		ctx := cmd.Context()
-		store, closeStore, err := openFailed(ctx, settings)
+		store, refs, closeStore, err := sel.open(cmd.Context(), settings, args)
 		if err != nil {
 			return err
 		}
 		defer closeStore()
 		r.store = store
-		refs, err := sel.choose(ctx, store, args)
-		if err != nil {
-			return err
-		}
 		if r.dryRun {
 			return r.preview(cmd, settings, refs)
 		}
@@ -261,15 +250,15 @@ func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Ref)
 		}
 		fmt.Fprintln(cmd.ErrOrStderr(), text)
 	})
+	if err != nil {
+		return err
+	}
 	var h hints
 	edit := func(rec *failed.Record) error {
 		err := r.edit(rec)
 		if err == nil {
 			h.note(rec)
 		}
-		return err
-	}
-	if err != nil {
 		return err
 	}
 	size := failed.ReplayBatch
@@ -342,19 +331,12 @@ without a terminal it needs --yes.`,
 		if err := load(settings, cmd.Flags()); err != nil {
 			return err
 		}
-		if err := sel.checkChoice(args); err != nil {
-			return err
-		}
 		ctx, out := cmd.Context(), cmd.OutOrStdout()
-		store, closeStore, err := openFailed(ctx, settings)
+		store, refs, closeStore, err := sel.open(ctx, settings, args)
 		if err != nil {
 			return err
 		}
 		defer closeStore()
-		refs, err := sel.choose(ctx, store, args)
-		if err != nil {
-			return err
-		}
 		if len(refs) == 0 {
 			fmt.Fprintln(out, "no failed job is chosen: nothing to do")
 			return nil

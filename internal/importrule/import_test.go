@@ -41,7 +41,8 @@ var ours = map[string][]string{
 	"celery":               {},
 	"phash":                {},
 	"vision":               {},
-	"internal/source":      {},
+	"internal/redact":      {},
+	"internal/source":      {"internal/redact"},
 	"internal/broker":      {},
 	"internal/samples":     {},
 	"internal/redisretry":  {},
@@ -54,7 +55,7 @@ var ours = map[string][]string{
 	"progress":             {"celery", "internal/redisretry"},
 	"cache":                {"celery", "phash", "internal/redisretry"},
 	"tasks":                {"celery", "phash", "vision", "progress", "cache", "internal/source"},
-	"failed":               {"celery", "progress", "results", "internal/crash", "internal/redisretry"},
+	"failed":               {"celery", "progress", "results", "internal/crash", "internal/redact", "internal/redisretry"},
 	"internal/crash":       {},
 	"worker":               {"celery", "failed", "results", "internal/crash", "internal/remote"},
 	"internal/remote":      {"celery"},
@@ -63,7 +64,7 @@ var ours = map[string][]string{
 	"internal/embedded":    {"internal/broker"},
 	"internal/config":      {"worker", "failed", "tasks", "vision", "internal/source", "internal/redisretry"},
 	"cmd/onceover": {"worker", "failed", "tasks", "celery", "phash", "vision", "progress", "results", "cache",
-		"internal/config", "internal/gateway", "internal/source", "internal/embedded", "internal/samples"},
+		"internal/config", "internal/gateway", "internal/redact", "internal/source", "internal/embedded", "internal/samples"},
 }
 
 // clients may be imported only by these.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"onceover/internal/redact"
 )
 
 // maxMaxBytes bounds Config.MaxBytes: a larger value is a slip of units, and one worker holds many pictures at once.
@@ -125,7 +127,7 @@ func (c S3Config) String() string {
 	}
 	endpoint := "Amazon S3"
 	if c.Endpoint != "" {
-		endpoint = Redact(c.Endpoint)
+		endpoint = redact.URL(c.Endpoint)
 	}
 	return fmt.Sprintf("{endpoint: %s, region: %q, credentials: %s}", endpoint, c.Region, credentials)
 }

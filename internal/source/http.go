@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"onceover/internal/redact"
 )
 
 const (
@@ -23,7 +25,7 @@ func (f *Fetcher) getHTTP(ctx context.Context, u *url.URL) ([]byte, error) {
 		data, next, err := f.getOnce(ctx, u)
 		if err != nil && redirects > 0 {
 			e := classify(err, f.cfg)
-			e.Msg = fmt.Sprintf("redirected to %s: %s", Redact(u.String()), e.Msg)
+			e.Msg = fmt.Sprintf("redirected to %s: %s", redact.URL(u.String()), e.Msg)
 			return nil, e
 		}
 		if err != nil || next == nil {
@@ -96,10 +98,10 @@ func redirect(u *url.URL, location string) (*url.URL, error) {
 	}
 	switch {
 	case next.Scheme != "https" && next.Scheme != "http":
-		return nil, &Error{Kind: Forbidden, Msg: "redirect to " + Redact(next.String()) + ", which is neither https nor http"}
+		return nil, &Error{Kind: Forbidden, Msg: "redirect to " + redact.URL(next.String()) + ", which is neither https nor http"}
 	case u.Scheme == "https" && next.Scheme == "http":
 		// Whoever asked for https wants neither the request readable nor the picture replaceable on its way.
-		return nil, &Error{Kind: Forbidden, Msg: "redirect from https to " + Redact(next.String())}
+		return nil, &Error{Kind: Forbidden, Msg: "redirect from https to " + redact.URL(next.String())}
 	}
 	// Credentials stay with the origin they were given for, and are never taken from a server.
 	next.User = nil

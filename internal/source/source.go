@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+
+	"onceover/internal/redact"
 )
 
 // userAgent names us to servers. Some refuse clients without a name.
@@ -66,10 +68,10 @@ func (f *Fetcher) Fetch(ctx context.Context, rawURL string) ([]byte, error) {
 		return data, nil
 	}
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("fetch %s: %w", Redact(rawURL), context.Cause(ctx))
+		return nil, fmt.Errorf("fetch %s: %w", redact.URL(rawURL), context.Cause(ctx))
 	}
 	e := classify(err, f.cfg)
-	e.Msg = fmt.Sprintf("fetch %s: %s", Redact(rawURL), e.Msg)
+	e.Msg = fmt.Sprintf("fetch %s: %s", redact.URL(rawURL), e.Msg)
 	return nil, e
 }
 
@@ -79,10 +81,10 @@ func (f *Fetcher) fetch(ctx context.Context, rawURL string) ([]byte, error) {
 		return nil, err
 	}
 	// Before url.Parse: data URLs are large, and a percent sign in an S3 key is no escape.
-	if rest, ok := cutScheme(rawURL, "data:"); ok {
+	if rest, ok := redact.CutScheme(rawURL, "data:"); ok {
 		return decodeData(rest, f.cfg.MaxBytes)
 	}
-	if rest, ok := cutScheme(rawURL, "s3://"); ok {
+	if rest, ok := redact.CutScheme(rawURL, "s3://"); ok {
 		return f.s3.get(ctx, rest)
 	}
 	u, err := url.Parse(rawURL)

@@ -1,4 +1,4 @@
-package source
+package redact
 
 import (
 	"net/url"
@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestRedact(t *testing.T) {
+func TestURL(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ url, want string }{
 		{"https://h/a/b.png", "https://h/a/b.png"},
@@ -40,15 +40,15 @@ func TestRedact(t *testing.T) {
 		{"https://h/" + strings.Repeat("p", 600), "https://h/" + strings.Repeat("p", 490) + "…"},
 	}
 	for _, tt := range tests {
-		if got := Redact(tt.url); got != tt.want {
-			t.Errorf("Redact(%q): got %q, want %q", tt.url, got, tt.want)
+		if got := URL(tt.url); got != tt.want {
+			t.Errorf("URL(%q): got %q, want %q", tt.url, got, tt.want)
 		}
 	}
 }
 
-// FuzzRedact puts a secret into each place where one may stand, around which the fuzzer writes what it likes, and wants it gone
+// FuzzURL puts a secret into each place where one may stand, around which the fuzzer writes what it likes, and wants it gone
 // unless the parser says that it stands in the host or path after all.
-func FuzzRedact(f *testing.F) {
+func FuzzURL(f *testing.F) {
 	for _, scheme := range []string{"http://", "https://", "s3://", "file://", "data:", "HTTP://", "mailto:", ""} {
 		f.Add(scheme, "user", "host", "/path/a.png", "sig=1", "image/png;base64,AAAA")
 		f.Add(scheme, "", "[fe80::1%25e]:80", "", "", ",")
@@ -64,21 +64,21 @@ func FuzzRedact(f *testing.F) {
 			scheme + host + path + "#" + query + secret,
 			scheme + user + "@" + host + path + "?" + query,
 		} {
-			got := Redact(rawURL)
+			got := URL(rawURL)
 			checkRedacted(t, rawURL, got)
 			if !strings.Contains(got, secret) {
 				continue
 			}
 			// Right only where it does stand in the host or path, as in "http://h/S3CR3T@x".
 			if !strings.Contains(hostAndPath(rawURL), secret) {
-				t.Errorf("Redact(%q): got %q, which shows the secret", rawURL, got)
+				t.Errorf("URL(%q): got %q, which shows the secret", rawURL, got)
 			}
 		}
 		for _, rawURL := range []string{"data:" + body + "," + secret, "data:" + secret, "data:;base64," + secret + body, secret + body} {
-			got := Redact(rawURL)
+			got := URL(rawURL)
 			checkRedacted(t, rawURL, got)
 			if strings.Contains(got, secret) && !strings.HasPrefix(rawURL, secret) {
-				t.Errorf("Redact(%q): got %q, which shows the body", rawURL, got)
+				t.Errorf("URL(%q): got %q, which shows the body", rawURL, got)
 			}
 		}
 	})
@@ -86,7 +86,7 @@ func FuzzRedact(f *testing.F) {
 
 // hostAndPath returns the parts of a URL that may be shown.
 func hostAndPath(rawURL string) string {
-	if rest, ok := cutScheme(rawURL, "s3://"); ok {
+	if rest, ok := CutScheme(rawURL, "s3://"); ok {
 		if i := strings.IndexAny(rest, "?#"); i >= 0 {
 			rest = rest[:i]
 		}
@@ -104,13 +104,13 @@ func hostAndPath(rawURL string) string {
 func checkRedacted(t *testing.T, rawURL, got string) {
 	t.Helper()
 	if strings.ContainsAny(got, "?#") && !strings.HasPrefix(got, "data:") {
-		t.Errorf("Redact(%q): got %q, want neither query nor fragment", rawURL, got)
+		t.Errorf("URL(%q): got %q, want neither query nor fragment", rawURL, got)
 	}
 	if len(got) > maxRedacted+100 || strings.IndexFunc(got, notPlain) >= 0 {
-		t.Errorf("Redact(%q): got %q, want short, printable ASCII", rawURL, got)
+		t.Errorf("URL(%q): got %q, want short, printable ASCII", rawURL, got)
 	}
 	if u, err := url.Parse(got); err == nil && u.User != nil {
-		t.Errorf("Redact(%q): got %q, want no userinfo", rawURL, got)
+		t.Errorf("URL(%q): got %q, want no userinfo", rawURL, got)
 	}
 }
 

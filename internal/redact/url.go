@@ -1,4 +1,6 @@
-package source
+// Package redact takes what may be secret out of URLs before they are logged, listed
+// or put into an error: [URL] of one, [Text] wherever they stand.
+package redact
 
 import (
 	"fmt"
@@ -6,18 +8,18 @@ import (
 	"strings"
 )
 
-// maxRedacted bounds what Redact returns, in bytes, before the mark of what was cut.
+// maxRedacted bounds what URL returns, in bytes, before the mark of what was cut.
 const maxRedacted = 500
 
-// Redact returns rawURL in a form fit for logs and error texts: scheme, host and path, never userinfo, query or fragment (which
+// URL returns rawURL in a form fit for logs and error texts: scheme, host and path, never userinfo, query or fragment (which
 // may hold a signature), and of a data URL the media type and the length of what follows the comma, never a byte of it. What
 // cannot be told apart is left out: a URL that does not parse, or has no scheme, is described by its length only. The result has
 // no control characters and at most some 500 bytes.
-func Redact(rawURL string) string {
-	if rest, ok := cutScheme(rawURL, "data:"); ok {
+func URL(rawURL string) string {
+	if rest, ok := CutScheme(rawURL, "data:"); ok {
 		return redactData(rest)
 	}
-	if rest, ok := cutScheme(rawURL, "s3://"); ok {
+	if rest, ok := CutScheme(rawURL, "s3://"); ok {
 		return redactS3(rest)
 	}
 	u, err := url.Parse(rawURL)
@@ -70,8 +72,8 @@ func isRestrictedName(s string) bool {
 	return true
 }
 
-// cutScheme returns s without the leading prefix, which it matches without regard to case.
-func cutScheme(s, prefix string) (rest string, ok bool) {
+// CutScheme returns s without the leading prefix, which it matches without regard to case.
+func CutScheme(s, prefix string) (rest string, ok bool) {
 	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
 		return s, false
 	}
