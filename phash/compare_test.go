@@ -41,7 +41,8 @@ func TestPython(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := SumOrder(data, order)
+		fp, err := Of(data, order)
+		got := fp.Hash
 		if f[1] == "close" {
 			inexact++
 			if err == nil && got == want {

@@ -89,7 +89,7 @@ func decodePNG(data []byte) (picture, error) {
 	}
 	if m, ok := m.(*image.NRGBA64); ok && h.colour == 0 {
 		// 16-bit gray with a transparent value is made colour by image/png, but remains gray, and clipped, in Pillow.
-		return picture{h.width, h.height, func(y int, gray []uint8) {
+		return picture{width: h.width, height: h.height, row: func(y int, gray []uint8) {
 			pix := m.Pix[y*m.Stride:]
 			for x := range gray {
 				gray[x] = clip16(pix[8*x], pix[8*x+1])

@@ -22,7 +22,7 @@
 //   - Everything is safe for concurrent use; there is no state.
 //
 // Pillow is not one reference but three: from 12.2 on it resamples tall pictures in another order, which changes their hash.
-// [Sum] follows Pillow up to 12.1; [SumOrder] follows the others.
+// [Sum] follows Pillow up to 12.1; [Of] follows the others.
 //
 // What it does not do: no I/O, no search for similar hashes, no orientation by EXIF and no colour management, because Python does
 // neither before hashing (TIFF's own orientation tag counts, as in Pillow).

@@ -25,7 +25,7 @@ const (
 	Damaged
 )
 
-// A FormatError is what [Inspect], [Sum] and [SumOrder] return when the data cannot be hashed. None of them returns another type
+// A FormatError is what [Inspect], [Sum] and [Of] return when the data cannot be hashed. None of them returns another type
 // of error. Repeating the call with the same data gives the same error.
 type FormatError struct {
 	Fault Fault

@@ -31,8 +31,8 @@ func FuzzSum(f *testing.F) {
 		if err != nil && (!errors.As(err, &format) || hash != Hash{}) {
 			t.Fatalf("Sum: got %v, %v, want nothing and a *FormatError", hash, err)
 		}
-		if _, err := SumOrder(data, TallDownFirst); err != nil && !errors.As(err, &format) {
-			t.Fatalf("SumOrder: got %v, want a *FormatError", err)
+		if _, err := Of(data, TallDownFirst); err != nil && !errors.As(err, &format) {
+			t.Fatalf("Of: got %v, want a *FormatError", err)
 		}
 	})
 }

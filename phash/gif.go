@@ -140,7 +140,7 @@ func decodeGIF(data []byte) (picture, error) {
 		return picture{}, err
 	}
 	index := m.(*image.Paletted)
-	return picture{f.width, f.height, func(y int, gray []uint8) {
+	return picture{width: f.width, height: f.height, row: func(y int, gray []uint8) {
 		if y < f.bounds.Min.Y || y >= f.bounds.Max.Y {
 			fill(gray, f.fill)
 			return

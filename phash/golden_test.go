@@ -142,7 +142,8 @@ func TestGoldenNewerPillow(t *testing.T) {
 			if s, ok := other[key{g.file, order}]; ok {
 				want = s
 			}
-			got, err := SumOrder(g.data, order)
+			f, err := Of(g.data, order)
+			got := f.Hash
 			if err != nil || got.String() != want {
 				t.Errorf("%s, order %d: got %v, %v, want %v", g.file, order, got, err, want)
 			}

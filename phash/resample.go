@@ -1,6 +1,9 @@
 package phash
 
-import "math"
+import (
+	"image/color"
+	"math"
+)
 
 // side is the width and height of the picture that the DCT sees: hash_size 16 times highfreq_factor 4 of imagehash.
 const side = 64
@@ -120,11 +123,10 @@ func (c *column) row(i int, dst []uint8) {
 	}
 }
 
-// thumbnail resamples p to 64 x 64.
-func thumbnail(p picture, downFirst bool) *[side][side]uint8 {
+// thumbnail resamples p to 64 x 64, and takes its colours on the way.
+func thumbnail(p picture, downFirst bool) (*[side][side]uint8, Colour, error) {
 	out := new([side][side]uint8)
 	wide, tall := lanczos(p.width), lanczos(p.height)
-	src := make([]uint8, p.width)
 	across := func(dst *[side]uint8, row []uint8) {
 		if wide == nil {
 			copy(dst[:], row)
@@ -132,36 +134,75 @@ func thumbnail(p picture, downFirst bool) *[side][side]uint8 {
 		}
 		wide.across(dst, row)
 	}
-
-	if downFirst && tall != nil {
+	var take func(y int, row []uint8) // of the row's pixels, in order
+	finish := func() {}
+	switch {
+	case tall == nil:
+		take = func(y int, row []uint8) { across(&out[y], row) }
+	case downFirst:
 		c := newColumn(tall, p.width)
-		for y := range p.height {
-			p.row(y, src)
-			c.add(y, src)
+		take = c.add
+		finish = func() {
+			row := make([]uint8, p.width)
+			for y := range out {
+				c.row(y, row)
+				across(&out[y], row)
+			}
 		}
-		for y := range out {
-			c.row(y, src)
-			across(&out[y], src)
+	default:
+		c := newColumn(tall, side)
+		take = func(y int, row []uint8) {
+			var narrow [side]uint8
+			across(&narrow, row)
+			c.add(y, narrow[:])
 		}
-		return out
+		finish = func() {
+			for y := range out {
+				c.row(y, out[y][:])
+			}
+		}
 	}
 
-	if tall == nil {
-		for y := range out {
-			p.row(y, src)
-			across(&out[y], src)
-		}
-		return out
+	colour, err := p.rows(take)
+	if err != nil {
+		return nil, Colour{}, err
 	}
-	c := newColumn(tall, side)
-	var row [side]uint8
+	finish()
+	return out, colour, nil
+}
+
+// rows calls row for each row of gray pixels from top to bottom and returns the colours.
+func (p picture) rows(row func(y int, gray []uint8)) (Colour, error) {
+	if p.stream != nil {
+		y := 0
+		return p.stream(func(gray []uint8) {
+			row(y, gray)
+			y++
+		})
+	}
+	gray := make([]uint8, p.width)
 	for y := range p.height {
-		p.row(y, src)
-		across(&row, src)
-		c.add(y, row[:])
+		p.row(y, gray)
+		row(y, gray)
 	}
-	for y := range out {
-		c.row(y, out[y][:])
+	if p.rgb == nil {
+		return grayColour, nil
 	}
-	return out
+	return p.colour(), nil
+}
+
+// colour takes the colours of a picture that has p.rgb.
+func (p picture) colour() Colour {
+	cb, cr := grid{width: p.width, height: p.height}, grid{width: p.width, height: p.height}
+	rgb := make([]uint8, 3*p.width)
+	chroma := make([]uint8, 2*p.width)
+	for y := range p.height {
+		p.rgb(y, rgb)
+		for x := range p.width {
+			_, chroma[2*x], chroma[2*x+1] = color.RGBToYCbCr(rgb[3*x], rgb[3*x+1], rgb[3*x+2])
+		}
+		cb.add(y, chroma, 2)
+		cr.add(y, chroma[1:], 2)
+	}
+	return colourOf(&cb, &cr)
 }

@@ -80,32 +80,43 @@ func (o Order) downFirst(width, height int) bool {
 	return false
 }
 
+// A Fingerprint is what is known of a picture by its pixels.
+type Fingerprint struct {
+	Hash   Hash
+	Colour Colour
+}
+
 // Sum returns the hash of an encoded picture: its first frame, alpha, EXIF and colour profile ignored, as Python with Pillow up
 // to 12.1 computes it. Hashes of flat or symmetric pictures are returned too; see [Hash.Degenerate].
 //
 // Memory and time are proportional to the pixel count, which a few bytes can claim to be huge: check [Inspect] first. Sum itself
 // refuses, as unsupported, only what is beyond 2^28 pixels or 2^20 pixels on a side. The error is a [*FormatError].
 func Sum(data []byte) (Hash, error) {
-	return SumOrder(data, AcrossFirst)
+	f, err := Of(data, AcrossFirst)
+	return f.Hash, err
 }
 
-// SumOrder is [Sum] for another release of Pillow.
-func SumOrder(data []byte, order Order) (Hash, error) {
+// Of returns the hash as [Sum] does, but as the given releases of Pillow compute it, and the colours.
+func Of(data []byte, order Order) (Fingerprint, error) {
 	info, err := Inspect(data)
 	if err != nil {
-		return Hash{}, err
+		return Fingerprint{}, err
 	}
 	if info.Width > maxSide || info.Height > maxSide || info.Width*info.Height > maxPixels {
-		return Hash{}, formatError(info.Format, unsupported("%d x %d pixels is more than can be hashed", info.Width, info.Height))
+		return Fingerprint{}, formatError(info.Format, unsupported("%d x %d pixels is more than can be hashed", info.Width, info.Height))
 	}
 	p, err := decode(info.Format, data)
 	if err == nil && (p.width != info.Width || p.height != info.Height) {
 		err = damaged("header says %d x %d pixels, content has %d x %d", info.Width, info.Height, p.width, p.height)
 	}
 	if err != nil {
-		return Hash{}, formatError(info.Format, err)
+		return Fingerprint{}, formatError(info.Format, err)
 	}
-	return hash(thumbnail(p, order.downFirst(p.width, p.height))), nil
+	small, colour, err := thumbnail(p, order.downFirst(p.width, p.height))
+	if err != nil {
+		return Fingerprint{}, formatError(info.Format, err)
+	}
+	return Fingerprint{hash(small), colour}, nil
 }
 
 func decode(format string, data []byte) (picture, error) {
@@ -157,10 +168,15 @@ func hash(gray *[side][side]uint8) Hash {
 	return h
 }
 
-// A picture is decoded, and converted to gray row by row.
+// A picture is decoded, or about to be, and converted row by row.
 type picture struct {
 	width, height int
 	row           func(y int, gray []uint8) // writes row y, 0 <= y < height; len(gray) is width
+	rgb           func(y int, rgb []uint8)  // the same in colour, 3 bytes a pixel as stored; nil if the picture has no colours
+
+	// stream, where it is not nil, stands in place of row and rgb: it decodes the picture and calls row with each of its rows
+	// from top to bottom.
+	stream func(row func(gray []uint8)) (Colour, error)
 }
 
 func newPicture(m image.Image, err error) (picture, error) {
@@ -171,5 +187,5 @@ func newPicture(m image.Image, err error) (picture, error) {
 	if err != nil {
 		return picture{}, err
 	}
-	return picture{m.Bounds().Dx(), m.Bounds().Dy(), row}, nil
+	return picture{width: m.Bounds().Dx(), height: m.Bounds().Dy(), row: row}, nil
 }

@@ -293,7 +293,7 @@ func orient(p picture, orientation int) picture {
 	if orientation >= 5 {
 		w, h = h, w
 	}
-	return picture{w, h, func(y int, gray []uint8) {
+	return picture{width: w, height: h, row: func(y int, gray []uint8) {
 		i := origin + y*down
 		for x := range gray {
 			gray[x] = plane[i]

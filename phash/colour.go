@@ -1,0 +1,78 @@
+package phash
+
+import (
+	"encoding/hex"
+	"fmt"
+)
+
+// gridSide is the number of cells along each side of the grid that a Colour is taken on.
+const gridSide = 4
+
+// A Colour is a small signature of a picture's colours, which the hash does not see: mean Cb and Cr (JFIF 1.02: 0 to 255, gray is
+// 128) in each cell of a 4 x 4 grid, row by row, Cb before Cr. It is comparable. A gray picture has 128 throughout.
+type Colour [2 * gridSide * gridSide]uint8
+
+// gray is the Colour of pictures without colours.
+var grayColour = func() (c Colour) {
+	for i := range c {
+		c[i] = 128
+	}
+	return c
+}()
+
+// String returns 64 hex digits.
+func (c Colour) String() string { return hex.EncodeToString(c[:]) }
+
+// ParseColour reads what [Colour.String] writes.
+func ParseColour(s string) (Colour, error) {
+	var c Colour
+	if len(s) != hex.EncodedLen(len(c)) {
+		return c, fmt.Errorf("parse colour signature: got %d characters, want %d hex digits", len(s), hex.EncodedLen(len(c)))
+	}
+	if _, err := hex.Decode(c[:], []byte(s)); err != nil {
+		return Colour{}, fmt.Errorf("parse colour signature: want hex digits: %w", err)
+	}
+	return c, nil
+}
+
+// A grid takes the means of one plane of samples, whose rows go by in any order. Every cell has a sample at least, so that in
+// planes narrower or lower than the grid neighbouring cells share samples.
+type grid struct {
+	width, height int
+	sum           [gridSide * gridSide]uint64
+	count         [gridSide * gridSide]uint64
+}
+
+// span returns the samples of cell i along a side of n samples.
+func span(i, n int) (start, end int) {
+	start = i * n / gridSide
+	return start, max((i+1)*n/gridSide, start+1)
+}
+
+// add takes row y, of width samples that lie step bytes apart.
+func (g *grid) add(y int, row []uint8, step int) {
+	for down := range gridSide {
+		if top, bottom := span(down, g.height); y < top || y >= bottom {
+			continue
+		}
+		for across := range gridSide {
+			left, right := span(across, g.width)
+			sum := uint64(0)
+			for i := left * step; i < right*step; i += step {
+				sum += uint64(row[i])
+			}
+			cell := down*gridSide + across
+			g.sum[cell] += sum
+			g.count[cell] += uint64(right - left)
+		}
+	}
+}
+
+// colourOf puts the means of the two chroma planes together.
+func colourOf(cb, cr *grid) (c Colour) {
+	mean := func(g *grid, cell int) uint8 { return uint8((g.sum[cell] + g.count[cell]/2) / g.count[cell]) }
+	for cell := range gridSide * gridSide {
+		c[2*cell], c[2*cell+1] = mean(cb, cell), mean(cr, cell)
+	}
+	return c
+}
