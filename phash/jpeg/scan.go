@@ -1,0 +1,341 @@
+package jpeg
+
+import "math"
+
+// startScan prepares for the entropy-coded data after a scan header.
+func (d *decoder) startScan() error {
+	if d.progressive {
+		if err := d.progression(); err != nil {
+			return err
+		}
+	}
+	for _, c := range d.scan {
+		if c.quant == nil {
+			if c.table >= 4 || d.quant[c.table] == nil {
+				return damaged("no quantisation table %d", c.table)
+			}
+			c.quant = d.quant[c.table] // later ones of this number are for other components
+		}
+	}
+	for i := range d.scan {
+		c := &d.scan[i]
+		var err error
+		if !d.progressive || d.first == 0 && d.highBit == 0 {
+			if c.dcTable >= 4 {
+				return damaged("Huffman table %d", c.dcTable)
+			}
+			if c.dc, err = d.dc[c.dcTable].forDC(); err != nil {
+				return err
+			}
+		}
+		if !d.progressive || d.first != 0 {
+			if c.acTable >= 4 {
+				return damaged("Huffman table %d", c.acTable)
+			}
+			if c.ac, err = d.ac[c.acTable].forAC(); err != nil {
+				return err
+			}
+		}
+	}
+	d.entropy.restart()
+	d.resetPredictions()
+	return nil
+}
+
+func (d *decoder) resetPredictions() {
+	for i := range d.scan {
+		d.scan[i].prediction = 0
+	}
+	d.untilRestart = d.interval
+	d.endOfBands = 0
+	d.exhausted = false
+}
+
+// progression checks the parameters of a progressive scan (T.81, G.1.1.1) and notes what is known after it. Scans in an order that
+// makes no sense pass, as with libjpeg.
+func (d *decoder) progression() error {
+	bad := d.lowBit > 13 || d.highBit != 0 && d.lowBit != d.highBit-1
+	if d.first == 0 {
+		bad = bad || d.last != 0
+	} else {
+		bad = bad || d.first > d.last || d.last > 63 || len(d.scan) != 1
+	}
+	if bad {
+		return damaged("scan of coefficients %d to %d, bits %d to %d", d.first, d.last, d.highBit, d.lowBit)
+	}
+	for _, c := range d.scan {
+		for k := d.first; k <= d.last; k++ {
+			c.bits[k] = int8(d.lowBit)
+		}
+	}
+	return nil
+}
+
+// beforeMCU deals with restart markers and makes data available.
+func (d *decoder) beforeMCU() error {
+	if d.interval != 0 {
+		if d.untilRestart == 0 {
+			if err := d.restart(); err != nil {
+				return err
+			}
+		}
+		d.untilRestart--
+	}
+	return d.fill()
+}
+
+// afterMCU notes that data have ended too early. The blocks up to the next restart marker, or the end of the scan, then stay as
+// they are.
+func (d *decoder) afterMCU() {
+	if d.entropy.overrun() {
+		d.exhausted = true
+	}
+}
+
+// restart goes on behind the next restart marker (T.81, E.2.4), or to where libjpeg would go on if that is not the one expected.
+func (d *decoder) restart() error {
+	if d.marker == 0 {
+		if err := d.nextMarker(); err != nil {
+			return err
+		}
+	}
+	for d.marker != markerRST0+d.nextRestart {
+		const later, earlier = 2, 2 // as many markers are taken for lost, or for left over
+		ahead := (d.marker - markerRST0 - d.nextRestart) & 7
+		switch {
+		case d.marker < markerSOF0: // no marker: go on
+		case d.marker < markerRST0 || d.marker > markerRST7, ahead <= later:
+			// The marker is kept: nothing is left for this interval. Unless data had ended before, libjpeg finds out only after
+			// it has decoded one MCU from zero bits.
+			d.nextRestart = (d.nextRestart + 1) & 7
+			exhausted := d.exhausted
+			d.resetPredictions()
+			d.entropy.restart()
+			d.entropy.last = true
+			clear(d.entropy.buf[:mcuBytes+slack])
+			d.exhausted = exhausted
+			return nil
+		case 8-ahead <= earlier: // go on
+		default:
+			d.marker = markerRST0 + d.nextRestart
+			continue
+		}
+		if err := d.nextMarker(); err != nil {
+			return err
+		}
+	}
+	d.marker = 0
+	d.nextRestart = (d.nextRestart + 1) & 7
+	d.resetPredictions()
+	d.entropy.restart()
+	return nil
+}
+
+// sequential decodes a block of a sequential scan over what is in b, the DC value wrapped to 16 bits.
+func (d *decoder) sequential(c *scanComponent, b *[64]int16) (ac bool, err error) {
+	if err := c.predict(&d.entropy); err != nil {
+		return false, err
+	}
+	b[0] = int16(c.prediction)
+	return d.entropy.coefficients(b, c.ac), nil
+}
+
+// predict adds the next DC difference to the prediction.
+func (c *scanComponent) predict(r *reader) error {
+	sum := int64(c.prediction) + int64(r.difference(c.dc))
+	if sum > math.MaxInt32 || sum < math.MinInt32 {
+		return damaged("DC values grow beyond measure")
+	}
+	c.prediction = int32(sum)
+	return nil
+}
+
+// decodeScan decodes a scan to the buffers of coefficients.
+func (d *decoder) decodeScan() error {
+	if err := d.startScan(); err != nil {
+		return err
+	}
+	if len(d.scan) == 1 { // not interleaved: no padding to MCUs
+		c := &d.scan[0]
+		if err := d.visit(c.blocksWide * c.blocksHigh); err != nil {
+			return err
+		}
+		for y := range c.blocksHigh {
+			row := c.coefs[y*c.stride:][:c.blocksWide]
+			for x := range row {
+				if err := d.beforeMCU(); err != nil {
+					return err
+				}
+				if err := d.block(c, &row[x]); err != nil {
+					return err
+				}
+				d.afterMCU()
+			}
+		}
+		return nil
+	}
+	blocks := 0
+	for _, c := range d.scan {
+		blocks += c.h * c.v
+	}
+	if err := d.visit(blocks * d.mcusX * d.mcusY); err != nil {
+		return err
+	}
+	for my := range d.mcusY {
+		for mx := range d.mcusX {
+			if err := d.beforeMCU(); err != nil {
+				return err
+			}
+			for i := range d.scan {
+				c := &d.scan[i]
+				for v := range c.v {
+					row := c.coefs[(my*c.v+v)*c.stride+mx*c.h:][:c.h]
+					for h := range row {
+						if err := d.block(c, &row[h]); err != nil {
+							return err
+						}
+					}
+				}
+			}
+			d.afterMCU()
+		}
+	}
+	return nil
+}
+
+// visit bounds the time that scans of almost no data can take: real files have about ten for each component.
+func (d *decoder) visit(blocks int) error {
+	d.visited += blocks
+	if d.visited > d.mostVisits {
+		return UnsupportedError("hundreds of scans")
+	}
+	return nil
+}
+
+// block decodes what the scan has of a block.
+func (d *decoder) block(c *scanComponent, b *[64]int16) error {
+	if d.exhausted {
+		return nil
+	}
+	r := &d.entropy
+	switch {
+	case !d.progressive:
+		_, err := d.sequential(c, b)
+		return err
+	case d.first == 0 && d.highBit == 0:
+		if err := c.predict(r); err != nil {
+			return err
+		}
+		b[0] = int16(c.prediction << d.lowBit)
+	case d.first == 0:
+		if r.take1() != 0 {
+			b[0] |= 1 << d.lowBit
+		}
+	case d.highBit == 0:
+		d.bandFirst(c.ac, b)
+	default:
+		d.bandNext(c.ac, b)
+	}
+	return nil
+}
+
+// bandFirst decodes the first bits of a band of AC coefficients (T.81, G.1.2.2).
+func (d *decoder) bandFirst(t *table, b *[64]int16) {
+	if d.endOfBands > 0 {
+		d.endOfBands--
+		return
+	}
+	r := &d.entropy
+	for k := d.first; k <= d.last; k++ {
+		if r.count < 32 {
+			r.need()
+		}
+		e := t.value[r.bits>>(64-lookBits)]
+		if e>>16 != 0 {
+			length := e & 31
+			r.bits <<= length
+			r.count -= int(length)
+			k += int(e >> 8 & 15)
+			b[zigzag[k&127]&63] = int16(int32(e) >> 16 << d.lowBit)
+			continue
+		}
+		s := r.symbol(t)
+		run, size := int(s>>4), uint(s&15)
+		switch {
+		case size != 0:
+			k += run
+			b[zigzag[k&127]&63] = int16(extend(r.take(size), size) << d.lowBit)
+		case run == 15:
+			k += 15
+		default:
+			d.endOfBands = r.bandRun(run) - 1
+			return
+		}
+	}
+}
+
+// bandRun reads the length of an end-of-band run.
+func (r *reader) bandRun(bits int) int {
+	n := 1 << bits
+	if bits > 0 {
+		n += int(r.take(uint(bits)))
+	}
+	return n
+}
+
+// bandNext decodes a further bit of a band of AC coefficients (T.81, G.1.2.3).
+func (d *decoder) bandNext(t *table, b *[64]int16) {
+	r := &d.entropy
+	k := d.first
+	if d.endOfBands == 0 {
+		for ; k <= d.last; k++ {
+			s := r.symbol(t)
+			run, size := int(s>>4), s&15
+			value := int16(0)
+			switch {
+			case size != 0: // should be 1
+				value = -1 << d.lowBit
+				if r.take1() != 0 {
+					value = 1 << d.lowBit
+				}
+			case run != 15:
+				d.endOfBands = r.bandRun(run)
+			}
+			if d.endOfBands > 0 {
+				break
+			}
+			k = d.refine(b, k, run)
+			if value != 0 {
+				b[zigzag[k&127]&63] = value
+			}
+		}
+	}
+	if d.endOfBands > 0 {
+		d.refine(b, k, 64)
+		d.endOfBands--
+	}
+}
+
+// refine reads a further bit for each coefficient from k on that is not 0, up to the end of the band or to the zero after skipping
+// run of them, where it stops.
+func (d *decoder) refine(b *[64]int16, k, run int) int {
+	r := &d.entropy
+	for ; k <= d.last; k++ {
+		p := &b[zigzag[k&127]&63]
+		if *p == 0 {
+			if run == 0 {
+				break
+			}
+			run--
+			continue
+		}
+		if r.take1() != 0 && *p&(1<<d.lowBit) == 0 {
+			if *p >= 0 {
+				*p += 1 << d.lowBit
+			} else {
+				*p -= 1 << d.lowBit
+			}
+		}
+	}
+	return k
+}
