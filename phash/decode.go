@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"image"
-	"image/jpeg"
 	"image/png"
 
 	"golang.org/x/image/bmp"
@@ -21,23 +20,6 @@ func plausible(data []byte, height, rowBits, ratio int) error {
 		return damaged("%d bytes are too few for the size that the header claims", len(data))
 	}
 	return nil
-}
-
-func sizeJPEG(data []byte) (width, height int, err error) {
-	c, err := jpeg.DecodeConfig(bytes.NewReader(data))
-	return c.Width, c.Height, err
-}
-
-func decodeJPEG(data []byte) (picture, error) {
-	const pixelsPerByte = 8 * 64 // each block of 8 x 8 takes a bit at least
-	w, h, err := sizeJPEG(data)
-	if err != nil {
-		return picture{}, err
-	}
-	if err := plausible(data, h, 8*w, pixelsPerByte); err != nil {
-		return picture{}, err
-	}
-	return newPicture(jpeg.Decode(bytes.NewReader(data)))
 }
 
 // pngHeader is the IHDR chunk.

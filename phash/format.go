@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"image/jpeg"
 	"image/png"
 	"io"
+
+	"onceover/phash/jpeg"
 
 	"golang.org/x/image/bmp"
 	"golang.org/x/image/tiff"

@@ -57,7 +57,7 @@ func TestFormatError(t *testing.T) {
 		{"BMP start", []byte("BM"), Damaged, "BMP"},
 		{"WebP header", []byte("RIFF\x04\x00\x00\x00WEBP"), Damaged, "WebP"},
 		{"animated WebP", webpHeader(2), Unsupported, "this kind of WebP"},
-		{"JPEG sampling", read("jpeg-441.jpg"), Unsupported, "this kind of JPEG"},
+		{"arithmetic JPEG", bytes.Replace(read("jpeg-gray.jpg"), []byte("\xff\xc0"), []byte("\xff\xc9"), 1), Unsupported, "this kind of JPEG"},
 		{"BMP compression", bmpHeader(8, 8, 8, 1), Unsupported, "this kind of BMP"},
 		{"empty BMP", bmpHeader(0, 0, 24, 0), Damaged, "BMP"},
 	} {

@@ -39,7 +39,8 @@ func packages(t *testing.T) []pkg {
 // and its commands are for tests and stand outside.
 var ours = map[string][]string{
 	"celery":               {},
-	"phash":                {},
+	"phash":                {"phash/jpeg"},
+	"phash/jpeg":           {},
 	"vision":               {},
 	"internal/redact":      {},
 	"internal/source":      {"internal/redact"},

@@ -106,8 +106,9 @@ func idctLarge(dst []uint8, stride int, coefs *[64]int16, b *[64]int32) {
 	for x := range 8 {
 		c := b[x : x+57 : x+57]
 		if below == 0 {
+			v := int32(int16(c[0] << moreBits))
 			for y := range 8 {
-				c[8*y] = int32(int16(c[0] << moreBits))
+				c[8*y] = v
 			}
 			continue
 		}

@@ -130,12 +130,16 @@ func (d *decoder) nextMarker() error {
 }
 
 // segment reads the parameters of a marker segment and goes past it. A length of less than that of the length itself is let pass
-// in segments that are skipped.
-func (d *decoder) segment() ([]byte, error) {
+// in segments that are skipped, and an error in others.
+func (d *decoder) segment(skipped bool) ([]byte, error) {
 	if d.pos+2 > len(d.data) {
 		return nil, errTruncated
 	}
-	n := max(int(binary.BigEndian.Uint16(d.data[d.pos:])), 2)
+	n := int(binary.BigEndian.Uint16(d.data[d.pos:]))
+	if n < 2 && !skipped {
+		return nil, damaged("segment of marker %#02x without room for its length", d.data[d.pos-1])
+	}
+	n = max(n, 2)
 	if d.pos+n > len(d.data) {
 		return nil, errTruncated
 	}
@@ -194,7 +198,7 @@ func (d *decoder) segmentOf() (scan bool, err error) {
 	case m == markerSOI:
 		return false, damaged("second start-of-image marker")
 	case m == markerSOF0, m == markerSOF1, m == markerSOF2:
-		s, err := d.segment()
+		s, err := d.segment(false)
 		if err != nil {
 			return false, err
 		}
@@ -211,7 +215,7 @@ func (d *decoder) segmentOf() (scan bool, err error) {
 		return false, damaged("unknown marker %#02x", m)
 	}
 
-	s, err := d.segment()
+	s, err := d.segment(m >= markerAPP0 || m == markerDNL || m == markerDAC)
 	if err != nil {
 		return false, err
 	}

@@ -1,0 +1,41 @@
+package phash
+
+import "onceover/phash/jpeg"
+
+func sizeJPEG(data []byte) (width, height int, err error) {
+	c, err := jpeg.DecodeConfig(data)
+	return c.Width, c.Height, err
+}
+
+func decodeJPEG(data []byte) (picture, error) {
+	w, h, err := sizeJPEG(data)
+	return picture{width: w, height: h, stream: func(row func(gray []uint8)) (Colour, error) {
+		s := jpegSink{row: row}
+		if err := jpeg.Decode(data, &s); err != nil {
+			return Colour{}, err
+		}
+		return s.colour(), nil
+	}}, err
+}
+
+// A jpegSink takes rows from the JPEG decoder, and the means of its chroma planes.
+type jpegSink struct {
+	row  func(gray []uint8)
+	mean [2]*grid
+}
+
+func (s *jpegSink) Gray(row []uint8) { s.row(row) }
+
+func (s *jpegSink) Chroma(plane, width, height, y int, row []uint8) {
+	if s.mean[plane] == nil {
+		s.mean[plane] = &grid{width: width, height: height}
+	}
+	s.mean[plane].add(y, row, 1)
+}
+
+func (s *jpegSink) colour() Colour {
+	if s.mean[0] == nil {
+		return grayColour
+	}
+	return colourOf(s.mean[0], s.mean[1])
+}
