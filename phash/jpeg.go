@@ -8,7 +8,11 @@ func sizeJPEG(data []byte) (width, height int, err error) {
 }
 
 func decodeJPEG(data []byte) (picture, error) {
+	const pixelsPerByte = 8 * 64 // each block of 8 x 8 takes a bit at least
 	w, h, err := sizeJPEG(data)
+	if err == nil {
+		err = plausible(data, h, 8*w, pixelsPerByte)
+	}
 	return picture{width: w, height: h, stream: func(row func(gray []uint8)) (Colour, error) {
 		s := jpegSink{row: row}
 		if err := jpeg.Decode(data, &s); err != nil {

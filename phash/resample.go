@@ -70,19 +70,6 @@ func sinc(x float64) float64 {
 	return math.Sin(x) / x
 }
 
-// across resamples one row to 64 pixels.
-func (f *filter) across(dst *[side]uint8, row []uint8) {
-	for i, weights := range f.weight {
-		pixels := row[f.start[i]:]
-		pixels = pixels[:len(weights)]
-		sum := int32(0)
-		for j, w := range weights {
-			sum += w * int32(pixels[j])
-		}
-		dst[i] = round(sum)
-	}
-}
-
 // round turns a weighted sum back into a pixel.
 func round(sum int32) uint8 {
 	return uint8(min(max((sum+1<<(fractionBits-1))>>fractionBits, 0), 255))
@@ -126,39 +113,41 @@ func (c *column) row(i int, dst []uint8) {
 // thumbnail resamples p to 64 x 64, and takes its colours on the way.
 func thumbnail(p picture, downFirst bool) (*[side][side]uint8, Colour, error) {
 	out := new([side][side]uint8)
-	wide, tall := lanczos(p.width), lanczos(p.height)
-	across := func(dst *[side]uint8, row []uint8) {
-		if wide == nil {
-			copy(dst[:], row)
-			return
-		}
-		wide.across(dst, row)
-	}
+	tall := lanczos(p.height)
 	var take func(y int, row []uint8) // of the row's pixels, in order
-	finish := func() {}
+	var finish func()
+	y := 0 // of the rows that wide gives out
 	switch {
-	case tall == nil:
-		take = func(y int, row []uint8) { across(&out[y], row) }
-	case downFirst:
+	case tall == nil || downFirst:
+		wide := newNarrower(p.width, func(row *[side]uint8) {
+			out[y] = *row
+			y++
+		})
+		if tall == nil {
+			take, finish = func(_ int, row []uint8) { wide.take(row) }, wide.finish
+			break
+		}
 		c := newColumn(tall, p.width)
 		take = c.add
 		finish = func() {
 			row := make([]uint8, p.width)
-			for y := range out {
-				c.row(y, row)
-				across(&out[y], row)
+			for i := range side {
+				c.row(i, row)
+				wide.take(row)
 			}
+			wide.finish()
 		}
 	default:
 		c := newColumn(tall, side)
-		take = func(y int, row []uint8) {
-			var narrow [side]uint8
-			across(&narrow, row)
-			c.add(y, narrow[:])
-		}
+		wide := newNarrower(p.width, func(row *[side]uint8) {
+			c.add(y, row[:])
+			y++
+		})
+		take = func(_ int, row []uint8) { wide.take(row) }
 		finish = func() {
-			for y := range out {
-				c.row(y, out[y][:])
+			wide.finish()
+			for i := range out {
+				c.row(i, out[i][:])
 			}
 		}
 	}

@@ -56,7 +56,6 @@ var shades = sync.OnceValue(func() *[1 << 16]shade {
 	return t
 })
 
-// yccGo converts n pixels of a row to gray.
 func yccGo(gray, luminance, cbs, crs []uint8, n int) {
 	gray, luminance, cbs, crs = gray[:n], luminance[:n], cbs[:n], crs[:n]
 	table := shades()

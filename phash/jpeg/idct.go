@@ -30,7 +30,6 @@ const (
 // and keeps two bits more after the first one.
 const smallSum = 5800
 
-// idct writes the samples of a block to 8 rows of dst, stride bytes apart. Coefficients are multiplied by quant, modulo 2^16.
 func idctGo(dst []uint8, stride int, coefs *[64]int16, quant *[64]uint16) {
 	var b [64]int32
 	sum := int32(0)

@@ -215,7 +215,7 @@ func (d *decoder) segmentOf() (scan bool, err error) {
 		return false, damaged("unknown marker %#02x", m)
 	}
 
-	s, err := d.segment(m >= markerAPP0 || m == markerDNL || m == markerDAC)
+	s, err := d.segment(m >= markerAPP0 || m == markerDNL)
 	if err != nil {
 		return false, err
 	}
@@ -224,6 +224,8 @@ func (d *decoder) segmentOf() (scan bool, err error) {
 		return false, d.huffmanTables(s)
 	case markerDQT:
 		return false, d.quantTables(s)
+	case markerDAC:
+		return false, conditioning(s)
 	case markerDRI:
 		if len(s) != 2 {
 			return false, damaged("restart interval of %d bytes", len(s))
@@ -264,6 +266,20 @@ func (d *decoder) application(m uint8, s []byte) error {
 		if len(s) >= 12 {
 			d.adobe, d.transform = true, s[11]
 		}
+	}
+	return nil
+}
+
+// conditioning checks a DAC segment (T.81, B.2.4.3), as libjpeg does even where Huffman codes are used.
+func conditioning(s []byte) error {
+	for ; len(s) >= 2; s = s[2:] {
+		class, n, value := s[0]>>4, s[0]&15, s[1]
+		if class > 1 || class == 0 && value&15 > value>>4 {
+			return damaged("arithmetic conditioning %d of table %#02x", value, class<<4|n)
+		}
+	}
+	if len(s) != 0 {
+		return damaged("arithmetic conditioning is cut short")
 	}
 	return nil
 }

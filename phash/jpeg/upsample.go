@@ -6,9 +6,8 @@ type upsampler struct {
 	c        *component
 	kind     int
 	h, v     int // pixels for each sample
-	row0     []uint8
-	repeated int // row of samples that row0 was made from, or -1
-	sums     []int16
+	pixels   []uint8
+	repeated int // row of samples that pixels was made from, or -1
 }
 
 // Ways to upsample.
@@ -36,10 +35,7 @@ func newUpsampler(d *decoder, c *component) upsampler {
 	default:
 		u.kind = upRepeat
 	}
-	u.row0 = make([]uint8, c.samples.stride*u.h+marginRight)
-	if u.kind == upBoth || u.kind == upAcross {
-		u.sums = make([]int16, c.samples.stride)
-	}
+	u.pixels = make([]uint8, c.samples.stride*u.h+marginRight)
 	return u
 }
 
@@ -60,21 +56,21 @@ func (u *upsampler) row(y int) []uint8 {
 		return c.samples.row(y)[marginLeft:]
 	case upAcross:
 		near := c.samples.row(y)
-		across(u.row0, near, near, u.sums, c.width, 4, 8)
+		across(u.pixels, near, near, c.width, 4, 8)
 	case upBoth:
 		near, far, _ := u.nearFar(y)
-		across(u.row0, near, far, u.sums, c.width, 8, 7)
+		across(u.pixels, near, far, c.width, 8, 7)
 	case upDown:
 		near, far, below := u.nearFar(y)
 		bias := 1
 		if below {
 			bias = 2
 		}
-		down(u.row0, near[marginLeft:], far[marginLeft:], c.width, bias)
+		down(u.pixels, near[marginLeft:], far[marginLeft:], c.width, bias)
 	case upRepeat:
 		u.repeat(y / u.v)
 	}
-	return u.row0
+	return u.pixels
 }
 
 // nearFar returns the rows of samples that row y of pixels lies between; the edges of the picture count as repeated.
@@ -95,30 +91,26 @@ func (u *upsampler) repeat(y int) {
 	samples := u.c.samples.row(y)[marginLeft:][:u.c.width]
 	for x, s := range samples {
 		for h := range u.h {
-			u.row0[x*u.h+h] = s
+			u.pixels[x*u.h+h] = s
 		}
 	}
 }
 
-// acrossGo interpolates between n samples of two rows, with margins, to 2*n pixels: a pixel is 9/16 of the nearest sample, 3/16 each
-// of the next ones and 1/16 of the farthest. If both rows are the same, that is 3/4 and 1/4.
-func acrossGo(dst, near, far []uint8, sums []int16, n, biasLeft, biasRight int) {
-	near, far, sums = near[marginLeft-1:][:n+2], far[marginLeft-1:][:n+2], sums[:n+2]
-	for x, s := range near {
-		sums[x] = 3*int16(s) + int16(far[x])
-	}
+func acrossGo(dst, near, far []uint8, n, biasLeft, biasRight int) {
+	near, far = near[marginLeft-1:][:n+2], far[marginLeft-1:][:n+2]
+	sum := func(x int) int { return 3*int(near[x]) + int(far[x]) }
 	dst = dst[:2*n]
-	before, s := int(sums[0]), int(sums[1])
-	for x, next := range sums[2:] {
-		after := int(next)
+	before, s := sum(0), sum(1)
+	for x := range n {
+		after := sum(x + 2)
 		dst[2*x] = uint8((3*s + before + biasLeft) >> 4)
 		dst[2*x+1] = uint8((3*s + after + biasRight) >> 4)
 		before, s = s, after
 	}
 }
 
-// downGo interpolates between two rows.
-func downGo(dst, near, far []uint8, n, bias int) {
+// down interpolates between two rows.
+func down(dst, near, far []uint8, n, bias int) {
 	dst, near, far = dst[:n], near[:n], far[:n]
 	for x, s := range near {
 		dst[x] = uint8((3*int(s) + int(far[x]) + bias) >> 2)
