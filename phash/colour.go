@@ -101,3 +101,54 @@ func colourOf(cb, cr *grid) (c Colour) {
 	}
 	return c
 }
+
+// An rgbGrid is a grid of R, G and B, from whose means those of Cb and Cr follow, so that pixels need not be converted.
+type rgbGrid struct {
+	width, height int
+	sum           [gridSide * gridSide][3]uint64
+	count         [gridSide * gridSide]uint64
+}
+
+// add takes row y, of 3 bytes a pixel.
+func (g *rgbGrid) add(y int, row []uint8) {
+	var sum [gridSide][3]uint64
+	for across := range sum {
+		left, right := span(across, g.width)
+		var r, gr, b uint64
+		for pixels := row[3*left : 3*right]; len(pixels) >= 3; pixels = pixels[3:] {
+			r += uint64(pixels[0])
+			gr += uint64(pixels[1])
+			b += uint64(pixels[2])
+		}
+		sum[across] = [3]uint64{r, gr, b}
+	}
+	for down := range gridSide {
+		if top, bottom := span(down, g.height); y < top || y >= bottom {
+			continue
+		}
+		for across := range sum {
+			cell := down*gridSide + across
+			left, right := span(across, g.width)
+			g.count[cell] += uint64(right - left)
+			for i, v := range sum[across] {
+				g.sum[cell][i] += v
+			}
+		}
+	}
+}
+
+// colour converts the means as JFIF 1.02 does, with 16 fraction bits. The weights of Cb, as those of Cr, add up to nothing, so that
+// gray is 128 exactly.
+func (g *rgbGrid) colour() (c Colour) {
+	const fraction = 1 << 16
+	for cell, sum := range g.sum {
+		red, green, blue, n := int64(sum[0]), int64(sum[1]), int64(sum[2]), int64(g.count[cell])
+		chroma := func(weighted int64) uint8 {
+			v := (128*fraction*n + weighted + fraction/2*n) / (fraction * n)
+			return uint8(min(max(v, 0), 255))
+		}
+		c[2*cell] = chroma(-11056*red - 21712*green + 32768*blue)
+		c[2*cell+1] = chroma(32768*red - 27440*green - 5328*blue)
+	}
+	return c
+}

@@ -5,9 +5,6 @@ import (
 	"encoding/binary"
 	"image"
 	"image/png"
-
-	"golang.org/x/image/bmp"
-	"golang.org/x/image/webp"
 )
 
 // deflateRatio is the most that deflate can expand a byte to.
@@ -20,6 +17,23 @@ func plausible(data []byte, height, rowBits, ratio int) error {
 		return damaged("%d bytes are too few for the size that the header claims", len(data))
 	}
 	return nil
+}
+
+// Little-endian numbers at the beginning of b.
+func le16(b []byte) int { return int(binary.LittleEndian.Uint16(b)) }
+func le24(b []byte) int { return int(b[0]) | int(b[1])<<8 | int(b[2])<<16 }
+func le32(b []byte) int { return int(binary.LittleEndian.Uint32(b)) }
+
+// A pieces cuts pieces off the front of a file.
+type pieces struct{ rest []byte }
+
+// next returns n bytes; ok is false if there are fewer.
+func (r *pieces) next(n int) (b []byte, ok bool) {
+	if len(r.rest) < n {
+		return nil, false
+	}
+	b, r.rest = r.rest[:n], r.rest[n:]
+	return b, true
 }
 
 // pngHeader is the IHDR chunk.
@@ -71,42 +85,7 @@ func decodePNG(data []byte) (picture, error) {
 	}
 	if m, ok := m.(*image.NRGBA64); ok && h.colour == 0 {
 		// 16-bit gray with a transparent value is made colour by image/png, but remains gray, and clipped, in Pillow.
-		return picture{width: h.width, height: h.height, row: func(y int, gray []uint8) {
-			pix := m.Pix[y*m.Stride:]
-			for x := range gray {
-				gray[x] = clip16(pix[8*x], pix[8*x+1])
-			}
-		}}, nil
+		return picture{width: h.width, height: h.height, row: clipped(m.Pix, m.Stride, 8)}, nil
 	}
 	return newPicture(m, nil)
-}
-
-func sizeBMP(data []byte) (width, height int, err error) {
-	c, err := bmp.DecodeConfig(bytes.NewReader(data))
-	return c.Width, c.Height, err
-}
-
-func decodeBMP(data []byte) (picture, error) {
-	c, err := bmp.DecodeConfig(bytes.NewReader(data))
-	if err != nil {
-		return picture{}, err
-	}
-	bitsPerPixel := int(binary.LittleEndian.Uint16(data[28:]))
-	if err := plausible(data, c.Height, c.Width*bitsPerPixel, 1); err != nil {
-		return picture{}, err
-	}
-	return newPicture(bmp.Decode(bytes.NewReader(data)))
-}
-
-func sizeWebP(data []byte) (width, height int, err error) {
-	const animation = 1 << 1
-	if len(data) > 20 && string(data[12:16]) == "VP8X" && data[20]&animation != 0 {
-		return 0, 0, unsupported("animated")
-	}
-	c, err := webp.DecodeConfig(bytes.NewReader(data))
-	return c.Width, c.Height, err
-}
-
-func decodeWebP(data []byte) (picture, error) {
-	return newPicture(webp.Decode(bytes.NewReader(data)))
 }

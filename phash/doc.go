@@ -12,17 +12,18 @@
 //	h, err := phash.Sum(data)
 //
 // What it promises:
-//   - PNG, GIF, BMP, TIFF and lossless WebP give Python's hash exactly, pictures with ties at the median (flat, symmetric,
-//     striped ones) included. A variant of these formats that could not be done exactly is refused as unsupported, not guessed.
-//   - JPEG and lossy WebP are decoded by Go's decoders, which round differently from libjpeg-turbo and libwebp: of photographs most
-//     hashes agree and the rest are a few bits off; tiny or noisy pictures can be far off. A few valid JPEGs are refused.
+//   - PNG, JPEG, GIF, WebP, BMP and TIFF give Python's hash exactly, lossy or not, pictures with ties at the median (flat, symmetric,
+//     striped ones) included. What cannot be done exactly is refused as unsupported, not guessed.
+//   - Refused although Pillow reads it: JPEG with arithmetic coding; TIFF with LAB or with YCbCr other than by JPEG, faxes other than
+//     Group 4 and one-dimensional Group 3, CMYK or separate planes by JPEG, compression by LZMA, Zstandard or WebP, BigTIFF; and what
+//     releases of Pillow read differently: BMP run lengths with moves or odd numbers of literal pixels, uncompressed YCbCr in TIFF.
 //   - A file that was cut off before the end of its first frame, or that its decoder finds corrupt, is an error, never a hash.
 //   - No input makes it panic, and memory is bounded by the pixel count: 1 to 4 bytes a pixel for the decoded picture as a rule,
-//     16 at worst (16-bit TIFF in one strip); conversion and resampling go row by row.
+//     16 at worst (16-bit TIFF in one strip, turned); conversion and resampling go row by row.
 //   - Everything is safe for concurrent use; there is no state.
 //
 // Pillow is not one reference but three: from 12.2 on it resamples tall pictures in another order, which changes their hash.
-// [Sum] follows Pillow up to 12.1; [Of] follows the others.
+// [Sum] follows Pillow up to 12.1; [Of] follows the others, see [ParseOrder].
 //
 // What it does not do: no I/O, no search for similar hashes, no orientation by EXIF and no colour management, because Python does
 // neither before hashing (TIFF's own orientation tag counts, as in Pillow).

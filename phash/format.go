@@ -8,9 +8,6 @@ import (
 	"io"
 
 	"onceover/phash/jpeg"
-
-	"golang.org/x/image/bmp"
-	"golang.org/x/image/tiff"
 )
 
 // A Fault is the reason why there is no hash.
@@ -110,11 +107,10 @@ func formatError(format string, err error) error {
 	var own *faultError
 	var jpegErr jpeg.UnsupportedError
 	var pngErr png.UnsupportedError
-	var tiffErr tiff.UnsupportedError
 	switch {
 	case errors.As(err, &own):
 		fault = own.fault
-	case errors.As(err, &jpegErr), errors.As(err, &pngErr), errors.As(err, &tiffErr), errors.Is(err, bmp.ErrUnsupported):
+	case errors.As(err, &jpegErr), errors.As(err, &pngErr):
 		fault = Unsupported
 	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF

@@ -13,29 +13,29 @@ type gifFrame struct {
 	width, height int // of the screen, which grows to hold the frame
 	bounds        image.Rectangle
 	interlaced    bool
-	gray          [256]uint8 // by index
-	fill          uint8      // gray of the screen around the frame
-	data          []byte     // from the byte before the LZW data on
+	colours       colourTable
+	fill          [3]uint8 // colour of the screen around the frame
+	data          []byte   // from the byte before the LZW data on
 }
 
 // readGIF walks the blocks before the first frame's pixels.
 func readGIF(data []byte) (gifFrame, error) {
 	const interlaceFlag, tableFlag = 0x40, 0x80
 	short := damaged("ends before the first frame")
-	r := gifReader{rest: data}
+	r := pieces{rest: data}
 	var f gifFrame
 	header, ok := r.next(13)
 	if !ok {
 		return f, short
 	}
 	f.width, f.height = le16(header[6:]), le16(header[8:])
-	f.gray = gifGray(nil)
+	f.colours = gifPalette(nil)
 	if flags := header[10]; flags&tableFlag != 0 {
 		table, ok := r.next(3 << (flags&7 + 1))
 		if !ok {
 			return f, short
 		}
-		f.gray = gifGray(table)
+		f.colours = gifPalette(table)
 	}
 
 	transparent := uint8(0) // Pillow fills the screen with this index, or 0
@@ -72,13 +72,13 @@ func readGIF(data []byte) (gifFrame, error) {
 				if !ok {
 					return f, short
 				}
-				f.gray = gifGray(table)
+				f.colours = gifPalette(table)
 			}
 			if f.bounds.Empty() {
 				return f, damaged("empty frame")
 			}
 			f.width, f.height = max(f.width, f.bounds.Max.X), max(f.height, f.bounds.Max.Y)
-			f.fill = f.gray[transparent]
+			f.fill = f.colours[transparent]
 			f.data = r.rest
 			return f, nil
 		default:
@@ -87,21 +87,20 @@ func readGIF(data []byte) (gifFrame, error) {
 	}
 }
 
-// gifGray returns the gray value by index. Pillow has no use for a palette in which every entry is its own index, nor for one
+// gifPalette returns the colours by index. Pillow has no use for a palette in which every entry is its own index, nor for one
 // that is missing: the indices are gray values then, also those past the end, which are black otherwise.
-func gifGray(table []byte) (gray [256]uint8) {
+func gifPalette(table []byte) (p colourTable) {
 	ramp := true
 	for i := range len(table) / 3 {
-		r, g, b := table[3*i], table[3*i+1], table[3*i+2]
-		gray[i] = luma(r, g, b)
-		ramp = ramp && int(r) == i && int(g) == i && int(b) == i
+		copy(p[i][:], table[3*i:])
+		ramp = ramp && p[i] == [3]uint8{uint8(i), uint8(i), uint8(i)}
 	}
 	if ramp {
-		for i := range gray {
-			gray[i] = uint8(i)
+		for i := range p {
+			p[i] = [3]uint8{uint8(i), uint8(i), uint8(i)}
 		}
 	}
-	return gray
+	return p
 }
 
 func sizeGIF(data []byte) (width, height int, err error) {
@@ -140,42 +139,12 @@ func decodeGIF(data []byte) (picture, error) {
 		return picture{}, err
 	}
 	index := m.(*image.Paletted)
-	return picture{width: f.width, height: f.height, row: func(y int, gray []uint8) {
-		if y < f.bounds.Min.Y || y >= f.bounds.Max.Y {
-			fill(gray, f.fill)
-			return
-		}
-		fill(gray[:f.bounds.Min.X], f.fill)
-		fill(gray[f.bounds.Max.X:], f.fill)
-		row := index.Pix[(y-f.bounds.Min.Y)*index.Stride:][:w]
-		for x, v := range row {
-			gray[f.bounds.Min.X+x] = f.gray[v]
-		}
-	}}, nil
-}
-
-func fill(row []uint8, v uint8) {
-	for x := range row {
-		row[x] = v
-	}
-}
-
-func le16(b []byte) int { return int(binary.LittleEndian.Uint16(b)) }
-
-// A gifReader cuts pieces off the front of a file.
-type gifReader struct{ rest []byte }
-
-// next returns n bytes; ok is false if there are fewer.
-func (r *gifReader) next(n int) (b []byte, ok bool) {
-	if len(r.rest) < n {
-		return nil, false
-	}
-	b, r.rest = r.rest[:n], r.rest[n:]
-	return b, true
+	frame := picture{width: w, height: h, rgb: func(y int, rgb []uint8) { f.colours.row(rgb, index.Pix[y*index.Stride:][:w]) }}
+	return framed(frame, f.width, f.height, f.bounds.Min, f.fill), nil
 }
 
 // block returns the content of a data sub-block, empty for the last one.
-func (r *gifReader) block() (b []byte, ok bool) {
+func (r *pieces) block() (b []byte, ok bool) {
 	n, ok := r.next(1)
 	if !ok {
 		return nil, false

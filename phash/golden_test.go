@@ -22,11 +22,6 @@ type golden struct {
 	data []byte
 }
 
-// lossy reports whether the picture is of a format whose decoders are free to round as they like.
-func (g golden) lossy() bool {
-	return strings.HasPrefix(g.file, "jpeg-") || strings.HasPrefix(g.file, "webp-lossy")
-}
-
 func readGolden(t testing.TB) []golden {
 	t.Helper()
 	return append(readTable(t, goldenDir), readTable(t, modesDir)...)
@@ -58,14 +53,9 @@ func readTable(t testing.TB, dir string) []golden {
 	return all
 }
 
-func TestGoldenLossless(t *testing.T) {
+func TestGolden(t *testing.T) {
 	t.Parallel()
-	n := 0
 	for _, g := range readGolden(t) {
-		if g.lossy() {
-			continue
-		}
-		n++
 		got, err := Sum(g.data)
 		if err != nil {
 			t.Errorf("%s: got error %v, want %v", g.file, err, g.want)
@@ -73,44 +63,6 @@ func TestGoldenLossless(t *testing.T) {
 			t.Errorf("%s: got %v, want %v, distance %d", g.file, got, g.want, got.Distance(g.want))
 		}
 	}
-	if want := 64 + 79; n != want {
-		t.Errorf("got %d lossless pictures, want %d", n, want)
-	}
-}
-
-// inexact lists the lossy golden pictures whose hash differs from Python's because a decoder of Go rounds otherwise. All others are
-// the same, and must stay so.
-const inexact = `webp-lossy-q20.webp webp-lossy.webp`
-
-func TestGoldenLossy(t *testing.T) {
-	t.Parallel()
-	differs := make(map[string]bool)
-	for _, f := range strings.Fields(inexact) {
-		differs[f] = true
-	}
-	n, same := 0, 0
-	for _, g := range readGolden(t) {
-		if !g.lossy() {
-			continue
-		}
-		n++
-		got, err := Sum(g.data)
-		switch {
-		case err == nil && got == g.want && differs[g.file]:
-			t.Errorf("%s: got Python's hash, want it taken off the list of those that differ", g.file)
-		case err == nil && got == g.want:
-			same++
-		case !differs[g.file] && err != nil:
-			t.Errorf("%s: got error %v, want %v", g.file, err, g.want)
-		case !differs[g.file]:
-			t.Errorf("%s: got %v, want %v", g.file, got, g.want)
-		case err != nil:
-			t.Logf("%s: %v", g.file, err)
-		default:
-			t.Logf("%s: distance %d", g.file, got.Distance(g.want))
-		}
-	}
-	t.Logf("%d of %d lossy pictures have Python's hash", same, n)
 }
 
 // Hashes of the same pictures by Pillow 12.3 and 13.0.
@@ -127,9 +79,6 @@ func TestGoldenNewerPillow(t *testing.T) {
 		{"png-size-63x65.png", TallDownFirst}:     "c53f0ea09ecd096d31d01c46b23e18383327b1bc13e1d77985f3809daa6de8bf",
 	}
 	for _, g := range readTable(t, goldenDir) {
-		if g.lossy() {
-			continue
-		}
 		for _, order := range []Order{VeryTallDownFirst, TallDownFirst} {
 			want := g.want.String()
 			if s, ok := other[key{g.file, order}]; ok {
@@ -152,9 +101,7 @@ func TestInspectGolden(t *testing.T) {
 	for _, g := range readGolden(t) {
 		info, err := Inspect(g.data)
 		if err != nil {
-			if !strings.Contains(inexact, g.file) {
-				t.Errorf("%s: got error %v, want %s", g.file, err, g.size)
-			}
+			t.Errorf("%s: got error %v, want %s", g.file, err, g.size)
 			continue
 		}
 		if got := fmt.Sprintf("%dx%d", info.Width, info.Height); got != g.size {

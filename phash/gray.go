@@ -10,119 +10,87 @@ func luma(r, g, b uint8) uint8 {
 	return uint8((19595*uint32(r) + 38470*uint32(g) + 7471*uint32(b) + 1<<15) >> 16)
 }
 
-// grayRows returns the function that writes the rows of m as Pillow's convert("L") has them: on the values as they are stored in
-// the file: alpha ignored even where it is 0, the high byte of 16-bit colours, 16-bit gray clipped instead of scaled. An image of
-// type RGBA is opaque, or from a TIFF that stores colours multiplied by alpha; Pillow undoes that when it reads the file.
-func grayRows(m image.Image) (func(y int, gray []uint8), error) {
-	switch m := m.(type) {
-	case *image.Gray:
-		return func(y int, gray []uint8) { copy(gray, m.Pix[y*m.Stride:]) }, nil
-	case *image.Gray16:
-		return func(y int, gray []uint8) {
-			pix := m.Pix[y*m.Stride:]
-			for x := range gray {
-				gray[x] = clip16(pix[2*x], pix[2*x+1])
-			}
-		}, nil
-	case *image.Paletted:
-		table := paletteGray(m.Palette)
-		return func(y int, gray []uint8) {
-			for x, index := range m.Pix[y*m.Stride:][:len(gray)] {
-				gray[x] = table[index]
-			}
-		}, nil
-	case *image.NRGBA:
-		return func(y int, gray []uint8) {
-			pix := m.Pix[y*m.Stride:][:4*len(gray)]
-			for x := range gray {
-				p := pix[4*x : 4*x+4 : 4*x+4]
-				gray[x] = luma(p[0], p[1], p[2])
-			}
-		}, nil
-	case *image.NRGBA64:
-		return func(y int, gray []uint8) {
-			pix := m.Pix[y*m.Stride:][:8*len(gray)]
-			for x := range gray {
-				p := pix[8*x : 8*x+8 : 8*x+8]
-				gray[x] = luma(p[0], p[2], p[4])
-			}
-		}, nil
-	case *image.RGBA:
-		return func(y int, gray []uint8) {
-			pix := m.Pix[y*m.Stride:][:4*len(gray)]
-			for x := range gray {
-				p := pix[4*x : 4*x+4 : 4*x+4]
-				if p[3] == 255 {
-					gray[x] = luma(p[0], p[1], p[2])
-				} else {
-					gray[x] = premultiplied(p[0], p[1], p[2], p[3])
-				}
-			}
-		}, nil
-	case *image.RGBA64:
-		return func(y int, gray []uint8) {
-			pix := m.Pix[y*m.Stride:][:8*len(gray)]
-			for x := range gray {
-				p := pix[8*x : 8*x+8 : 8*x+8]
-				if p[6] == 255 {
-					gray[x] = luma(p[0], p[2], p[4])
-				} else {
-					gray[x] = premultiplied(p[0], p[2], p[4], p[6])
-				}
-			}
-		}, nil
-	case *image.CMYK:
-		return func(y int, gray []uint8) {
-			pix := m.Pix[y*m.Stride:][:4*len(gray)]
-			for x := range gray {
-				p := pix[4*x : 4*x+4 : 4*x+4]
-				light := 255 - p[3]
-				gray[x] = luma(ink(p[0], light), ink(p[1], light), ink(p[2], light))
-			}
-		}, nil
-	case *image.YCbCr:
-		return ycbcrRows(m), nil
-	case *image.NYCbCrA:
-		return ycbcrRows(&m.YCbCr), nil
+// lumas is luma of a row of 3 bytes a pixel.
+func lumas(gray, rgb []uint8) {
+	rgb = rgb[:3*len(gray)]
+	for x := range gray {
+		p := rgb[3*x : 3*x+3 : 3*x+3]
+		gray[x] = luma(p[0], p[1], p[2])
 	}
-	return nil, unsupported("pixels of type %T", m)
 }
 
-// ycbcrRows leaves the conversion to R, G, B to image/color, which rounds otherwise than libjpeg-turbo and libwebp, and repeats
-// subsampled chroma where they interpolate.
-func ycbcrRows(m *image.YCbCr) func(y int, gray []uint8) {
-	shift := 0 // log2 of the pixels that share a chroma sample, horizontally
-	switch m.SubsampleRatio {
-	case image.YCbCrSubsampleRatio422, image.YCbCrSubsampleRatio420:
-		shift = 1
-	case image.YCbCrSubsampleRatio411, image.YCbCrSubsampleRatio410:
-		shift = 2
+// A colourTable holds R, G, B by index. Indices past the end of a file's palette are black in Pillow.
+type colourTable [256][3]uint8
+
+// row writes the colours of a row of indices.
+func (p *colourTable) row(rgb, indices []uint8) {
+	for x, i := range indices {
+		copy(rgb[3*x:3*x+3], p[i][:])
 	}
+}
+
+// newPicture returns the pixels of m as Pillow has them: the values as they are stored in the file: alpha ignored even where it is
+// 0, the high byte of 16-bit colours, 16-bit gray clipped instead of scaled.
+func newPicture(m image.Image, err error) (picture, error) {
+	if err != nil {
+		return picture{}, err
+	}
+	p := picture{width: m.Bounds().Dx(), height: m.Bounds().Dy()}
+	switch m := m.(type) {
+	case *image.Gray:
+		p.row = func(y int, gray []uint8) { copy(gray, m.Pix[y*m.Stride:]) }
+	case *image.Gray16:
+		p.row = clipped(m.Pix, m.Stride, 2)
+	case *image.Paletted:
+		table := paletteOf(m.Palette)
+		p.rgb = func(y int, rgb []uint8) { table.row(rgb, m.Pix[y*m.Stride:][:len(rgb)/3]) }
+	case *image.NRGBA:
+		p.rgb = everyNth(m.Pix, m.Stride, 4, 1)
+	case *image.RGBA: // opaque
+		p.rgb = everyNth(m.Pix, m.Stride, 4, 1)
+	case *image.NRGBA64:
+		p.rgb = everyNth(m.Pix, m.Stride, 8, 2)
+	case *image.RGBA64: // opaque
+		p.rgb = everyNth(m.Pix, m.Stride, 8, 2)
+	default:
+		return picture{}, unsupported("pixels of type %T", m)
+	}
+	return p, nil
+}
+
+// clipped returns the rows of 16-bit gray, big-endian and step bytes apart, as Pillow makes 8 bits of them: what is above 255 is
+// white.
+func clipped(pix []uint8, stride, step int) func(y int, gray []uint8) {
 	return func(y int, gray []uint8) {
-		luminance := m.Y[y*m.YStride:][:len(gray)]
-		chroma := m.COffset(0, y) // decoders put the first pixel at 0, 0
-		cb, cr := m.Cb[chroma:], m.Cr[chroma:]
-		for x, l := range luminance {
-			gray[x] = luma(color.YCbCrToRGB(l, cb[x>>shift], cr[x>>shift]))
+		row := pix[y*stride:]
+		for x := range gray {
+			gray[x] = row[step*x+1]
+			if row[step*x] != 0 {
+				gray[x] = 255
+			}
 		}
 	}
 }
 
-// clip16 is Pillow's conversion of 16-bit gray: what is above 255 is white.
-func clip16(high, low uint8) uint8 {
-	if high != 0 {
-		return 255
+// everyNth returns the rows of pixels that lie pixel bytes apart, with R, G and B sample bytes apart, high bytes first.
+func everyNth(pix []uint8, stride, pixel, sample int) func(y int, rgb []uint8) {
+	return func(y int, rgb []uint8) {
+		width := len(rgb) / 3
+		row := pix[y*stride:][:pixel*width]
+		for x := range width {
+			from, to := row[pixel*x:][:2*sample+1], rgb[3*x:3*x+3:3*x+3]
+			to[0], to[1], to[2] = from[0], from[sample], from[2*sample]
+		}
 	}
-	return low
 }
 
-// premultiplied is luma of a colour that was multiplied by its alpha, divided by it again in the way of Pillow.
-func premultiplied(r, g, b, a uint8) uint8 {
-	if a == 0 {
-		return 0
+// cmykToRGB converts a row of C, M, Y, K as Pillow does.
+func cmykToRGB(rgb, cmyk []uint8) {
+	for x := range len(rgb) / 3 {
+		from, to := cmyk[4*x:4*x+4:4*x+4], rgb[3*x:3*x+3:3*x+3]
+		light := 255 - from[3]
+		to[0], to[1], to[2] = ink(from[0], light), ink(from[1], light), ink(from[2], light)
 	}
-	divide := func(v uint8) uint8 { return uint8(min(255*uint(v)/uint(a), 255)) }
-	return luma(divide(r), divide(g), divide(b))
 }
 
 // ink is Pillow's conversion of one of C, M, Y to R, G, B, light being 255 less the black.
@@ -131,17 +99,47 @@ func ink(c, light uint8) uint8 {
 	return uint8(max(int(light)-int((t+t>>8)>>8), 0))
 }
 
-// paletteGray returns the gray value of each palette index. Indices past the end are black in Pillow.
-func paletteGray(palette color.Palette) (table [256]uint8) {
-	for i, c := range palette[:min(len(palette), len(table))] {
+// unmultiply divides a row of R, G, B that were multiplied by the alpha that follows them, in the way of Pillow.
+func unmultiply(rgb, rgba []uint8) {
+	for x := range len(rgb) / 3 {
+		a := int(rgba[4*x+3])
+		for i, v := range rgba[4*x : 4*x+3] {
+			switch a {
+			case 0:
+				v = 0
+			case 255:
+			default:
+				v = uint8(min(int(v)*255/a, 255))
+			}
+			rgb[3*x+i] = v
+		}
+	}
+}
+
+// paletteOf returns the stored colours of a palette of image/png.
+func paletteOf(colours color.Palette) (table colourTable) {
+	for i, c := range colours[:min(len(colours), len(table))] {
 		switch c := c.(type) {
 		case color.RGBA:
-			table[i] = luma(c.R, c.G, c.B)
+			table[i] = [3]uint8{c.R, c.G, c.B}
 		case color.NRGBA:
-			table[i] = luma(c.R, c.G, c.B)
-		case color.RGBA64:
-			table[i] = luma(uint8(c.R>>8), uint8(c.G>>8), uint8(c.B>>8))
+			table[i] = [3]uint8{c.R, c.G, c.B}
 		}
 	}
 	return table
+}
+
+// framed puts p, which has rgb, on a larger canvas of one colour; p must lie within it.
+func framed(p picture, width, height int, at image.Point, around [3]uint8) picture {
+	if p.width == width && p.height == height {
+		return p
+	}
+	return picture{width: width, height: height, rgb: func(y int, rgb []uint8) {
+		for i := range rgb {
+			rgb[i] = around[i%3]
+		}
+		if y >= at.Y && y < at.Y+p.height {
+			p.rgb(y-at.Y, rgb[3*at.X:3*(at.X+p.width)])
+		}
+	}}
 }

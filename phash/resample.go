@@ -1,9 +1,6 @@
 package phash
 
-import (
-	"image/color"
-	"math"
-)
+import "math"
 
 // side is the width and height of the picture that the DCT sees: hash_size 16 times highfreq_factor 4 of imagehash.
 const side = 64
@@ -170,28 +167,34 @@ func (p picture) rows(row func(y int, gray []uint8)) (Colour, error) {
 		})
 	}
 	gray := make([]uint8, p.width)
-	for y := range p.height {
-		p.row(y, gray)
-		row(y, gray)
-	}
-	if p.rgb == nil {
+	if p.row != nil {
+		for y := range p.height {
+			p.row(y, gray)
+			row(y, gray)
+		}
 		return grayColour, nil
 	}
-	return p.colour(), nil
-}
-
-// colour takes the colours of a picture that has p.rgb.
-func (p picture) colour() Colour {
-	cb, cr := grid{width: p.width, height: p.height}, grid{width: p.width, height: p.height}
+	if p.ycc != nil {
+		cb, cr := grid{width: p.width, height: p.height}, grid{width: p.width, height: p.height}
+		ycc := make([]uint8, 3*p.width)
+		for y := range p.height {
+			p.ycc(y, ycc)
+			for x := range gray {
+				gray[x] = ycc[3*x]
+			}
+			cb.add(y, ycc[1:], 3)
+			cr.add(y, ycc[2:], 3)
+			row(y, gray)
+		}
+		return colourOf(&cb, &cr), nil
+	}
 	rgb := make([]uint8, 3*p.width)
-	chroma := make([]uint8, 2*p.width)
+	means := rgbGrid{width: p.width, height: p.height}
 	for y := range p.height {
 		p.rgb(y, rgb)
-		for x := range p.width {
-			_, chroma[2*x], chroma[2*x+1] = color.RGBToYCbCr(rgb[3*x], rgb[3*x+1], rgb[3*x+2])
-		}
-		cb.add(y, chroma, 2)
-		cr.add(y, chroma[1:], 2)
+		means.add(y, rgb)
+		lumas(gray, rgb)
+		row(y, gray)
 	}
-	return colourOf(&cb, &cr)
+	return means.colour(), nil
 }

@@ -1,9 +1,6 @@
 package phash
 
-import (
-	"image"
-	"slices"
-)
+import "slices"
 
 // Limits of Sum, whatever its caller allows: beyond them memory and time are no longer in proportion to any real picture.
 const (
@@ -51,33 +48,6 @@ func Inspect(data []byte) (Info, error) {
 		return Info{}, formatError(format, err)
 	}
 	return info, nil
-}
-
-// An Order is the order of the two resampling passes, the one thing in which the releases of Pillow differ for this hash. It
-// matters only for tall pictures, whose hashes are a few bits apart as a rule. Whoever shares a cache with Python services takes
-// the order of their Pillow.
-type Order int
-
-const (
-	// AcrossFirst is the order of Pillow up to 12.1, for every picture.
-	AcrossFirst Order = iota
-	// VeryTallDownFirst is the order of Pillow 12.2 and 12.3, which differs for pictures over 64 pixels high and more than 100
-	// times as high as wide.
-	VeryTallDownFirst
-	// TallDownFirst is the order of Pillow 13.0, which differs for pictures over 64 pixels high and more than 2*width-64 pixels
-	// high. Screenshots of phones are such pictures, photographs are not.
-	TallDownFirst
-)
-
-// downFirst reports whether a picture of this size is resampled down its columns first.
-func (o Order) downFirst(width, height int) bool {
-	switch o {
-	case VeryTallDownFirst:
-		return height > side && height > 100*width
-	case TallDownFirst:
-		return height > side && height-side > 2*(width-side)
-	}
-	return false
 }
 
 // A Fingerprint is what is known of a picture by its pixels.
@@ -171,21 +141,11 @@ func hash(gray *[side][side]uint8) Hash {
 // A picture is decoded, or about to be, and converted row by row.
 type picture struct {
 	width, height int
-	row           func(y int, gray []uint8) // writes row y, 0 <= y < height; len(gray) is width
-	rgb           func(y int, rgb []uint8)  // the same in colour, 3 bytes a pixel as stored; nil if the picture has no colours
 
-	// stream, where it is not nil, stands in place of row and rgb: it decodes the picture and calls row with each of its rows
-	// from top to bottom.
+	// One of these is set. The first three write row y, 0 <= y < height.
+	row func(y int, gray []uint8) // of a gray picture; len(gray) is width
+	rgb func(y int, rgb []uint8)  // of one with colours: R, G, B as stored, 3 bytes a pixel
+	ycc func(y int, ycc []uint8)  // of one whose gray cannot be had from R, G, B: gray, Cb, Cr, 3 bytes a pixel
+	// stream decodes the picture and calls row with each of its rows from top to bottom.
 	stream func(row func(gray []uint8)) (Colour, error)
-}
-
-func newPicture(m image.Image, err error) (picture, error) {
-	if err != nil {
-		return picture{}, err
-	}
-	row, err := grayRows(m)
-	if err != nil {
-		return picture{}, err
-	}
-	return picture{width: m.Bounds().Dx(), height: m.Bounds().Dy(), row: row}, nil
 }

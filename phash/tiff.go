@@ -1,11 +1,8 @@
 package phash
 
 import (
-	"bytes"
 	"encoding/binary"
-	"image"
-
-	"golang.org/x/image/tiff"
+	"slices"
 )
 
 // Tags and values of TIFF 6.0.
@@ -16,36 +13,66 @@ const (
 	tagCompression     = 259
 	tagPhotometric     = 262
 	tagFillOrder       = 266
+	tagStripOffsets    = 273
 	tagOrientation     = 274
 	tagSamplesPerPixel = 277
+	tagRowsPerStrip    = 278
 	tagStripByteCounts = 279
 	tagPlanarConfig    = 284
 	tagT4Options       = 292
 	tagPredictor       = 317
+	tagColorMap        = 320
+	tagTileWidth       = 322
+	tagTileLength      = 323
+	tagTileOffsets     = 324
 	tagTileByteCounts  = 325
 	tagExtraSamples    = 338
+	tagSampleFormat    = 339
+	tagJPEGTables      = 347
 
 	whiteIsZero = 0
 	blackIsZero = 1
 	rgbColours  = 2
 	paletted    = 3
+	cmykInks    = 5
+	ycbcr       = 6
+	lab         = 8
 
 	noCompression   = 1
+	huffmanRows     = 2
 	groupThree      = 3
 	groupFour       = 4
 	lzwCompression  = 5
+	oldJPEG         = 6
+	newJPEG         = 7
 	deflate         = 8
+	packBits        = 32773
 	deflateObsolete = 32946
+
+	unsignedSamples = 1
+	signedSamples   = 2
+	floatSamples    = 3
 )
 
 // A tiffHeader is what the first directory of a TIFF says.
 type tiffHeader struct {
 	order  binary.ByteOrder
 	values map[uint16][]uint32
+
+	// What follows from it, as Pillow reads it.
+	width, height int
+	compression   int
+	photometric   int
+	bits          int   // of a sample; 1, 2, 4, 8, 12, 16 or 32
+	format        int   // of a sample
+	samples       int   // of a pixel
+	extra         []int // meanings of those beyond the colours: 0 nothing, 1 alpha that colours were multiplied by, else alpha
+	planar        bool  // each sample of the pixels in a plane of its own
+	tables        []byte
 }
 
 // get returns the first value of a tag, or its default.
-func (t tiffHeader) get(tag uint16, otherwise int) int {
+func (t *tiffHeader) get(tag uint16, otherwise int) int {
 	if v := t.values[tag]; len(v) > 0 {
 		return int(v[0])
 	}
@@ -53,54 +80,57 @@ func (t tiffHeader) get(tag uint16, otherwise int) int {
 }
 
 // readTIFF reads the tags that decide how pixels are stored.
-func readTIFF(data []byte) (tiffHeader, error) {
+func readTIFF(data []byte) (*tiffHeader, error) {
 	const entrySize = 12
-	t := tiffHeader{order: binary.LittleEndian, values: make(map[uint16][]uint32)}
+	t := &tiffHeader{order: binary.LittleEndian, values: make(map[uint16][]uint32)}
 	short := damaged("directory lies beyond the end")
 	if len(data) < 8 {
-		return t, short
+		return nil, short
 	}
 	if data[0] == 'M' {
 		t.order = binary.BigEndian
 	}
 	start := int64(t.order.Uint32(data[4:]))
 	if start+2 > int64(len(data)) {
-		return t, short
+		return nil, short
 	}
 	entries := data[start+2:]
 	count := int(t.order.Uint16(data[start:]))
 	if len(entries) < count*entrySize {
-		return t, short
+		return nil, short
 	}
 	for e := range count {
 		entry := entries[e*entrySize:][:entrySize]
+		most := 8 // values; enough for all but the tables
 		switch tag := t.order.Uint16(entry); tag {
-		case tagWidth, tagHeight, tagBitsPerSample, tagCompression, tagPhotometric, tagFillOrder, tagOrientation,
-			tagSamplesPerPixel, tagPlanarConfig, tagT4Options, tagPredictor, tagExtraSamples:
-			const enough = 8
-			v, ok := t.read(data, entry, enough)
+		case tagStripOffsets, tagStripByteCounts, tagTileOffsets, tagTileByteCounts, tagColorMap, tagJPEGTables:
+			most = len(data)
+			fallthrough
+		case tagWidth, tagHeight, tagBitsPerSample, tagCompression, tagPhotometric, tagFillOrder, tagOrientation, tagSamplesPerPixel,
+			tagRowsPerStrip, tagPlanarConfig, tagT4Options, tagPredictor, tagTileWidth, tagTileLength, tagExtraSamples, tagSampleFormat:
+			v, ok := t.read(data, entry, most)
 			if !ok {
-				return t, damaged("tag %d cannot be read", tag)
+				return nil, damaged("tag %d cannot be read", tag)
 			}
 			t.values[tag] = v
-		case tagStripByteCounts, tagTileByteCounts:
-			// Strips that lie on top of each other would make decoding quadratic in the size of the file.
-			v, ok := t.read(data, entry, len(data))
-			sum := 0
-			for _, n := range v {
-				sum += int(n)
-			}
-			if !ok || sum > 4*len(data) {
-				return t, damaged("strips are larger than the file")
-			}
 		}
 	}
-	return t, nil
+	for _, tag := range []uint16{tagStripByteCounts, tagTileByteCounts} {
+		// Strips that lie on top of each other would make decoding quadratic in the size of the file.
+		sum := 0
+		for _, n := range t.values[tag] {
+			sum += int(n)
+		}
+		if sum > 4*len(data) {
+			return nil, damaged("strips are larger than the file")
+		}
+	}
+	return t, t.interpret()
 }
 
-// read returns the values of an entry of type BYTE, SHORT or LONG, most of them at most. It allocates no more than the file holds.
-func (t tiffHeader) read(data, entry []byte, most int) ([]uint32, bool) {
-	size := map[uint16]int64{1: 1, 3: 2, 4: 4}[t.order.Uint16(entry[2:])]
+// read returns the values of an entry of type BYTE, SHORT, LONG or UNDEFINED, most of them at most. It allocates no more than the file holds.
+func (t *tiffHeader) read(data, entry []byte, most int) ([]uint32, bool) {
+	size := map[uint16]int64{1: 1, 3: 2, 4: 4, 7: 1}[t.order.Uint16(entry[2:])]
 	count := int64(t.order.Uint32(entry[4:]))
 	if size == 0 || count == 0 {
 		return nil, false
@@ -128,138 +158,262 @@ func (t tiffHeader) read(data, entry []byte, most int) ([]uint32, bool) {
 	return v, true
 }
 
-// check refuses what the decoder would read otherwise than Pillow.
-func (t tiffHeader) check() error {
-	bits := t.values[tagBitsPerSample]
-	if len(bits) == 0 {
-		bits = []uint32{1}
+// interpret derives the kind of picture from the tags, and refuses what Pillow refuses or what cannot be done as it does.
+func (t *tiffHeader) interpret() error {
+	t.width, t.height = t.get(tagWidth, 0), t.get(tagHeight, 0)
+	if t.width > 1<<31-1 || t.height > 1<<31-1 {
+		return damaged("side of more than 2^31-1 pixels")
 	}
-	samples := t.get(tagSamplesPerPixel, 1)
-	extra := t.get(tagExtraSamples, 0)
-	compression := t.get(tagCompression, noCompression)
-	photometric := t.get(tagPhotometric, whiteIsZero)
-	switch photometric {
-	case whiteIsZero, blackIsZero, paletted:
-		if samples != 1 {
-			return unsupported("%d samples per pixel", samples)
+	t.compression = t.get(tagCompression, noCompression)
+	t.photometric = t.get(tagPhotometric, whiteIsZero)
+	t.samples = t.get(tagSamplesPerPixel, 1)
+	t.planar = t.get(tagPlanarConfig, 1) == 2
+	for _, v := range t.values[tagJPEGTables] {
+		t.tables = append(t.tables, byte(v))
+	}
+	for _, v := range t.values[tagExtraSamples] {
+		t.extra = append(t.extra, int(v))
+	}
+	bits, ok := same(t.values[tagBitsPerSample], 1)
+	if t.bits = bits; !ok {
+		return unsupported("samples of different sizes")
+	}
+	if t.format, ok = same(t.values[tagSampleFormat], unsignedSamples); !ok {
+		return unsupported("samples of different types")
+	}
+
+	if t.planar && len(t.extra) > 0 && len(t.extra) < t.samples && slices.Max(t.extra) == 0 {
+		t.samples -= len(t.extra)
+		t.extra = nil
+	}
+	if n := len(t.values[tagBitsPerSample]); n > 1 && n < t.samples {
+		return unsupported("sizes of %d of %d samples", n, t.samples)
+	}
+	if t.samples == 1 && !(t.planar && t.compression == noCompression) {
+		t.planar = false
+	}
+	return t.check()
+}
+
+// same returns the value that all of v have, and otherwise if there are none.
+func same(v []uint32, otherwise int) (int, bool) {
+	if len(v) == 0 {
+		return otherwise, true
+	}
+	return int(v[0]), !slices.ContainsFunc(v, func(x uint32) bool { return x != v[0] })
+}
+
+// colours returns the number of samples that make the colour of a pixel.
+func (t *tiffHeader) colours() int {
+	switch t.photometric {
+	case rgbColours, ycbcr:
+		return 3
+	case cmykInks:
+		return 4
+	}
+	return 1
+}
+
+// check refuses as unsupported all that is not known to come out as in Pillow.
+func (t *tiffHeader) check() error {
+	switch t.photometric {
+	case whiteIsZero, blackIsZero, rgbColours, paletted, cmykInks:
+	case ycbcr: // which libtiff converts if it is compressed; what is not, releases of Pillow read differently
+		if t.compression != newJPEG {
+			return unsupported("YCbCr with compression %d", t.compression)
 		}
-		if photometric == paletted && bits[0] > 8 {
-			return unsupported("palette of %d bits", bits[0])
-		}
-		if photometric == whiteIsZero && bits[0] == 16 && t.order == binary.BigEndian {
-			return unsupported("inverted big-endian 16-bit gray") // Pillow has no such mode
-		}
-	case rgbColours:
-		if samples != 3 && (samples != 4 || extra != 1 && extra != 2) {
-			return unsupported("%d samples per pixel, extra sample of kind %d", samples, extra)
-		}
+	case lab:
+		return unsupported("colour space LAB") // nor can Pillow make it gray
 	default:
-		return unsupported("photometric interpretation %d", photometric)
+		return unsupported("photometric interpretation %d", t.photometric)
 	}
-	if len(bits) != samples {
-		return unsupported("bits per sample not given for each of %d samples", samples)
-	}
-	for _, b := range bits {
-		if b != bits[0] || b != 1 && b != 8 && b != 16 {
-			return unsupported("%d bits per sample", b)
+	for _, f := range []func() error{t.checkSamples, t.checkDepth, t.checkCompression} {
+		if err := f(); err != nil {
+			return err
 		}
-	}
-	if v := t.get(tagPlanarConfig, 1); v != 1 && samples > 1 {
-		return unsupported("samples in separate planes")
-	}
-	if t.fax() && (bits[0] != 1 || photometric == paletted) {
-		return unsupported("fax compression of %d-bit samples", bits[0])
-	}
-	if v := t.get(tagT4Options, 0); compression == groupThree && v&3 != 0 {
-		return unsupported("two-dimensional or uncompressed Group 3 fax")
-	}
-	if v := t.get(tagFillOrder, 1); v != 1 && !t.fax() {
-		return unsupported("reversed bit order")
-	}
-	switch v := t.get(tagPredictor, 1); {
-	case v == 1:
-	case v == 2 && (compression == lzwCompression || compression == deflate || compression == deflateObsolete) && bits[0] >= 8:
-	default:
-		return unsupported("predictor %d with compression %d", v, compression)
 	}
 	return nil
 }
 
-// fax reports whether the compression is one of those made for black and white faxes.
-func (t tiffHeader) fax() bool {
-	c := t.get(tagCompression, noCompression)
-	return c == groupThree || c == groupFour
+func (t *tiffHeader) checkSamples() error {
+	const rgba = 4
+	undeclared := t.photometric == rgbColours && t.samples == rgba && len(t.extra) == 0
+	if t.samples != t.colours()+len(t.extra) && !undeclared {
+		return unsupported("%d samples per pixel, %d of them extra", t.samples, len(t.extra))
+	}
+	for i, v := range t.extra {
+		if v != 0 && i > 0 || v > 2 && v != 999 {
+			return unsupported("extra samples of kinds %d", t.extra)
+		}
+	}
+	if len(t.extra) > 0 {
+		switch kind := t.extra[0]; t.photometric {
+		case blackIsZero, paletted:
+			if len(t.extra) > 1 || kind == 1 {
+				return unsupported("gray multiplied by alpha") // nor can Pillow make it gray
+			}
+		case rgbColours:
+		case cmykInks:
+			if kind != 0 {
+				return unsupported("CMYK with alpha")
+			}
+		default:
+			return unsupported("extra samples with photometric interpretation %d", t.photometric)
+		}
+	}
+	if t.planar && t.compression == noCompression {
+		// Pillow's own reader, not libtiff, which knows few kinds.
+		tiled := t.values[tagTileOffsets] != nil
+		reversed := t.get(tagFillOrder, 1) == 2
+		if t.samples > 4 || t.bits != 8 || t.colours() == 1 || t.multiplied() || undeclared && tiled || reversed {
+			return unsupported("samples in separate planes, not compressed, of this kind")
+		}
+	}
+	if t.planar && t.samples > 4 {
+		return unsupported("%d planes", t.samples)
+	}
+	return nil
+}
+
+// multiplied reports whether colours are stored multiplied by alpha.
+func (t *tiffHeader) multiplied() bool {
+	if t.photometric != rgbColours || t.samples < 4 {
+		return false
+	}
+	if len(t.extra) == 0 {
+		return t.planar && t.compression != noCompression // libtiff says so, and Pillow believes it there only
+	}
+	return t.extra[0] == 1
+}
+
+func (t *tiffHeader) checkDepth() error {
+	gray, little := t.photometric <= blackIsZero && t.samples == 1, t.order == binary.LittleEndian
+	signed := t.format == signedSamples && t.photometric == blackIsZero && gray
+	plain := t.format == unsignedSamples
+	known := false
+	switch t.bits {
+	case 1, 2, 4:
+		known = plain && (gray || t.photometric == paletted && t.samples == 1)
+	case 8:
+		known = plain || signed // the sign is not looked at
+	case 12:
+		known = plain && gray && t.photometric == blackIsZero && little
+	case 16:
+		known = plain && gray && (t.photometric == blackIsZero || little) || signed ||
+			plain && (t.photometric == rgbColours || t.photometric == cmykInks && len(t.extra) == 0)
+	case 32:
+		known = plain && gray && t.photometric == blackIsZero && little || signed || t.format == floatSamples && gray
+	}
+	if t.format != unsignedSamples && t.bits > 8 && !little && t.compression != noCompression {
+		known = false // Pillow mistakes the order of bytes, and its releases differ in that
+	}
+	if !known {
+		return unsupported("samples of %d bits and type %d", t.bits, t.format)
+	}
+	return nil
+}
+
+func (t *tiffHeader) checkCompression() error {
+	switch t.compression {
+	case noCompression, packBits:
+		return nil
+	case groupThree, groupFour:
+		if t.bits != 1 || t.photometric == paletted {
+			return unsupported("fax compression of %d-bit samples", t.bits)
+		}
+		if v := t.get(tagT4Options, 0); t.compression == groupThree && v&3 != 0 {
+			return unsupported("two-dimensional or uncompressed Group 3 fax")
+		}
+		return nil
+	case lzwCompression, deflate, deflateObsolete:
+		switch v := t.get(tagPredictor, 1); {
+		case v == 1, v == 2 && t.bits >= 8 && t.bits != 12:
+		case v == 3 && t.format == floatSamples:
+		default:
+			return unsupported("predictor %d of %d-bit samples", v, t.bits)
+		}
+		return nil
+	case newJPEG:
+		if t.bits != 8 || t.planar || len(t.extra) > 0 || t.photometric == paletted || t.photometric == cmykInks {
+			return unsupported("JPEG compression of this kind of picture")
+		}
+		return nil
+	case oldJPEG:
+		return unsupported("JPEG compression of before TIFF Technical Note 2")
+	}
+	return unsupported("compression %d", t.compression)
 }
 
 // turned reports whether the picture is to be turned by a quarter, which swaps width and height.
-func (t tiffHeader) turned() bool {
+func (t *tiffHeader) turned() bool {
 	return t.get(tagOrientation, 1) >= 5 && t.get(tagOrientation, 1) <= 8
 }
 
 func sizeTIFF(data []byte) (width, height int, err error) {
 	t, err := readTIFF(data)
-	if err == nil {
-		err = t.check()
-	}
 	if err != nil {
 		return 0, 0, err
 	}
-	width, height = t.get(tagWidth, 0), t.get(tagHeight, 0)
-	if width > 1<<31-1 || height > 1<<31-1 {
-		return 0, 0, damaged("side of more than 2^31-1 pixels")
-	}
 	if t.turned() {
-		width, height = height, width
+		return t.height, t.width, nil
 	}
-	return width, height, nil
+	return t.width, t.height, nil
 }
 
 func decodeTIFF(data []byte) (picture, error) {
 	t, err := readTIFF(data)
-	if err == nil {
-		err = t.check()
-	}
 	if err != nil {
 		return picture{}, err
 	}
-	bitsPerSample, samples := t.get(tagBitsPerSample, 1), t.get(tagSamplesPerPixel, 1)
-	ratio := 4096 // of LZW; deflate has less
-	switch t.get(tagCompression, noCompression) {
+	ratio := 4096 // of LZW; others have less
+	switch t.compression {
 	case noCompression:
 		ratio = 1
 	case groupThree, groupFour: // a row can be a single bit
-		ratio = 8 * max(t.get(tagWidth, 0), 1)
+		ratio = 8 * max(t.width, 1)
 	}
-	if err := plausible(data, t.get(tagHeight, 0), t.get(tagWidth, 0)*bitsPerSample*samples, ratio); err != nil {
+	if err := plausible(data, t.height, t.width*t.bits*t.samples, ratio); err != nil {
 		return picture{}, err
 	}
-	m, err := tiff.Decode(bytes.NewReader(data))
+	if t.compression == newJPEG {
+		return t.jpegPicture(data)
+	}
+	pix, n, err := t.pixels(data)
 	if err != nil {
 		return picture{}, err
 	}
-	switch m := m.(type) {
-	case *image.Gray:
-		// A white run of a fax is a run of zeros, so it is black where black is zero. The decoder makes it white always.
-		if t.fax() && t.get(tagPhotometric, whiteIsZero) == blackIsZero {
-			invert(m.Pix)
+	stride := n * t.width
+	p := picture{width: t.width, height: t.height}
+	switch {
+	case n == 1 && t.photometric == paletted:
+		colours, err := t.palette()
+		if err != nil {
+			return picture{}, err
 		}
-	case *image.Gray16:
-		// Pillow leaves 16-bit gray as it is stored.
-		if t.get(tagPhotometric, whiteIsZero) == whiteIsZero {
-			invert(m.Pix)
-		}
-	}
-	p, err := newPicture(m, nil)
-	if err != nil {
-		return picture{}, err
+		p.rgb = func(y int, rgb []uint8) { colours.row(rgb, pix[y*stride:][:stride]) }
+	case n == 1:
+		p.row = func(y int, gray []uint8) { copy(gray, pix[y*stride:]) }
+	case t.photometric == cmykInks:
+		p.rgb = func(y int, rgb []uint8) { cmykToRGB(rgb, pix[y*stride:]) }
+	case n == 4:
+		p.rgb = func(y int, rgb []uint8) { unmultiply(rgb, pix[y*stride:]) }
+	default:
+		p.rgb = func(y int, rgb []uint8) { copy(rgb, pix[y*stride:]) }
 	}
 	return orient(p, t.get(tagOrientation, 1)), nil
 }
 
-func invert(pix []uint8) {
-	for i := range pix {
-		pix[i] = ^pix[i]
+// palette returns the colour map: all of red, then green, then blue, 16 bits each, of which Pillow takes the high ones.
+func (t *tiffHeader) palette() (p colourTable, err error) {
+	v, n := t.values[tagColorMap], 1<<t.bits
+	if len(v) < 3*n {
+		return p, damaged("colour map of %d values, want %d", len(v), 3*n)
 	}
+	n = len(v) / 3
+	for i := range min(n, len(p)) {
+		p[i] = [3]uint8{uint8(v[i] >> 8), uint8(v[n+i] >> 8), uint8(v[2*n+i] >> 8)}
+	}
+	return p, nil
 }
 
 // orient turns and mirrors p as the orientation tag says (1 to 8, TIFF 6.0 page 36); other values leave it as it is. Pillow does
@@ -286,18 +440,32 @@ func orient(p picture, orientation int) picture {
 	default:
 		return p
 	}
-	plane := make([]uint8, w*h)
+	read, size := p.row, 1 // bytes of a pixel
+	switch {
+	case p.rgb != nil:
+		read, size = p.rgb, 3
+	case p.ycc != nil:
+		read, size = p.ycc, 3
+	}
+	plane := make([]uint8, size*w*h)
 	for y := range h {
-		p.row(y, plane[y*w:][:w])
+		read(y, plane[size*y*w:][:size*w])
 	}
 	if orientation >= 5 {
 		w, h = h, w
 	}
-	return picture{width: w, height: h, row: func(y int, gray []uint8) {
-		i := origin + y*down
-		for x := range gray {
-			gray[x] = plane[i]
-			i += right
+	turned := func(y int, row []uint8) {
+		from := size * (origin + y*down)
+		for to := 0; to < len(row); to += size {
+			copy(row[to:to+size], plane[from:])
+			from += size * right
 		}
-	}}
+	}
+	switch {
+	case p.rgb != nil:
+		return picture{width: w, height: h, rgb: turned}
+	case p.ycc != nil:
+		return picture{width: w, height: h, ycc: turned}
+	}
+	return picture{width: w, height: h, row: turned}
 }

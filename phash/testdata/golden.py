@@ -8,6 +8,7 @@ table is replaced instead; use Pillow up to 12.1 for that, newer ones hash tall 
 Needs imagehash, Pillow, numpy, scipy.
 """
 import hashlib
+import io
 import os
 import sys
 import warnings
@@ -24,8 +25,10 @@ COLUMNS = ("file", "pil_mode", "size", "phash", "sha256")
 def row(folder, name):
     path = os.path.join(folder, name)
     with open(path, "rb") as f:
-        digest = hashlib.sha256(f.read()).hexdigest()
-    with Image.open(path) as im:
+        data = f.read()
+    digest = hashlib.sha256(data).hexdigest()
+    # Not by path: Pillow would map uncompressed TIFFs into memory, and some releases then do not turn those that lie on their side.
+    with Image.open(io.BytesIO(data)) as im:
         mode = im.mode
         im.load()  # turns a TIFF that says it lies on its side
         size = "%dx%d" % im.size
