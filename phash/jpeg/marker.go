@@ -43,6 +43,7 @@ type component struct {
 
 	quant   *[64]uint16 // by position in the block; nil until the first scan with this component
 	coefs   [][64]int16 // by row of stride blocks, where the file has several scans
+	known   []uint64    // progressive: a bit for each AC coefficient of a block that is not 0, in zigzag order
 	bits    [64]int8    // progressive: the bit up to which each coefficient is known, -1 for nothing; in zigzag order
 	samples plane
 }
@@ -76,8 +77,9 @@ type decoder struct {
 	transform uint8 // Adobe's: 0 none, 1 YCbCr, 2 YCCK
 
 	scan                []scanComponent
-	first, last         int  // coefficients in zigzag order
-	highBit, lowBit     uint // successive approximation
+	first, last         int    // coefficients in zigzag order
+	band                uint64 // a bit for each of these
+	highBit, lowBit     uint   // successive approximation
 	entropy             reader
 	nextRestart         uint8 // 0 to 7
 	untilRestart        int   // MCUs

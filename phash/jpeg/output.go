@@ -124,6 +124,9 @@ func (d *decoder) decodeBuffered() error {
 	for i := range d.components {
 		c := &d.components[i]
 		c.coefs = make([][64]int16, c.stride*c.blocksTop)
+		if d.progressive {
+			c.known = make([]uint64, len(c.coefs))
+		}
 		blocks += len(c.coefs)
 	}
 	d.mostVisits = max(enough, 64*blocks)

@@ -99,10 +99,7 @@ func (r *reader) take1() uint32 {
 
 // symbol decodes a Huffman code, of up to 17 bits: that many are read before a code is known not to exist, which counts as 0.
 func (r *reader) symbol(t *table) uint8 {
-	if r.count < 32 {
-		r.need()
-	}
-	e := t.value[r.bits>>(64-lookBits)]
+	e := t.value[r.peek(lookBits)]
 	if length := e & 31; length != 0 {
 		if e>>16 != 0 {
 			length -= e >> 12 & 15
@@ -130,10 +127,7 @@ func (r *reader) longSymbol(t *table) uint8 {
 
 // difference decodes a DC difference (T.81, F.2.2.1).
 func (r *reader) difference(t *table) int32 {
-	if r.count < 32 {
-		r.need()
-	}
-	e := t.value[r.bits>>(64-lookBits)]
+	e := t.value[r.peek(lookBits)]
 	if e>>16 != 0 {
 		length := e & 31
 		r.bits <<= length
@@ -147,9 +141,18 @@ func (r *reader) difference(t *table) int32 {
 	return extend(r.take(size), size)
 }
 
-// coefficients decodes the AC coefficients of a block of a sequential scan (T.81, F.2.2.2) and stores those that are not 0. It
-// reports whether there were any.
-func (r *reader) coefficients(b *[64]int16, t *table) bool {
+// peek returns the next n bits, after making sure that a code and a value of any size are there.
+func (r *reader) peek(n int) uint64 {
+	if r.count < 32 {
+		r.need()
+	}
+	return r.bits >> (64 - n)
+}
+
+// sequential decodes a block of a sequential scan (T.81, F.2.1.2): the difference to the DC value before, and the AC coefficients
+// other than 0, which it stores. It reports whether there were any of these.
+func (r *reader) sequential(b *[64]int16, dc, ac *table) (difference int32, any bool) {
+	difference = r.difference(dc)
 	bits, count, at := r.bits, r.count, r.at
 	k := 1
 	for k < 64 {
@@ -159,7 +162,7 @@ func (r *reader) coefficients(b *[64]int16, t *table) bool {
 			at += n
 			count += 8 * n
 		}
-		e := t.value[bits>>(64-lookBits)]
+		e := ac.value[bits>>(64-lookBits)]
 		if e>>16 != 0 {
 			length := e & 31
 			bits <<= length
@@ -175,7 +178,7 @@ func (r *reader) coefficients(b *[64]int16, t *table) bool {
 			count -= int(length)
 		} else {
 			r.bits, r.count = bits, count
-			s := r.longSymbol(t)
+			s := r.longSymbol(ac)
 			bits, count = r.bits, r.count
 			run, size = uint32(s>>4), uint(s&15)
 		}
@@ -194,5 +197,5 @@ func (r *reader) coefficients(b *[64]int16, t *table) bool {
 		k++
 	}
 	r.bits, r.count, r.at = bits, count, at
-	return k > 1
+	return difference, k > 1
 }

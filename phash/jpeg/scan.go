@@ -1,6 +1,9 @@
 package jpeg
 
-import "math"
+import (
+	"math"
+	"math/bits"
+)
 
 // startScan prepares for the entropy-coded data after a scan header.
 func (d *decoder) startScan() error {
@@ -36,6 +39,10 @@ func (d *decoder) startScan() error {
 				return err
 			}
 		}
+	}
+	d.band = 0
+	if d.progressive {
+		d.band = ^uint64(0) >> (63 - d.last) >> d.first << d.first
 	}
 	d.entropy.restart()
 	d.resetPredictions()
@@ -133,16 +140,17 @@ func (d *decoder) restart() error {
 
 // sequential decodes a block of a sequential scan over what is in b, the DC value wrapped to 16 bits.
 func (d *decoder) sequential(c *scanComponent, b *[64]int16) (ac bool, err error) {
-	if err := c.predict(&d.entropy); err != nil {
+	difference, ac := d.entropy.sequential(b, c.dc, c.ac)
+	if err := c.predict(difference); err != nil {
 		return false, err
 	}
 	b[0] = int16(c.prediction)
-	return d.entropy.coefficients(b, c.ac), nil
+	return ac, nil
 }
 
-// predict adds the next DC difference to the prediction.
-func (c *scanComponent) predict(r *reader) error {
-	sum := int64(c.prediction) + int64(r.difference(c.dc))
+// predict adds a DC difference to the prediction.
+func (c *scanComponent) predict(difference int32) error {
+	sum := int64(c.prediction) + int64(difference)
 	if sum > math.MaxInt32 || sum < math.MinInt32 {
 		return damaged("DC values grow beyond measure")
 	}
@@ -161,12 +169,11 @@ func (d *decoder) decodeScan() error {
 			return err
 		}
 		for y := range c.blocksHigh {
-			row := c.coefs[y*c.stride:][:c.blocksWide]
-			for x := range row {
+			for i := y * c.stride; i < y*c.stride+c.blocksWide; i++ {
 				if err := d.beforeMCU(); err != nil {
 					return err
 				}
-				if err := d.block(c, &row[x]); err != nil {
+				if err := d.block(c, i); err != nil {
 					return err
 				}
 				d.afterMCU()
@@ -189,9 +196,9 @@ func (d *decoder) decodeScan() error {
 			for i := range d.scan {
 				c := &d.scan[i]
 				for v := range c.v {
-					row := c.coefs[(my*c.v+v)*c.stride+mx*c.h:][:c.h]
-					for h := range row {
-						if err := d.block(c, &row[h]); err != nil {
+					first := (my*c.v+v)*c.stride + mx*c.h
+					for h := range c.h {
+						if err := d.block(c, first+h); err != nil {
 							return err
 						}
 					}
@@ -212,18 +219,19 @@ func (d *decoder) visit(blocks int) error {
 	return nil
 }
 
-// block decodes what the scan has of a block.
-func (d *decoder) block(c *scanComponent, b *[64]int16) error {
+// block decodes what the scan has of block i.
+func (d *decoder) block(c *scanComponent, i int) error {
 	if d.exhausted {
 		return nil
 	}
 	r := &d.entropy
+	b := &c.coefs[i]
 	switch {
 	case !d.progressive:
 		_, err := d.sequential(c, b)
 		return err
 	case d.first == 0 && d.highBit == 0:
-		if err := c.predict(r); err != nil {
+		if err := c.predict(r.difference(c.dc)); err != nil {
 			return err
 		}
 		b[0] = int16(c.prediction << d.lowBit)
@@ -231,32 +239,41 @@ func (d *decoder) block(c *scanComponent, b *[64]int16) error {
 		if r.take1() != 0 {
 			b[0] |= 1 << d.lowBit
 		}
+	case d.endOfBands > 0 && c.known[i]&d.band == 0:
+		d.endOfBands--
 	case d.highBit == 0:
-		d.bandFirst(c.ac, b)
+		d.bandFirst(c.ac, b, &c.known[i])
 	default:
-		d.bandNext(c.ac, b)
+		d.bandNext(c.ac, b, &c.known[i])
 	}
 	return nil
 }
 
+// store stores a coefficient, and whether it is not 0.
+func store(b *[64]int16, known *uint64, k int, v int16) {
+	bit := uint64(1) << min(k, 63)
+	*known |= bit
+	if v == 0 { // cut off by the shift, in corrupt data
+		*known &^= bit
+	}
+	b[zigzag[k&127]&63] = v
+}
+
 // bandFirst decodes the first bits of a band of AC coefficients (T.81, G.1.2.2).
-func (d *decoder) bandFirst(t *table, b *[64]int16) {
+func (d *decoder) bandFirst(t *table, b *[64]int16, known *uint64) {
 	if d.endOfBands > 0 {
 		d.endOfBands--
 		return
 	}
 	r := &d.entropy
 	for k := d.first; k <= d.last; k++ {
-		if r.count < 32 {
-			r.need()
-		}
-		e := t.value[r.bits>>(64-lookBits)]
+		e := t.value[r.peek(lookBits)]
 		if e>>16 != 0 {
 			length := e & 31
 			r.bits <<= length
 			r.count -= int(length)
 			k += int(e >> 8 & 15)
-			b[zigzag[k&127]&63] = int16(int32(e) >> 16 << d.lowBit)
+			store(b, known, k, int16(int32(e)>>16<<d.lowBit))
 			continue
 		}
 		s := r.symbol(t)
@@ -264,7 +281,7 @@ func (d *decoder) bandFirst(t *table, b *[64]int16) {
 		switch {
 		case size != 0:
 			k += run
-			b[zigzag[k&127]&63] = int16(extend(r.take(size), size) << d.lowBit)
+			store(b, known, k, int16(extend(r.take(size), size)<<d.lowBit))
 		case run == 15:
 			k += 15
 		default:
@@ -284,7 +301,7 @@ func (r *reader) bandRun(bits int) int {
 }
 
 // bandNext decodes a further bit of a band of AC coefficients (T.81, G.1.2.3).
-func (d *decoder) bandNext(t *table, b *[64]int16) {
+func (d *decoder) bandNext(t *table, b *[64]int16, known *uint64) {
 	r := &d.entropy
 	k := d.first
 	if d.endOfBands == 0 {
@@ -304,38 +321,47 @@ func (d *decoder) bandNext(t *table, b *[64]int16) {
 			if d.endOfBands > 0 {
 				break
 			}
-			k = d.refine(b, k, run)
+			k = d.refine(b, *known, k, run)
 			if value != 0 {
-				b[zigzag[k&127]&63] = value
+				store(b, known, k, value)
 			}
 		}
 	}
 	if d.endOfBands > 0 {
-		d.refine(b, k, 64)
+		d.refine(b, *known, k, 64)
 		d.endOfBands--
 	}
 }
 
 // refine reads a further bit for each coefficient from k on that is not 0, up to the end of the band or to the zero after skipping
 // run of them, where it stops.
-func (d *decoder) refine(b *[64]int16, k, run int) int {
+func (d *decoder) refine(b *[64]int16, known uint64, k, run int) int {
 	r := &d.entropy
-	for ; k <= d.last; k++ {
-		p := &b[zigzag[k&127]&63]
-		if *p == 0 {
-			if run == 0 {
-				break
-			}
-			run--
+	bit := int16(1) << d.lowBit
+	known = known & d.band >> k << k
+	for {
+		next := d.last + 1
+		if known != 0 {
+			next = bits.TrailingZeros64(known)
+		}
+		if run < next-k {
+			return k + run
+		}
+		if known == 0 {
+			return next
+		}
+		run -= next - k
+		k = next + 1
+		known &= known - 1
+		if r.take1() == 0 {
 			continue
 		}
-		if r.take1() != 0 && *p&(1<<d.lowBit) == 0 {
+		if p := &b[zigzag[next&127]&63]; *p&bit == 0 {
 			if *p >= 0 {
-				*p += 1 << d.lowBit
+				*p += bit
 			} else {
-				*p -= 1 << d.lowBit
+				*p -= bit
 			}
 		}
 	}
-	return k
 }
