@@ -44,6 +44,8 @@ type Config struct {
 	Lang      string // language of messages and analyses where the job names none; default ko
 	MaxPixels int    // larger pictures are refused before they are decoded; default 50 million
 	Cores     int    // pictures decoded, hashed or scaled at once; default runtime.GOMAXPROCS
+
+	PillowOrder phash.Order // that of the Python services that share the cache; default phash.AcrossFirst
 }
 
 // DefaultConfig returns the documented defaults.

@@ -42,7 +42,7 @@ func TestScripts(t *testing.T) {
 			},
 		},
 		Setup: func(env *testscript.Env) error {
-			for _, name := range []string{"gif.gif", "flat-red.png", "bmp-24.bmp"} {
+			for _, name := range []string{"gif.gif", "flat-red.png", "bmp-24.bmp", "png-size-63x65.png"} {
 				data, err := os.ReadFile(filepath.Join(golden, name))
 				if err != nil {
 					return err

@@ -21,6 +21,7 @@ import (
 	"onceover/failed"
 	"onceover/internal/redisretry"
 	"onceover/internal/source"
+	"onceover/phash"
 	"onceover/tasks"
 	"onceover/vision"
 	"onceover/worker"
@@ -70,6 +71,7 @@ type Settings struct {
 
 	brokers string
 	apiKey  Secret
+	pillow  string
 }
 
 // Roles of Redis, and the database that each has on a shared server.
@@ -175,6 +177,7 @@ func (s *Settings) table() []setting {
 		{"image-root", []string{"ONCEOVER_IMAGE_ROOT"}, str(&s.Image.Root), "`folder` below which file:// may read (default: none, file:// is refused)"},
 		{"image-max-bytes", []string{"ONCEOVER_IMAGE_MAX_BYTES"}, num64(&s.Image.MaxBytes), "largest picture, in bytes"},
 		{"image-max-pixels", []string{"ONCEOVER_IMAGE_MAX_PIXELS"}, num(&s.Tasks.MaxPixels), "largest picture, in pixels"},
+		{"pillow", []string{"ONCEOVER_PILLOW"}, str(&s.pillow), "`release` of Pillow of the Python services that share the cache; from 12.2 on tall pictures hash differently"},
 		{"http-addr", []string{"ONCEOVER_HTTP_ADDR"}, str(&s.HTTPAddr), "health and metrics; \"off\" for none"},
 		{"log-level", []string{"ONCEOVER_LOG_LEVEL"}, str(&s.LogLevel), "debug, info, warn or error"},
 		{"log-format", []string{"ONCEOVER_LOG_FORMAT"}, str(&s.LogFormat), "console or json (default: console on a terminal)"},
@@ -315,6 +318,10 @@ func (s *Settings) complete(env map[string]string) []error {
 	s.Vision.APIKey, s.Vision.DefaultLang = string(s.apiKey), s.Tasks.Lang
 	if s.Vision.BaseURL == "" && s.Vision.Model != "" {
 		faults = append(faults, errors.New("vision-model is set but vision-url is not: expected both, or neither for the offline describer"))
+	}
+	order, err := phash.ParseOrder(s.pillow)
+	if s.Tasks.PillowOrder = order; err != nil {
+		faults = append(faults, fmt.Errorf("pillow: %w", err))
 	}
 	if s.Tasks.MaxPixels < 1 {
 		faults = append(faults, fmt.Errorf("image-max-pixels is %d: expected at least 1", s.Tasks.MaxPixels))

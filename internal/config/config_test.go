@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"onceover/phash"
 )
 
 func load(t *testing.T, args []string, env ...string) (*Settings, []string, error) {
@@ -118,6 +120,16 @@ func TestEveryFaultAtOnce(t *testing.T) {
 		if _, _, err := load(t, nil, "CELERY_RESULT_BACKEND="+backend); err == nil || !strings.Contains(err.Error(), "results-url") || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("result backend %q: got %v", backend, err)
 		}
+	}
+}
+
+func TestPillow(t *testing.T) {
+	s, _, err := load(t, nil, "ONCEOVER_PILLOW=12.3.0")
+	if err != nil || s.Tasks.PillowOrder != phash.VeryTallDownFirst {
+		t.Errorf("got %v, %v, want %v", s.Tasks.PillowOrder, err, phash.VeryTallDownFirst)
+	}
+	if _, _, err := load(t, nil, "ONCEOVER_PILLOW=newest"); err == nil || !strings.Contains(err.Error(), `pillow: release of Pillow is "newest"`) {
+		t.Errorf("newest: got %v, want an error that names the setting", err)
 	}
 }
 
