@@ -14,10 +14,11 @@
 // What it promises:
 //   - PNG, JPEG, GIF, WebP, BMP and TIFF give Python's hash exactly, lossy or not, pictures with ties at the median (flat, symmetric,
 //     striped ones) included. What cannot be done exactly is refused as unsupported, not guessed.
-//   - Refused although Pillow reads it: JPEG with arithmetic coding; TIFF with LAB or with YCbCr other than by JPEG, faxes other than
+//   - Refused although Pillow reads it: JPEG with arithmetic coding, or progressive with scans missing, for which libjpeg guesses; TIFF with LAB or with YCbCr other than by JPEG, faxes other than
 //     Group 4 and one-dimensional Group 3, CMYK or separate planes by JPEG, compression by LZMA, Zstandard or WebP, BigTIFF; and what
 //     releases of Pillow read differently: BMP run lengths with moves or odd numbers of literal pixels, uncompressed YCbCr in TIFF.
-//   - A file that was cut off before the end of its first frame, or that its decoder finds corrupt, is an error, never a hash.
+//   - A file that was cut off before the end of its first frame, or that its decoder finds corrupt, is an error, never a hash. Pillow
+//     goes on after corrupt entropy-coded data in a JPEG that has its end, and so does this package, with the same hash.
 //   - No input makes it panic, and memory is bounded by the pixel count: 1 to 4 bytes a pixel for the decoded picture as a rule,
 //     16 at worst (16-bit TIFF in one strip, turned); conversion and resampling go row by row.
 //   - Everything is safe for concurrent use; there is no state.
