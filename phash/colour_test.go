@@ -55,7 +55,7 @@ func TestColourOfGray(t *testing.T) {
 // A canvas around a first frame, tall or turned pictures and pictures of few pixels have colours too.
 func TestColourOfEverything(t *testing.T) {
 	t.Parallel()
-	for _, g := range readGolden(t) {
+	for _, g := range readTable(t, modesDir) {
 		across, err := Of(g.data, AcrossFirst)
 		if err != nil {
 			t.Fatalf("%s: %v", g.file, err)

@@ -165,6 +165,26 @@ func TestTIFFOverlap(t *testing.T) {
 	}
 }
 
+// Nor must tiles of one column of pixels that are as large as the file be read again for each.
+func TestTIFFWideTiles(t *testing.T) {
+	t.Parallel()
+	const pieces, side = 500, 20_000
+	entries := [][2]uint32{
+		{tagWidth, 1}, {tagHeight, 2 * pieces}, {tagBitsPerSample, 8}, {tagCompression, noCompression}, {tagPhotometric, blackIsZero},
+		{tagTileWidth, side}, {tagTileLength, 2}, {tagTileOffsets, 0},
+	}
+	data := tiffFile(entries...)
+	last := 10 + 12*(len(entries)-1)
+	binary.LittleEndian.PutUint32(data[last+4:], pieces)
+	binary.LittleEndian.PutUint32(data[last+8:], uint32(len(data)))
+	data = append(data, make([]byte, 4*pieces+side+1)...)
+	_, err := Sum(data)
+	var format *FormatError
+	if !errors.As(err, &format) || format.Fault != Damaged {
+		t.Errorf("got %v, want damaged", err)
+	}
+}
+
 // A header of a few bytes can claim a huge picture. Inspect has to reveal it, and nobody may allocate for it.
 func TestAbsurdSizes(t *testing.T) {
 	png := func(w, h uint32) []byte {

@@ -118,7 +118,7 @@ func TestTruncated(t *testing.T) {
 	t.Parallel()
 	refused := 0
 	for _, g := range readGolden(t) {
-		const small = 50_000 // pixels; larger ones take long and show nothing more
+		const small = 20_000 // pixels; larger ones take long and show nothing more
 		info, err := Inspect(g.data)
 		if err != nil || info.Width*info.Height > small {
 			continue

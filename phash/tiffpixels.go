@@ -73,16 +73,21 @@ func (t *tiffHeader) pixels(data []byte) (pix []uint8, n int, err error) {
 		planes, inPiece = n, 1
 	}
 	rowBytes := (g.width*inPiece*t.bits + 7) / 8
+	pieces := planes * g.across * g.down
 	if g.tiled {
-		// A tile may be larger than the picture.
-		if err := plausible(data, g.height, 8*rowBytes, 4096); err != nil {
+		// Tiles may be larger than the picture, and lie on top of each other.
+		ratio := 4 * 4096
+		if t.compression == noCompression {
+			ratio = 4
+		}
+		if err := plausible(data, pieces*g.height, 8*rowBytes, ratio); err != nil {
 			return nil, 0, err
 		}
 	}
 	pix = make([]uint8, n*t.width*t.height)
 	convert := t.converter(n / planes)
 	piece := make([]byte, 0, rowBytes*g.height)
-	for i := range planes * g.across * g.down {
+	for i := range pieces {
 		plane, at := i/(g.across*g.down), i%(g.across*g.down)
 		left, top := at%g.across*g.width, at/g.across*g.height
 		width, height := min(g.width, t.width-left), min(g.height, t.height-top)

@@ -299,8 +299,8 @@ def tiff_file(rng):
     if sample_format != 1 and bits > 8 and compression != 1:
         order = "<"  # releases of Pillow differ in the other
     planar = planar and samples <= 4
-    if planar and compression == 1 and bits == 16:
-        compression = 5  # Pillow takes bytes for samples
+    if planar and compression == 1 and (bits == 16 or photo == 2 and samples == 4 and not extra):
+        compression = 5  # Pillow takes bytes for samples of 16 bits, and mistakes the width of tiles with undeclared alpha
     fill = 2 if rng.random() < 0.1 and not (planar and compression == 1) and compression != 7 else 1
     subsampling = rng.choice((0, 1, 2)) if photo == 6 and compression == 7 else 0
     predictor = 1
