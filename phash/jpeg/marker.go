@@ -152,8 +152,9 @@ func (d *decoder) segment(skipped bool) ([]byte, error) {
 
 // header reads up to and with the first scan header or, if sizeOnly, the frame header.
 func (d *decoder) header(sizeOnly bool) error {
-	if len(d.data) < 2 || d.data[0] != 0xFF || d.data[1] != markerSOI {
-		return damaged("does not begin with the start-of-image marker")
+	// Pillow wants the next marker right behind.
+	if len(d.data) < 3 || d.data[0] != 0xFF || d.data[1] != markerSOI || d.data[2] != 0xFF {
+		return damaged("does not begin with the start-of-image marker and another")
 	}
 	d.pos = 2
 	for {

@@ -38,7 +38,9 @@ func TestErrors(t *testing.T) {
 	}{
 		{"nothing", nil, false, "start-of-image"},
 		{"no start", gray[2:], false, "start-of-image"},
-		{"start only", gray[:2], false, "ends before"},
+		{"start only", gray[:2], false, "start-of-image"},
+		{"start and something else", insert(gray, 2, 'x'), false, "start-of-image"},
+		{"beginning of a marker", gray[:3], false, "ends before"},
 		{"no frame", slices.Concat(gray[:frame], gray[scan:]), false, "before the frame header"},
 		{"no scan", slices.Concat(gray[:scan], []byte{0xff, 0xd9}), false, "no picture"},
 		{"second frame", insert(gray, scan, gray[frame:frame+13]...), false, "second frame"},

@@ -304,13 +304,18 @@ func (r *reader) bandRun(bits int) int {
 func (d *decoder) bandNext(t *table, b *[64]int16, known *uint64) {
 	r := &d.entropy
 	k := d.first
-	if d.endOfBands == 0 {
-		for ; k <= d.last; k++ {
+	for d.endOfBands == 0 && k <= d.last {
+		run, value := 0, int16(0)
+		if e := t.value[r.peek(lookBits)]; e>>16 != 0 && e>>12&15 == 1 {
+			length := e & 31
+			r.bits <<= length
+			r.count -= int(length)
+			run, value = int(e>>8&15), int16(e>>16)<<d.lowBit
+		} else {
 			s := r.symbol(t)
-			run, size := int(s>>4), s&15
-			value := int16(0)
+			run = int(s >> 4)
 			switch {
-			case size != 0: // should be 1
+			case s&15 != 0: // should be 1
 				value = -1 << d.lowBit
 				if r.take1() != 0 {
 					value = 1 << d.lowBit
@@ -321,11 +326,13 @@ func (d *decoder) bandNext(t *table, b *[64]int16, known *uint64) {
 			if d.endOfBands > 0 {
 				break
 			}
-			k = d.refine(b, *known, k, run)
-			if value != 0 {
-				store(b, known, k, value)
-			}
 		}
+		k = d.refine(b, *known, k, run)
+		if value != 0 {
+			*known |= 1 << min(k, 63)
+			b[zigzag[k&127]&63] = value
+		}
+		k++
 	}
 	if d.endOfBands > 0 {
 		d.refine(b, *known, k, 64)
@@ -336,32 +343,36 @@ func (d *decoder) bandNext(t *table, b *[64]int16, known *uint64) {
 // refine reads a further bit for each coefficient from k on that is not 0, up to the end of the band or to the zero after skipping
 // run of them, where it stops.
 func (d *decoder) refine(b *[64]int16, known uint64, k, run int) int {
-	r := &d.entropy
-	bit := int16(1) << d.lowBit
 	known = known & d.band >> k << k
-	for {
-		next := d.last + 1
-		if known != 0 {
-			next = bits.TrailingZeros64(known)
-		}
+	if known == 0 {
+		return min(k+run, d.last+1)
+	}
+	r := &d.entropy
+	data, count := r.bits, r.count
+	for known != 0 {
+		next := bits.TrailingZeros64(known)
 		if run < next-k {
-			return k + run
-		}
-		if known == 0 {
-			return next
+			break
 		}
 		run -= next - k
 		k = next + 1
 		known &= known - 1
-		if r.take1() == 0 {
-			continue
+		if count == 0 {
+			r.bits, r.count = data, count
+			r.need()
+			data, count = r.bits, r.count
 		}
-		if p := &b[zigzag[next&127]&63]; *p&bit == 0 {
-			if *p >= 0 {
-				*p += bit
-			} else {
-				*p -= bit
+		if int64(data) < 0 {
+			p := &b[zigzag[next&127]&63]
+			sign := *p >> 15
+			// A bit that is set already does not occur but in corrupt data, and stays.
+			if bit := int16(1) << d.lowBit; *p&bit == 0 {
+				*p += bit&^sign - bit&sign
 			}
 		}
+		data <<= 1
+		count--
 	}
+	r.bits, r.count = data, count
+	return min(k+run, d.last+1)
 }

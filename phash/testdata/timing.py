@@ -5,7 +5,7 @@
 
 It first writes JPEG files like those of a camera to the folder, from a photograph enlarged and with noise added, and prints
 their names on one line. Then it answers each line of input, the path of a file, with the nanoseconds that opening and hashing it
-took and the hash.
+took, the nanoseconds of processor time, and the hash.
 """
 import os
 import sys
@@ -32,10 +32,10 @@ def main():
             names.append(name)
     print(*names, flush=True)
     for line in sys.stdin:
-        start = time.perf_counter_ns()
+        start, used = time.perf_counter_ns(), time.process_time_ns()
         with Image.open(line.rstrip("\n")) as im:
             phash = imagehash.phash(im, hash_size=16)
-        print(time.perf_counter_ns() - start, phash, flush=True)
+        print(time.perf_counter_ns() - start, time.process_time_ns() - used, phash, flush=True)
 
 
 if __name__ == "__main__":
