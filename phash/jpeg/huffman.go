@@ -97,17 +97,18 @@ func (t *table) enter(code uint32, length int, symbol uint8) {
 	for tail := range uint32(1) << rest {
 		e := run<<8 | uint32(size)<<12 | uint32(length)
 		if size > 0 && size <= rest {
-			v := extend(tail>>(rest-size), uint(size))
+			v := extend(uint64(tail)<<(64-rest), uint(size))
 			e = uint32(v)<<16 | run<<8 | uint32(size)<<12 | uint32(length+size)
 		}
 		t.value[first+tail] = e
 	}
 }
 
-// extend makes the signed value of size bits (T.81, F.2.2.1).
-func extend(bits uint32, size uint) int32 {
-	v := int32(bits)
-	return v + ((v-1<<(size-1))>>31)&(-1<<size+1)
+// extend makes the signed value (T.81, F.2.2.1) of the first size bits, 1 to 15 of them.
+func extend(bits uint64, size uint) int32 {
+	v := int32(bits >> ((64 - size) & 63))
+	positive := int32(int64(bits) >> 63) // all ones if the first bit is one
+	return v - (int32(1)<<(size&31)-1)&^positive
 }
 
 // installStandardTables puts the tables of T.81, annex K.3, where the file has none up to its first scan: Motion JPEG leaves them

@@ -138,7 +138,15 @@ func (r *reader) difference(t *table) int32 {
 	if size == 0 {
 		return 0
 	}
-	return extend(r.take(size), size)
+	return r.value(size)
+}
+
+// value returns the value of size bits that is next.
+func (r *reader) value(size uint) int32 {
+	v := extend(r.bits, size)
+	r.bits <<= size
+	r.count -= int(size)
+	return v
 }
 
 // peek returns the next n bits, after making sure that a code and a value of any size are there.
@@ -190,8 +198,8 @@ func (r *reader) sequential(b *[64]int16, dc, ac *table) (difference int32, any 
 			continue
 		}
 		k += int(run)
-		v := extend(uint32(bits>>(64-size)), size)
-		bits <<= size
+		v := extend(bits, size)
+		bits <<= size & 63
 		count -= int(size)
 		b[zigzag[k&127]&63] = int16(v)
 		k++

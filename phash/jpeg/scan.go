@@ -281,7 +281,7 @@ func (d *decoder) bandFirst(t *table, b *[64]int16, known *uint64) {
 		switch {
 		case size != 0:
 			k += run
-			store(b, known, k, int16(extend(r.take(size), size)<<d.lowBit))
+			store(b, known, k, int16(r.value(size)<<d.lowBit))
 		case run == 15:
 			k += 15
 		default:
