@@ -54,10 +54,10 @@ func checkNarrower(t *testing.T, width, rows int, seed uint64) {
 
 func TestNarrower(t *testing.T) {
 	t.Parallel()
-	for width := 1; width < 700; width++ {
+	for width := 1; width < 700; width += 1 + width/60 {
 		checkNarrower(t, width, 1+width%4, 1)
 	}
-	for _, width := range []int{1000, 1024, 4000, 4032, 12345, 70000} {
+	for _, width := range []int{1000, 1024, 4000, 4032, 12345} {
 		checkNarrower(t, width, 3, 2)
 	}
 }

@@ -19,8 +19,8 @@
 //     releases of Pillow read differently: BMP run lengths with moves or odd numbers of literal pixels, uncompressed YCbCr in TIFF.
 //   - A file that was cut off before the end of its first frame, or that its decoder finds corrupt, is an error, never a hash. Pillow
 //     goes on after corrupt entropy-coded data in a JPEG that has its end, and so does this package, with the same hash.
-//   - No input makes it panic, and memory is bounded by the pixel count: 1 to 4 bytes a pixel for the decoded picture as a rule,
-//     16 at worst (16-bit TIFF in one strip, turned); conversion and resampling go row by row.
+//   - No input makes it panic, and memory is bounded by the pixel count: none for a JPEG of one scan, 1 to 4 bytes a pixel for the
+//     decoded picture as a rule, 16 at worst (16-bit TIFF in one strip, turned); conversion and resampling go row by row.
 //   - Everything is safe for concurrent use; there is no state.
 //
 // Pillow is not one reference but three: from 12.2 on it resamples tall pictures in another order, which changes their hash.

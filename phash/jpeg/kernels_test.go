@@ -91,7 +91,7 @@ func TestAcross(t *testing.T) {
 	}
 }
 
-// Every pair of Cb and Cr, with Y throughout.
+// Every pair of Cb and Cr, with Y in steps.
 func TestYCC(t *testing.T) {
 	t.Parallel()
 	const n = 1 << 16
@@ -100,11 +100,7 @@ func TestYCC(t *testing.T) {
 		cbs[i], crs[i] = uint8(i>>8), uint8(i)
 	}
 	luminance, got, want := make([]uint8, n), make([]uint8, n), make([]uint8, n)
-	step := 1
-	if testing.Short() {
-		step = 5
-	}
-	for y := 0; y < 256; y += step {
+	for y := 0; y < 256; y += 5 {
 		for i := range luminance {
 			luminance[i] = uint8(y)
 		}

@@ -119,7 +119,7 @@ func (d *decoder) streamBlock(c *scanComponent, x, y int) error {
 
 // decodeBuffered decodes a file of several scans.
 func (d *decoder) decodeBuffered() error {
-	const enough = 1 << 22 // blocks, for small pictures of many scans
+	const enough = 1 << 20 // blocks, for small pictures of many scans
 	blocks := 0
 	for i := range d.components {
 		c := &d.components[i]
@@ -193,7 +193,6 @@ func (d *decoder) smoothed() bool {
 type output struct {
 	d        *decoder
 	y        int // next row of pixels
-	needs    int // how many MCU rows are not there yet
 	up       []upsampler
 	gray     []uint8
 	rgb      bool

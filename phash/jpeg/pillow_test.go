@@ -46,7 +46,7 @@ func TestPillow(t *testing.T) {
 		}
 		return n
 	}
-	count, seed := number("ONCEOVER_TEST_JPEG_FILES", 400), number("ONCEOVER_TEST_JPEG_SEED", 1)
+	count, seed := number("ONCEOVER_TEST_JPEG_FILES", 300), number("ONCEOVER_TEST_JPEG_SEED", 1)
 	dir := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), python, "testdata/generate.py", dir, strconv.Itoa(count), strconv.Itoa(seed))
 	cmd.Stderr = os.Stderr
