@@ -1,24 +1,34 @@
-// Package cache keeps the analyses of pictures under their perceptual hash
-// (DB1), in a form that Python services read and write too.
+// Package cache keeps the analyses of pictures (DB1) in a form that Python
+// services read and write too, so that a model is asked about a picture once.
 //
-// Start with [Cache]: [Cache.Get] looks up, [Cache.Fill] computes what is
-// missing once however many jobs ask for it. It promises that a lost entry
-// costs a vision call and nothing else, and that every key expires. A
-// degenerate hash (see phash.Hash.Degenerate) is shared by unrelated pictures
-// and has no key.
+// Start with [Cache]: [Cache.Lookup] finds the analysis of a picture or of one
+// that looks the same, [Cache.Fill] has it made once however many jobs and
+// processes ask for it. An analysis is kept under the picture's perceptual
+// hash; where that says too little (see phash.Hash.Degenerate) under the SHA-256
+// of the file.
+//
+// What it promises: a lost key of any kind costs a vision call and nothing else;
+// every key expires; a near lookup makes no round trip unless there is a
+// candidate. docs/near-duplicates.md says what counts as near, and
+// docs/decisions/0006-near-duplicates.md why it is found as it is.
 package cache
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/go-redsync/redsync/v4"
+	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
-	"onceover/celery"
 	"onceover/internal/redisretry"
 	"onceover/phash"
 )
@@ -26,8 +36,12 @@ import (
 // TTL is how long an entry is kept.
 const TTL = 7 * 24 * time.Hour
 
+// timeLayout is that of analyzed_at: UTC without offset, whole seconds.
+const timeLayout = "2006-01-02T15:04:05"
+
 // Entry is a cached analysis. The first six fields are the contract with
-// Python services, in this order; an entry with only these is complete.
+// Python services, in this order; an entry with only these is complete. It is
+// comparable.
 type Entry struct {
 	WasteType  string  `json:"waste_type"`
 	Confidence float64 `json:"confidence"` // 0 to 1
@@ -37,7 +51,22 @@ type Entry struct {
 	AnalyzedAt string  `json:"analyzed_at"` // UTC without offset, whole seconds
 
 	Model         string `json:"model,omitempty"`          // who answered; "" when Python wrote the entry
-	PromptVersion string `json:"prompt_version,omitempty"` // "" when Python wrote the entry
+	PromptVersion string `json:"prompt_version,omitempty"` // "" when Python wrote the entry, or a person
+
+	Origin
+}
+
+// Origin is what the cache itself wants to know about an entry. It is no part
+// of a job's result.
+type Origin struct {
+	Colour       string `json:"colour,omitempty"`        // phash.Colour of the picture; "" when Python wrote the entry
+	CostMicroUSD int64  `json:"cost_microusd,omitempty"` // of the call, in millionths of a US dollar; 0 where no price is known
+	// The hash of the picture whose analysis this copy is, and the distance
+	// between the two in bits: a near hit wrote it. Such an entry is never taken
+	// for other pictures, so that no chain leads away from what was looked at.
+	DerivedFrom string `json:"derived_from,omitempty"`
+	Distance    int    `json:"derived_distance,omitempty"`
+	CorrectedAt string `json:"corrected_at,omitempty"` // as analyzed_at: when a person corrected it, see Correct
 }
 
 // Variant tells analyses of one picture apart. The zero value is the default
@@ -46,33 +75,106 @@ type Variant struct {
 	Lang, Model string
 }
 
-// Key returns the key of the picture's analysis, "" if the hash is degenerate.
+func (v Variant) suffix() string {
+	s := ""
+	if v.Lang != "" {
+		s += ":lang=" + v.Lang
+	}
+	if v.Model != "" {
+		s += ":model=" + v.Model
+	}
+	return s
+}
+
+// Digest is the SHA-256 of a file.
+type Digest [sha256.Size]byte
+
+// String returns 64 hex digits.
+func (d Digest) String() string { return hex.EncodeToString(d[:]) }
+
+// Picture is what is known of a picture: all of it where its file is, its hash at
+// least elsewhere. A Digest or Colour of zeros is one that is not known.
+type Picture struct {
+	Digest Digest
+	phash.Fingerprint
+}
+
+func (p Picture) hasColour() bool { return p.Colour != phash.Colour{} }
+
+// The keys. Other names of this package's keys are beside what they are for.
+const (
+	hashPrefix    = "cache:image:hash:"
+	digestPrefix  = "cache:image:digest:"
+	analysis      = ":analysis" // after a digest: the entry of such a picture
+	refusedPrefix = "cache:image:refused:"
+)
+
+// Key returns the key of the analysis under a hash, "" if the hash is degenerate.
 func Key(h phash.Hash, v Variant) string {
 	if h.Degenerate() {
 		return ""
 	}
-	key := "cache:image:hash:" + h.String()
-	if v.Lang != "" {
-		key += ":lang=" + v.Lang
+	return hashPrefix + h.String() + v.suffix()
+}
+
+// Key returns the key of the picture's analysis: by its hash, or by its digest if
+// the hash is degenerate; "" if the digest is not known then.
+func (p Picture) Key(v Variant) string {
+	if key := Key(p.Hash, v); key != "" || p.Digest == (Digest{}) {
+		return key
 	}
-	if v.Model != "" {
-		key += ":model=" + v.Model
+	return digestPrefix + p.Digest.String() + analysis + v.suffix()
+}
+
+// Config is what an operator may set.
+type Config struct {
+	Radius       int  // in bits: a picture as near as this to one that was looked at gets its answer; 0: only equal hashes do
+	IndexEntries int  // most hashes in the index, of 96 bytes each; the newest are kept
+	AnyPrompt    bool // entries of other prompt versions are answers too
+}
+
+// DefaultConfig returns the documented defaults.
+func DefaultConfig() Config { return Config{Radius: DefaultRadius, IndexEntries: 1_000_000} }
+
+// Validate names every setting that is out of range.
+func (c Config) Validate() error {
+	var faults []error
+	if c.Radius < 0 || c.Radius > MaxRadius {
+		faults = append(faults, fmt.Errorf("cache-radius is %d: expected 0 (only equal hashes) to %d", c.Radius, MaxRadius))
 	}
-	return key
+	if c.IndexEntries < 1 || c.IndexEntries > maxIndexEntries {
+		faults = append(faults, fmt.Errorf("cache-index-entries is %d: expected 1 to %d", c.IndexEntries, maxIndexEntries))
+	}
+	return errors.Join(faults...)
 }
 
 // Cache reads and writes entries. Safe for concurrent use.
 type Cache struct {
-	client redis.UniversalClient
-	guard  *redisretry.Guard
-	log    *zap.Logger
-	flight *flight
+	cfg     Config
+	client  redis.UniversalClient
+	guard   *redisretry.Guard
+	log     *zap.Logger
+	index   *Index
+	feed    feed
+	flight  *flight
+	locks   *redsync.Redsync
+	metrics *metrics
+	counts  counts
+	took    average
+	lease   time.Duration
+	now     func() time.Time
 }
 
-// New returns a cache on the database that client has selected. The caller
-// closes client, after Close.
-func New(client redis.UniversalClient, log *zap.Logger) *Cache {
-	return &Cache{client: client, guard: redisretry.New("cache", log), log: log, flight: newFlight()}
+// New returns a cache on the database that client has selected, whose metrics
+// are registered with reg. The caller closes client, after Close.
+func New(cfg Config, client redis.UniversalClient, reg prometheus.Registerer, log *zap.Logger) *Cache {
+	c := &Cache{
+		cfg: cfg, client: client, guard: redisretry.New("cache", log), log: log,
+		index: NewIndex(cfg.IndexEntries), feed: feed{turn: make(chan struct{}, 1), read: map[int64]int64{}}, flight: newFlight(),
+		locks: redsync.New(goredis.NewPool(client)), lease: lease, now: time.Now,
+	}
+	c.metrics = newMetrics(reg, c.index)
+	return c
 }
 
 // Close cancels the computations of Fill that are under way and waits for them.
@@ -81,70 +183,81 @@ func (c *Cache) Close() { c.flight.close() }
 // Get returns the entry under key, nil if there is none. A value that is not an
 // entry counts as none: the next fill replaces it.
 func (c *Cache) Get(ctx context.Context, key string) (*Entry, error) {
-	if key == "" {
-		return nil, nil
-	}
-	var doc []byte
-	err := c.guard.Do(ctx, func(ctx context.Context) (err error) {
-		doc, err = c.client.Get(ctx, key).Bytes()
-		return err
-	})
-	switch {
-	case errors.Is(err, redis.Nil):
-		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("look up %s: %w", key, err)
-	}
-	e, err := decode(doc)
+	found, err := c.get(ctx, key)
 	if err != nil {
-		c.log.Warn("cache entry is damaged, treated as a miss", zap.String("key", key), zap.Error(err))
-		return nil, nil
+		return nil, err
 	}
-	return e, nil
+	c.tellDamage(found[0])
+	return found[0].entry, nil
 }
 
-// Set stores e under key; with key "" it does nothing.
-func (c *Cache) Set(ctx context.Context, key string, e Entry) error {
-	if key == "" {
+// tellDamage logs that a value is no entry.
+func (c *Cache) tellDamage(i item) {
+	if len(i.doc) > 0 && i.entry == nil {
+		_, err := decode(i.doc)
+		c.log.Warn("cache entry is damaged, treated as a miss", zap.String("key", i.key), zap.Error(err))
+	}
+}
+
+// item is what is stored under a key.
+type item struct {
+	key   string
+	doc   []byte        // empty if there is nothing
+	entry *Entry        // nil if doc is none
+	ttl   time.Duration // -1 for ever
+}
+
+// maxEntry is how much is read of a value: no entry is larger.
+const maxEntry = 100_000
+
+// get reads entries in one round trip.
+func (c *Cache) get(ctx context.Context, keys ...string) ([]item, error) {
+	docs, ttls := make([]*redis.StringCmd, len(keys)), make([]*redis.DurationCmd, len(keys))
+	err := c.pipeline(ctx, func(p redis.Pipeliner) {
+		for i, key := range keys {
+			docs[i], ttls[i] = p.GetRange(ctx, key, 0, maxEntry), p.PTTL(ctx, key)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up %s (%d keys): %w", keys[0], len(keys), err)
+	}
+	out := make([]item, len(keys))
+	for i, key := range keys {
+		out[i].key = key
+		if doc, err := docs[i].Bytes(); err == nil && len(doc) > 0 {
+			out[i].doc, out[i].ttl = doc, ttls[i].Val()
+			out[i].entry, _ = decode(doc) // whoever minds looks at doc
+		}
+	}
+	return out, nil
+}
+
+// pipeline sends commands in one round trip. That a key is not there, or is of
+// another type and so not ours, is no error here: the command itself says so.
+func (c *Cache) pipeline(ctx context.Context, add func(redis.Pipeliner)) error {
+	return c.guard.Do(ctx, func(ctx context.Context) error {
+		p := c.client.Pipeline()
+		add(p)
+		cmds, err := p.Exec(ctx)
+		if err == nil {
+			return nil
+		}
+		for _, cmd := range cmds {
+			if err := cmd.Err(); err != nil && !noEntry(err) {
+				return err
+			}
+		}
+		if !noEntry(err) {
+			return err
+		}
 		return nil
-	}
-	doc, err := celery.MarshalJSON(e)
-	if err != nil {
-		return fmt.Errorf("encode entry of %s: %w", key, err)
-	}
-	err = c.guard.Do(ctx, func(ctx context.Context) error {
-		return c.client.Set(ctx, key, doc, TTL).Err()
 	})
-	if err != nil {
-		return fmt.Errorf("store %s: %w", key, err)
-	}
-	return nil
 }
 
-// Fill computes the entry of key and stores it. Concurrent calls for one key
-// share one computation: exactly one of them, whose shared is false, has its
-// compute run; the others have their waiting called, if it is not nil, and wait
-// for the outcome. A call that ends because its ctx ended leaves the
-// computation to the others; compute's own context ends when nobody waits any
-// more, or with Close. A key of "" is not shared and not stored.
-func (c *Cache) Fill(ctx context.Context, key string, compute func(context.Context) (Entry, error), waiting func()) (e Entry, shared bool, err error) {
-	if key == "" {
-		e, err = compute(ctx)
-		return e, false, err
-	}
-	return c.flight.do(ctx, key, waiting, func(ctx context.Context) (Entry, error) {
-		e, err := compute(ctx)
-		if err != nil {
-			return Entry{}, err
-		}
-		// The answer is paid for: it is kept even if all who asked have gone.
-		keep, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		if err := c.Set(keep, key, e); err != nil {
-			c.log.Warn("answer not cached", zap.String("key", key), zap.Error(err))
-		}
-		return e, nil
-	})
+// noEntry tells the answers about a key that has run out meanwhile, or holds another
+// type of value, which is not ours.
+func noEntry(err error) bool {
+	return errors.Is(err, redis.Nil) || strings.HasPrefix(err.Error(), "WRONGTYPE ")
 }
 
 // decode reads an entry. waste_type and category tell an analysis from other
@@ -157,5 +270,13 @@ func decode(doc []byte) (*Entry, error) {
 	if e.WasteType == "" && e.Category == "" {
 		return nil, errors.New("neither waste_type nor category is set")
 	}
+	// Others may write what they like; sums and counters may not break over it.
+	if e.CostMicroUSD < 0 || e.CostMicroUSD > maxCost {
+		e.CostMicroUSD = 0
+	}
+	e.Distance = max(e.Distance, 0)
 	return &e, nil
 }
+
+// maxCost of one call is $1,000, in millionths of a dollar.
+const maxCost = 1_000_000_000

@@ -1,22 +1,24 @@
-package cache_test
+package cache
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"math"
+	"math/rand/v2"
+	"net"
+	"reflect"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
-	"onceover/cache"
 	"onceover/celery"
 	"onceover/internal/redisretry"
 	"onceover/internal/testenv"
@@ -27,7 +29,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const good = "d339859858ce338dd339859858ce338d2cc67a67a731cc722cc67a67a731cc72" // popcount 128
 
-func hash(t *testing.T, s string) phash.Hash {
+func hash(t testing.TB, s string) phash.Hash {
 	t.Helper()
 	h, err := phash.Parse(s)
 	if err != nil {
@@ -36,74 +38,289 @@ func hash(t *testing.T, s string) phash.Hash {
 	return h
 }
 
-func setup(t *testing.T) (*cache.Cache, *redis.Client) {
+// setup returns a cache on a Redis of its own, which at the end of the test must
+// hold no key that stays for ever.
+func setup(t testing.TB) (*Cache, *redis.Client) {
 	t.Helper()
-	t.Parallel()
-	opt, err := redisretry.Options(testenv.Redis(t).URL())
+	c, client, _ := setupServer(t)
+	t.Cleanup(func() { allExpire(t, client) })
+	return c, client
+}
+
+// setupServer is setup for tests that stop the server.
+func setupServer(t testing.TB, args ...string) (*Cache, *redis.Client, *testenv.RedisServer) {
+	t.Helper()
+	if t, ok := t.(*testing.T); ok {
+		t.Parallel()
+	}
+	server := testenv.Redis(t, args...)
+	c, client := join(t, server.Addr())
+	return c, client, server
+}
+
+// join returns another process's cache on a server.
+func join(t testing.TB, addr string) (*Cache, *redis.Client) {
+	t.Helper()
+	opt, err := redisretry.Options("redis://" + addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	client := redis.NewClient(opt)
-	c := cache.New(client, zap.NewNop())
+	c := newOn(client)
 	t.Cleanup(func() { c.Close(); client.Close() })
 	return c, client
 }
 
-var bottle = cache.Entry{
+func newOn(client redis.UniversalClient) *Cache {
+	return New(DefaultConfig(), client, prometheus.NewRegistry(), zap.NewNop())
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// allExpire fails the test for every key without a TTL.
+func allExpire(t testing.TB, client *redis.Client) {
+	t.Helper()
+	ctx := context.Background()
+	for keys := client.Scan(ctx, 0, "*", 1000).Iterator(); keys.Next(ctx); {
+		if ttl := client.TTL(ctx, keys.Val()).Val(); ttl == -1 {
+			t.Errorf("%s stays for ever, want a TTL", keys.Val())
+		}
+	}
+}
+
+// lives fails the test unless a key has about this TTL.
+func lives(t testing.TB, client *redis.Client, key string, want time.Duration) {
+	t.Helper()
+	if got := client.TTL(context.Background(), key).Val(); got > want || got < want-time.Minute {
+		t.Errorf("%s: got TTL %v, want %v", key, got, want)
+	}
+}
+
+var bottle = Entry{
 	WasteType: "plastic", Confidence: 0.93, Feedback: "라벨을 떼고 <b>헹궈서</b> 버리세요", Category: "plastic_bottle",
 	Recyclable: true, AnalyzedAt: "2026-11-21T00:44:25", Model: "m", PromptVersion: "0a1b2c3d",
+}
+
+var can = Entry{WasteType: "can", Confidence: 1, Feedback: "찌그러뜨려", Category: "metal", Recyclable: true, AnalyzedAt: "2026-11-20T10:00:00"}
+
+// canByPython is can as json.dumps writes it.
+const canByPython = `{"waste_type": "can", "confidence": 1.0, "feedback": "\ucc0c\uadf8\ub7ec\ub728\ub824", "category": "metal", "recyclable": true, "analyzed_at": "2026-11-20T10:00:00"}`
+
+// grayColour is the base64 of 128 bytes 0x80.
+var grayColour = strings.Repeat("gICA", 42) + "gIA"
+
+// picture returns one of a gray picture's files.
+func picture(h phash.Hash) Picture { return coloured(h, 128) }
+
+// hashOnly returns a picture of which only the hash is known.
+func hashOnly(h phash.Hash) Picture { return Picture{Fingerprint: phash.Fingerprint{Hash: h}} }
+
+// coloured returns a picture of one colour.
+func coloured(h phash.Hash, chroma uint8) Picture {
+	p := Picture{Digest: sha256.Sum256([]byte(h.String()))}
+	p.Hash = h
+	for i := range p.Colour {
+		p.Colour[i] = chroma
+	}
+	return p
+}
+
+// random returns a source that is the same at every run.
+func random() *rand.Rand { return rand.New(rand.NewPCG(11, 12)) }
+
+// away returns a hash that is so many bits from h.
+func away(r *rand.Rand, h phash.Hash, bits int) phash.Hash { return moved(r, h, bits/2) }
+
+// counted returns a counter's value.
+func counted(t testing.TB, c prometheus.Collector) float64 {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	check(t, reg.Register(c))
+	families, err := reg.Gather()
+	check(t, err)
+	return families[0].Metric[0].Counter.GetValue()
+}
+
+// commands counts what a client sends.
+type commands struct {
+	mu    sync.Mutex
+	trips int // round trips: single commands and pipelines
+	names map[string]int
+}
+
+func count(client *redis.Client) *commands {
+	c := &commands{names: map[string]int{}}
+	client.AddHook(c)
+	return c
+}
+
+func (c *commands) add(cmds ...redis.Cmder) {
+	if name := cmds[0].Name(); name == "hello" || name == "client" {
+		return // of a new connection
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trips++
+	for _, cmd := range cmds {
+		c.names[cmd.Name()]++
+	}
+}
+
+// take returns what was sent since the last time.
+func (c *commands) take() (trips int, names map[string]int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	trips, names = c.trips, c.names
+	c.trips, c.names = 0, map[string]int{}
+	return trips, names
+}
+
+// asleep waits until the one process of this client that waits for another has
+// looked so many times, by GET, lock and PTTL, and will not look again unasked.
+func (c *commands) asleep(t testing.TB, looks int) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		c.mu.Lock()
+		n := c.names["pttl"] / 2 // one goes with GET
+		c.mu.Unlock()
+		if n >= looks {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("got %d looks of a process that waits, want %d", n, looks)
+		}
+	}
+}
+
+func (c *commands) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (c *commands) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { c.add(cmd); return next(ctx, cmd) }
+}
+
+func (c *commands) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		c.add(cmds...)
+		return next(ctx, cmds)
+	}
 }
 
 func TestKey(t *testing.T) {
 	h := hash(t, good)
 	for _, tt := range []struct {
-		v    cache.Variant
+		v    Variant
 		want string
 	}{
-		{cache.Variant{}, "cache:image:hash:" + good},
-		{cache.Variant{Lang: "en"}, "cache:image:hash:" + good + ":lang=en"},
-		{cache.Variant{Lang: "en", Model: "big"}, "cache:image:hash:" + good + ":lang=en:model=big"},
+		{Variant{}, "cache:image:hash:" + good},
+		{Variant{Lang: "en"}, "cache:image:hash:" + good + ":lang=en"},
+		{Variant{Model: "big"}, "cache:image:hash:" + good + ":model=big"},
+		{Variant{Lang: "en", Model: "big"}, "cache:image:hash:" + good + ":lang=en:model=big"},
 	} {
-		if got := cache.Key(h, tt.v); got != tt.want {
+		if got := Key(h, tt.v); got != tt.want {
 			t.Errorf("got key %q, want %q", got, tt.want)
+		}
+		if got := picture(h).Key(tt.v); got != tt.want {
+			t.Errorf("got a picture's key %q, want %q", got, tt.want)
+		}
+		if got, ok := hashOfKey(tt.want); !ok || got != h {
+			t.Errorf("%s: got hash %v, %v, want %v", tt.want, got, ok, h)
 		}
 	}
 	for _, degenerate := range []string{
 		strings.Repeat("0", 64), "8" + strings.Repeat("0", 63), "9" + good[1:63] + "f",
 	} {
-		if got := cache.Key(hash(t, degenerate), cache.Variant{}); got != "" {
+		p := picture(hash(t, degenerate))
+		if got := Key(p.Hash, Variant{}); got != "" {
 			t.Errorf("degenerate hash %s: got key %q, want none", degenerate, got)
+		}
+		want := "cache:image:digest:" + p.Digest.String() + ":analysis:lang=en"
+		if got := p.Key(Variant{Lang: "en"}); got != want {
+			t.Errorf("degenerate hash %s: got a picture's key %q, want %q", degenerate, got, want)
+		}
+		if _, ok := hashOfKey("cache:image:hash:" + degenerate); ok {
+			t.Errorf("%s: got a hash, want none", degenerate)
 		}
 	}
 }
 
-func TestSetAndGet(t *testing.T) {
+func TestConfig(t *testing.T) {
+	if got, want := DefaultConfig(), (Config{Radius: 14, IndexEntries: 1_000_000}); got != want {
+		t.Errorf("got defaults %+v, want %+v", got, want)
+	}
+	for _, tt := range []struct {
+		c    Config
+		want []string // of the error; none: valid
+	}{
+		{DefaultConfig(), nil},
+		{Config{Radius: 0, IndexEntries: 1}, nil},
+		{Config{Radius: 24, IndexEntries: 1}, nil},
+		{Config{Radius: 25, IndexEntries: 1}, []string{"cache-radius is 25"}},
+		{Config{Radius: -1, IndexEntries: 0}, []string{"cache-radius is -1", "cache-index-entries is 0"}},
+	} {
+		err := tt.c.Validate()
+		if (err == nil) != (tt.want == nil) {
+			t.Errorf("%+v: got %v, want %q", tt.c, err, tt.want)
+		}
+		for _, want := range tt.want {
+			if err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("%+v: got %v, want %q", tt.c, err, want)
+			}
+		}
+	}
+}
+
+func TestWireForm(t *testing.T) {
 	c, client := setup(t)
-	ctx := t.Context()
-	key := cache.Key(hash(t, good), cache.Variant{})
-	if e, err := c.Get(ctx, key); e != nil || err != nil {
-		t.Fatalf("empty cache: got %v, %v", e, err)
+	p := coloured(hash(t, good), 0x80)
+	key := p.Key(Variant{})
+	if e, err := c.Get(t.Context(), key); e != nil || err != nil {
+		t.Fatalf("empty cache: got %v, %v, want nothing", e, err)
 	}
-	if err := c.Set(ctx, key, bottle); err != nil {
-		t.Fatal(err)
+	e := bottle
+	e.CostMicroUSD = 1500
+	stored, err := c.Store(t.Context(), p, Variant{}, e)
+	check(t, err)
+	const six = `{"waste_type":"plastic","confidence":0.93,"feedback":"라벨을 떼고 <b>헹궈서</b> 버리세요","category":"plastic_bottle","recyclable":true,"analyzed_at":"2026-11-21T00:44:25"`
+	want := six + `,"model":"m","prompt_version":"0a1b2c3d","colour":"` + grayColour + `","cost_microusd":1500}`
+	if raw := client.Get(t.Context(), key).Val(); raw != want {
+		t.Errorf("got %s stored, want %s", raw, want)
 	}
-	raw, err := client.Get(ctx, key).Result()
-	if err != nil {
-		t.Fatal(err)
+	e.Colour = grayColour
+	got, err := c.Get(t.Context(), key)
+	check(t, err)
+	if diff := cmp.Diff([]Entry{e, e}, []Entry{stored, *got}); diff != "" {
+		t.Errorf("entry returned and read (-want +got):\n%s", diff)
 	}
-	want := `{"waste_type":"plastic","confidence":0.93,"feedback":"라벨을 떼고 <b>헹궈서</b> 버리세요","category":"plastic_bottle","recyclable":true,"analyzed_at":"2026-11-21T00:44:25","model":"m","prompt_version":"0a1b2c3d"}`
-	if raw != want {
-		t.Errorf("stored %s, want %s", raw, want)
+	// A bare entry has the six fields and no others but the colour.
+	_, err = c.Store(t.Context(), p, Variant{}, Entry{Category: "x"})
+	check(t, err)
+	want = `{"waste_type":"","confidence":0,"feedback":"","category":"x","recyclable":false,"analyzed_at":"","colour":"` + grayColour + `"}`
+	if raw := client.Get(t.Context(), key).Val(); raw != want {
+		t.Errorf("got %s stored, want %s", raw, want)
 	}
-	if ttl := client.TTL(ctx, key).Val(); ttl <= 7*24*time.Hour-time.Minute || ttl > 7*24*time.Hour {
-		t.Errorf("got TTL %v, want 7 days", ttl)
+}
+
+// TestTTL looks at the commands, so that not a second is missing.
+func TestTTL(t *testing.T) {
+	c, client := setup(t)
+	clock := time.Now()
+	_, err := c.Store(t.Context(), picture(hash(t, good)), Variant{}, bottle)
+	check(t, err)
+	key := Key(hash(t, good), Variant{})
+	first := client.ExpireTime(t.Context(), key).Val()
+	if got := (first - time.Duration(clock.Unix())*time.Second).Seconds(); got < 604800 || got > 604805 {
+		t.Errorf("got %v s to live, want 604800", got)
 	}
-	e, err := c.Get(ctx, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(&bottle, e); diff != "" {
-		t.Errorf("entry (-want +got):\n%s", diff)
+	lives(t, client, logKey(hourOf(clock)), 7*24*time.Hour+time.Hour)
+	if TTL != 604800*time.Second {
+		t.Errorf("got %v, want 604800 s", TTL)
 	}
 }
 
@@ -111,224 +328,237 @@ func TestSetAndGet(t *testing.T) {
 // what is no analysis.
 func TestGetWhatPythonWrote(t *testing.T) {
 	c, client := setup(t)
-	six := cache.Entry{WasteType: "can", Confidence: 1, Feedback: "찌그러뜨려", Category: "metal", Recyclable: true, AnalyzedAt: "2026-11-20T10:00:00"}
+	zero := can
+	zero.Confidence, zero.Recyclable = 0, false
 	tests := []struct {
 		name, raw string
-		want      *cache.Entry
+		want      *Entry
 	}{
-		{"ensure_ascii", `{"waste_type": "can", "confidence": 1, "feedback": "\ucc0c\uadf8\ub7ec\ub728\ub824", "category": "metal", "recyclable": true, "analyzed_at": "2026-11-20T10:00:00"}`, &six},
-		{"readable", `{"waste_type": "can", "confidence": 1.0, "feedback": "찌그러뜨려", "category": "metal", "recyclable": true, "analyzed_at": "2026-11-20T10:00:00"}`, &six},
-		{"unknown fields", `{"waste_type": "can", "confidence": 1.0, "feedback": "찌그러뜨려", "category": "metal", "recyclable": true, "analyzed_at": "2026-11-20T10:00:00", "extra": [1]}`, &six},
+		{"ensure_ascii", canByPython, &can},
+		{"readable", `{"waste_type": "can", "confidence": 1.0, "feedback": "찌그러뜨려", "category": "metal", "recyclable": true, "analyzed_at": "2026-11-20T10:00:00"}`, &can},
+		{"an integer, another order", `{"category": "metal", "analyzed_at": "2026-11-20T10:00:00", "feedback": "찌그러뜨려", "confidence": 1, "recyclable": true, "waste_type": "can"}`, &can},
+		{"exponents", `{"waste_type": "can", "confidence": 1e-0, "feedback": "찌그러뜨려", "category": "metal", "recyclable": true, "analyzed_at": "2026-11-20T10:00:00"}`, &can},
+		{"unknown fields", `{"waste_type": "can", "confidence": 1.0, "feedback": "찌그러뜨려", "category": "metal", "recyclable": true, "analyzed_at": "2026-11-20T10:00:00", "extra": [1], "phash": null}`, &can},
+		{"none", `{"waste_type": "can", "confidence": null, "feedback": "찌그러뜨려", "category": "metal", "recyclable": null, "analyzed_at": "2026-11-20T10:00:00", "model": null}`, &zero},
+		{"only one name", `{"category": "metal"}`, &Entry{Category: "metal"}},
+		{"half a surrogate pair", `{"category": "\ud83d"}`, &Entry{Category: "\ufffd"}},
 		{"truncated", `{"waste_type": "can", "conf`, nil},
+		{"more behind", canByPython + "}", nil},
 		{"not an analysis", `{"hello": "world"}`, nil},
+		{"nan", `{"waste_type": "can", "confidence": NaN}`, nil},
+		{"infinite", `{"waste_type": "can", "confidence": 1e999}`, nil},
+		{"wrong type", `{"waste_type": ["can"]}`, nil},
 		{"not an object", `"plastic"`, nil},
+		{"null", `null`, nil},
+		{"pickle", "\x80\x04\x95\x10\x00", nil},
 		{"empty", ``, nil},
 	}
 	for _, tt := range tests {
 		client.Set(t.Context(), "k", tt.raw, time.Minute)
 		got, err := c.Get(t.Context(), "k")
 		if err != nil {
-			t.Errorf("%s: %v", tt.name, err)
+			t.Errorf("%s: got error %v, want none", tt.name, err)
 		}
 		if diff := cmp.Diff(tt.want, got); diff != "" {
 			t.Errorf("%s: entry (-want +got):\n%s", tt.name, diff)
 		}
 	}
+	client.Del(t.Context(), "k")
+	client.LPush(t.Context(), "k", canByPython)
+	client.Expire(t.Context(), "k", time.Minute)
+	if got, err := c.Get(t.Context(), "k"); got != nil || err != nil {
+		t.Errorf("a list: got %v, %v, want nothing", got, err)
+	}
 }
 
-func TestDegenerateIsNeitherReadNorWritten(t *testing.T) {
+// TestStoreReplacesWhatIsNoEntry stores over damaged values and other types.
+func TestStoreReplacesWhatIsNoEntry(t *testing.T) {
 	c, client := setup(t)
-	ctx := t.Context()
-	if err := c.Set(ctx, "", bottle); err != nil {
-		t.Fatal(err)
-	}
-	if e, err := c.Get(ctx, ""); e != nil || err != nil {
-		t.Errorf("got %v, %v, want nil, nil", e, err)
-	}
-	calls := 0
-	for range 2 {
-		if _, shared, err := c.Fill(ctx, "", func(context.Context) (cache.Entry, error) { calls++; return bottle, nil }, nil); shared || err != nil {
-			t.Errorf("got shared %v, %v", shared, err)
+	p := picture(hash(t, good))
+	key := p.Key(Variant{})
+	want := bottle
+	want.Colour = p.Colour.String()
+	for name, put := range map[string]func(){
+		"text":                 func() { client.Set(t.Context(), key, "x", 0) },
+		"JSON":                 func() { client.Set(t.Context(), key, `[{"corrected_at":"x"}]`, 0) },
+		"deep JSON":            func() { client.Set(t.Context(), key, strings.Repeat("[", 5000), 0) },
+		"list":                 func() { client.LPush(t.Context(), key, "x") },
+		"Python's":             func() { client.Set(t.Context(), key, canByPython, 0) },
+		"a damaged correction": func() { client.Set(t.Context(), key, `{"corrected_at":"2026-11-20T10:00:00"}`, 0) },
+		"said, but no correction": func() {
+			client.Set(t.Context(), key, `{"category":"x","feedback":"\"corrected_at\":\"2026\"","corrected_at":""}`, 0)
+		},
+	} {
+		client.Del(t.Context(), key)
+		put()
+		got, err := c.Store(t.Context(), p, Variant{}, bottle)
+		if err != nil || got != want {
+			t.Errorf("%s: got %+v, %v, want %+v", name, got, err, want)
 		}
-	}
-	if calls != 2 {
-		t.Errorf("got %d computations, want 2", calls)
-	}
-	if n := client.DBSize(ctx).Val(); n != 0 {
-		t.Errorf("got %d keys, want none", n)
+		if there, err := c.Get(t.Context(), key); err != nil || there == nil || *there != want {
+			t.Errorf("%s: got %+v stored, %v, want %+v", name, there, err, want)
+		}
+		lives(t, client, key, TTL)
 	}
 }
 
-// TestFillOnce lets 50 callers miss at once: one computes, and the entry is
-// stored before any of them returns.
-func TestFillOnce(t *testing.T) {
+// TestEveryKeyExpires runs what the package can do, and looks at every key after
+// each step.
+func TestEveryKeyExpires(t *testing.T) {
 	c, client := setup(t)
-	const callers = 50
-	var computed, leaders, waiting atomic.Int32
-	allWait := make(chan struct{})
-	var wg sync.WaitGroup
-	for range callers {
-		wg.Go(func() {
-			e, shared, err := c.Fill(t.Context(), "k", func(context.Context) (cache.Entry, error) {
-				computed.Add(1)
-				<-allWait
-				return bottle, nil
-			}, func() {
-				if waiting.Add(1) == callers-1 {
-					close(allWait)
-				}
-			})
-			if err != nil || e != bottle {
-				t.Errorf("got %v, %v", e, err)
-			}
-			if !shared {
-				leaders.Add(1)
-			}
-			if client.Exists(t.Context(), "k").Val() != 1 {
-				t.Error("returned before the entry was stored")
-			}
-		})
-	}
-	wg.Wait()
-	if computed.Load() != 1 || leaders.Load() != 1 {
-		t.Errorf("got %d computations and %d leaders, want 1 and 1", computed.Load(), leaders.Load())
-	}
-}
-
-func TestFillErrorsAreNotCached(t *testing.T) {
-	c, client := setup(t)
-	boom := errors.New("boom")
-	for range 2 {
-		_, _, err := c.Fill(t.Context(), "k", func(context.Context) (cache.Entry, error) { return cache.Entry{}, boom }, nil)
-		if !errors.Is(err, boom) {
-			t.Errorf("got %v, want %v", err, boom)
-		}
-	}
-	if n := client.DBSize(t.Context()).Val(); n != 0 {
-		t.Errorf("got %d keys, want none", n)
-	}
-}
-
-func TestFillPanicBecomesAnError(t *testing.T) {
-	c, _ := setup(t)
-	_, _, err := c.Fill(t.Context(), "k", func(context.Context) (cache.Entry, error) { panic("boom") }, nil)
-	var exc *celery.Exception
-	if !errors.As(err, &exc) || exc.Type != "RuntimeError" || len(exc.Frames) == 0 {
-		t.Errorf("got %v, want a RuntimeError with the stack", err)
-	}
-}
-
-// TestFillOutlivesItsFirstCaller cancels the caller that started the
-// computation: the others still get its answer.
-func TestFillOutlivesItsFirstCaller(t *testing.T) {
-	c, _ := setup(t)
-	started, release := make(chan struct{}), make(chan struct{})
-	compute := func(ctx context.Context) (cache.Entry, error) {
-		close(started)
-		select {
-		case <-release:
-			return bottle, nil
-		case <-ctx.Done():
-			return cache.Entry{}, context.Cause(ctx)
-		}
-	}
-	gone := errors.New("first caller has gone")
-	first, cancel := context.WithCancelCause(t.Context())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if _, _, err := c.Fill(first, "k", compute, nil); !errors.Is(err, gone) {
-			t.Errorf("first caller: got %v, want %v", err, gone)
-		}
-	})
-	<-started
-	joined := make(chan struct{})
-	wg.Go(func() {
-		e, shared, err := c.Fill(t.Context(), "k", compute, func() { close(joined) })
-		if err != nil || !shared || e != bottle {
-			t.Errorf("second caller: got %v, %v, %v", e, shared, err)
-		}
-	})
-	<-joined
-	cancel(gone)
-	// Only once the first has left is it shown that the second does not depend
-	// on it; Fill of the first returns before release.
-	close(release)
-	wg.Wait()
-}
-
-// TestFillEndsWithItsLastCaller needs no server: nothing is stored.
-func TestFillEndsWithItsLastCaller(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := cache.New(nil, zap.NewNop())
-		defer c.Close()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		ended := make(chan error, 1)
-		_, _, err := c.Fill(ctx, "k", func(ctx context.Context) (cache.Entry, error) {
-			<-ctx.Done()
-			ended <- context.Cause(ctx)
-			return cache.Entry{}, ctx.Err()
-		}, nil)
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v, want the deadline", err)
-		}
-		if err := <-ended; err == nil {
-			t.Error("the computation went on without anybody waiting")
-		}
-	})
-}
-
-func TestCloseEndsComputations(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := cache.New(nil, zap.NewNop())
-		done := make(chan error, 1)
-		go func() {
-			_, _, err := c.Fill(t.Context(), "k", func(ctx context.Context) (cache.Entry, error) {
-				<-ctx.Done()
-				return cache.Entry{}, context.Cause(ctx)
+	ctx, r := t.Context(), random()
+	h := randomHash(r)
+	p, near, flat := picture(h), picture(away(r, h, 6)), picture(phash.Hash{})
+	compute := func(context.Context) (Entry, error) { allExpire(t, client); return bottle, nil }
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"seen", func() error { _, _, err := c.Seen(ctx, p.Digest); return err }},
+		{"remember", func() error { return c.Remember(ctx, p.Digest, h) }},
+		{"refuse", func() error { return c.Refuse(ctx, flat.Digest, Refusal{"ValueError", "no"}) }},
+		{"fill", func() error { _, err := c.Fill(ctx, Query{Picture: p}, compute, nil); return err }},
+		{"fill flat", func() error { _, err := c.Fill(ctx, Query{Picture: flat}, compute, nil); return err }},
+		{"fill failed", func() error {
+			_, err := c.Fill(ctx, Query{Picture: picture(randomHash(r))}, func(context.Context) (Entry, error) {
+				allExpire(t, client)
+				return Entry{}, errors.New("no")
 			}, nil)
-			done <- err
-		}()
-		synctest.Wait()
-		c.Close()
-		if err := <-done; err == nil {
-			t.Error("got no error, want that the cache is closing")
+			if err == nil {
+				return errors.New("got no error, want one")
+			}
+			return nil
+		}},
+		{"near", func() error {
+			a, err := c.Lookup(ctx, Query{Picture: near})
+			if err == nil && (a == nil || a.Kind != Near) {
+				t.Errorf("got %+v, want a near answer", a)
+			}
+			return err
+		}},
+		{"store", func() error { _, err := c.Store(ctx, p, Variant{Lang: "en"}, bottle); return err }},
+		{"correct", func() error {
+			_, err := c.Correct(ctx, hashOnly(h), Variant{}, Correction{WasteType: new("x")}, false)
+			return err
+		}},
+		{"store over a correction", func() error { _, err := c.Store(ctx, p, Variant{}, bottle); return err }},
+		{"correct only", func() error {
+			_, err := c.Correct(ctx, hashOnly(near.Hash), Variant{}, Correction{WasteType: new("y")}, true)
+			return err
+		}},
+		{"record", func() error {
+			c.Record(p, Answer{Entry: bottle, Kind: Exact})
+			c.Record(p, Answer{Entry: bottle, Kind: Fresh})
+			return c.Flush(ctx)
+		}},
+		{"stats", func() error { _, err := c.Stats(ctx, 200, 10); return err }},
+		{"load", func() error { return c.Load(ctx) }},
+		{"reconcile", func() error { return c.reconcileInTurn(ctx) }},
+		{"reindex", func() error { _, err := c.Reindex(ctx, nil); return err }},
+		{"cleanup", func() error { _, err := c.Cleanup(ctx); return err }},
+		{"invalidate", func() error { _, err := c.Invalidate(ctx, Selection{Tags: []Tag{{"model", "m"}}}, nil); return err }},
+	} {
+		if err := step.do(); err != nil {
+			t.Errorf("%s: %v", step.name, err)
 		}
-		if _, _, err := c.Fill(t.Context(), "k", nil, nil); err == nil {
-			t.Error("a closed cache: got no error")
+		allExpire(t, client)
+		if t.Failed() {
+			t.Fatalf("after %s", step.name)
+		}
+	}
+}
+
+func TestFiles(t *testing.T) {
+	c, client := setup(t)
+	ctx := t.Context()
+	d, bad := Digest(sha256.Sum256([]byte("a"))), Digest(sha256.Sum256([]byte("b")))
+	seen := func(d Digest, hash *phash.Hash, refusal *Refusal) {
+		t.Helper()
+		gotHash, gotRefusal, err := c.Seen(ctx, d)
+		if err != nil || !reflect.DeepEqual(gotHash, hash) || !reflect.DeepEqual(gotRefusal, refusal) {
+			t.Errorf("got %v, %v, %v, want %v and %v", gotHash, gotRefusal, err, hash, refusal)
+		}
+	}
+	seen(d, nil, nil)
+	h, flat := hash(t, good), phash.Hash{}
+	check(t, c.Remember(ctx, d, h))
+	seen(d, &h, nil)
+	if got := client.Get(ctx, "cache:image:digest:"+d.String()).Val(); got != good {
+		t.Errorf("got %q, want %q", got, good)
+	}
+	lives(t, client, "cache:image:digest:"+d.String(), TTL)
+	check(t, c.Remember(ctx, d, flat))
+	seen(d, &flat, nil)
+
+	no := Refusal{"ValueError", "kein Bild: <x>"}
+	check(t, c.Refuse(ctx, bad, no))
+	seen(bad, nil, &no)
+	lives(t, client, "cache:image:refused:"+bad.String(), 10*time.Minute)
+	for _, damaged := range []string{"", "x", `{"exc_message":"no type"}`, `["a"]`, `null`, "\xff"} {
+		client.Set(ctx, "cache:image:refused:"+bad.String(), damaged, time.Minute)
+		client.Set(ctx, "cache:image:digest:"+d.String(), damaged, time.Minute)
+		seen(bad, nil, nil)
+		seen(d, nil, nil)
+	}
+	client.Del(ctx, "cache:image:refused:"+bad.String())
+	client.SAdd(ctx, "cache:image:refused:"+bad.String(), "x")
+	client.Expire(ctx, "cache:image:refused:"+bad.String(), time.Minute)
+	seen(bad, nil, nil)
+	// A refusal is for a while only, but while it is there it counts.
+	check(t, c.Remember(ctx, bad, h))
+	check(t, c.Refuse(ctx, bad, no))
+	client.Del(ctx, "cache:image:refused:"+bad.String())
+	check(t, c.Refuse(ctx, bad, no))
+	seen(bad, nil, &no)
+}
+
+// FuzzDecode reads anything without a panic; what it takes for an entry is stored
+// and read back unchanged, by Python's rules too.
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte(canByPython))
+	f.Add([]byte(`{"category":"x","corrected_at":"y","derived_from":"z","derived_distance":-1,"confidence":1e308}`))
+	f.Add([]byte(`{"waste_type":"\ud83d","colour":""}`))
+	f.Fuzz(func(t *testing.T, doc []byte) {
+		e, err := decode(doc)
+		if err != nil {
+			if e != nil {
+				t.Fatalf("got %+v and %v, want one of them", e, err)
+			}
+			return
+		}
+		if math.IsNaN(e.Confidence) || math.IsInf(e.Confidence, 0) || e.WasteType == "" && e.Category == "" {
+			t.Fatalf("got %+v, want an analysis", e)
+		}
+		again, err := marshalled(*e)
+		if err != nil || *again != *e {
+			t.Fatalf("got %+v, %v, want %+v", again, err, e)
+		}
+		(&Cache{}).judge(Query{}, Neighbour{}, e)
+		Correction{WasteType: new("x")}.apply(e, "now")
+	})
+}
+
+// FuzzHashOfKey reads the keys of anybody.
+func FuzzHashOfKey(f *testing.F) {
+	f.Add("cache:image:hash:" + good)
+	f.Add("cache:image:hash:" + good + ":lang=en:model=x:y")
+	f.Add("cache:image:digest:" + good + ":analysis")
+	f.Add("cache:image:hash:::")
+	f.Fuzz(func(t *testing.T, key string) {
+		h, ok := hashOfKey(key)
+		if !ok {
+			return
+		}
+		if own := Key(h, Variant{}); !strings.EqualFold(own, key[:min(len(own), len(key))]) {
+			t.Fatalf("got %s of %q, want the key to begin with it", own, key)
 		}
 	})
 }
 
-// TestCleanup finds entries that have no TTL and values that are no analyses.
-func TestCleanup(t *testing.T) {
-	c, client := setup(t)
-	ctx := t.Context()
-	kept, undated, damaged := cache.Key(hash(t, good), cache.Variant{}), "cache:image:hash:of-python", "cache:image:hash:damaged"
-	if err := c.Set(ctx, kept, bottle); err != nil {
-		t.Fatal(err)
+func marshalled(e Entry) (*Entry, error) {
+	doc, err := celery.MarshalJSON(e)
+	if err != nil {
+		return nil, err
 	}
-	for key, value := range map[string]string{undated: `{"waste_type":"can"}`, damaged: `"text"`, "other": "of somebody else"} {
-		if err := client.Set(ctx, key, value, 0).Err(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := client.LPush(ctx, "cache:image:hash:list", 1).Err(); err != nil {
-		t.Fatal(err)
-	}
-	for range 1200 { // more than a step of the scan
-		if err := c.Set(ctx, "cache:image:hash:"+uuid.NewString(), bottle); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := c.Cleanup(ctx)
-	if want := (cache.Cleaned{Scanned: 1203, Dated: 1, Removed: 1}); err != nil || got != want {
-		t.Errorf("got %+v, %v, want %+v", got, err, want)
-	}
-	if ttl := client.TTL(ctx, undated).Val(); ttl <= 0 || ttl > cache.TTL {
-		t.Errorf("got TTL %v, want %v", ttl, cache.TTL)
-	}
-	if n := client.Exists(ctx, kept, damaged, "other").Val(); n != 2 {
-		t.Errorf("got %d of the three keys, want all but the damaged one", n)
-	}
+	return decode(doc)
 }

@@ -26,9 +26,10 @@ type flight struct {
 
 type call struct {
 	cancel  context.CancelCauseFunc
+	waits   chan struct{} // closed when the computation has to wait for another process
 	waiters int
-	ended   chan struct{} // closed when entry and err are set
-	entry   Entry
+	ended   chan struct{} // closed when answer and err are set
+	answer  Answer
 	err     error
 }
 
@@ -36,36 +37,46 @@ func newFlight() *flight {
 	return &flight{calls: map[string]*call{}}
 }
 
-func (f *flight) do(ctx context.Context, key string, waiting func(), fn func(context.Context) (Entry, error)) (Entry, bool, error) {
+// do calls fn once for concurrent callers of a key. fn calls its second argument,
+// once at most, when it has to wait for another process. waiting is called by the
+// caller's own goroutine, so that nothing of the caller's is touched once do has
+// returned.
+func (f *flight) do(ctx context.Context, key string, waiting func(), fn func(ctx context.Context, waits func()) (Answer, error)) (Answer, bool, error) {
 	f.mu.Lock()
 	if f.done {
 		f.mu.Unlock()
-		return Entry{}, false, errClosed
+		return Answer{}, false, errClosed
 	}
 	c, shared := f.calls[key]
 	if !shared {
 		// The computation outlives its first caller if others wait too.
 		run, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-		c = &call{cancel: cancel, ended: make(chan struct{})}
+		c = &call{cancel: cancel, waits: make(chan struct{}), ended: make(chan struct{})}
 		f.calls[key] = c
 		f.wg.Go(func() { f.run(run, key, c, fn) })
 	}
 	c.waiters++
 	f.mu.Unlock()
-	if shared && waiting != nil {
+	waits := c.waits
+	if shared {
 		waiting()
+		waits = nil
 	}
-
-	select {
-	case <-c.ended:
-		return c.entry, shared, c.err
-	case <-ctx.Done():
-		f.leave(key, c)
-		return Entry{}, shared, context.Cause(ctx)
+	for {
+		select {
+		case <-waits:
+			waiting()
+			waits = nil
+		case <-c.ended:
+			return c.answer, shared, c.err
+		case <-ctx.Done():
+			f.leave(key, c)
+			return Answer{}, shared, context.Cause(ctx)
+		}
 	}
 }
 
-func (f *flight) run(ctx context.Context, key string, c *call, fn func(context.Context) (Entry, error)) {
+func (f *flight) run(ctx context.Context, key string, c *call, fn func(context.Context, func()) (Answer, error)) {
 	defer func() {
 		if p := recover(); p != nil {
 			c.err = celery.Recovered(p)
@@ -76,7 +87,7 @@ func (f *flight) run(ctx context.Context, key string, c *call, fn func(context.C
 		c.cancel(nil)
 		close(c.ended)
 	}()
-	c.entry, c.err = fn(ctx)
+	c.answer, c.err = fn(ctx, func() { close(c.waits) })
 }
 
 // leave takes one waiter away and ends the computation with the last one.
@@ -87,6 +98,13 @@ func (f *flight) leave(key string, c *call) {
 		f.forget(key, c) // a caller that comes now starts afresh
 		c.cancel(errAbandoned)
 	}
+}
+
+// busy reports whether a computation of key is under way.
+func (f *flight) busy(key string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.calls[key] != nil
 }
 
 func (f *flight) forget(key string, c *call) {

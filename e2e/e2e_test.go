@@ -9,6 +9,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"image"
+	"image/color"
+	"image/png"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -71,6 +74,10 @@ func setupOn(t *testing.T, broker string) *bundle {
 	mux := http.NewServeMux()
 	mux.Handle("/", http.FileServerFS(samples.FS()))
 	mux.HandleFunc("/busy.jpg", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "busy", http.StatusServiceUnavailable) })
+	mux.HandleFunc("/blue.png", func(w http.ResponseWriter, _ *http.Request) {
+		flat := image.NewPaletted(image.Rect(0, 0, 64, 64), color.Palette{color.RGBA{B: 200, A: 255}})
+		_ = png.Encode(w, flat) // the worker that asks says so if it fails
+	})
 	b.pictures = httptest.NewServer(mux)
 	t.Cleanup(b.pictures.Close)
 	b.env = append(os.Environ(),

@@ -1,19 +1,21 @@
 package phash
 
 import (
+	"encoding/base64"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
+	"math"
 )
 
 // gridSide is the number of cells along each side of the grid that a Colour is taken on.
-const gridSide = 4
+const gridSide = 8
 
 // A Colour is a small signature of a picture's colours, which the hash does not see: mean Cb and Cr (JFIF 1.02: 0 to 255, gray is
-// 128) in each cell of a 4 x 4 grid, row by row, Cb before Cr. It is comparable. A gray picture has 128 throughout.
+// 128) in each cell of an 8 x 8 grid, row by row, Cb before Cr. It is comparable. A gray picture has 128 throughout. Docs:
+// near-duplicates.md.
 type Colour [2 * gridSide * gridSide]uint8
 
-// gray is the Colour of pictures without colours.
+// grayColour is the Colour of pictures without colours.
 var grayColour = func() (c Colour) {
 	for i := range c {
 		c[i] = 128
@@ -21,20 +23,46 @@ var grayColour = func() (c Colour) {
 	return c
 }()
 
-// String returns 64 hex digits.
-func (c Colour) String() string { return hex.EncodeToString(c[:]) }
+// String returns 171 characters of base64 (RFC 4648, unpadded).
+func (c Colour) String() string { return base64.RawStdEncoding.EncodeToString(c[:]) }
 
 // ParseColour reads what [Colour.String] writes.
 func ParseColour(s string) (Colour, error) {
 	var c Colour
-	if len(s) != hex.EncodedLen(len(c)) {
-		return c, fmt.Errorf("parse colour signature: got %d characters, want %d hex digits", len(s), hex.EncodedLen(len(c)))
+	want := base64.RawStdEncoding.EncodedLen(len(c))
+	if len(s) != want {
+		return c, fmt.Errorf("parse colour signature: got %d characters, want %d of base64", len(s), want)
 	}
-	if _, err := hex.Decode(c[:], []byte(s)); err != nil {
-		return Colour{}, fmt.Errorf("parse colour signature: want hex digits: %w", err)
+	if _, err := base64.RawStdEncoding.Strict().Decode(c[:], []byte(s)); err != nil {
+		return Colour{}, fmt.Errorf("parse colour signature: want base64: %w", err)
 	}
 	return c, nil
 }
+
+// SameDistance is the largest Distance of colours that count as the same; docs/near-duplicates.md says how it was chosen.
+const SameDistance = 8
+
+// Distance returns how far c and o are apart in the cell where they differ most: the Euclidean distance of Cb and Cr, less what
+// vivid colours may move (a sixteenth of their own squared distances from gray is taken off its square), rounded up, 0 to 355. Copies of a
+// picture that leave its colours alone are within 8, as a rule.
+func (c Colour) Distance(o Colour) int {
+	const leniency = 16
+	most := 0
+	for i := 0; i < len(c); i += 2 {
+		cb, cr, ocb, ocr := int(c[i])-128, int(c[i+1])-128, int(o[i])-128, int(o[i+1])-128
+		apart := (cb-ocb)*(cb-ocb) + (cr-ocr)*(cr-ocr)
+		vivid := cb*cb + cr*cr + ocb*ocb + ocr*ocr
+		most = max(most, leniency*apart-vivid)
+	}
+	d := int(math.Sqrt(float64(most) / leniency))
+	if leniency*d*d < most {
+		d++
+	}
+	return d
+}
+
+// Same reports whether two pictures that look the same without colours have the same colours too.
+func (c Colour) Same(o Colour) bool { return c.Distance(o) <= SameDistance }
 
 // A grid takes the means of one plane of samples, whose rows go by in any order. Every cell has a sample at least, so that in
 // planes narrower or lower than the grid neighbouring cells share samples.

@@ -13,31 +13,25 @@ func decodeJPEG(data []byte) (picture, error) {
 	if err == nil {
 		err = plausible(data, h, 8*w, pixelsPerByte)
 	}
-	return picture{width: w, height: h, stream: func(row func(gray []uint8)) (Colour, error) {
-		s := jpegSink{row: row}
-		if err := jpeg.Decode(data, &s); err != nil {
-			return Colour{}, err
-		}
-		return s.colour(), nil
-	}}, err
+	return picture{width: w, height: h, stream: func(s jpeg.Sink) error { return jpeg.Decode(data, s) }}, err
 }
 
-// A jpegSink takes rows from the JPEG decoder, and the means of its chroma planes.
-type jpegSink struct {
+// A meanSink takes rows from the JPEG decoder, and the means of its chroma planes.
+type meanSink struct {
 	row  func(gray []uint8)
 	mean [2]*grid
 }
 
-func (s *jpegSink) Gray(row []uint8) { s.row(row) }
+func (s *meanSink) Gray(row []uint8) { s.row(row) }
 
-func (s *jpegSink) Chroma(plane, width, height, y int, row []uint8) {
+func (s *meanSink) Chroma(plane, width, height, y int, row []uint8) {
 	if s.mean[plane] == nil {
 		s.mean[plane] = &grid{width: width, height: height}
 	}
 	s.mean[plane].add(y, row, 1)
 }
 
-func (s *jpegSink) colour() Colour {
+func (s *meanSink) colour() Colour {
 	if s.mean[0] == nil {
 		return grayColour
 	}

@@ -161,10 +161,14 @@ func thumbnail(p picture, downFirst bool) (*[side][side]uint8, Colour, error) {
 func (p picture) rows(row func(y int, gray []uint8)) (Colour, error) {
 	if p.stream != nil {
 		y := 0
-		return p.stream(func(gray []uint8) {
+		s := meanSink{row: func(gray []uint8) {
 			row(y, gray)
 			y++
-		})
+		}}
+		if err := p.stream(&s); err != nil {
+			return Colour{}, err
+		}
+		return s.colour(), nil
 	}
 	gray := make([]uint8, p.width)
 	if p.row != nil {

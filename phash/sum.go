@@ -1,6 +1,10 @@
 package phash
 
-import "slices"
+import (
+	"slices"
+
+	"onceover/phash/jpeg"
+)
 
 // Limits of Sum, whatever its caller allows: beyond them memory and time are no longer in proportion to any real picture.
 const (
@@ -68,25 +72,34 @@ func Sum(data []byte) (Hash, error) {
 
 // Of returns the hash as [Sum] does, but as the given releases of Pillow compute it, and the colours.
 func Of(data []byte, order Order) (Fingerprint, error) {
-	info, err := Inspect(data)
+	p, format, err := open(data)
 	if err != nil {
 		return Fingerprint{}, err
 	}
-	if info.Width > maxSide || info.Height > maxSide || info.Width*info.Height > maxPixels {
-		return Fingerprint{}, formatError(info.Format, unsupported("%d x %d pixels is more than can be hashed", info.Width, info.Height))
+	small, colour, err := thumbnail(p, order.downFirst(p.width, p.height))
+	if err != nil {
+		return Fingerprint{}, formatError(format, err)
 	}
-	p, err := decode(info.Format, data)
+	return Fingerprint{hash(small), colour}, nil
+}
+
+// open begins to decode a picture of a bearable size. The error is a [*FormatError].
+func open(data []byte) (p picture, format string, err error) {
+	info, err := Inspect(data)
+	if err != nil {
+		return picture{}, "", err
+	}
+	if info.Width > maxSide || info.Height > maxSide || info.Width*info.Height > maxPixels {
+		return picture{}, "", formatError(info.Format, unsupported("%d x %d pixels is more than can be hashed", info.Width, info.Height))
+	}
+	p, err = decode(info.Format, data)
 	if err == nil && (p.width != info.Width || p.height != info.Height) {
 		err = damaged("header says %d x %d pixels, content has %d x %d", info.Width, info.Height, p.width, p.height)
 	}
 	if err != nil {
-		return Fingerprint{}, formatError(info.Format, err)
+		return picture{}, "", formatError(info.Format, err)
 	}
-	small, colour, err := thumbnail(p, order.downFirst(p.width, p.height))
-	if err != nil {
-		return Fingerprint{}, formatError(info.Format, err)
-	}
-	return Fingerprint{hash(small), colour}, nil
+	return p, info.Format, nil
 }
 
 func decode(format string, data []byte) (picture, error) {
@@ -146,6 +159,6 @@ type picture struct {
 	row func(y int, gray []uint8) // of a gray picture; len(gray) is width
 	rgb func(y int, rgb []uint8)  // of one with colours: R, G, B as stored, 3 bytes a pixel
 	ycc func(y int, ycc []uint8)  // of one whose gray cannot be had from R, G, B: gray, Cb, Cr, 3 bytes a pixel
-	// stream decodes the picture and calls row with each of its rows from top to bottom.
-	stream func(row func(gray []uint8)) (Colour, error)
+	// stream decodes the picture into a sink.
+	stream func(jpeg.Sink) error
 }

@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"sync"
@@ -30,8 +31,12 @@ type Fetcher interface {
 
 // Cache keeps analyses: cache.Cache.
 type Cache interface {
-	Get(ctx context.Context, key string) (*cache.Entry, error)
-	Fill(ctx context.Context, key string, compute func(context.Context) (cache.Entry, error), waiting func()) (e cache.Entry, shared bool, err error)
+	Seen(ctx context.Context, d cache.Digest) (*phash.Hash, *cache.Refusal, error)
+	Remember(ctx context.Context, d cache.Digest, h phash.Hash) error
+	Refuse(ctx context.Context, d cache.Digest, r cache.Refusal) error
+	Lookup(ctx context.Context, q cache.Query) (*cache.Answer, error)
+	Fill(ctx context.Context, q cache.Query, compute func(context.Context) (cache.Entry, error), waiting func()) (cache.Answer, error)
+	Record(p cache.Picture, a cache.Answer)
 }
 
 // Progress shows how far a job is: progress.Store.
@@ -41,11 +46,10 @@ type Progress interface {
 
 // Config is what an operator may set.
 type Config struct {
-	Lang      string // language of messages and analyses where the job names none; default ko
-	MaxPixels int    // larger pictures are refused before they are decoded; default 50 million
-	Cores     int    // pictures decoded, hashed or scaled at once; default runtime.GOMAXPROCS
-
-	PillowOrder phash.Order // that of the Python services that share the cache; default phash.AcrossFirst
+	Lang        string      // language of messages and analyses where the job names none; default ko
+	MaxPixels   int         // larger pictures are refused before they are decoded; default 50 million
+	PillowOrder phash.Order // of the Python services that share the cache
+	Cores       int         // pictures decoded, hashed or scaled at once; default runtime.GOMAXPROCS
 }
 
 // DefaultConfig returns the documented defaults.
@@ -162,9 +166,27 @@ type run struct {
 }
 
 func (r *run) analyze(ctx context.Context) (*Result, error) {
-	if res, err := r.lookUpGiven(ctx); res != nil || err != nil {
-		return res, err
+	given, err := r.lookUpGiven(ctx)
+	if err != nil {
+		return nil, err
 	}
+	if given == nil {
+		return r.examine(ctx, nil)
+	}
+	pic := cache.Picture{Fingerprint: phash.Fingerprint{Hash: *r.args.given}}
+	if given.Expiring {
+		res, err := r.examine(ctx, &given.Entry)
+		if err == nil || ctx.Err() != nil {
+			return res, err
+		}
+		r.tellStale(pic, err)
+	}
+	return r.answer(ctx, pic, *given, vision.Usage{})
+}
+
+// examine finds the answer by the picture itself. stale is its entry if that is to
+// be made anew before it runs out, else nil.
+func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) {
 	if err := r.report(ctx, stepDownload); err != nil {
 		return nil, err
 	}
@@ -175,57 +197,90 @@ func (r *run) analyze(ctx context.Context) (*Result, error) {
 	if err := r.report(ctx, stepHash); err != nil {
 		return nil, err
 	}
-	h, err := r.hash(ctx, data)
+	if err := r.checkSize(data); err != nil {
+		return nil, err
+	}
+	pic := cache.Picture{Digest: sha256.Sum256(data)}
+	seen, refusal, err := r.t.cache.Seen(ctx, pic.Digest)
 	if err != nil {
+		return nil, err
+	}
+	if refusal != nil {
+		return nil, celery.NewException(refusal.Type, refusal.Message, nil)
+	}
+	if seen != nil {
+		pic.Hash = *seen
+	} else if pic.Fingerprint, err = r.fingerprint(ctx, pic.Digest, data); err != nil {
 		return nil, err
 	}
 	if err := r.report(ctx, stepCache); err != nil {
 		return nil, err
 	}
-	key := cache.Key(h, r.variant())
-	entry, err := r.lookUp(ctx, key)
+	found, err := r.t.cache.Lookup(ctx, r.query(pic))
 	if err != nil {
 		return nil, err
 	}
-	if entry != nil {
-		r.t.metrics.lookups.WithLabelValues(lookupExact).Inc()
-		return r.answer(ctx, h, *entry, true, vision.Usage{})
+	if found != nil && stale != nil && found.Entry == *stale {
+		found.Expiring = true
 	}
-	fresh, shared, usage, err := r.look(ctx, key, data)
+	if seen != nil && (found == nil || found.Expiring) {
+		// To find what is near, and to look anew, the colours are needed too.
+		if pic.Fingerprint, err = r.fingerprint(ctx, pic.Digest, data); err != nil {
+			return nil, err
+		}
+		if found == nil {
+			if found, err = r.t.cache.Lookup(ctx, r.query(pic)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if found != nil && !found.Expiring {
+		return r.answer(ctx, pic, *found, vision.Usage{})
+	}
+	q := r.query(pic)
+	if found != nil {
+		q.Stale = &found.Entry
+	}
+	fresh, usage, err := r.look(ctx, q, data)
+	if err != nil && found != nil && ctx.Err() == nil {
+		r.tellStale(pic, err)
+		return r.answer(ctx, pic, *found, usage)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return r.answer(ctx, h, fresh, shared, usage)
+	return r.answer(ctx, pic, fresh, usage)
 }
 
-// lookUpGiven answers from the cache by the hash that the producer gave, without
-// a download. It returns nil if there is no such hash or entry.
-func (r *run) lookUpGiven(ctx context.Context) (*Result, error) {
+// tellStale logs that a job has the old answer.
+func (r *run) tellStale(pic cache.Picture, err error) {
+	r.t.log.Warn("an entry about to expire could not be made anew, and is used", zap.String("task_id", r.taskID),
+		zap.String("phash", pic.Hash.String()), zap.Error(err))
+}
+
+// lookUpGiven looks up the hash that the producer gave, without a download. It
+// returns nil if there is no such hash or entry.
+func (r *run) lookUpGiven(ctx context.Context) (*cache.Answer, error) {
 	if r.args.given == nil {
 		return nil, nil
 	}
-	entry, err := r.lookUp(ctx, cache.Key(*r.args.given, r.variant()))
-	if entry == nil || err != nil {
-		return nil, err
+	found, err := r.t.cache.Lookup(ctx, r.query(cache.Picture{Fingerprint: phash.Fingerprint{Hash: *r.args.given}}))
+	if found == nil || err != nil || found.Expiring {
+		return found, err
 	}
-	if err := r.report(ctx, stepCache); err != nil {
-		return nil, err
-	}
-	r.t.metrics.lookups.WithLabelValues(lookupExact).Inc()
-	return r.answer(ctx, *r.args.given, *entry, true, vision.Usage{})
+	return found, r.report(ctx, stepCache)
 }
 
-// lookUp returns the entry under key if it may be used. What the offline
-// describer wrote is no answer once a model is configured.
-func (r *run) lookUp(ctx context.Context, key string) (*cache.Entry, error) {
-	e, err := r.t.cache.Get(ctx, key)
-	if err != nil || e == nil {
-		return nil, err
+// query asks for an analysis that may be used. What the offline describer wrote
+// is no answer once a model is configured; it takes any itself, since it has
+// nothing better to put in its place.
+func (r *run) query(pic cache.Picture) cache.Query {
+	q := cache.Query{Picture: pic, Variant: r.variant()}
+	if r.t.analyzer.Model() != vision.OfflineModel {
+		q.Prompt = r.t.analyzer.PromptVersion()
+		q.Usable = func(e cache.Entry) bool { return e.Model != vision.OfflineModel }
 	}
-	if e.Model == vision.OfflineModel && r.t.analyzer.Model() != vision.OfflineModel {
-		return nil, nil
-	}
-	return e, nil
+	return q
 }
 
 // variant names the cache entry beside the picture's hash: the default language
@@ -241,44 +296,66 @@ func (r *run) variant() cache.Variant {
 	return v
 }
 
-// hash refuses what is too large and hashes the rest.
-func (r *run) hash(ctx context.Context, data []byte) (phash.Hash, error) {
+// checkSize refuses what is too large to be decoded.
+func (r *run) checkSize(data []byte) error {
 	info, err := phash.Inspect(data)
 	if err != nil {
-		return phash.Hash{}, err
+		return err // as quickly found again as looked up
 	}
 	if pixels := info.Width * info.Height; pixels > r.t.cfg.MaxPixels {
-		return phash.Hash{}, celery.NewException("ValueError", fmt.Sprintf(
+		return celery.NewException("ValueError", fmt.Sprintf(
 			"the picture has %d x %d pixels: at most %d million are accepted; send a smaller copy",
 			info.Width, info.Height, r.t.cfg.MaxPixels/1_000_000), nil)
 	}
-	h, err := onCPU(ctx, r.t.cpu, func() (phash.Hash, error) { return phash.Sum(data) })
+	return nil
+}
+
+// fingerprint decodes the picture, and remembers what came of it.
+func (r *run) fingerprint(ctx context.Context, d cache.Digest, data []byte) (phash.Fingerprint, error) {
+	f, err := onCPU(ctx, r.t.cpu, func() (phash.Fingerprint, error) { return phash.Of(data, r.t.cfg.PillowOrder) })
+	if format := (*phash.FormatError)(nil); errors.As(err, &format) {
+		r.refuse(ctx, d, translate(err))
+	}
 	if err != nil {
-		return phash.Hash{}, err
+		return f, err
 	}
-	if g := r.args.given; g != nil && *g != h {
+	if g := r.args.given; g != nil && *g != f.Hash {
 		r.t.log.Warn("the producer's hash is not the picture's", zap.String("task_id", r.taskID),
-			zap.String("phash_given", g.String()), zap.String("phash", h.String()), zap.Int("distance_bits", g.Distance(h)))
+			zap.String("phash_given", g.String()), zap.String("phash", f.Hash.String()), zap.Int("distance_bits", g.Distance(f.Hash)))
 	}
-	return h, nil
+	return f, r.t.cache.Remember(ctx, d, f.Hash)
+}
+
+// refuse remembers that the file is no picture, so that it need not be decoded
+// again soon.
+func (r *run) refuse(ctx context.Context, d cache.Digest, err error) {
+	var exc *celery.Exception
+	if !errors.As(err, &exc) {
+		return
+	}
+	if err := r.t.cache.Refuse(ctx, d, cache.Refusal{Type: exc.Type, Message: exc.Message()}); err != nil {
+		r.t.log.Warn("refusal not cached", zap.String("task_id", r.taskID), zap.Error(err))
+	}
 }
 
 // look asks the model about the picture, or waits for another job that does.
 // The usage is this job's own: zero if it waited.
-func (r *run) look(ctx context.Context, key string, data []byte) (cache.Entry, bool, vision.Usage, error) {
-	fail := func(err error) (cache.Entry, bool, vision.Usage, error) {
-		return cache.Entry{}, false, vision.Usage{}, err
-	}
+func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answer, vision.Usage, error) {
 	if err := r.report(ctx, stepPreprocess); err != nil {
-		return fail(err)
+		return cache.Answer{}, vision.Usage{}, err
 	}
 	// ask may outlive this job if others wait for it: spent is this job's to
 	// read only once Fill has returned its answer.
 	var spent vision.Usage
 	ask := func(fill context.Context) (cache.Entry, error) {
 		preview, err := onCPU(fill, r.t.cpu, func() (*vision.Preview, error) { return vision.NewPreview(data) })
+		if exc := (*celery.Exception)(nil); err != nil && (fill.Err() != nil || errors.As(err, &exc)) {
+			return cache.Entry{}, err // it was given up, or panicked
+		}
 		if err != nil {
-			return cache.Entry{}, celery.NewException("ValueError", "prepare the picture: "+err.Error(), err)
+			err = celery.NewException("ValueError", "prepare the picture: "+err.Error(), err)
+			r.refuse(fill, q.Digest, err)
+			return cache.Entry{}, err
 		}
 		// By the job's own context: once the job has ended nothing may be shown.
 		if err := r.report(ctx, stepVision); err != nil && ctx.Err() == nil {
@@ -295,26 +372,21 @@ func (r *run) look(ctx context.Context, key string, data []byte) (cache.Entry, b
 			Category: a.Category, Recyclable: a.Recyclable,
 			AnalyzedAt: r.t.now().UTC().Format("2006-01-02T15:04:05"),
 			Model:      r.modelName(), PromptVersion: r.t.analyzer.PromptVersion(),
+			Origin: cache.Origin{CostMicroUSD: usage.CostMicroUSD},
 		}, nil
 	}
 	var waitErr error
-	e, shared, err := r.t.cache.Fill(ctx, key, ask, func() { waitErr = r.report(ctx, stepVision) })
+	answer, err := r.t.cache.Fill(ctx, q, ask, func() { waitErr = r.report(ctx, stepVision) })
 	if err = errors.Join(err, waitErr); err != nil {
-		return fail(err)
+		return cache.Answer{}, vision.Usage{}, err
 	}
 	if err := r.report(ctx, stepVisionDone); err != nil {
-		return fail(err)
+		return cache.Answer{}, vision.Usage{}, err
 	}
-	if shared {
-		r.t.metrics.lookups.WithLabelValues(lookupShared).Inc()
-		return e, true, vision.Usage{}, nil
+	if answer.Kind != cache.Fresh {
+		spent = vision.Usage{}
 	}
-	lookup := lookupMiss
-	if key == "" {
-		lookup = lookupDegenerate
-	}
-	r.t.metrics.lookups.WithLabelValues(lookup).Inc()
-	return e, false, spent, nil
+	return answer, spent, nil
 }
 
 // modelName is who answers this job.
@@ -325,11 +397,14 @@ func (r *run) modelName() string {
 	return r.t.analyzer.Model()
 }
 
-// answer makes the result out of an entry. A question is answered here, in the
-// result only: the entry is neutral and stays so.
-func (r *run) answer(ctx context.Context, h phash.Hash, e cache.Entry, cached bool, usage vision.Usage) (*Result, error) {
-	question := r.args.UserInput
-	if !cached || question != "" {
+// answer makes the result out of what was found. A question is answered here, in
+// the result only: the entry is neutral and stays so.
+func (r *run) answer(ctx context.Context, pic cache.Picture, a cache.Answer, usage vision.Usage) (*Result, error) {
+	r.t.cache.Record(pic, a)
+	r.t.metrics.answered(a)
+	e, question := a.Entry, r.args.UserInput
+	e.Origin = cache.Origin{}
+	if a.Kind == cache.Fresh || question != "" {
 		if err := r.report(ctx, stepFeedback); err != nil {
 			return nil, err
 		}
@@ -346,7 +421,7 @@ func (r *run) answer(ctx context.Context, h phash.Hash, e cache.Entry, cached bo
 		}
 		e.Feedback = feedback
 	}
-	if !cached || question != "" {
+	if a.Kind == cache.Fresh || question != "" {
 		if err := r.report(ctx, stepFeedbackDone); err != nil {
 			return nil, err
 		}
@@ -354,10 +429,12 @@ func (r *run) answer(ctx context.Context, h phash.Hash, e cache.Entry, cached bo
 			return nil, err
 		}
 	}
-	res := &Result{Entry: e, JobID: r.args.JobID, PHash: h.String()}
-	if cached {
-		exact := cachedExact
-		res.Cached = &exact
+	res := &Result{Entry: e, JobID: r.args.JobID, PHash: pic.Hash.String(), Distance: a.Near}
+	switch a.Kind {
+	case cache.Exact, cache.Shared:
+		res.Cached = new(string(cache.Exact))
+	case cache.Near:
+		res.Cached = new(string(cache.Near))
 	}
 	if e.Model != "" {
 		res.Model = &e.Model

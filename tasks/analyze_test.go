@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,10 +33,16 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // pictures serves the samples by name and counts what is fetched.
-type pictures struct{ fetched atomic.Int32 }
+type pictures struct {
+	fetched atomic.Int32
+	extra   map[string][]byte // beside the samples
+}
 
 func (p *pictures) Fetch(_ context.Context, url string) ([]byte, error) {
 	p.fetched.Add(1)
+	if data, ok := p.extra[url]; ok {
+		return data, nil
+	}
 	data, err := fs.ReadFile(samples.FS(), url)
 	if err != nil {
 		return nil, &source.Error{Kind: source.NotFound, Msg: "no such picture"}
@@ -45,7 +52,7 @@ func (p *pictures) Fetch(_ context.Context, url string) ([]byte, error) {
 
 // model is the paid API: it counts, and does what it is told.
 type model struct {
-	name           string
+	name, prompt   string
 	visions, texts atomic.Int32
 	enter          chan struct{} // if set, Analyze waits for it
 	fail           func() error
@@ -77,7 +84,7 @@ func (m *model) Feedback(_ context.Context, a vision.Analysis, question string, 
 }
 
 func (m *model) Model() string         { return m.name }
-func (m *model) PromptVersion() string { return "v1" }
+func (m *model) PromptVersion() string { return m.prompt }
 
 type bundle struct {
 	task     *ImageAnalyze
@@ -95,8 +102,8 @@ func setup(t *testing.T) *bundle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bundle{pictures: &pictures{}, model: &model{name: "m-1"}, redis: redis.NewClient(opt)}
-	b.progress, b.cache = progress.New(b.redis, zap.NewNop()), cache.New(b.redis, zap.NewNop())
+	b := &bundle{pictures: &pictures{}, model: &model{name: "m-1", prompt: "v1"}, redis: redis.NewClient(opt)}
+	b.progress, b.cache = progress.New(b.redis, zap.NewNop()), cache.New(cache.DefaultConfig(), b.redis, prometheus.NewRegistry(), zap.NewNop())
 	t.Cleanup(func() { b.cache.Close(); b.redis.Close() })
 	b.task = NewImageAnalyze(DefaultConfig(), b.pictures, b.cache, b.progress, b.model, prometheus.NewRegistry(), zap.NewNop())
 	return b
@@ -233,15 +240,164 @@ func TestGivenHash(t *testing.T) {
 	}
 }
 
-func TestFlatPictureIsNeverCached(t *testing.T) {
+// TestFlatPictureIsCachedByItsFile has a hash that many pictures share.
+func TestFlatPictureIsCachedByItsFile(t *testing.T) {
 	b := setup(t)
-	for range 2 {
-		if r := b.run(t, map[string]any{"image_url": "flat.png"}); r.Cached != nil {
-			t.Errorf("got %+v, want a fresh answer", r)
+	first := b.run(t, map[string]any{"image_url": "flat.png"})
+	if again := b.run(t, map[string]any{"image_url": "flat.png"}); first.Cached != nil || again.Cached == nil || *again.Cached != "exact" {
+		t.Errorf("got %+v and %+v, want the second answer to be the first", first, again)
+	}
+	// Its hash alone is good for nothing.
+	if r := b.run(t, map[string]any{"image_url": "bottle.jpg", "phash": first.PHash}); r.Cached != nil {
+		t.Errorf("got %+v, want a fresh answer", r)
+	}
+	if n := b.redis.Exists(t.Context(), "cache:image:hash:"+first.PHash).Val(); n != 0 {
+		t.Error("an entry is stored under a hash that many pictures share")
+	}
+}
+
+func TestNearPicture(t *testing.T) {
+	b := setup(t)
+	first := b.run(t, map[string]any{"image_url": "box.jpg"})
+	near := b.run(t, map[string]any{"image_url": "box-cropped.jpg"})
+	if near.Cached == nil || *near.Cached != "near" || near.Distance < 2 || near.Distance > 14 || near.Usage != nil || near.PHash == first.PHash {
+		t.Errorf("got %+v, want the answer of a near picture", near)
+	}
+	if diff := cmp.Diff(first.Entry, near.Entry); diff != "" {
+		t.Errorf("the answers differ:\n%s", diff)
+	}
+	raw, err := celery.MarshalJSON(near)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf(`"cached":"near","distance":%d,"model":"m-1"}`, near.Distance); !strings.HasSuffix(string(raw), want) {
+		t.Errorf("got %s, want it to end with %s", raw, want)
+	}
+	for _, own := range []string{"colour", "derived", "cost"} {
+		if strings.Contains(string(raw), own) {
+			t.Errorf("the result tells what is the cache's own: %s", raw)
 		}
 	}
-	if keys := b.redis.Keys(t.Context(), "cache:*").Val(); len(keys) != 0 || b.model.visions.Load() != 2 {
-		t.Errorf("got keys %v and %d vision calls, want none and 2", keys, b.model.visions.Load())
+	if again := b.run(t, map[string]any{"image_url": "box-cropped.jpg"}); *again.Cached != "exact" || again.Distance != 0 {
+		t.Errorf("got %+v, want its own entry the second time", again)
+	}
+	if n := b.model.visions.Load(); n != 1 {
+		t.Errorf("got %d vision calls, want 1", n)
+	}
+}
+
+// TestSameFileIsNotDecodedAgain puts another hash in the place of a file's own: the
+// file's is not computed any more.
+func TestSameFileIsNotDecodedAgain(t *testing.T) {
+	b := setup(t)
+	can := b.run(t, map[string]any{"image_url": "can.jpg"})
+	data, err := fs.ReadFile(samples.FS(), "box.jpg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := fmt.Sprintf("cache:image:digest:%x", sha256.Sum256(data))
+	b.run(t, map[string]any{"image_url": "box.jpg"})
+	if ttl := b.redis.TTL(t.Context(), key).Val(); ttl < cache.TTL-time.Minute {
+		t.Errorf("got TTL %v, want %v", ttl, cache.TTL)
+	}
+	if err := b.redis.Set(t.Context(), key, can.PHash, time.Hour).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.run(t, map[string]any{"image_url": "box.jpg"}); r.PHash != can.PHash {
+		t.Errorf("got hash %s, want the one that is kept for the file", r.PHash)
+	}
+}
+
+// TestNoPictureIsRememberedForAWhile keeps the reason under the file's digest.
+func TestNoPictureIsRememberedForAWhile(t *testing.T) {
+	b := setup(t)
+	data, err := fs.ReadFile(samples.FS(), "bottle.jpg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.pictures.extra = map[string][]byte{"cut.jpg": data[:len(data)/2]}
+	key := fmt.Sprintf("cache:image:refused:%x", sha256.Sum256(data[:len(data)/2]))
+	var first *celery.Exception
+	if _, err := b.task.Run(t.Context(), request(t, map[string]any{"image_url": "cut.jpg"})); !errors.As(err, &first) || first.Type != "ValueError" {
+		t.Fatalf("got %v, want a ValueError", err)
+	}
+	if ttl := b.redis.TTL(t.Context(), key).Val(); ttl <= 0 || ttl > cache.RefusalTTL {
+		t.Errorf("got TTL %v, want at most %v", ttl, cache.RefusalTTL)
+	}
+	var again *celery.Exception
+	if _, err := b.task.Run(t.Context(), request(t, map[string]any{"image_url": "cut.jpg"})); !errors.As(err, &again) || again.Error() != first.Error() {
+		t.Errorf("got %v, want %v again", again, first)
+	}
+	if err := b.redis.Set(t.Context(), key, `{"exc_type":"ValueError","exc_message":"as it is kept"}`, time.Minute).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.task.Run(t.Context(), request(t, map[string]any{"image_url": "cut.jpg"})); !errors.As(err, &again) || again.Error() != "ValueError: as it is kept" {
+		t.Errorf("got %v, want what is kept", err)
+	}
+}
+
+// TestOtherPromptIsAMiss asks anew when the prompt has changed, and what a person
+// wrote is not asked again.
+func TestOtherPromptIsAMiss(t *testing.T) {
+	b := setup(t)
+	first := b.run(t, map[string]any{"image_url": "can.jpg"})
+	b.model.prompt = "v2"
+	if r := b.run(t, map[string]any{"image_url": "can.jpg"}); r.Cached != nil || r.PromptVersion != "v2" {
+		t.Errorf("got %+v, want a fresh answer", r)
+	}
+	h, err := phash.Parse(first.PHash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.cache.Correct(t.Context(), cache.Picture{Fingerprint: phash.Fingerprint{Hash: h}}, cache.Variant{}, cache.Correction{WasteType: new("metal")}, false); err != nil {
+		t.Fatal(err)
+	}
+	b.model.prompt = "v3"
+	if r := b.run(t, map[string]any{"image_url": "can.jpg"}); r.Cached == nil || r.WasteType != "metal" || *r.Model != cache.Person {
+		t.Errorf("got %+v, want the correction", r)
+	}
+}
+
+// drawn tells every job that it is the one to make an entry anew.
+type drawn struct{ *cache.Cache }
+
+func (d drawn) Lookup(ctx context.Context, q cache.Query) (*cache.Answer, error) {
+	a, err := d.Cache.Lookup(ctx, q)
+	if a != nil {
+		a.Expiring = true
+	}
+	return a, err
+}
+
+// TestExpiringEntry is made anew by the job that is told so; if that fails the job
+// has the old answer.
+func TestExpiringEntry(t *testing.T) {
+	b := setup(t)
+	b.task.now = func() time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) }
+	first := b.run(t, map[string]any{"image_url": "can.jpg"})
+	b.task.now = time.Now
+	key := "cache:image:hash:" + first.PHash
+	if err := b.redis.Expire(t.Context(), key, time.Minute).Err(); err != nil {
+		t.Fatal(err)
+	}
+	b.task.cache = drawn{b.cache}
+	b.model.fail = func() error { return &vision.Error{Transient: true, Err: errors.New("503")} }
+	if r := b.run(t, map[string]any{"image_url": "can.jpg"}); r.Cached == nil || b.model.visions.Load() != 2 {
+		t.Errorf("got %+v after %d calls, want the old answer after a second one", r, b.model.visions.Load())
+	}
+	b.model.fail = nil
+	if r := b.run(t, map[string]any{"image_url": "can.jpg"}); r.Cached != nil || r.AnalyzedAt == first.AnalyzedAt {
+		t.Errorf("got %+v, want a fresh answer", r)
+	}
+	if ttl := b.redis.TTL(t.Context(), key).Val(); ttl < cache.TTL-time.Minute {
+		t.Errorf("got TTL %v, want %v", ttl, cache.TTL)
+	}
+	// So it is where the hash is given; without the picture the old answer has to do.
+	if r := b.run(t, map[string]any{"image_url": "nowhere", "phash": first.PHash}); r.Cached == nil {
+		t.Errorf("got %+v, want the entry", r)
+	}
+	if r := b.run(t, map[string]any{"image_url": "can.jpg", "phash": first.PHash}); r.Cached != nil || r.Usage == nil {
+		t.Errorf("got %+v, want a fresh answer", r)
 	}
 }
 
@@ -254,7 +410,7 @@ func TestVariants(t *testing.T) {
 	if n := b.model.visions.Load(); n != 4 {
 		t.Errorf("got %d vision calls, want 4: default, en, m-2, en with m-2", n)
 	}
-	if n := len(b.redis.Keys(t.Context(), "cache:*").Val()); n != 4 {
+	if n := len(b.redis.Keys(t.Context(), "cache:image:hash:*").Val()); n != 4 {
 		t.Errorf("got %d entries, want 4", n)
 	}
 }
@@ -352,7 +508,7 @@ func TestErrors(t *testing.T) {
 	if _, err := b.task.Run(t.Context(), request(t, map[string]any{"image_url": "bottle.jpg"})); !errors.As(err, &again) || again.After != 3*time.Second {
 		t.Errorf("429: got %v, want a retry after 3 s", err)
 	}
-	if keys := b.redis.Keys(t.Context(), "cache:*").Val(); len(keys) != 0 {
+	if keys := b.redis.Keys(t.Context(), "cache:image:hash:*").Val(); len(keys) != 0 {
 		t.Errorf("errors are cached: %v", keys)
 	}
 }

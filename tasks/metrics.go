@@ -4,15 +4,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"onceover/cache"
 	"onceover/vision"
-)
-
-// Results of a cache lookup, as counted.
-const (
-	lookupExact      = "exact"
-	lookupMiss       = "miss"
-	lookupShared     = "shared"     // a miss that waited for another job's answer
-	lookupDegenerate = "degenerate" // the hash says nothing about the picture
 )
 
 type metrics struct {
@@ -21,6 +14,8 @@ type metrics struct {
 	calls   *prometheus.CounterVec
 	tokens  *prometheus.CounterVec
 	cost    prometheus.Counter
+	saved   prometheus.Counter // calls
+	savings prometheus.Counter // money
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -31,7 +26,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}, []string{"stage"}),
 		lookups: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "onceover_cache_lookups_total", Help: "Lookups of the image cache by result.",
+			Name: "onceover_cache_lookups_total", Help: "Pictures by how their analysis was found: exact, near, shared, or miss.",
 		}, []string{"result"}),
 		calls: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "onceover_vision_calls_total", Help: "Requests sent to the model, by kind: vision or text.",
@@ -42,6 +37,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		cost: f.NewCounter(prometheus.CounterOpts{
 			Name: "onceover_vision_cost_usd_total", Help: "Cost of the requests where a price is configured.",
 		}),
+		saved: f.NewCounter(prometheus.CounterOpts{
+			Name: "onceover_vision_calls_saved_total", Help: "Requests about a picture that the cache made unnecessary.",
+		}),
+		savings: f.NewCounter(prometheus.CounterOpts{
+			Name: "onceover_vision_cost_saved_usd_total", Help: "What the requests that were saved had cost the first time, where that is known.",
+		}),
 	}
 }
 
@@ -50,4 +51,13 @@ func (m *metrics) spent(kind string, u vision.Usage) {
 	m.tokens.WithLabelValues("prompt").Add(float64(u.PromptTokens))
 	m.tokens.WithLabelValues("completion").Add(float64(u.CompletionTokens))
 	m.cost.Add(float64(u.CostMicroUSD) / 1e6)
+}
+
+// answered counts how the analysis of a picture was found.
+func (m *metrics) answered(a cache.Answer) {
+	m.lookups.WithLabelValues(string(a.Kind)).Inc()
+	if a.Kind != cache.Fresh {
+		m.saved.Inc()
+		m.savings.Add(float64(a.CostMicroUSD) / 1e6)
+	}
 }

@@ -7,19 +7,19 @@ import (
 	"onceover/vision"
 )
 
-// cachedExact is the value of Result.Cached for an answer that was cached under
-// the picture's own hash, or was being made for another job of this process.
-const cachedExact = "exact"
-
 // Result is what image.analyze returns: the cached analysis, its six shared
 // fields first, and how it came about.
 type Result struct {
 	cache.Entry
-	JobID  jobID         `json:"job_id"`
-	PHash  string        `json:"phash"`
-	Cached *string       `json:"cached"` // "exact", or null for an answer made for this job
-	Model  *string       `json:"model"`  // null when unknown: Python wrote the entry
-	Usage  *vision.Usage `json:"usage,omitempty"`
+	JobID jobID  `json:"job_id"`
+	PHash string `json:"phash"`
+	// "exact" if the answer was kept for this picture or being made for another job,
+	// "near" if it is that of a picture that looks the same, Distance bits away;
+	// null for an answer made for this job.
+	Cached   *string       `json:"cached"`
+	Distance int           `json:"distance,omitempty"`
+	Model    *string       `json:"model"` // null when unknown: Python wrote the entry
+	Usage    *vision.Usage `json:"usage,omitempty"`
 }
 
 // MarshalLogObject names the job's outcome in the worker's log line.
@@ -31,6 +31,9 @@ func (r *Result) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 		cached = *r.Cached
 	}
 	enc.AddString("cache", cached)
+	if r.Distance > 0 {
+		enc.AddInt("distance_bits", r.Distance)
+	}
 	if r.Usage != nil {
 		enc.AddInt("vision_calls", r.Usage.Calls)
 		enc.AddInt64("cost_microusd", r.Usage.CostMicroUSD)

@@ -12,6 +12,8 @@ import (
 	_ "golang.org/x/image/bmp"
 	_ "golang.org/x/image/tiff"
 	_ "golang.org/x/image/webp"
+
+	"onceover/phash"
 )
 
 const (
@@ -29,34 +31,52 @@ type Preview struct {
 }
 
 // NewPreview decodes a picture file and prepares what may leave of it. It takes JPEG, PNG, WebP and TIFF, turned upright
-// by their EXIF orientation, GIF (the first frame) and BMP; colour profiles are not applied.
+// by their EXIF orientation, GIF (the first frame) and BMP; colour profiles are not applied. Of files that the usual
+// decoders refuse, those that package phash can hash are taken too, without transparency.
 //
 // It decodes whatever size the file claims: the caller has checked the number of pixels. It returns an error that
 // wraps image.ErrFormat if the file is none of these formats, or the decoder's error if it is damaged.
 func NewPreview(data []byte) (*Preview, error) {
-	header, _, err := image.DecodeConfig(bytes.NewReader(data))
+	src, canvas, err := decode(data)
+	turn := orientation(data)
 	if err != nil {
-		return nil, fmt.Errorf("read picture header: %w", err)
-	}
-	src, _, err := image.Decode(bytes.NewReader(data))
-	if err != nil {
-		return nil, fmt.Errorf("decode picture: %w", err)
-	}
-
-	// The frame of a GIF may cover a part of its canvas; every other format decodes to the size of its header.
-	canvas := src.Bounds().Union(image.Rect(0, 0, header.Width, header.Height))
-	if canvas.Empty() {
-		return nil, errors.New("decode picture: it has no pixels")
+		// What can be hashed can be looked at.
+		own, ownErr := phash.Image(data)
+		if ownErr != nil {
+			return nil, err
+		}
+		src, canvas = own, own.Bounds()
+		if info, err := phash.Inspect(data); err == nil && info.Format == "tiff" {
+			turn = 1 // Pillow has turned it, and so has package phash
+		}
 	}
 	w, h := fit(canvas.Dx(), canvas.Dy(), MaxPreviewSide)
 	// Turned last: a quarter turn of a megapixel is cheap, that of 12 is not.
-	img := upright(flatten(src, canvas, w, h), orientation(data))
+	img := upright(flatten(src, canvas, w, h), turn)
 
 	var buf bytes.Buffer
 	if err := jpeg.Encode(&buf, img, &jpeg.Options{Quality: jpegQuality}); err != nil {
 		return nil, fmt.Errorf("encode preview: %w", err)
 	}
 	return &Preview{Image: img, JPEG: buf.Bytes()}, nil
+}
+
+// decode returns a picture and the canvas that it is on.
+func decode(data []byte) (image.Image, image.Rectangle, error) {
+	header, _, err := image.DecodeConfig(bytes.NewReader(data))
+	if err != nil {
+		return nil, image.Rectangle{}, fmt.Errorf("read picture header: %w", err)
+	}
+	src, _, err := image.Decode(bytes.NewReader(data))
+	if err != nil {
+		return nil, image.Rectangle{}, fmt.Errorf("decode picture: %w", err)
+	}
+	// The frame of a GIF may cover a part of its canvas; every other format decodes to the size of its header.
+	canvas := src.Bounds().Union(image.Rect(0, 0, header.Width, header.Height))
+	if canvas.Empty() {
+		return nil, image.Rectangle{}, errors.New("decode picture: it has no pixels")
+	}
+	return src, canvas, nil
 }
 
 // upright turns and mirrors img so that what EXIF orientation o (1 to 8) describes stands upright.

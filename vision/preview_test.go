@@ -11,12 +11,16 @@ import (
 	"image/png"
 	"math"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/image/bmp"
 	"golang.org/x/image/draw"
 	"golang.org/x/image/tiff"
+
+	"onceover/phash"
 )
 
 // tile is the side of the squares that letters stand for.
@@ -322,5 +326,40 @@ func BenchmarkDownscale(b *testing.B) {
 				kernel.Scale(dst, dst.Rect, src, src.Bounds(), draw.Src, nil)
 			}
 		})
+	}
+}
+
+// TestPreviewOfAllThatIsHashed takes files that the decoders of the standard library refuse: JPEGs of CMYK without Adobe's
+// marker, of other samplings, TIFFs of CMYK and in tiles, run-length encoded BMPs.
+func TestPreviewOfAllThatIsHashed(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../phash/testdata/*/*.*")
+	if err != nil || len(files) < 200 {
+		t.Fatalf("got %d files, %v", len(files), err)
+	}
+	refused := 0
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := phash.Inspect(data)
+		if err != nil {
+			continue // no picture
+		}
+		if _, _, err := image.Decode(bytes.NewReader(data)); err != nil {
+			refused++
+		}
+		p, err := NewPreview(data)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		if got, want := p.Image.Bounds().Dx() > p.Image.Bounds().Dy(), info.Width > info.Height; info.Format == "tiff" && got != want {
+			t.Errorf("%s: got %v, want it turned as its tag says, %d x %d", file, p.Image.Bounds(), info.Width, info.Height)
+		}
+	}
+	if refused < 20 {
+		t.Errorf("got %d files that the standard library refuses, want 20 at least", refused)
 	}
 }

@@ -37,7 +37,7 @@ func newDemo() *cobra.Command {
 		Long: `Starts a broker, a Redis, the worker and the HTTP side in this process, sends
 image.analyze for the sample pictures, shows each job's progress, and then what
 became of them and how many vision calls the cache saved. Among the pictures are
-repeats (the same file, re-encoded, resized), a broken file and a missing one,
+repeats (the same file, re-encoded, resized, cropped), a broken file and a missing one,
 which fail on purpose.
 
 With no ONCEOVER_VISION_URL the offline describer answers: it measures the
@@ -118,17 +118,23 @@ type demo struct {
 
 // demoRow is a job and its end.
 type demoRow struct {
-	Job     string        `json:"job"`
-	Note    string        `json:"note"`
-	TaskID  string        `json:"task_id"`
-	State   celery.State  `json:"state"`
-	Error   string        `json:"error,omitempty"`
-	PHash   string        `json:"phash,omitempty"`
-	Cached  *string       `json:"cached"`
-	Usage   *vision.Usage `json:"usage,omitempty"`
-	Seconds float64       `json:"seconds"` // from the first sign of work to the result
+	Job    string       `json:"job"`
+	Note   string       `json:"note"`
+	TaskID string       `json:"task_id"`
+	State  celery.State `json:"state"`
+	Error  string       `json:"error,omitempty"`
+	answerSource
+	Seconds float64 `json:"seconds"` // from the first sign of work to the result
 
 	fails bool // on purpose
+}
+
+// answerSource is how a job's answer came about: fields of its result.
+type answerSource struct {
+	PHash    string        `json:"phash,omitempty"`
+	Cached   *string       `json:"cached"`
+	Distance int           `json:"distance,omitempty"`
+	Usage    *vision.Usage `json:"usage,omitempty"`
 }
 
 // run sends the sample pictures and waits for all of them.
@@ -190,15 +196,9 @@ func (d demo) follow(ctx context.Context, row *demoRow, b *board) error {
 		row.Error = exc.Error()
 		return nil
 	}
-	var res struct {
-		PHash  string        `json:"phash"`
-		Cached *string       `json:"cached"`
-		Usage  *vision.Usage `json:"usage"`
-	}
-	if err := json.Unmarshal(m.Result, &res); err != nil {
+	if err := json.Unmarshal(m.Result, &row.answerSource); err != nil {
 		return fmt.Errorf("job %s (task %s): its result is not as expected: %w", row.Job, row.TaskID, err)
 	}
-	row.PHash, row.Cached, row.Usage = res.PHash, res.Cached, res.Usage
 	return nil
 }
 
@@ -254,6 +254,9 @@ func printDemo(out io.Writer, rows []demoRow, offline bool) error {
 			hash, cached = r.PHash[:16]+"…", "no"
 			if r.Cached != nil {
 				cached = *r.Cached
+			}
+			if r.Distance > 0 {
+				cached += fmt.Sprintf(", %d bits", r.Distance)
 			}
 		}
 		fmt.Fprintf(w, "%s\t%s: %s\t%s\t%s\t%s\t%.2f s\n", short(r.TaskID), r.Job, r.Note, r.State, hash, cached, r.Seconds)

@@ -135,7 +135,7 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 		return nil, err
 	}
 	svc.results = results.New(resultsClient, log.Named("results"))
-	svc.cache = cache.New(cacheClient, log.Named("cache"))
+	svc.cache = cache.New(s.Cache, cacheClient, svc.metrics, log.Named("cache"))
 	svc.progress = progress.New(progressClient, log.Named("progress"))
 	s.Failed.BeforeReplay = tasks.ResetProgress(svc.progress, s.Tasks)
 	svc.failed = failed.New(s.Failed, failedClient, svc.results, svc.progress, svc.metrics, log.Named("failed"))
@@ -234,6 +234,11 @@ func (svc *service) run(ctx context.Context, s stop) error {
 		}
 		httpDone <- err
 	}()
+	upkeep := make(chan struct{})
+	go func() {
+		defer close(upkeep)
+		svc.cache.Run(httpCtx)
+	}()
 	aborted := make(chan struct{})
 	go func() {
 		defer close(aborted)
@@ -246,6 +251,7 @@ func (svc *service) run(ctx context.Context, s stop) error {
 	err := svc.worker.Run(workCtx)
 	stopHTTP()
 	<-aborted
+	<-upkeep
 	return errors.Join(err, <-httpDone)
 }
 

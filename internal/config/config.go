@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/pflag"
 
+	"onceover/cache"
 	"onceover/failed"
 	"onceover/internal/redisretry"
 	"onceover/internal/source"
@@ -54,6 +55,7 @@ func (s *Secret) Type() string { return "secret" }
 type Settings struct {
 	Worker worker.Config
 	Tasks  tasks.Config
+	Cache  cache.Config
 	Image  source.Config
 	Vision vision.OpenAIConfig
 
@@ -101,7 +103,7 @@ var later = map[string]string{
 // their defaults until [Settings.Load]. With only, help shows just those flags.
 func Bind(fs *pflag.FlagSet, only ...string) *Settings {
 	s := &Settings{
-		Worker: worker.DefaultConfig(), Tasks: tasks.DefaultConfig(), Image: source.DefaultConfig(),
+		Worker: worker.DefaultConfig(), Tasks: tasks.DefaultConfig(), Cache: cache.DefaultConfig(), Image: source.DefaultConfig(),
 		RedisURL: "redis://127.0.0.1:6379", HTTPAddr: "127.0.0.1:8080", LogLevel: "info", Asynqmon: "auto",
 	}
 	s.Vision.Timeout = 120 * time.Second
@@ -173,6 +175,9 @@ func (s *Settings) table() []setting {
 		{"vision-price-in", []string{"ONCEOVER_VISION_PRICE_IN"}, num64(&s.Vision.PriceIn), "price of a million prompt tokens in millionths of a US dollar; 0: costs are not reported"},
 		{"vision-price-out", []string{"ONCEOVER_VISION_PRICE_OUT"}, num64(&s.Vision.PriceOut), "the same for completion tokens"},
 		{"lang", []string{"ONCEOVER_LANG"}, str(&s.Tasks.Lang), "language of messages and analyses where a job names none"},
+		{"cache-radius", []string{"ONCEOVER_CACHE_RADIUS"}, num(&s.Cache.Radius), "give a picture the answer of one whose hash is at most so many `bits` away and whose colours agree; 0: only equal hashes count, 24 is the most"},
+		{"cache-index-entries", []string{"ONCEOVER_CACHE_INDEX_ENTRIES"}, num(&s.Cache.IndexEntries), "most hashes that a process keeps in memory to find near ones, of 96 bytes each"},
+		{"cache-any-prompt", []string{"ONCEOVER_CACHE_ANY_PROMPT"}, yes(&s.Cache.AnyPrompt), "answers made with another version of the prompt are answers too"},
 		{"image-allow", []string{"ONCEOVER_IMAGE_ALLOW"}, list(&s.Image.Allow), "hosts or CIDRs that may be fetched although private, comma separated"},
 		{"image-root", []string{"ONCEOVER_IMAGE_ROOT"}, str(&s.Image.Root), "`folder` below which file:// may read (default: none, file:// is refused)"},
 		{"image-max-bytes", []string{"ONCEOVER_IMAGE_MAX_BYTES"}, num64(&s.Image.MaxBytes), "largest picture, in bytes"},
@@ -289,6 +294,7 @@ func (s *Settings) complete(env map[string]string) []error {
 		}
 	}
 	check(s.Worker.Validate())
+	check(s.Cache.Validate())
 	if scheme, _, _ := strings.Cut(s.ResultsURL, "://"); scheme == "rpc" {
 		// Chords, and what people ask for, still need a place.
 		s.Worker.RPCResults, s.ResultsURL = true, ""

@@ -41,7 +41,7 @@ var ours = map[string][]string{
 	"celery":               {},
 	"phash":                {"phash/jpeg"},
 	"phash/jpeg":           {},
-	"vision":               {},
+	"vision":               {"phash"},
 	"internal/redact":      {},
 	"internal/source":      {"internal/redact"},
 	"internal/broker":      {},
@@ -63,7 +63,7 @@ var ours = map[string][]string{
 	"examples/tasks":       {"worker", "results", "progress", "failed"},
 	"examples/integration": {"celery", "worker", "results", "progress", "failed", "internal/config"},
 	"internal/embedded":    {"internal/broker"},
-	"internal/config":      {"worker", "failed", "tasks", "phash", "vision", "internal/source", "internal/redisretry"},
+	"internal/config":      {"worker", "failed", "cache", "tasks", "phash", "vision", "internal/source", "internal/redisretry"},
 	"cmd/onceover": {"worker", "failed", "tasks", "celery", "phash", "vision", "progress", "results", "cache",
 		"internal/config", "internal/gateway", "internal/redact", "internal/source", "internal/embedded", "internal/samples"},
 }

@@ -40,7 +40,7 @@ func Jobs() []Job {
 		{"newspapers", "newspapers.jpg", "original"},
 		{"jar, re-encoded", "jar-quality-50.jpg", "re-encoded at quality 50"},
 		{"batteries", "batteries.jpg", "original"},
-		{"flat", "flat.png", "flat picture: never cached by hash"},
+		{"flat", "flat.png", "flat picture: cached by its file"},
 		{"newspapers, smaller", "newspapers-60-percent.jpg", "resized to 60 %"},
 		{"can, as WebP", "can-webp.webp", "re-encoded as WebP at quality 75"},
 		{"broken", "broken.jpg", "broken file"},

@@ -1,0 +1,230 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"onceover/phash"
+)
+
+// Person is the model's name in an entry that a person has corrected.
+const Person = "human"
+
+// Correction is what a person says about a picture; nil leaves a field as it is.
+type Correction struct {
+	WasteType  *string  `json:"waste_type"`
+	Confidence *float64 `json:"confidence"`
+	Feedback   *string  `json:"feedback"`
+	Category   *string  `json:"category"`
+	Recyclable *bool    `json:"recyclable"`
+}
+
+// ParseCorrection reads a JSON object with fields of Correction and no others.
+func ParseCorrection(doc []byte) (Correction, error) {
+	var c Correction
+	dec := json.NewDecoder(bytes.NewReader(doc))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
+		return c, fmt.Errorf("correction: %w; expected a JSON object with some of waste_type, confidence, feedback, category, recyclable", err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return c, errors.New("correction: there is more after the JSON object; expected nothing")
+	}
+	switch {
+	case c == Correction{}:
+		return c, errors.New("correction: nothing is set; expected some of waste_type, confidence, feedback, category, recyclable")
+	case c.Confidence != nil && (*c.Confidence < 0 || *c.Confidence > 1):
+		return c, fmt.Errorf("correction: confidence is %v; expected 0 to 1", *c.Confidence)
+	case c.WasteType != nil && *c.WasteType == "", c.Category != nil && *c.Category == "":
+		return c, errors.New("correction: waste_type or category is empty; expected a name")
+	}
+	return c, nil
+}
+
+// errNoKey says that nothing can be kept under a hash.
+var errNoKey = errors.New("the hash is shared by unrelated pictures, and the file is not known: expected a hash of which half of the bits are set, or the file")
+
+// ErrIncomplete says that a correction without an entry to correct lacks a field.
+var ErrIncomplete = errors.New("there is no entry to correct, and the correction alone is not complete: expected waste_type, feedback, category and recyclable")
+
+// apply returns e corrected, e being nil if there is none.
+func (c Correction) apply(e *Entry, at string) (Entry, error) {
+	if e == nil {
+		if c.WasteType == nil || c.Feedback == nil || c.Category == nil || c.Recyclable == nil {
+			return Entry{}, ErrIncomplete
+		}
+		e = &Entry{Confidence: 1}
+	}
+	out := *e
+	set(&out.WasteType, c.WasteType)
+	set(&out.Confidence, c.Confidence)
+	set(&out.Feedback, c.Feedback)
+	set(&out.Category, c.Category)
+	set(&out.Recyclable, c.Recyclable)
+	// Whatever the prompt becomes, this stays right.
+	out.Model, out.PromptVersion, out.AnalyzedAt, out.CorrectedAt = Person, "", at, at
+	return out, nil
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// answered returns e with the answer of another picture's entry.
+func (e Entry) answered(by Entry) Entry {
+	own := e.Origin
+	e = by
+	e.Origin = own
+	e.CorrectedAt = by.CorrectedAt
+	return e
+}
+
+// Corrected is what Correct did.
+type Corrected struct {
+	Entry      Entry `json:"entry"`      // under the hash that was asked for
+	Copies     int   `json:"copies"`     // other pictures that had the same answer, as near hits, and have the new one
+	Neighbours int   `json:"neighbours"` // other pictures within the radius that had an answer of their own or another's, and have the new one
+}
+
+// Correct writes what a person says about the picture of a hash through to its
+// entry, to what it is a copy of, to all copies of that, and to the entries of
+// pictures within the radius and of the same colours; a neighbour that has no
+// entry gets the answer at its next lookup. With only, the picture is told apart
+// from the others instead: just its own entry changes, and it is no copy any
+// more. A picture whose hash is degenerate has no others. No model's answer replaces a
+// correction. The error is ErrIncomplete where there is nothing to correct.
+func (c *Cache) Correct(ctx context.Context, p Picture, v Variant, correction Correction, only bool) (Corrected, error) {
+	done, err := c.correct(ctx, p, v, correction, only)
+	if err != nil {
+		return done, fmt.Errorf("correct %s: %w", p.Hash, err)
+	}
+	return done, nil
+}
+
+func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Correction, only bool) (Corrected, error) {
+	h, key := p.Hash, p.Key(v)
+	if key == "" {
+		return Corrected{}, errNoKey
+	}
+	fam, err := c.familyOf(ctx, h, v)
+	if err != nil {
+		return Corrected{}, err
+	}
+	keys := []string{key}
+	if fam.root != h {
+		keys = append(keys, Key(fam.root, v))
+	}
+	found, err := c.get(ctx, keys...)
+	if err != nil {
+		return Corrected{}, err
+	}
+	own, root := found[0].entry, found[len(found)-1].entry
+	corrected, err := correction.apply(own, c.now().UTC().Format(timeLayout))
+	if err != nil {
+		return Corrected{}, err
+	}
+	if corrected.Colour == "" && p.hasColour() {
+		corrected.Colour = p.Colour.String()
+	}
+	top := fam.root // whose answer the family has from now on
+	if only || root == nil {
+		corrected.DerivedFrom, corrected.Distance, top = "", 0, h
+	}
+	done := Corrected{Entry: corrected}
+	if err := c.replace(ctx, key, h, corrected); err != nil || only || h.Degenerate() {
+		return done, err
+	}
+	answer := corrected
+	if top != h {
+		answer = root.answered(corrected)
+		answer.DerivedFrom, answer.Distance = "", 0 // where it had become a copy of another one
+		if err := c.replace(ctx, Key(top, v), top, answer); err != nil {
+			return done, err
+		}
+		done.Copies++
+	}
+	err = c.each(ctx, []string{hashPrefix + "*"}, fam.near, nil, func(found []item) error {
+		for _, f := range found {
+			at, _ := hashOfKey(f.key)
+			if f.entry == nil || f.key != Key(at, v) || at == h || at == top {
+				continue
+			}
+			e := f.entry.answered(answer)
+			e.DerivedFrom, e.Distance = top.String(), top.Distance(at)
+			switch {
+			case e == *f.entry: // seen before
+				continue
+			case fam.has(f):
+				done.Copies++
+			case f.entry.CorrectedAt == "" && c.takes(f, at, answer, top):
+				done.Neighbours++
+			default:
+				continue
+			}
+			if err := c.replace(ctx, f.key, at, e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return done, err
+}
+
+// takes reports whether the picture of an entry would get the answer of top, had
+// it no entry. One whose colours are known is told apart from a top whose are not.
+func (c *Cache) takes(f item, at phash.Hash, answer Entry, top phash.Hash) bool {
+	q := Query{Picture: Picture{Fingerprint: phash.Fingerprint{Hash: at}}}
+	if colour, err := phash.ParseColour(f.entry.Colour); err == nil {
+		if answer.Colour == "" {
+			return false
+		}
+		q.Colour = colour
+	}
+	verdict := c.judge(q, Neighbour{top, top.Distance(at)}, &answer)
+	return verdict == Answers || verdict == Unknown
+}
+
+// A family is a picture that was looked at with the copies of its answer.
+type family struct {
+	hash phash.Hash // the member that was asked for
+	root phash.Hash // the one that was looked at
+}
+
+func (c *Cache) familyOf(ctx context.Context, h phash.Hash, v Variant) (family, error) {
+	fam := family{h, h}
+	if h.Degenerate() {
+		return fam, nil
+	}
+	e, err := c.Get(ctx, Key(h, v))
+	if err != nil {
+		return fam, err
+	}
+	if e != nil && e.DerivedFrom != "" {
+		if root, err := phash.Parse(e.DerivedFrom); err == nil && !root.Degenerate() {
+			fam.root = root
+		}
+	}
+	return fam, nil
+}
+
+// near reports whether a key may be that of a member or of a neighbour.
+func (f family) near(key string) bool {
+	h, ok := hashOfKey(key)
+	return ok && (h.Distance(f.hash) <= MaxRadius || h.Distance(f.root) <= MaxRadius)
+}
+
+// has reports whether an entry belongs to the family.
+func (f family) has(i item) bool {
+	h, _ := hashOfKey(i.key)
+	if h == f.hash || h == f.root {
+		return true
+	}
+	return i.entry != nil && (strings.EqualFold(i.entry.DerivedFrom, f.root.String()) || strings.EqualFold(i.entry.DerivedFrom, f.hash.String()))
+}

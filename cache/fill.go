@@ -1,0 +1,237 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/go-redsync/redsync/v4"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+)
+
+const lockPrefix = "cache:lock:"
+
+// noTTL is how go-redis says that a key stays for ever.
+const noTTL = time.Duration(-1)
+
+// channel is where the end of a computation is announced.
+func channel(key string) string { return "cache:filled:" + key }
+
+// lease is how long a lock outlives the process that held it. It is renewed
+// three times as often.
+const lease = 10 * time.Second
+
+// Fill has the answer of q computed and stores it. Of concurrent calls for one
+// picture, in all processes on this cache, one computes; the others wait and have
+// their waiting called once, if it is not nil. The answer's Kind is Fresh for
+// the one whose compute made it, Shared for those that waited, and that of
+// Lookup if it was there after all. If the one that computes fails, fails to
+// store, or dies, another one goes on: after a crash once its lease of 10 s has
+// run out. With q.Stale nobody waits: while another one makes the entry anew, it is
+// the answer.
+//
+// A call that ends because its ctx ended leaves the computation to those of its
+// process that wait too; compute's own context ends when none does any more, or
+// with Close. If compute fails the error goes to all callers of this process.
+func (c *Cache) Fill(ctx context.Context, q Query, compute func(context.Context) (Entry, error), waiting func()) (Answer, error) {
+	if waiting == nil {
+		waiting = func() {}
+	}
+	key := q.Key(q.Variant)
+	if key == "" {
+		return Answer{}, fmt.Errorf("fill %s: %w", q.Hash, errNoKey)
+	}
+	if q.Stale != nil && c.flight.busy(key) {
+		return Answer{Entry: *q.Stale, Kind: Exact}, nil // another job makes it anew
+	}
+	a, shared, err := c.flight.do(ctx, key, waiting, func(ctx context.Context, waits func()) (Answer, error) {
+		return c.fill(ctx, key, q, compute, waits)
+	})
+	if err == nil && shared && a.Kind == Fresh {
+		a.Kind = Shared
+	}
+	return a, err
+}
+
+// fill is Fill for one caller of this process.
+func (c *Cache) fill(ctx context.Context, key string, q Query, compute func(context.Context) (Entry, error), waits func()) (Answer, error) {
+	lock, err := c.lock(ctx, key)
+	if err != nil {
+		return Answer{}, err
+	}
+	if lock == nil && q.Stale != nil {
+		return Answer{Entry: *q.Stale, Kind: Exact}, nil // another process makes it anew
+	}
+	if lock == nil {
+		waits()
+		c.metrics.waits.Inc()
+		var a *Answer
+		if a, lock, err = c.await(ctx, key, q); a != nil || err != nil {
+			return deref(a), err
+		}
+	}
+	defer lock.release()
+	// Somebody may have been faster, under this hash or a near one.
+	if c.cfg.Radius > 0 {
+		if err := c.Load(ctx); err != nil {
+			return Answer{}, err
+		}
+	}
+	a, err := c.Lookup(ctx, q)
+	if err != nil {
+		return Answer{}, err
+	}
+	if a != nil {
+		a.Expiring = false
+		return *a, nil
+	}
+	began := time.Now()
+	e, err := compute(ctx)
+	if err != nil {
+		return Answer{}, err
+	}
+	c.took.add(time.Since(began))
+	if q.Stale != nil {
+		c.metrics.refreshed.Inc()
+	}
+	// The answer is paid for: it is kept even if all who asked have gone.
+	keep, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	kept, err := c.Store(keep, q.Picture, q.Variant, e)
+	if err != nil {
+		c.log.Warn("answer not cached", zap.String("key", key), zap.Error(err))
+	}
+	return Answer{Entry: kept, Kind: Fresh}, nil
+}
+
+func deref(a *Answer) Answer {
+	if a == nil {
+		return Answer{}
+	}
+	return *a
+}
+
+// await waits until there is an entry under key, or the lock is ours. It asks
+// Redis when the end of a computation is announced, and when the lease of the
+// holder should have run out.
+func (c *Cache) await(ctx context.Context, key string, q Query) (*Answer, *lock, error) {
+	sub := c.client.Subscribe(ctx, channel(key))
+	defer sub.Close()
+	// It also tells when announcements begin to be heard, at first and after a lost
+	// connection: what was announced before is seen by looking then.
+	announced := sub.ChannelWithSubscriptions()
+	wait := c.lease
+	for {
+		// Spread a little, so that not all wake at once.
+		timer := time.NewTimer(wait + rand.N(c.lease/100))
+		select {
+		case <-announced:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, nil, context.Cause(ctx)
+		}
+		timer.Stop()
+		found, err := c.get(ctx, key)
+		if err != nil {
+			return nil, nil, err
+		}
+		if e := found[0].entry; e != nil && c.usable(q, *e) {
+			return &Answer{Entry: *e, Kind: Shared}, nil, nil
+		}
+		l, err := c.lock(ctx, key)
+		if l != nil || err != nil {
+			return nil, l, err
+		}
+		var left *redis.DurationCmd
+		if err := c.pipeline(ctx, func(p redis.Pipeliner) { left = p.PTTL(ctx, lockPrefix+key) }); err != nil {
+			return nil, nil, err
+		}
+		if wait = min(max(left.Val(), 0), c.lease); left.Val() == noTTL {
+			// Not written by us. It would be waited for without end.
+			wait = c.lease
+			if err := c.pipeline(ctx, func(p redis.Pipeliner) { p.Expire(ctx, lockPrefix+key, c.lease) }); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+}
+
+// lock is the right to compute the entry of a key, renewed until release.
+type lock struct {
+	c       *Cache
+	key     string
+	mutex   *redsync.Mutex
+	stop    context.CancelFunc
+	stopped chan struct{}
+}
+
+// lock takes the lock of a key; nil if somebody else has it.
+func (c *Cache) lock(ctx context.Context, key string) (*lock, error) {
+	mutex := c.locks.NewMutex(lockPrefix+key, redsync.WithExpiry(c.lease), redsync.WithTries(1),
+		redsync.WithTimeoutFactor(0.2), redsync.WithSetNXOnExtend())
+	mine, err := c.tryLock(ctx, mutex)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", key, err)
+	}
+	if !mine {
+		return nil, nil
+	}
+	renewal, stop := context.WithCancel(context.WithoutCancel(ctx))
+	l := &lock{c: c, key: key, mutex: mutex, stop: stop, stopped: make(chan struct{})}
+	go l.renew(renewal)
+	return l, nil
+}
+
+func (c *Cache) tryLock(ctx context.Context, mutex *redsync.Mutex) (mine bool, err error) {
+	err = c.guard.Do(ctx, func(ctx context.Context) error {
+		err := mutex.TryLockContext(ctx)
+		var taken *redsync.ErrTaken
+		if errors.As(err, &taken) {
+			mine = false
+			return nil
+		}
+		mine = err == nil
+		return err
+	})
+	return mine, err
+}
+
+// renew keeps the lock, and takes it again where it ran out or was evicted. Where
+// somebody else has it meanwhile both go on: the call is paid for already, and
+// the last answer stays.
+func (l *lock) renew(ctx context.Context) {
+	defer close(l.stopped)
+	tick := time.NewTicker(l.c.lease / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		var taken *redsync.ErrTaken
+		if _, err := l.mutex.ExtendContext(ctx); !errors.As(err, &taken) {
+			continue // if Redis is away, the next tick shows whether the lock is
+		}
+		l.c.metrics.lost.Inc()
+		l.c.log.Warn("lock of a picture lost to another process", zap.String("key", l.key))
+		return
+	}
+}
+
+// release gives the lock back and wakes those who wait for it.
+func (l *lock) release() {
+	l.stop()
+	<-l.stopped
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	// Where it fails the lock is lost already, or Redis is away and it runs out.
+	_, _ = l.mutex.UnlockContext(ctx)
+	if err := l.c.client.Publish(ctx, channel(l.key), "").Err(); err != nil {
+		l.c.log.Debug("end of a computation not announced", zap.String("key", l.key), zap.Error(err))
+	}
+}

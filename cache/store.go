@@ -1,0 +1,150 @@
+package cache
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"onceover/celery"
+	"onceover/phash"
+)
+
+// storeScript writes an entry unless a person's correction is there, which stays.
+//
+//	KEYS[1]  the entry
+//	ARGV[1]  its JSON
+//	ARGV[2]  TTL in seconds
+//	returns  the correction, or false if the entry was written
+const storeScript = `
+local old = redis.pcall('GET', KEYS[1])
+local ok, entry = pcall(cjson.decode, old)
+if ok and type(entry) == 'table' and type(entry.corrected_at) == 'string' and entry.corrected_at ~= '' then
+  redis.call('EXPIRE', KEYS[1], ARGV[2])
+  return old
+end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return false`
+
+// Store keeps e as the analysis of a picture. It returns what is there now: e,
+// or an older entry that a person has corrected.
+func (c *Cache) Store(ctx context.Context, p Picture, v Variant, e Entry) (Entry, error) {
+	if p.hasColour() {
+		e.Colour = p.Colour.String()
+	}
+	return c.store(ctx, p, v, e)
+}
+
+func (c *Cache) store(ctx context.Context, p Picture, v Variant, e Entry) (Entry, error) {
+	key := p.Key(v)
+	kept, err := c.write(ctx, key, p.Hash, e, func(p redis.Pipeliner, doc []byte) redis.Cmder {
+		return p.Eval(ctx, storeScript, []string{key}, doc, int(TTL/time.Second))
+	})
+	if err != nil {
+		return e, err
+	}
+	old, err := kept.(*redis.Cmd).Text()
+	if err != nil {
+		return e, nil // it was written
+	}
+	if corrected, err := decode([]byte(old)); err == nil {
+		return *corrected, nil
+	}
+	return e, c.replace(ctx, key, p.Hash, e) // a damaged correction is none
+}
+
+// replace writes an entry, whatever was there.
+func (c *Cache) replace(ctx context.Context, key string, h phash.Hash, e Entry) error {
+	_, err := c.write(ctx, key, h, e, func(p redis.Pipeliner, doc []byte) redis.Cmder { return p.Set(ctx, key, doc, TTL) })
+	return err
+}
+
+// write writes an entry with all that goes with it, in one round trip: its tags,
+// its place in the log that feeds the indexes, and the message to those who wait
+// for it. It returns the command that set made of the entry's JSON.
+func (c *Cache) write(ctx context.Context, key string, h phash.Hash, e Entry, set func(p redis.Pipeliner, doc []byte) redis.Cmder) (redis.Cmder, error) {
+	doc, err := celery.MarshalJSON(e)
+	if err != nil {
+		return nil, fmt.Errorf("encode entry of %s: %w", key, err)
+	}
+	var cmd redis.Cmder
+	err = c.pipeline(ctx, func(p redis.Pipeliner) {
+		cmd = set(p, doc)
+		c.tag(ctx, p, key, e)
+		if e.DerivedFrom == "" && !h.Degenerate() {
+			c.appendLog(ctx, p, h)
+		}
+		p.Publish(ctx, channel(key), "")
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", key, err)
+	}
+	return cmd, nil
+}
+
+// keep begins the life of an entry anew.
+func (c *Cache) keep(ctx context.Context, key string) error {
+	err := c.pipeline(ctx, func(p redis.Pipeliner) { p.Expire(ctx, key, TTL) })
+	if err != nil {
+		return fmt.Errorf("prolong %s: %w", key, err)
+	}
+	return nil
+}
+
+// RefusalTTL is how long a file that is no picture is remembered.
+const RefusalTTL = 10 * time.Minute
+
+// Refusal says why a file cannot be analysed, as a Python exception.
+type Refusal struct {
+	Type    string `json:"exc_type"` // a built-in class
+	Message string `json:"exc_message"`
+}
+
+// Seen tells what is known of a file: the hash of its picture, or why it has
+// none; nil and nil if neither.
+func (c *Cache) Seen(ctx context.Context, d Digest) (*phash.Hash, *Refusal, error) {
+	var hash, refusal *redis.StringCmd
+	err := c.pipeline(ctx, func(p redis.Pipeliner) {
+		hash, refusal = p.Get(ctx, digestPrefix+d.String()), p.Get(ctx, refusedPrefix+d.String())
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("look up file %s: %w", d, err)
+	}
+	if doc, err := refusal.Bytes(); err == nil {
+		var r Refusal
+		if err := json.Unmarshal(doc, &r); err == nil && r.Type != "" {
+			return nil, &r, nil
+		}
+	}
+	if text, err := hash.Result(); err == nil {
+		if h, err := phash.Parse(text); err == nil {
+			return &h, nil, nil
+		}
+	}
+	return nil, nil, nil
+}
+
+// Remember keeps the hash of a file's picture, so that the same file need not be
+// decoded again.
+func (c *Cache) Remember(ctx context.Context, d Digest, h phash.Hash) error {
+	err := c.pipeline(ctx, func(p redis.Pipeliner) { p.Set(ctx, digestPrefix+d.String(), h.String(), TTL) })
+	if err != nil {
+		return fmt.Errorf("store hash of file %s: %w", d, err)
+	}
+	return nil
+}
+
+// Refuse remembers for RefusalTTL that a file cannot be analysed.
+func (c *Cache) Refuse(ctx context.Context, d Digest, r Refusal) error {
+	doc, err := celery.MarshalJSON(r)
+	if err != nil {
+		return fmt.Errorf("encode refusal of file %s: %w", d, err)
+	}
+	err = c.pipeline(ctx, func(p redis.Pipeliner) { p.Set(ctx, refusedPrefix+d.String(), doc, RefusalTTL) })
+	if err != nil {
+		return fmt.Errorf("store refusal of file %s: %w", d, err)
+	}
+	return nil
+}
