@@ -20,7 +20,7 @@ const (
 	exitError       = 1 // something went wrong
 	exitUsage       = 2 // unknown command, flag or setting
 	exitJobFailed   = 3 // the job that was asked about ended in FAILURE or REVOKED
-	exitNotFinished = 4 // the job is unknown or not finished, or the wait timed out
+	exitNotFinished = 4 // the job is unknown or not finished, nothing is cached for the picture, or the wait timed out
 	exitReturned    = 5 // the worker stopped before its jobs had finished; they are back in the queue
 )
 

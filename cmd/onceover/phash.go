@@ -84,26 +84,35 @@ func hashOf(cmd *cobra.Command, name string, order phash.Order) (phash.Hash, err
 	if h, err := phash.Parse(name); err == nil {
 		return h, nil
 	}
-	var data []byte
-	var err error
-	if name == "-" {
-		data, err = io.ReadAll(cmd.InOrStdin())
-	} else {
-		data, err = os.ReadFile(name)
-	}
+	data, _, err := readPicture(cmd, name)
 	if err != nil {
 		return phash.Hash{}, err
-	}
-	info, err := phash.Inspect(data)
-	if err != nil {
-		return phash.Hash{}, fmt.Errorf("%s: %w", name, err)
-	}
-	if info.Width*info.Height > maxPicturePixels {
-		return phash.Hash{}, fmt.Errorf("%s: has %d x %d pixels: at most %d million are accepted", name, info.Width, info.Height, maxPicturePixels/1_000_000)
 	}
 	f, err := phash.Of(data, order)
 	if err != nil {
 		return phash.Hash{}, fmt.Errorf("%s: %w", name, err)
 	}
 	return f.Hash, nil
+}
+
+// readPicture reads a file, or the standard input as -, and looks at its header.
+func readPicture(cmd *cobra.Command, name string) ([]byte, phash.Info, error) {
+	var data []byte
+	var err error
+	if name == "-" {
+		data, err = io.ReadAll(interruptible{cmd.Context(), cmd.InOrStdin()})
+	} else {
+		data, err = os.ReadFile(name)
+	}
+	if err != nil {
+		return nil, phash.Info{}, err
+	}
+	info, err := phash.Inspect(data)
+	if err != nil {
+		return nil, info, fmt.Errorf("%s: %w", name, err)
+	}
+	if info.Width*info.Height > maxPicturePixels {
+		return nil, info, fmt.Errorf("%s: has %d x %d pixels: at most %d million are accepted", name, info.Width, info.Height, maxPicturePixels/1_000_000)
+	}
+	return data, info, nil
 }

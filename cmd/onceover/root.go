@@ -33,7 +33,7 @@ Redis. Start with "onceover demo": it needs nothing but this program.`,
 	})
 	root.AddCommand(
 		newWorker(s), newDev(s), newDemo(),
-		newEnqueue(), newWatch(), newResult(), newFailed(), newPHash(), newTopology(), newVersion(),
+		newEnqueue(), newWatch(), newResult(), newFailed(), newCache(), newPHash(), newTopology(), newVersion(),
 		&cobra.Command{
 			Use:   "exit-codes",
 			Short: "What the exit codes mean",
@@ -43,7 +43,8 @@ Redis. Start with "onceover demo": it needs nothing but this program.`,
   1  something went wrong; the message says what
   2  unknown command, flag or setting
   3  the job that was asked about ended in FAILURE or REVOKED
-  4  the job is unknown or not finished, or the wait timed out
+  4  the job is unknown or not finished, nothing is cached for the picture, or the
+     wait timed out
   5  the worker stopped before its jobs had finished; they are back in the queue`,
 		},
 	)

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	_ "embed" // the report's page
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"html/template"
+	"image"
+	"image/jpeg"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/image/draw"
+
+	"onceover/phash"
+	"onceover/vision"
+)
+
+var (
+	//go:embed cache_report.html
+	reportPage string
+	//go:embed cache_report.css
+	reportStyle string
+
+	reportTemplate = template.Must(template.New("report").Parse(reportPage))
+)
+
+// report is what the page shows.
+type report struct {
+	Style     template.CSS
+	Policy    string // Content-Security-Policy
+	At        string
+	Version   string
+	Dir       string
+	Facts     []string
+	Scenarios []scenario
+	Priced    bool
+	Distances []distanceCount
+	Most      int // of Distances
+	Tolerance int // colour distance
+	Groups    []reportGroup
+	Skipped   []skipped
+	More      int // skipped files that are not shown
+}
+
+type distanceCount struct{ Bits, Count int }
+
+// reportGroup is what the page shows of one verdict.
+type reportGroup struct {
+	Title, Intro, Left, Right string
+	Verdict                   string
+	Pairs                     []reportPair
+	Total, LeftOut            int
+}
+
+type reportPair struct {
+	pair
+	Number        int
+	Before, After thumbnail
+}
+
+// side is one of the two pictures of a pair.
+type side struct {
+	thumbnail
+	Name, Role string
+}
+
+// Side is called by the template.
+func (p reportPair) Side(second bool, role string) side {
+	if second {
+		return side{p.After, p.Second, role}
+	}
+	return side{p.Before, p.First, role}
+}
+
+// thumbnail is a picture, small.
+type thumbnail struct {
+	Data          template.URL // "" if there is none
+	Width, Height int          // pixels of the small picture
+	Info          string
+}
+
+// thumbnailSide is the longer side of a small picture, in pixels.
+const thumbnailSide = 200
+
+// maxSkippedShown is how many skipped files the page names.
+const maxSkippedShown = 200
+
+// writeReport writes the page, under its name only once it is whole.
+func (s *simulation) writeReport(ctx context.Context, f folder, workers int) (err error) {
+	// CreateTemp makes it readable for us alone: it has the pictures in it.
+	file, err := os.CreateTemp(filepath.Dir(s.HTML), "."+filepath.Base(s.HTML)+".*")
+	if err != nil {
+		return usageError(fmt.Errorf("--html: %w", err))
+	}
+	defer func() {
+		if err = errors.Join(err, file.Close()); err == nil {
+			err = os.Rename(file.Name(), s.HTML)
+		}
+		if err != nil {
+			err = errors.Join(fmt.Errorf("%s is not written: %w", s.HTML, err), os.Remove(file.Name()))
+		}
+	}()
+	small, err := s.thumbnails(ctx, f, workers)
+	if err != nil {
+		return err
+	}
+	return reportTemplate.Execute(file, s.report(small))
+}
+
+// thumbnails draws the pictures that the page shows.
+func (s *simulation) thumbnails(ctx context.Context, f folder, workers int) (map[int]thumbnail, error) {
+	var shown []int
+	for _, p := range s.Pairs {
+		shown = append(shown, p.first, p.second)
+	}
+	slices.Sort(shown)
+	shown = slices.Compact(shown)
+	drawn := make([]thumbnail, len(shown))
+	bar := newCounter(len(shown))
+	defer bar.close()
+	err := parallel(ctx, len(shown), workers, func(i int) {
+		drawn[i] = f.thumbnail(s.pictures[shown[i]])
+		bar.add(1)
+	})
+	out := map[int]thumbnail{}
+	for i, n := range shown {
+		out[n] = drawn[i]
+	}
+	return out, err
+}
+
+// thumbnail draws a picture, or says why it cannot.
+func (f folder) thumbnail(p photo) thumbnail {
+	data, err := f.load(p.name)
+	if err == nil && sha256.Sum256(data) != p.Digest {
+		err = errors.New("it has changed meanwhile")
+	}
+	if err != nil {
+		return thumbnail{Info: plainReason(err)}
+	}
+	info, err := phash.Inspect(data)
+	if err != nil {
+		return thumbnail{Info: err.Error()}
+	}
+	t := thumbnail{Info: fmt.Sprintf("%s, %d × %d, %s bytes", info.Format, info.Width, info.Height, number(len(data)))}
+	preview, err := vision.NewPreview(data)
+	if err != nil {
+		t.Info += "; cannot be drawn"
+		return t
+	}
+	size := preview.Image.Bounds().Size()
+	longer := max(size.X, size.Y, thumbnailSide)
+	t.Width, t.Height = max(1, size.X*thumbnailSide/longer), max(1, size.Y*thumbnailSide/longer)
+	small := image.NewRGBA(image.Rect(0, 0, t.Width, t.Height))
+	draw.CatmullRom.Scale(small, small.Bounds(), preview.Image, preview.Image.Bounds(), draw.Src, nil)
+	var buf bytes.Buffer
+	if err := jpeg.Encode(&buf, small, &jpeg.Options{Quality: 80}); err != nil {
+		t.Info += "; cannot be drawn"
+		return t
+	}
+	t.Data = template.URL("data:image/jpeg;base64," + base64.StdEncoding.EncodeToString(buf.Bytes()))
+	return t
+}
+
+func (s *simulation) report(small map[int]thumbnail) report {
+	digest := sha256.Sum256([]byte(reportStyle))
+	r := report{
+		Style: template.CSS(reportStyle), At: time.Now().Format("2006-01-02 15:04 MST"), Version: version, Dir: s.Dir,
+		Policy: "default-src 'none'; img-src data:; style-src 'sha256-" + base64.StdEncoding.EncodeToString(digest[:]) + "'; base-uri 'none'; form-action 'none'",
+		Facts:  s.facts(), Scenarios: s.scenarios(), Priced: s.Price != nil, Tolerance: phash.SameDistance,
+		Skipped: s.Skipped[:min(len(s.Skipped), maxSkippedShown)],
+	}
+	r.More = len(s.Skipped) - len(r.Skipped)
+	for d := 2; d <= s.Radius; d += 2 {
+		r.Distances = append(r.Distances, distanceCount{d, s.Distances[d]})
+		r.Most = max(r.Most, s.Distances[d])
+	}
+	if s.NearHits == 0 {
+		r.Distances = nil
+	}
+	for _, g := range []reportGroup{
+		{Verdict: pairNear, Title: "Near hits", Left: "was looked at", Right: "got its answer", Total: s.NearHits,
+			Intro: "The picture on the right got the answer of the one on the left. It is a false hit where that answer is wrong for it. The farthest come first."},
+		{Verdict: pairExact, Title: "Equal hashes, other colours", Left: "came first", Right: "got the same answer", Total: s.Recolours,
+			Intro: "The hashes are equal, so the picture on the right got the same answer as the one on the left, as it does from Python; the hash sees no colours. The most different colours come first."},
+		{Verdict: pairVetoed, Title: "Told apart by their colours", Left: "came first", Right: "did not get its answer", Total: s.Vetoed,
+			Intro: "To the hash the two are near, but their colours differ, so the model would have been asked about the picture on the right too. A call was wasted where the two show the same. The nearest come first."},
+	} {
+		for _, p := range s.Pairs {
+			if p.Verdict == g.Verdict {
+				g.Pairs = append(g.Pairs, reportPair{p, len(g.Pairs) + 1, small[p.first], small[p.second]})
+			}
+		}
+		g.LeftOut = g.Total - len(g.Pairs)
+		if g.Total > 0 || g.Verdict != pairExact {
+			r.Groups = append(r.Groups, g)
+		}
+	}
+	return r
+}

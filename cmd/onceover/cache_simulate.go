@@ -1,0 +1,233 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"onceover/cache"
+)
+
+func newCacheSimulate() *cobra.Command {
+	o := simulateOptions{}
+	cmd := &cobra.Command{
+		Use:   "simulate DIR",
+		Short: "Try the cache on a folder of pictures: what it would save, and which pairs it takes for one",
+		Long: `Runs the pictures below a folder one after another through hash and index as a worker
+would, and counts how often the model would have been asked: without a cache, with
+equal hashes only, and with near ones. Needs no server, asks no model and writes
+nothing but the report. It begins with an empty cache, of which nothing runs out.
+
+Pictures are taken by the time of their last change, those of the same time by name,
+or all by name with --order name: the first of those that look the same is the one
+that is paid for. Symbolic links and files that are no pictures, cannot be read, or
+are larger than a worker takes, are skipped and named.
+
+The report is a page to look at in a browser, with the pairs for you to judge: those
+of which one got the other's answer, and those that look the same to the hash but
+were told apart by their colours; the likeliest mistakes of each kind come first.
+It holds small copies of the pictures, so it is as private as they are.
+
+With --json: dir, order, radius, pictures, files (that differ), degenerate (pictures
+whose hash says too little), skipped (file, why), calls (without_cache, exact_only,
+near), price_per_call_usd (or null), near_hits, vetoed and exact_other (counts of
+pairs), distances (near hits by bits), pairs (verdict: near, vetoed, or exact for equal hashes
+of other colours; distance, colour_distance, first, first_phash, second,
+second_phash), pairs_left_out, html (the report's name).`,
+		Example: `  onceover cache simulate ~/photos
+  onceover cache simulate ~/photos --price-per-call 0.002
+  onceover cache simulate ~/photos --radius 24 --html wide.html --max-pairs 2000
+  onceover cache simulate ~/photos --html "" --json | jq .calls`,
+		Args: exactArgs(1),
+	}
+	s := bindCache(cmd, "image-max-bytes", "image-max-pixels", "pillow")
+	f := cmd.Flags()
+	f.IntVar(&o.radius, "radius", cache.DefaultRadius, fmt.Sprintf("take pictures for one whose hashes are at most so many `bits` apart and whose colours agree; 0: only equal hashes, %d is the most [$ONCEOVER_CACHE_RADIUS]", cache.MaxRadius))
+	f.StringVar(&o.order, "order", orderTime, "take the pictures by time or by name")
+	f.StringVar(&o.html, "html", "onceover-simulate.html", "the report to write, which may replace an older one; \"\": none")
+	f.IntVar(&o.maxPairs, "max-pairs", 500, "most pairs in the report; the others are counted")
+	f.IntVar(&o.workers, "workers", runtime.GOMAXPROCS(0), "pictures decoded at once (default: the number of cores)")
+	f.Float64Var(&o.price, "price-per-call", 0, "what the model takes for a picture, in US dollars")
+	f.BoolVar(&o.asJSON, "json", false, "print JSON")
+	f.Lookup("workers").DefValue = "0" // depends on the machine
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := s.load(); err != nil {
+			return err
+		}
+		if !f.Changed("radius") {
+			o.radius = s.Cache.Radius
+		}
+		if err := o.check(f.Changed("price-per-call")); err != nil {
+			return usageError(err)
+		}
+		root, err := os.OpenRoot(args[0])
+		if err != nil {
+			return usageError(fmt.Errorf("%w: expected a folder of pictures", err))
+		}
+		defer root.Close()
+		cfg := s.Cache
+		cfg.Radius = o.radius
+		return o.run(cmd, folder{root, s.Image.MaxBytes, s.Tasks.MaxPixels, s.Tasks.PillowOrder}, cfg, args[0])
+	}
+	return cmd
+}
+
+type simulateOptions struct {
+	radius, maxPairs, workers int
+	order, html               string
+	price                     float64
+	asJSON                    bool
+}
+
+func (o simulateOptions) check(priced bool) error {
+	var faults []error
+	if o.radius < 0 || o.radius > cache.MaxRadius {
+		faults = append(faults, fmt.Errorf("--radius %d: expected 0 to %d bits", o.radius, cache.MaxRadius))
+	}
+	if o.order != orderTime && o.order != orderName {
+		faults = append(faults, fmt.Errorf("--order %q: expected %s or %s", o.order, orderTime, orderName))
+	}
+	if o.maxPairs < 0 || o.maxPairs > 100_000 {
+		faults = append(faults, fmt.Errorf("--max-pairs %d: expected 0 to 100,000", o.maxPairs))
+	}
+	if o.workers < 1 || o.workers > 1000 {
+		faults = append(faults, fmt.Errorf("--workers %d: expected 1 or more, the number of cores at best", o.workers))
+	}
+	if priced && !(o.price > 0 && o.price < 1e6) {
+		faults = append(faults, fmt.Errorf("--price-per-call %v: expected US dollars, more than 0", o.price))
+	}
+	return errors.Join(faults...)
+}
+
+func (o simulateOptions) run(cmd *cobra.Command, f folder, cfg cache.Config, dir string) error {
+	ctx, out := cmd.Context(), cmd.OutOrStdout()
+	files, left, err := f.list(ctx)
+	if err != nil {
+		return fmt.Errorf("go through %s: %w", dir, err)
+	}
+	bar := newCounter(len(files))
+	pictures, noPictures, err := f.hash(ctx, files, o.workers, func() { bar.add(1) })
+	bar.close()
+	if err != nil {
+		return err
+	}
+	left = append(left, noPictures...)
+	if !o.asJSON {
+		warnSkipped(cmd.ErrOrStderr(), left)
+	}
+	if len(pictures) == 0 {
+		return usageError(fmt.Errorf("there are no pictures below %s: expected JPEG, PNG, GIF, WebP, BMP or TIFF files", dir))
+	}
+	sortPhotos(pictures, o.order)
+	s := simulate(pictures, cfg, o.maxPairs)
+	s.Dir, s.Order, s.HTML = dir, o.order, o.html
+	s.Skipped = append(s.Skipped, left...)
+	if o.price > 0 {
+		s.Price = &o.price
+	}
+	if o.html != "" {
+		if err := s.writeReport(ctx, f, o.workers); err != nil {
+			return err
+		}
+	}
+	if o.asJSON {
+		return printJSON(out, s)
+	}
+	s.draw(out)
+	return nil
+}
+
+// warnSkipped names the first files that are left out.
+func warnSkipped(out io.Writer, left []skipped) {
+	const most = 20
+	for _, l := range left[:min(len(left), most)] {
+		fmt.Fprintf(out, "skipped %s: %s\n", plainLine(l.File, 200), plainLine(l.Why, 300))
+	}
+	if len(left) > most {
+		fmt.Fprintf(out, "… and %s skipped; --json has all\n", count(len(left)-most, "more file", "more files"))
+	}
+}
+
+// scenario is one way to be cached, for people.
+type scenario struct {
+	Name         string
+	Calls, Saved int
+	Share        string
+	Money        string // saved; "" without a price
+}
+
+func (s *simulation) scenarios() []scenario {
+	out := []scenario{
+		{Name: "without a cache", Calls: s.Calls.None},
+		{Name: "equal hashes only", Calls: s.Calls.Exact},
+		{Name: fmt.Sprintf("near hashes, up to %d bits", s.Radius), Calls: s.Calls.Near},
+	}
+	for i := range out {
+		c := &out[i]
+		c.Saved = s.Calls.None - c.Calls
+		c.Share = percent(c.Saved, s.Calls.None)
+		if s.Price != nil {
+			c.Money = usd(int64(float64(c.Saved) * *s.Price * 1e6))
+		}
+	}
+	return out
+}
+
+// facts says in words what was found.
+func (s *simulation) facts() []string {
+	out := []string{fmt.Sprintf("%s below %s, %s that differ, taken by %s", count(s.Pictures, "picture", "pictures"), s.Dir, count(s.Files, "file", "files"), s.Order)}
+	if n := len(s.Skipped); n > 0 {
+		out = append(out, count(n, "file", "files")+" skipped")
+	}
+	if s.Degenerate > 0 {
+		out = append(out, fmt.Sprintf("%s flat or symmetric: the hash says too little, only the same file is a hit", count(s.Degenerate, "picture is", "pictures are")))
+	}
+	if s.Recolours > 0 {
+		out = append(out, fmt.Sprintf("%s the hash of a picture with other colours: a hit all the same, as it is for Python", count(s.Recolours, "picture has", "pictures have")))
+	}
+	if s.Vetoed > 0 {
+		out = append(out, fmt.Sprintf("%s told apart by their colours", count(s.Vetoed, "near pair", "near pairs")))
+	}
+	return out
+}
+
+func (s *simulation) draw(out io.Writer) {
+	for _, f := range s.facts() {
+		fmt.Fprintln(out, plainLine(f, 300))
+	}
+	fmt.Fprintln(out)
+	money := ""
+	if s.Price != nil {
+		money = "MONEY SAVED"
+	}
+	line := func(name, calls, saved, share, money string) {
+		fmt.Fprintln(out, strings.TrimRight(fmt.Sprintf("%-28s%10s%10s%10s%16s", name, calls, saved, share, money), " "))
+	}
+	line("", "CALLS", "SAVED", "SHARE", money)
+	for _, c := range s.scenarios() {
+		line(c.Name, number(c.Calls), number(c.Saved), c.Share, c.Money)
+	}
+	if s.NearHits > 0 {
+		fmt.Fprintf(out, "\n%s by distance in bits\n", count(s.NearHits, "near hit", "near hits"))
+		most := 0
+		for _, n := range s.Distances {
+			most = max(most, n)
+		}
+		for d := 2; d <= s.Radius; d += 2 {
+			n := s.Distances[d]
+			fmt.Fprintln(out, strings.TrimRight(fmt.Sprintf("%3d %7s %s", d, number(n), bar(n, most)), " "))
+		}
+	}
+	if s.HTML != "" {
+		shown := count(len(s.Pairs), "pair", "pairs")
+		if s.LeftOut > 0 {
+			shown += fmt.Sprintf(", %s left out", number(s.LeftOut))
+		}
+		fmt.Fprintf(out, "\nlook at them: %s (%s)\n", s.HTML, shown)
+	}
+}
