@@ -48,7 +48,7 @@ func readBMP(data []byte) (bmpFile, error) {
 	default:
 		h.width, h.height, h.depth, h.entry = le32(header[4:]), le32(header[8:]), le16(header[14:]), 4
 		if h.topDown = header[11] == 0xff; h.topDown {
-			h.height = 1<<32 - h.height
+			h.height = int(-int32(le32(header[8:])))
 		}
 		h.compression, h.colours = le32(header[16:]), le32(header[32:])
 	}

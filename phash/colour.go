@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strings"
 )
 
 // gridSide is the number of cells along each side of the grid that a Colour is taken on.
@@ -30,7 +31,7 @@ func (c Colour) String() string { return base64.RawStdEncoding.EncodeToString(c[
 func ParseColour(s string) (Colour, error) {
 	var c Colour
 	want := base64.RawStdEncoding.EncodedLen(len(c))
-	if len(s) != want {
+	if len(s) != want || strings.ContainsAny(s, "\r\n") { // which base64 passes over
 		return c, fmt.Errorf("parse colour signature: got %d characters, want %d of base64", len(s), want)
 	}
 	if _, err := base64.RawStdEncoding.Strict().Decode(c[:], []byte(s)); err != nil {

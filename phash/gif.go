@@ -72,7 +72,11 @@ func readGIF(data []byte) (gifFrame, error) {
 				if !ok {
 					return f, short
 				}
-				f.colours = gifPalette(table)
+				global := f.colours
+				if f.colours = gifPalette(table); isRamp(f.colours) && !isRamp(global) {
+					// Pillow then resamples indices, without a filter.
+					return f, unsupported("a gray frame under a global palette of colours")
+				}
 			}
 			if f.bounds.Empty() {
 				return f, damaged("empty frame")
@@ -93,14 +97,26 @@ func gifPalette(table []byte) (p colourTable) {
 	ramp := true
 	for i := range len(table) / 3 {
 		copy(p[i][:], table[3*i:])
-		ramp = ramp && p[i] == [3]uint8{uint8(i), uint8(i), uint8(i)}
+		ramp = ramp && p[i] == grayLevel(i)
 	}
 	if ramp {
 		for i := range p {
-			p[i] = [3]uint8{uint8(i), uint8(i), uint8(i)}
+			p[i] = grayLevel(i)
 		}
 	}
 	return p
+}
+
+func grayLevel(i int) [3]uint8 { return [3]uint8{uint8(i), uint8(i), uint8(i)} }
+
+// isRamp reports whether every entry is its own index.
+func isRamp(p colourTable) bool {
+	for i := range p {
+		if p[i] != grayLevel(i) {
+			return false
+		}
+	}
+	return true
 }
 
 func sizeGIF(data []byte) (width, height int, err error) {

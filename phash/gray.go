@@ -19,7 +19,7 @@ func lumas(gray, rgb []uint8) {
 	}
 }
 
-// A colourTable holds R, G, B by index. Indices past the end of a file's palette are black in Pillow.
+// A colourTable holds R, G, B by index. Indices past the end of a file's palette are black in Pillow since 10.4.
 type colourTable [256][3]uint8
 
 // row writes the colours of a row of indices.

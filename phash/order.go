@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// An Order is the order of the two resampling passes, the one thing in which the releases of Pillow differ for this hash. It
+// An Order is the order of the two resampling passes, in which the releases of Pillow differ for this hash. It
 // matters only for tall pictures, whose hashes are a few bits apart as a rule. Whoever shares a cache with Python services takes
 // the order of their Pillow; see [ParseOrder].
 type Order int

@@ -54,6 +54,9 @@ const (
 	floatSamples    = 3
 )
 
+// maxJPEGTables bounds the tables that go with every strip of JPEG, in bytes: four of each kind have less.
+const maxJPEGTables = 1 << 12
+
 // A tiffHeader is what the first directory of a TIFF says.
 type tiffHeader struct {
 	order  binary.ByteOrder
@@ -105,6 +108,9 @@ func readTIFF(data []byte) (*tiffHeader, error) {
 		switch tag := t.order.Uint16(entry); tag {
 		case tagStripOffsets, tagStripByteCounts, tagTileOffsets, tagTileByteCounts, tagColorMap, tagJPEGTables:
 			most = len(data)
+			if tables := int(t.order.Uint32(entry[4:])); tag == tagJPEGTables && tables > maxJPEGTables {
+				return nil, unsupported("JPEG tables of %d bytes", tables)
+			}
 			fallthrough
 		case tagWidth, tagHeight, tagBitsPerSample, tagCompression, tagPhotometric, tagFillOrder, tagOrientation, tagSamplesPerPixel,
 			tagRowsPerStrip, tagPlanarConfig, tagT4Options, tagPredictor, tagTileWidth, tagTileLength, tagExtraSamples, tagSampleFormat:

@@ -37,7 +37,7 @@ func (t *tiffHeader) grid() (tiffGrid, error) {
 			g.across = (t.width + g.width - 1) / g.width
 		}
 	}
-	if g.width <= 0 || g.height <= 0 {
+	if g.width <= 0 || g.height <= 0 || g.width > maxSide || g.height > maxSide {
 		return g, damaged("strips or tiles of %d x %d pixels", g.width, g.height)
 	}
 	g.down = (t.height + g.height - 1) / g.height
@@ -168,8 +168,16 @@ func (t *tiffHeader) decompress(dst, src []byte, width, rows int) error {
 		}
 		r = z
 	}
-	_, err := io.ReadFull(r, dst)
-	return err
+	if _, err := io.ReadFull(r, dst); err != nil {
+		return err
+	}
+	if t.compression == deflate || t.compression == deflateObsolete {
+		// Behind the last byte is the checksum.
+		if _, err := r.Read(make([]byte, 1)); err != nil && err != io.EOF {
+			return err
+		}
+	}
+	return nil
 }
 
 // unpackPackBits is TIFF 6.0, section 9.
