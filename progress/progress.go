@@ -138,48 +138,48 @@ func (s *Store) Finished(ctx context.Context, taskID string) (state celery.State
 // timestamp is the time as it stands in updates.
 func (s *Store) timestamp() string { return s.now().UTC().Format("2006-01-02T15:04:05") }
 
-// begunKey is the key of the count of [Store.Begin].
-func begunKey(taskID string) string { return "job:" + taskID + ":begun" }
+// runsKey is the key of the runs of [Store.Begin].
+func runsKey(taskID string) string { return "job:" + taskID + ":runs" }
 
-// Begin counts that work begins on a job that had been delivered before, and
-// returns how often it has within a day.
-func (s *Store) Begin(ctx context.Context, taskID string) (times int, err error) {
+// Begin notes that a run begins of a job that had been delivered before, and returns
+// how many have within a day that were not taken back. run names it among all of the
+// job.
+func (s *Store) Begin(ctx context.Context, taskID, run string) (times int, err error) {
 	var n *redis.IntCmd
 	err = s.guard.Do(ctx, func(ctx context.Context) error {
 		_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
-			n = p.Incr(ctx, begunKey(taskID))
-			p.Expire(ctx, begunKey(taskID), finishedTTL)
+			p.SAdd(ctx, runsKey(taskID), run)
+			p.Expire(ctx, runsKey(taskID), finishedTTL)
+			n = p.SCard(ctx, runsKey(taskID))
 			return nil
 		})
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("count the begin of task %s: %w", taskID, err)
+		return 0, fmt.Errorf("note that a run of task %s begins: %w", taskID, err)
 	}
 	return int(n.Val()), nil
 }
 
-// NotBegun takes back one Begin.
-func (s *Store) NotBegun(ctx context.Context, taskID string) error {
-	_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		p.Decr(ctx, begunKey(taskID))
-		p.Expire(ctx, begunKey(taskID), finishedTTL)
-		return nil
+// NotBegun takes the Begin of a run back.
+func (s *Store) NotBegun(ctx context.Context, taskID, run string) error {
+	err := s.guard.Do(ctx, func(ctx context.Context) error {
+		return s.client.SRem(ctx, runsKey(taskID), run).Err()
 	})
 	if err != nil {
-		return fmt.Errorf("take back the begin of task %s: %w", taskID, err)
+		return fmt.Errorf("take back that a run of task %s began: %w", taskID, err)
 	}
 	return nil
 }
 
-// ResetMarks forgets what was recorded of the ends and begins of a task, unless it
+// ResetMarks forgets what was recorded of the ends and runs of a task, unless it
 // succeeded or is to be retried. It returns the state that Finished would have, "" for none.
 func (s *Store) ResetMarks(ctx context.Context, taskID string) (was celery.State, err error) {
 	if was, _, err = s.Finished(ctx, taskID); err != nil || was == celery.Success || was == celery.Retried {
 		return was, err
 	}
 	err = s.guard.Do(ctx, func(ctx context.Context) error {
-		return s.client.Unlink(ctx, finishedKey(taskID), begunKey(taskID)).Err()
+		return s.client.Unlink(ctx, finishedKey(taskID), runsKey(taskID)).Err()
 	})
 	if err != nil {
 		return "", fmt.Errorf("forget the marks of task %s: %w", taskID, err)

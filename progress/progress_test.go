@@ -152,22 +152,27 @@ func TestFinished(t *testing.T) {
 	}
 }
 
-// TestBegin counts the begins of a task, and forgets them with its marks.
+// TestBegin counts the runs of a task, and forgets them with its marks.
 func TestBegin(t *testing.T) {
 	s, c := setup(t)
 	ctx := t.Context()
-	for want := 1; want <= 3; want++ {
-		if n, err := s.Begin(ctx, "t"); n != want || err != nil {
-			t.Fatalf("got %d, %v, want %d", n, err, want)
+	for _, tt := range []struct {
+		run  string
+		want int
+	}{{"a", 1}, {"b", 2}, {"b", 2}, {"c", 3}} { // b asks again, as the answer was lost
+		if n, err := s.Begin(ctx, "t", tt.run); n != tt.want || err != nil {
+			t.Fatalf("%s: got %d, %v, want %d", tt.run, n, err, tt.want)
 		}
 	}
-	if err := s.NotBegun(ctx, "t"); err != nil {
-		t.Fatal(err)
+	for range 2 {
+		if err := s.NotBegun(ctx, "t", "b"); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if n, err := s.Begin(ctx, "t"); n != 3 || err != nil {
+	if n, err := s.Begin(ctx, "t", "d"); n != 3 || err != nil {
 		t.Errorf("got %d, %v after one was taken back, want 3", n, err)
 	}
-	if ttl := c.TTL(ctx, "job:t:begun").Val(); ttl <= 0 {
+	if ttl := c.TTL(ctx, "job:t:runs").Val(); ttl <= 0 {
 		t.Errorf("got TTL %v", ttl)
 	}
 	for _, tt := range []struct {
@@ -175,7 +180,7 @@ func TestBegin(t *testing.T) {
 		left  int64 // keys
 	}{{"", 0}, {celery.Failure, 0}, {celery.Revoked, 0}, {celery.Success, 2}, {celery.Retried, 2}} {
 		id := "t-" + string(tt.state)
-		if _, err := s.Begin(ctx, id); err != nil {
+		if _, err := s.Begin(ctx, id, "a"); err != nil {
 			t.Fatal(err)
 		}
 		if tt.state != "" {
@@ -186,7 +191,7 @@ func TestBegin(t *testing.T) {
 		if was, err := s.ResetMarks(ctx, id); was != tt.state || err != nil {
 			t.Errorf("got %q, %v, want %q", was, err, tt.state)
 		}
-		if n := c.Exists(ctx, "job:"+id+":begun", "job:"+id+":finished").Val(); n != tt.left {
+		if n := c.Exists(ctx, "job:"+id+":runs", "job:"+id+":finished").Val(); n != tt.left {
 			t.Errorf("%q: got %d keys left, want %d", tt.state, n, tt.left)
 		}
 	}

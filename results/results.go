@@ -46,16 +46,7 @@ func New(client redis.UniversalClient, log *zap.Logger) *Store {
 // Save stores and publishes m, unless a SUCCESS is stored already: then it does
 // nothing and reports false, as Celery does. While Redis is away it waits until ctx ends.
 func (s *Store) Save(ctx context.Context, m celery.Meta) (saved bool, err error) {
-	return s.save(ctx, m, func(stored []byte) bool { return status(stored) != celery.Success })
-}
-
-// SaveOver is Save for a state that must not replace one that is stored later: it
-// reports false, and does nothing, if what is stored is not was any more, which
-// Stored returned.
-func (s *Store) SaveOver(ctx context.Context, m celery.Meta, was []byte) (saved bool, err error) {
-	return s.save(ctx, m, func(stored []byte) bool {
-		return bytes.Equal(stored, was) && status(stored) != celery.Success
-	})
+	return s.SaveIf(ctx, m, nil)
 }
 
 // Stored returns what is stored of a task as it stands, nil if nothing is.
@@ -70,8 +61,10 @@ func (s *Store) Stored(ctx context.Context, taskID string) (doc []byte, err erro
 	return doc, nil
 }
 
-// save stores m if may says so of what is stored.
-func (s *Store) save(ctx context.Context, m celery.Meta, may func(stored []byte) bool) (saved bool, err error) {
+// SaveIf is Save if may allows it for what is stored (nil: nothing); else it does
+// nothing and reports false. The look and the write are one step. may is nil if it would
+// always allow it.
+func (s *Store) SaveIf(ctx context.Context, m celery.Meta, may func(stored []byte) bool) (saved bool, err error) {
 	doc, err := celery.MarshalJSON(m)
 	if err != nil {
 		return false, fmt.Errorf("encode meta of task %s: %w", m.TaskID, err)
@@ -86,7 +79,7 @@ func (s *Store) save(ctx context.Context, m celery.Meta, may func(stored []byte)
 			saved = true // by a write whose answer was lost
 			return nil
 		}
-		if saved = may(stored); !saved {
+		if saved = status(stored) != celery.Success && (may == nil || may(stored)); !saved {
 			return nil
 		}
 		_, err = tx.TxPipelined(ctx, func(p redis.Pipeliner) error {

@@ -2,6 +2,7 @@ package results_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -200,6 +201,42 @@ func TestLoad(t *testing.T) {
 	}
 	if exc, err := m.Exception(); err != nil || exc.Error() != "app.Boom: x" {
 		t.Errorf("got %v, %v", exc, err)
+	}
+}
+
+// TestSaveIf asks before it replaces anything, and replaces no SUCCESS even if it may.
+func TestSaveIf(t *testing.T) {
+	t.Parallel()
+	client := open(t, testenv.Redis(t).URL())
+	store := results.New(client, zap.NewNop())
+	for _, tt := range []struct {
+		before celery.State // "": nothing
+		may    bool
+		saved  bool
+	}{{"", true, true}, {"", false, false}, {celery.Failure, true, true}, {celery.Failure, false, false}, {celery.Success, true, false}} {
+		id := fmt.Sprintf("%s %t", tt.before, tt.may)
+		if tt.before != "" {
+			if _, err := store.Save(t.Context(), meta(t, id, tt.before, nil)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := store.Stored(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		saved, err := store.SaveIf(t.Context(), meta(t, id, celery.Success, 1), func(stored []byte) bool {
+			if !bytes.Equal(stored, want) {
+				t.Errorf("%s: asked about %s, want %s", id, stored, want)
+			}
+			return tt.may
+		})
+		if err != nil || saved != tt.saved {
+			t.Errorf("%s: got %t, %v, want %t", id, saved, err, tt.saved)
+		}
+		got, err := store.Stored(t.Context(), id)
+		if err != nil || bytes.Equal(got, want) == tt.saved {
+			t.Errorf("%s: got %s, %v, and before it was %s", id, got, err, want)
+		}
 	}
 }
 

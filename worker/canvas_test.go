@@ -28,11 +28,11 @@ var errCrash = errors.New("crashed")
 
 func (c *crashing) dies(at string) bool { return c.at == at && c.left.Add(-1) == 0 }
 
-func (c *crashing) Save(ctx context.Context, m celery.Meta) (bool, error) {
+func (c *crashing) SaveIf(ctx context.Context, m celery.Meta, may func([]byte) bool) (bool, error) {
 	if m.Status == celery.Success && c.dies("before result") {
 		return false, errCrash
 	}
-	saved, err := c.Store.Save(ctx, m)
+	saved, err := c.Store.SaveIf(ctx, m, may)
 	if m.Status == celery.Success && c.dies("after result") {
 		return false, errCrash
 	}

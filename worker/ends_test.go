@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -78,6 +79,81 @@ func TestSuccessStays(t *testing.T) {
 	}
 	if n := runs.Load(); n != 2 || b.left("q.ai") != 0 {
 		t.Errorf("got %d runs and %d messages left, want 2 and 0", n, b.left("q.ai"))
+	}
+}
+
+// startBehindProxy runs a worker whose connections the caller can cut.
+func (b *bundle) startBehindProxy() *testenv.Proxy {
+	b.t.Helper()
+	proxy := testenv.NewProxy(b.t, hostOf(b.t, b.url))
+	direct := b.cfg.BrokerURLs
+	b.cfg.BrokerURLs = []string{proxy.URL(b.url)}
+	b.start()
+	b.cfg.BrokerURLs = direct
+	return proxy
+}
+
+// TestFailureStays cuts a worker off from the broker while it runs a job, which another
+// worker gets then and fails. That was told to everybody, so it stays, although the first
+// one succeeds.
+func TestFailureStays(t *testing.T) {
+	for name, ignored := range map[string]bool{"stored": false, "ignored": true} {
+		t.Run(name, func(t *testing.T) {
+			b := setup(t)
+			g := newGate()
+			b.task("t", worker.HandlerFunc(func(ctx context.Context, r *celery.Request) (any, error) {
+				if g.runs.Load() == 0 {
+					return g.Run(ctx, r)
+				}
+				return nil, celery.NewException("ValueError", "no picture", nil)
+			}))
+			proxy := b.startBehindProxy()
+			last := to(celery.NewSignature("t"))
+			last.Options.TaskID = uuid.NewString()
+			id := b.send("t", func(r *celery.Request) { r.Chain, r.IgnoreResult = celery.Signatures{last}, ignored })
+			<-g.entered
+			proxy.Cut()
+			b.start()
+			b.record(id)
+			b.until(func() bool { return len(b.outcomes(id)) == 1 })
+			close(g.release)
+			b.until(func() bool { return len(b.outcomes(id)) == 2 })
+			if got := b.outcomes(id); !slices.Equal(got, []bool{false, true}) {
+				t.Errorf("got runs that were duplicates: %v, want only the second to end", got)
+			}
+			if s := b.state(last.Options.TaskID); s != celery.Failure || len(b.outcomes(last.Options.TaskID)) > 0 {
+				t.Errorf("got %q for the next step, want it failed with the first, and not run", s)
+			}
+			if !ignored {
+				b.wantException(b.wait(id), celery.Failure, "ValueError: no picture")
+			}
+			if n := b.records(id); n != 1 {
+				t.Errorf("got %d records, want 1", n)
+			}
+		})
+	}
+}
+
+// TestLostSessionsAreNoDeaths has a job redelivered because its workers lose the broker,
+// and go on with it: nobody has died of it.
+func TestLostSessionsAreNoDeaths(t *testing.T) {
+	b := setup(t)
+	b.cfg.MaxCrashes = 2
+	g := newGate()
+	b.task("t", g)
+	first := b.startBehindProxy()
+	id := b.send("t", nil)
+	<-g.entered
+	second := b.startBehindProxy()
+	first.Cut()
+	<-g.entered // redelivered, and counted
+	second.Cut()
+	b.until(func() bool { return b.redis.Exists(t.Context(), "job:"+id+":runs").Val() == 0 })
+	b.start()
+	<-g.entered // by a third
+	close(g.release)
+	if m := b.wait(id); m.Status != celery.Success {
+		t.Errorf("got %s, want SUCCESS", m.Status)
 	}
 }
 

@@ -270,6 +270,11 @@ func runErrback(ctx context.Context, t *task, failed *celery.Request, exc *celer
 // any JSON value.
 // It reports false if the job has succeeded in another run: then SUCCESS stays.
 func (j *job) store(ctx context.Context, state celery.State, result any, children []*celery.Result) (saved bool, err error) {
+	return j.storeIf(ctx, nil, state, result, children)
+}
+
+// storeIf is store if may, unless it is nil, allows it for what is stored already.
+func (j *job) storeIf(ctx context.Context, may func(stored []byte) bool, state celery.State, result any, children []*celery.Result) (saved bool, err error) {
 	if j.req.IgnoreResult {
 		return true, nil
 	}
@@ -277,7 +282,7 @@ func (j *job) store(ctx context.Context, state celery.State, result any, childre
 	if err != nil {
 		return false, err
 	}
-	return j.save(ctx, m, j.req.ReplyTo)
+	return j.save(ctx, m, j.req.ReplyTo, may)
 }
 
 // meta is the document of a state of the job.
@@ -302,9 +307,9 @@ func (j *job) meta(state celery.State, result any, children []*celery.Result) (c
 
 // save stores m, or with rpc:// results sends it to the client's queue, which may
 // have gone (celery/backends/rpc.py, store_result).
-func (j *job) save(ctx context.Context, m celery.Meta, replyTo string) (saved bool, err error) {
+func (j *job) save(ctx context.Context, m celery.Meta, replyTo string, may func(stored []byte) bool) (saved bool, err error) {
 	if !j.w.cfg.RPCResults {
-		return j.w.results.Save(ctx, m)
+		return j.w.results.SaveIf(ctx, m, may)
 	}
 	if replyTo == "" {
 		return true, nil
@@ -333,7 +338,7 @@ func (j *job) failID(ctx context.Context, id string, exc *celery.Exception, chil
 			return err
 		}
 	}
-	_, err = j.save(ctx, m, j.req.ReplyTo)
+	_, err = j.save(ctx, m, j.req.ReplyTo, nil)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,9 +43,8 @@ type job struct {
 	req      *celery.Request
 	received time.Time
 
-	counted bool // its begin was counted, as it had been delivered before
-
 	mu      sync.Mutex
+	counted string // the name under which its run counts among those that may have died of it
 	phase   phase
 	started time.Time
 	acked   bool
@@ -108,7 +108,7 @@ func (j *job) runSafely(jobs context.Context, unlock func(), place *ticket) (err
 	defer func() {
 		if p := recover(); p != nil {
 			exc := celery.Recovered(p)
-			j.counted = false
+			j.setRun("")
 			j.w.log.Error("panic outside of the handler", j.fields(zap.String("traceback", exc.Traceback()))...)
 			err = exc
 		}
@@ -246,13 +246,14 @@ func (j *job) attempt(jobs context.Context, seen bool) error {
 		defer done()
 		return j.fail(ctx, fatal, failed.ReasonPoison, &attempt{job: j}, seen)
 	}
+	defer j.outlive(ctx)()
 	j.task.runs.Add(1)
 	if j.task.AckEarly {
 		j.ack()
 	}
 	if j.w.cfg.TrackStarted || j.task.TrackStarted {
 		started := map[string]any{"pid": os.Getpid(), "hostname": j.w.cfg.NodeName}
-		if _, err := j.store(ctx, celery.Started, started, nil); err != nil {
+		if _, err := j.storeIf(ctx, j.mine(seen), celery.Started, started, nil); err != nil {
 			return err
 		}
 	}
@@ -265,6 +266,8 @@ func (j *job) attempt(jobs context.Context, seen bool) error {
 	j.enter(settled)
 	a.end()
 	a.stage = stageOf(err)
+	// Whose session is lost may have been run elsewhere meanwhile.
+	seen = seen || j.consumer.session.waits.Err() != nil
 
 	f := decide(j.task, err, cause, j.req)
 	if f.fate == giveBack && !j.hasAcked() {
@@ -281,6 +284,11 @@ func (j *job) attempt(jobs context.Context, seen bool) error {
 		lost := &celery.Exception{Type: "WorkerLostError", Module: celery.ModuleBilliard, Args: []any{
 			fmt.Sprintf("the task did not end, and its message had been acknowledged before it began: %v", err)}, Err: err}
 		return j.fail(ctx, lost, failed.ReasonFailed, a, seen)
+	}
+	if seen {
+		if over, err := j.overtaken(ctx); over || err != nil {
+			return j.superseded(ctx, err)
+		}
 	}
 	switch f.fate {
 	case succeed:
@@ -326,8 +334,8 @@ func (j *job) succeed(ctx context.Context, value any, a *attempt, seen bool) err
 	}
 	crash.Point("before-store")
 	children := append(a.plan.Children, next.Children...)
-	if _, err := j.store(ctx, celery.Success, json.RawMessage(raw), children); err != nil {
-		return err
+	if saved, err := j.storeIf(ctx, j.mine(seen), celery.Success, json.RawMessage(raw), children); err != nil || !saved {
+		return j.superseded(ctx, err)
 	}
 	crash.Point("after-store")
 	if err := j.chordPart(ctx, j.req, celery.Success, raw, seen); err != nil {
@@ -465,7 +473,8 @@ func (j *job) retry(ctx context.Context, f outcome, a *attempt, seen bool) error
 		return err
 	}
 	crash.Point("after-retry")
-	if err := j.storeRetry(ctx, f.exc, before); err != nil {
+	untouched := func(stored []byte) bool { return bytes.Equal(stored, before) }
+	if _, err := j.storeIf(ctx, untouched, celery.Retried, f.exc, nil); err != nil {
 		return err
 	}
 	if err := j.markFinished(ctx, celery.Retried); err != nil {
@@ -477,7 +486,7 @@ func (j *job) retry(ctx context.Context, f outcome, a *attempt, seen bool) error
 		}
 		return map[string]any{"exception": f.exc.Repr(), "traceback": f.exc.Traceback()}
 	})
-	j.uncount()
+	j.uncountSoon()
 	ackErr := j.ack()
 	j.w.metrics.jobs.WithLabelValues(j.task.Name, outcomeRetry).Inc()
 	j.w.log.Warn("task will be retried", j.fields(
@@ -485,8 +494,25 @@ func (j *job) retry(ctx context.Context, f outcome, a *attempt, seen bool) error
 	return nil
 }
 
-// endedMeanwhile tells whether doc is the end of another run of the job, since this one
-// began.
+// overtaken tells whether another run has ended the job since this one began.
+func (j *job) overtaken(ctx context.Context) (bool, error) {
+	if j.unstored() {
+		state, _, err := j.w.marks.Finished(ctx, j.req.ID)
+		return state.Final(), err
+	}
+	doc, err := j.w.results.Stored(ctx, j.req.ID)
+	return j.endedMeanwhile(doc), err
+}
+
+// mine allows what is stored to be replaced if another run did not end the job with it.
+func (j *job) mine(seen bool) func(stored []byte) bool {
+	if !seen { // there was none
+		return nil
+	}
+	return func(stored []byte) bool { return !j.endedMeanwhile(stored) }
+}
+
+// endedMeanwhile is overtaken for what is stored, nil if nothing is.
 func (j *job) endedMeanwhile(doc []byte) bool {
 	if doc == nil {
 		return false
@@ -497,20 +523,6 @@ func (j *job) endedMeanwhile(doc []byte) bool {
 	}
 	done, err := celery.ParseTime(*m.DateDone)
 	return err == nil && !done.Before(j.started)
-}
-
-// storeRetry stores RETRY, unless something else than before is stored meanwhile.
-func (j *job) storeRetry(ctx context.Context, exc *celery.Exception, before []byte) error {
-	if j.unstored() {
-		_, err := j.store(ctx, celery.Retried, exc, nil)
-		return err
-	}
-	m, err := j.meta(celery.Retried, exc, nil)
-	if err != nil {
-		return err
-	}
-	_, err = j.w.results.SaveOver(ctx, m, before)
-	return err
 }
 
 // replace starts the signature that takes the task's place.
@@ -652,7 +664,7 @@ func (j *job) ack() error {
 // giveBack returns the delivery to its queue, to run elsewhere or later. An
 // error means that its session is gone, and the broker has done so itself.
 func (j *job) giveBack() {
-	j.uncount()
+	j.uncountSoon()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.acked {
@@ -661,20 +673,6 @@ func (j *job) giveBack() {
 	j.acked = true
 	if err := j.delivery.Nack(false, true); err == nil {
 		j.w.metrics.jobs.WithLabelValues(j.task.Name, outcomeReturned).Inc()
-	}
-}
-
-// uncount takes back that the job began: that ended in good order. A count too many
-// is harmless.
-func (j *job) uncount() {
-	if !j.counted {
-		return
-	}
-	j.counted = false
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if err := j.w.marks.NotBegun(ctx, j.req.ID); err != nil {
-		j.w.log.Debug("begin of a job not taken back", zap.String("task_id", j.req.ID), zap.Error(err))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
@@ -27,23 +28,72 @@ func (j *job) keep(ctx context.Context, exc *celery.Exception, reason celery.Rea
 	return nil
 }
 
-// killed counts that the work on a redelivered job begins, and returns the failure
-// of one that too many processes died of.
+// killed notes that a run of a redelivered job begins, and returns the failure of one
+// that too many processes died of.
 func (j *job) killed(ctx context.Context) (*celery.Exception, error) {
 	if !j.delivery.Redelivered || j.w.cfg.MaxCrashes == 0 {
 		return nil, nil
 	}
-	times, err := j.w.marks.Begin(ctx, j.req.ID)
+	run := uuid.NewString()
+	times, err := j.w.marks.Begin(ctx, j.req.ID, run)
 	if err != nil {
 		return nil, err
 	}
 	// The first delivery was not counted, and this one has not begun.
 	if times < j.w.cfg.MaxCrashes {
-		j.counted = true
+		j.setRun(run)
 		return nil, nil
 	}
 	return &celery.Exception{Type: "WorkerLostError", Module: celery.ModuleBilliard, Args: []any{
 		fmt.Sprintf("work on the task has begun %d times and did not end: the processes that ran it seem to have died of it", times)}}, nil
+}
+
+// outlive sees to it that a job whose session is lost, and which others get therefore,
+// does not count as one that this process died of. The caller calls stop when the run
+// has ended.
+func (j *job) outlive(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	unwatch := context.AfterFunc(j.consumer.session.waits, func() {
+		defer close(done)
+		if errors.Is(context.Cause(j.consumer.session.waits), errSessionLost) {
+			j.uncount(ctx)
+		}
+	})
+	return func() {
+		cancel()
+		if !unwatch() {
+			<-done
+		}
+	}
+}
+
+// uncount takes back that the run began, while ctx lasts. One that stays counted does
+// not harm.
+func (j *job) uncount(ctx context.Context) {
+	run := j.setRun("")
+	if run == "" {
+		return
+	}
+	if err := j.w.marks.NotBegun(ctx, j.req.ID, run); err != nil {
+		j.setRun(run)
+		j.w.log.Debug("begin of a run not taken back", zap.String("task_id", j.req.ID), zap.Error(err))
+	}
+}
+
+// uncountSoon is uncount for a run that has ended in good order.
+func (j *job) uncountSoon() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	j.uncount(ctx)
+}
+
+// setRun changes the name under which the run counts, "" if it does not.
+func (j *job) setRun(run string) (before string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	before, j.counted = j.counted, run
+	return before
 }
 
 // publishKept publishes messages to their queues, over whichever session there is.
@@ -317,7 +367,7 @@ func (w *Worker) keepUnreadable(ctx context.Context, m failed.Message, fault *ce
 		meta, err := celery.NewMeta(&celery.Request{ID: fault.ID, Task: fault.Task}, celery.Failure, exc, time.Now())
 		if err == nil {
 			j := &job{w: w, req: &celery.Request{ID: fault.ID, Task: fault.Task}}
-			_, err = j.save(ctx, meta, m.Publishing.ReplyTo)
+			_, err = j.save(ctx, meta, m.Publishing.ReplyTo, nil)
 		}
 		if err != nil {
 			return err

@@ -23,8 +23,7 @@ import (
 
 // Results is where states are stored and chords counted: results.Store.
 type Results interface {
-	Save(ctx context.Context, m celery.Meta) (saved bool, err error)
-	SaveOver(ctx context.Context, m celery.Meta, was []byte) (saved bool, err error)
+	SaveIf(ctx context.Context, m celery.Meta, may func(stored []byte) bool) (saved bool, err error)
 	Stored(ctx context.Context, taskID string) ([]byte, error)
 	Load(ctx context.Context, taskID string) (*celery.Meta, error)
 	SaveGroup(ctx context.Context, g *celery.Result) error
@@ -36,13 +35,13 @@ type Results interface {
 	ChordFailed(ctx context.Context, groupID string) error
 }
 
-// Marks remembers the end of attempts whose result is not stored, and how often
-// work on a redelivered job had begun: progress.Store.
+// Marks remembers the end of attempts whose result is not stored, and the runs of
+// redelivered jobs: progress.Store.
 type Marks interface {
 	MarkFinished(ctx context.Context, taskID string, state celery.State, attempt int) error
 	Finished(ctx context.Context, taskID string) (state celery.State, attempt int, err error)
-	Begin(ctx context.Context, taskID string) (times int, err error)
-	NotBegun(ctx context.Context, taskID string) error
+	Begin(ctx context.Context, taskID, run string) (times int, err error)
+	NotBegun(ctx context.Context, taskID, run string) error
 }
 
 // Kept is where jobs wait that are due later, and where failed ones are kept:
