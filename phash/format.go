@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"image/png"
 	"io"
 
 	"onceover/phash/jpeg"
@@ -106,11 +105,10 @@ func formatError(format string, err error) error {
 	fault := Damaged
 	var own *faultError
 	var jpegErr jpeg.UnsupportedError
-	var pngErr png.UnsupportedError
 	switch {
 	case errors.As(err, &own):
 		fault = own.fault
-	case errors.As(err, &jpegErr), errors.As(err, &pngErr):
+	case errors.As(err, &jpegErr):
 		fault = Unsupported
 	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF

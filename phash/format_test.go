@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"image"
-	"image/png"
 	"math"
 	"os"
 	"path/filepath"
@@ -13,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"onceover/phash/jpeg"
 )
 
 func TestFormatError(t *testing.T) {
@@ -80,9 +80,9 @@ func TestFormatError(t *testing.T) {
 
 func TestFormatErrorUnwraps(t *testing.T) {
 	t.Parallel()
-	var detail png.UnsupportedError
-	if _, err := Sum([]byte("\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR" + strings.Repeat("\x00\x00\x00\x08", 4) + "\x00")); !errors.As(err, &detail) {
-		t.Errorf("got %v, want an error that wraps that of image/png", err)
+	var detail jpeg.UnsupportedError
+	if _, err := Sum([]byte("\xff\xd8\xff\xc9\x00\x0b\x08\x00\x08\x00\x08\x01\x01\x11\x00\xff\xd9")); !errors.As(err, &detail) {
+		t.Errorf("got %v, want an error that wraps that of the JPEG decoder", err)
 	}
 }
 
@@ -256,19 +256,13 @@ func TestAbsurdSizes(t *testing.T) {
 // Orientation is as in TIFF 6.0, page 36: where row 0 and column 0 of what is stored are in what is seen.
 func TestOrient(t *testing.T) {
 	t.Parallel()
-	stored := image.NewGray(image.Rect(0, 0, 3, 2))
-	copy(stored.Pix, "abcdef")
 	for orientation, want := range []string{
 		1: "abc def", 2: "cba fed", 3: "fed cba", 4: "def abc", 5: "ad be cf", 6: "da eb fc", 7: "fc eb da", 8: "cf be ad", 9: "abc def",
 	} {
 		if want == "" {
 			continue
 		}
-		p, err := newPicture(stored, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p = orient(p, orientation)
+		p := orient(picture{width: 3, height: 2, row: func(y int, gray []uint8) { copy(gray, "abcdef"[3*y:]) }}, orientation)
 		var rows [][]byte
 		for y := range p.height {
 			row := make([]byte, p.width)

@@ -1,10 +1,8 @@
 package phash
 
 import (
-	"bytes"
-	"encoding/binary"
+	"compress/lzw"
 	"image"
-	"image/gif"
 	"io"
 )
 
@@ -15,7 +13,7 @@ type gifFrame struct {
 	interlaced    bool
 	colours       colourTable
 	fill          [3]uint8 // colour of the screen around the frame
-	data          []byte   // from the byte before the LZW data on
+	pixels        pieces   // from the byte before the LZW data on
 }
 
 // readGIF walks the blocks before the first frame's pixels.
@@ -83,7 +81,7 @@ func readGIF(data []byte) (gifFrame, error) {
 			}
 			f.width, f.height = max(f.width, f.bounds.Max.X), max(f.height, f.bounds.Max.Y)
 			f.fill = f.colours[transparent]
-			f.data = r.rest
+			f.pixels = r
 			return f, nil
 		default:
 			return f, damaged("no frame where one is expected")
@@ -131,32 +129,50 @@ func decodeGIF(data []byte) (picture, error) {
 		return picture{}, err
 	}
 	w, h := f.bounds.Dx(), f.bounds.Dy()
-	if err := plausible(f.data, h, 8*w, lzwRatio); err != nil {
+	if err := plausible(f.pixels.rest, h, 8*w, lzwRatio); err != nil {
 		return picture{}, err
 	}
 
-	// image/gif would put black in place of the transparent index's colour, which counts here, and refuse what Pillow accepts: a
-	// frame beyond the screen, an index beyond the palette, an unknown extension. So it is given a file that has the frame alone.
-	alone := []byte("GIF89a")
-	alone = binary.LittleEndian.AppendUint16(alone, uint16(w))
-	alone = binary.LittleEndian.AppendUint16(alone, uint16(h))
-	alone = append(alone, 0x80|7, 0, 0) // 256 colours
-	alone = append(alone, make([]byte, 3*256)...)
-	alone = append(alone, 0x2c, 0, 0, 0, 0)
-	alone = binary.LittleEndian.AppendUint16(alone, uint16(w))
-	alone = binary.LittleEndian.AppendUint16(alone, uint16(h))
-	flags := byte(0)
-	if f.interlaced {
-		flags = 0x40
+	size, ok := f.pixels.next(1)
+	if !ok || size[0] < 2 || size[0] > 8 {
+		return picture{}, damaged("no code size of 2 to 8 bits")
 	}
-	alone = append(alone, flags)
-	m, err := gif.Decode(io.MultiReader(bytes.NewReader(alone), bytes.NewReader(f.data)))
-	if err != nil {
+	indices := make([]uint8, w*h)
+	if _, err := io.ReadFull(lzw.NewReader(&gifBlocks{pieces: f.pixels}, lzw.LSB, int(size[0])), indices); err != nil {
 		return picture{}, err
 	}
-	index := m.(*image.Paletted)
-	frame := picture{width: w, height: h, rgb: func(y int, rgb []uint8) { f.colours.row(rgb, index.Pix[y*index.Stride:][:w]) }}
+	at := make([]int, h) // where each row lies
+	if n := 0; f.interlaced {
+		for _, pass := range [4][2]int{{0, 8}, {4, 8}, {2, 4}, {1, 2}} { // first row, and from row to row
+			for y := pass[0]; y < h; y += pass[1] {
+				at[y], n = n, n+w
+			}
+		}
+	} else {
+		for y := range at {
+			at[y] = y * w
+		}
+	}
+	frame := picture{width: w, height: h, rgb: func(y int, rgb []uint8) { f.colours.row(rgb, indices[at[y]:][:w]) }}
 	return framed(frame, f.width, f.height, f.bounds.Min, f.fill), nil
+}
+
+// gifBlocks reads the contents of data sub-blocks, one after another.
+type gifBlocks struct {
+	pieces
+	block []byte
+}
+
+func (r *gifBlocks) Read(p []byte) (int, error) {
+	for len(r.block) == 0 {
+		var ok bool
+		if r.block, ok = r.pieces.block(); !ok || len(r.block) == 0 {
+			return 0, io.ErrUnexpectedEOF
+		}
+	}
+	n := copy(p, r.block)
+	r.block = r.block[n:]
+	return n, nil
 }
 
 // block returns the content of a data sub-block, empty for the last one.

@@ -116,6 +116,10 @@ func TestInspectGolden(t *testing.T) {
 // A file that was cut off has no hash, unless all of its first frame is there: Pillow then accepts it too, mostly.
 func TestTruncated(t *testing.T) {
 	t.Parallel()
+	// Pillow hashes them, as only what follows the pixels is missing.
+	complete := map[string]int{
+		"dot-64.png": 70, "flat-black.png": 77, "png-size-1x1.png": 57, "png-size-2x2.png": 66, "stripes-64.png": 85, "1-transparent.png": 85,
+	}
 	refused := 0
 	for _, g := range readGolden(t) {
 		const small = 20_000 // pixels; larger ones take long and show nothing more
@@ -141,8 +145,8 @@ func TestTruncated(t *testing.T) {
 			switch {
 			case err == nil && got != whole:
 				t.Errorf("%s cut to %d of %d bytes: got %v, want an error or %v", g.file, cut, len(g.data), got, whole)
-			case err == nil && i < pieces && filepath.Ext(g.file) != ".gif": // the animated one ends with more frames
-				t.Errorf("%s cut to %d of %d bytes: got a hash, want an error", g.file, cut, len(g.data))
+			case (err == nil) != (cut > 0 && cut == complete[g.file]) && i < pieces && filepath.Ext(g.file) != ".gif": // the animated one ends with more frames
+				t.Errorf("%s cut to %d of %d bytes: got %v, want an error, unless no pixels are missing", g.file, cut, len(g.data), err)
 			case err != nil && !errors.As(err, &format):
 				t.Errorf("%s cut to %d of %d bytes: got error %v, want a *FormatError", g.file, cut, len(g.data), err)
 			case err != nil:

@@ -1,9 +1,6 @@
 package phash
 
-import (
-	"image"
-	"image/color"
-)
+import "image"
 
 // luma is Pillow's conversion of stored R, G, B to gray (ITU-R 601-2 weights, 16 fraction bits).
 func luma(r, g, b uint8) uint8 {
@@ -29,43 +26,13 @@ func (p *colourTable) row(rgb, indices []uint8) {
 	}
 }
 
-// newPicture returns the pixels of m as Pillow has them: the values as they are stored in the file: alpha ignored even where it is
-// 0, the high byte of 16-bit colours, 16-bit gray clipped instead of scaled.
-func newPicture(m image.Image, err error) (picture, error) {
-	if err != nil {
-		return picture{}, err
-	}
-	p := picture{width: m.Bounds().Dx(), height: m.Bounds().Dy()}
-	switch m := m.(type) {
-	case *image.Gray:
-		p.row = func(y int, gray []uint8) { copy(gray, m.Pix[y*m.Stride:]) }
-	case *image.Gray16:
-		p.row = clipped(m.Pix, m.Stride, 2)
-	case *image.Paletted:
-		table := paletteOf(m.Palette)
-		p.rgb = func(y int, rgb []uint8) { table.row(rgb, m.Pix[y*m.Stride:][:len(rgb)/3]) }
-	case *image.NRGBA:
-		p.rgb = everyNth(m.Pix, m.Stride, 4, 1)
-	case *image.RGBA: // opaque
-		p.rgb = everyNth(m.Pix, m.Stride, 4, 1)
-	case *image.NRGBA64:
-		p.rgb = everyNth(m.Pix, m.Stride, 8, 2)
-	case *image.RGBA64: // opaque
-		p.rgb = everyNth(m.Pix, m.Stride, 8, 2)
-	default:
-		return picture{}, unsupported("pixels of type %T", m)
-	}
-	return p, nil
-}
-
-// clipped returns the rows of 16-bit gray, big-endian and step bytes apart, as Pillow makes 8 bits of them: what is above 255 is
-// white.
-func clipped(pix []uint8, stride, step int) func(y int, gray []uint8) {
+// clipped returns the rows of big-endian 16-bit gray as Pillow makes 8 bits of them: what is above 255 is white.
+func clipped(pix []uint8, stride int) func(y int, gray []uint8) {
 	return func(y int, gray []uint8) {
 		row := pix[y*stride:]
 		for x := range gray {
-			gray[x] = row[step*x+1]
-			if row[step*x] != 0 {
+			gray[x] = row[2*x+1]
+			if row[2*x] != 0 {
 				gray[x] = 255
 			}
 		}
@@ -114,19 +81,6 @@ func unmultiply(rgb, rgba []uint8) {
 			rgb[3*x+i] = v
 		}
 	}
-}
-
-// paletteOf returns the stored colours of a palette of image/png.
-func paletteOf(colours color.Palette) (table colourTable) {
-	for i, c := range colours[:min(len(colours), len(table))] {
-		switch c := c.(type) {
-		case color.RGBA:
-			table[i] = [3]uint8{c.R, c.G, c.B}
-		case color.NRGBA:
-			table[i] = [3]uint8{c.R, c.G, c.B}
-		}
-	}
-	return table
 }
 
 // framed puts p, which has rgb, on a larger canvas of one colour; p must lie within it.

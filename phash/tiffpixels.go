@@ -2,12 +2,12 @@ package phash
 
 import (
 	"bytes"
-	"compress/zlib"
 	"encoding/binary"
 	"io"
 	"math"
 	"math/bits"
 
+	"github.com/klauspost/compress/zlib"
 	"golang.org/x/image/ccitt"
 	"golang.org/x/image/tiff/lzw"
 )

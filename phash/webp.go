@@ -148,7 +148,7 @@ func decodeWebP(data []byte) (picture, error) {
 	if f.lossy {
 		pixels, err = decodeVP8(f)
 	} else {
-		pixels, err = newPicture(vp8l.Decode(bytes.NewReader(f.data)))
+		pixels, err = decodeVP8L(f)
 	}
 	if err != nil {
 		return picture{}, err
@@ -157,6 +157,18 @@ func decodeWebP(data []byte) (picture, error) {
 		return picture{}, damaged("frame of %d x %d pixels in a place of %v", pixels.width, pixels.height, size)
 	}
 	return framed(pixels, f.width, f.height, f.bounds.Min, [3]uint8{}), nil
+}
+
+func decodeVP8L(f webpFrame) (picture, error) {
+	decoded, err := vp8l.Decode(bytes.NewReader(f.data))
+	if err != nil {
+		return picture{}, err
+	}
+	m, ok := decoded.(*image.NRGBA)
+	if !ok {
+		return picture{}, unsupported("pixels of type %T", decoded)
+	}
+	return picture{width: m.Rect.Dx(), height: m.Rect.Dy(), rgb: everyNth(m.Pix, m.Stride, 4, 1)}, nil
 }
 
 func decodeVP8(f webpFrame) (picture, error) {

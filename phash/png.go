@@ -1,0 +1,307 @@
+package phash
+
+import (
+	"bytes"
+	"encoding/binary"
+	"hash/crc32"
+	"io"
+	"slices"
+
+	"github.com/klauspost/compress/zlib"
+)
+
+// Colour types of PNG (W3C PNG, third edition, 11.2.1).
+const (
+	pngGray      = 0
+	pngRGB       = 2
+	pngPalette   = 3
+	pngGrayAlpha = 4
+	pngRGBA      = 6
+)
+
+// A pngFile is a PNG up to its compressed pixels, as Pillow reads it.
+type pngFile struct {
+	width, height int
+	depth, colour uint8 // bits of a sample; colour type
+	interlaced    bool
+	colours       colourTable
+	idat          []byte // contents of all chunks IDAT that follow one another
+}
+
+// readPNGHeader reads the chunk IHDR, which must be the first.
+func readPNGHeader(data []byte) (f pngFile, err error) {
+	const length = 8 + 8 + 13 // signature, chunk header, chunk
+	if len(data) < length {
+		return f, damaged("no complete header")
+	}
+	if string(data[12:16]) != "IHDR" {
+		return f, damaged("does not begin with the chunk IHDR")
+	}
+	w, h := binary.BigEndian.Uint32(data[16:]), binary.BigEndian.Uint32(data[20:])
+	if w > 1<<31-1 || h > 1<<31-1 {
+		return f, damaged("side of more than 2^31-1 pixels")
+	}
+	if data[27] != 0 {
+		return f, unsupported("filter method %d", data[27])
+	}
+	return pngFile{width: int(w), height: int(h), depth: data[24], colour: data[25], interlaced: data[28] != 0}, nil
+}
+
+func sizePNG(data []byte) (width, height int, err error) {
+	f, err := readPNGHeader(data)
+	return f.width, f.height, err
+}
+
+// readPNG reads all chunks. Those before the pixels must be whole, with checksums that are right. Checksums are not looked at from
+// the pixels on, as the compressed data have their own; a chunk after them may be missing, or end within its head, but not within its content.
+func readPNG(data []byte) (pngFile, error) {
+	f, err := readPNGHeader(data)
+	if err != nil {
+		return f, err
+	}
+	f.colours = gifPalette(nil) // without a palette an index is a gray level
+	r := pieces{rest: data[8:]}
+	animated := false
+	for f.idat == nil {
+		head := r.rest
+		name, size, ok := r.pngHead()
+		if !ok {
+			return f, damaged("ends before the pixels, or has no chunk where one is expected")
+		}
+		if name == "IDAT" {
+			if name, size, ok = f.takePixels(&r, size); ok {
+				return f, r.skipPNG(name, size, animated)
+			}
+			return f, nil
+		}
+		chunk, whole := r.next(size)
+		sum, ok := r.next(4)
+		switch {
+		case !whole || !ok:
+			return f, damaged("ends within the chunk %s", name)
+		case crc32.ChecksumIEEE(head[4:8+size]) != binary.BigEndian.Uint32(sum):
+			return f, damaged("checksum of the chunk %s is wrong", name)
+		}
+		switch name {
+		case "IEND":
+			return f, damaged("no pixels")
+		case "PLTE":
+			if len(chunk) > 3*len(f.colours) {
+				return f, damaged("palette of %d bytes", len(chunk))
+			}
+			f.colours = colourTable{}
+			for i := range len(chunk) / 3 {
+				copy(f.colours[i][:], chunk[3*i:])
+			}
+		case "tRNS":
+			if f.colour == pngGray && len(chunk) < 2 || f.colour == pngRGB && len(chunk) < 6 {
+				return f, damaged("transparent colour of %d bytes", len(chunk))
+			}
+		case "acTL":
+			animated = len(chunk) >= 4 && binary.BigEndian.Uint32(chunk) > 1
+		}
+	}
+	return f, nil
+}
+
+// takePixels takes the contents of this chunk IDAT and of those that follow at once, and returns the head of the chunk after
+// them; ok is false if there is none.
+func (f *pngFile) takePixels(r *pieces, size int) (name string, _ int, ok bool) {
+	for {
+		content, _ := r.next(min(size, len(r.rest)))
+		if f.idat == nil {
+			f.idat = content[:len(content):len(content)]
+		} else {
+			f.idat = append(slices.Grow(f.idat, len(content)+len(r.rest)), content...)
+		}
+		r.next(4) // checksum
+		if name, size, ok = r.pngHead(); !ok || name != "IDAT" {
+			return name, size, ok
+		}
+	}
+}
+
+// skipPNG goes from the content of a chunk behind the pixels to where Pillow stops reading.
+func (r *pieces) skipPNG(name string, size int, animated bool) error {
+	for ok := true; ok && name != "IEND" && !(name == "fcTL" && animated); name, size, ok = r.pngHead() {
+		if _, ok := r.next(size); !ok {
+			return damaged("ends within the chunk %s", name)
+		}
+		r.next(4) // checksum
+	}
+	return nil
+}
+
+// pngHead returns name and size of the next chunk.
+func (r *pieces) pngHead() (name string, size int, ok bool) {
+	b, ok := r.next(8)
+	if !ok {
+		return "", 0, false
+	}
+	for _, c := range b[4:] {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_') {
+			return "", 0, false
+		}
+	}
+	return string(b[4:]), int(binary.BigEndian.Uint32(b)), true
+}
+
+func decodePNG(data []byte) (picture, error) {
+	const deflateRatio = 1032 // the most that deflate can expand a byte to
+	f, err := readPNG(data)
+	if err != nil {
+		return picture{}, err
+	}
+	samples := map[uint8]int{pngGray: 1, pngRGB: 3, pngPalette: 1, pngGrayAlpha: 2, pngRGBA: 4}[f.colour]
+	switch {
+	case samples > 0 && (f.depth == 8 || f.depth == 16 && f.colour != pngPalette):
+	case samples == 1 && (f.depth == 1 || f.depth == 2 || f.depth == 4):
+	default:
+		return picture{}, unsupported("colour type %d of %d bits", f.colour, f.depth)
+	}
+	if err := plausible(data, f.height, f.width*samples*int(f.depth), deflateRatio); err != nil {
+		return picture{}, err
+	}
+	pix, err := f.pixels(samples)
+	if err != nil {
+		return picture{}, err
+	}
+
+	p := picture{width: f.width, height: f.height}
+	size := len(pix) / f.height / f.width // bytes of a pixel
+	stride := f.width * size
+	switch {
+	case f.colour == pngPalette:
+		p.rgb = func(y int, rgb []uint8) { f.colours.row(rgb, pix[y*stride:][:stride]) }
+	case samples > 2:
+		p.rgb = everyNth(pix, stride, size, size/samples)
+	case f.colour == pngGray && f.depth == 16:
+		p.row = clipped(pix, stride)
+	default:
+		scale := uint8(1)
+		if f.depth < 8 {
+			scale = 255 / (1<<f.depth - 1)
+		}
+		p.row = func(y int, gray []uint8) {
+			row := pix[y*stride:]
+			for x := range gray {
+				gray[x] = scale * row[size*x]
+			}
+		}
+	}
+	return p, nil
+}
+
+// A pngPass is the pixels that interlacing puts together: those of every nth column and row from a first one on.
+type pngPass struct{ left, top, right, down int }
+
+// pixels decompresses and unfilters the picture: samples of less than 8 bits in a byte each, others as they are in the file. As in
+// Pillow rows are zero if the compressed data end before them in good order, and what follows the last row may be missing, but not
+// corrupt.
+func (f *pngFile) pixels(samples int) ([]uint8, error) {
+	depth := int(f.depth)
+	size := max(samples*depth/8, 1) // bytes of a pixel, here, and to the left neighbour for the filters
+	pix := make([]uint8, size*f.width*f.height)
+	passes := []pngPass{{0, 0, 1, 1}}
+	if f.interlaced {
+		passes = []pngPass{{0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8}, {2, 0, 4, 4}, {0, 2, 2, 4}, {1, 0, 2, 2}, {0, 1, 1, 2}}
+	}
+	z, err := zlib.NewReader(bytes.NewReader(f.idat))
+	if err != nil {
+		return nil, err
+	}
+	longest := 1 + (f.width*samples*depth+7)/8 // with the byte that names the filter
+	var read, last int // bytes of all rows, and of the last one
+	lines, unpacked := [2][]byte{make([]byte, longest), make([]byte, longest)}, make([]byte, f.width)
+	for i, pass := range passes {
+		width := (f.width - pass.left + pass.right - 1) / pass.right
+		if width <= 0 {
+			continue
+		}
+		line, above := lines[0][:1+(width*samples*depth+7)/8], lines[1]
+		clear(above)
+		for y := pass.top; y < f.height; y += pass.down {
+			if _, err := io.ReadFull(z, line); err == io.EOF && (i > 0 || y > 0) {
+				return pix, nil
+			} else if err != nil {
+				return nil, err
+			}
+			read, last = read+len(line), len(line)
+			row := line[1:]
+			if !unfilter(line[0], row, above[1:], size) {
+				return nil, damaged("filter %d", line[0])
+			}
+			if depth < 8 {
+				unpackBits(unpacked[:width], row, depth)
+				row = unpacked
+			}
+			to := pix[(y*f.width+pass.left)*size:]
+			if pass.right == 1 {
+				copy(to, row[:width*size])
+			} else {
+				for x := range width {
+					copy(to[x*pass.right*size:][:size], row[x*size:])
+				}
+			}
+			line, above = above[:len(line)], line
+		}
+	}
+	switch _, err := io.ReadFull(z, make([]byte, 1)); err {
+	case nil, io.EOF:
+		return pix, nil
+	case io.ErrUnexpectedEOF:
+		// Pillow does not begin with the last row if zlib has taken the last byte by then. Rows go one by one, and zlib takes what
+		// the next code needs before it stops for want of room.
+		if z, err = zlib.NewReader(bytes.NewReader(f.idat[:len(f.idat)-1])); err == nil {
+			_, err = io.CopyN(io.Discard, z, int64(read-last+1))
+		}
+		return pix, err
+	default:
+		return nil, err
+	}
+}
+
+// unfilter undoes the filter of a row (W3C PNG, third edition, chapter 9), which lies size bytes from pixel to pixel. It returns
+// false for a filter that does not exist.
+func unfilter(filter byte, row, above []byte, size int) bool {
+	above = above[:len(row)]
+	switch filter {
+	case 0:
+	case 1:
+		for i := size; i < len(row); i++ {
+			row[i] += row[i-size]
+		}
+	case 2:
+		for i := range row {
+			row[i] += above[i]
+		}
+	case 3:
+		for i := range min(size, len(row)) {
+			row[i] += above[i] / 2
+		}
+		for i := size; i < len(row); i++ {
+			row[i] += uint8((int(row[i-size]) + int(above[i])) / 2)
+		}
+	case 4:
+		for first := range size {
+			left, corner := 0, 0
+			for i := first; i < len(row); i += size {
+				up := int(above[i])
+				byLeft, byUp := up-corner, left-corner // distances of the prediction left + up - corner
+				byCorner := max(byLeft+byUp, -byLeft-byUp)
+				byLeft, byUp = max(byLeft, -byLeft), max(byUp, -byUp)
+				nearest := corner
+				if byLeft <= byUp && byLeft <= byCorner {
+					nearest = left
+				} else if byUp <= byCorner {
+					nearest = up
+				}
+				left, corner = (nearest+int(row[i]))&0xff, up
+				row[i] = uint8(left)
+			}
+		}
+	default:
+		return false
+	}
+	return true
+}
