@@ -75,6 +75,9 @@ func readBMP(data []byte) (bmpFile, error) {
 	h.pixels = le32(data[10:])
 	if h.depth <= 8 {
 		if h.pixels == fileHeader+size { // as if there were no palette, which there is
+			if h.entry == 3 { // of which releases of Pillow skip more or less
+				return h, unsupported("pixels in the place of the palette after a header of 12 bytes")
+			}
 			h.pixels += h.entry * h.colours
 		}
 		h.table, _ = r.next(min(h.entry*min(h.colours, len(colourTable{})), len(r.rest)))
@@ -227,6 +230,8 @@ func (h bmpFile) indexed(pixels []byte, start int) (picture, error) {
 	depth := h.depth
 	var colours colourTable
 	switch gray := h.gray(); {
+	case gray && h.colours == 1: // which releases of Pillow read as one bit or eight
+		return picture{}, unsupported("palette of black alone")
 	case gray && h.colours <= 2:
 		depth = 1
 		for i := range colours[1:] { // run lengths can have more than 1

@@ -16,12 +16,14 @@
 //     striped ones) included. What cannot be done exactly is refused as unsupported, not guessed.
 //   - Refused although Pillow reads it: JPEG with arithmetic coding, or progressive with scans missing, for which libjpeg guesses; TIFF
 //     with LAB or with YCbCr other than by JPEG, faxes other than Group 4 and one-dimensional Group 3, CMYK or separate planes by JPEG,
-//     compression by LZMA, Zstandard or WebP, BigTIFF; a PNG whose end is missing behind complete pixels; a GIF with a gray frame
-//     under a global palette of colours; and what releases of Pillow read differently: BMP run lengths with moves or odd numbers of
-//     literal pixels, uncompressed YCbCr in TIFF. A few TIFFs of unusual bit order are hashed that Pillow refuses.
+//     compression by LZMA, Zstandard or WebP, BigTIFF; a GIF with a gray frame under a global palette of colours; and what releases of
+//     Pillow read differently: BMP run lengths with moves or odd numbers of literal pixels, BMP palettes of black alone, pixels in the
+//     place of a BMP palette of 3 bytes a colour, uncompressed YCbCr in TIFF.
 //   - Palette indices past the end are black, as in Pillow since 10.4; before they were gray levels.
-//   - A file that was cut off before the end of its first frame, or that its decoder finds corrupt, is an error, never a hash. Pillow
-//     goes on after corrupt entropy-coded data in a JPEG that has its end, and so does this package, with the same hash.
+//   - A file that was cut off before the end of its first frame, or that its decoder finds corrupt, is an error, never a hash. Where
+//     Pillow does not notice, this package does not either, with the same hash: corrupt entropy-coded data in a JPEG that has its end,
+//     a PNG of which nothing is missing but what follows the last pixel, a GIF frame with too much data.
+//   - Alpha of a lossy WebP is not decoded: a file that is corrupt there alone is hashed, and Pillow refuses it.
 //   - No input makes it panic, and memory is bounded by the pixel count: none for a JPEG of one scan, 1 to 8 bytes a pixel for the
 //     decoded picture as a rule, 16 at worst (16-bit TIFF in one strip, turned, or interlaced PNG); conversion and resampling go row by row.
 //   - Everything is safe for concurrent use; there is no state.

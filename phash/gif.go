@@ -83,9 +83,9 @@ func readGIF(data []byte) (gifFrame, error) {
 			f.fill = f.colours[transparent]
 			f.pixels = r
 			return f, nil
-		default:
-			return f, damaged("no frame where one is expected")
-		}
+		case 0x3b: // trailer
+			return f, damaged("no frame")
+		} // Pillow skips other bytes
 	}
 }
 

@@ -26,6 +26,8 @@ type pngFile struct {
 	interlaced    bool
 	colours       colourTable
 	idat          []byte // contents of all chunks IDAT that follow one another
+	starts        []int  // where in idat each of them begins
+	cut           bool   // the last of them does not have all of its content
 }
 
 // readPNGHeader reads the chunk IHDR, which must be the first.
@@ -53,7 +55,8 @@ func sizePNG(data []byte) (width, height int, err error) {
 }
 
 // readPNG reads all chunks. Those before the pixels must be whole, with checksums that are right. Checksums are not looked at from
-// the pixels on, as the compressed data have their own; a chunk after them may be missing, or end within its head, but not within its content.
+// the pixels on, as the compressed data have their own; a chunk after them may be missing, or end within its head, but not within
+// its content.
 func readPNG(data []byte) (pngFile, error) {
 	f, err := readPNGHeader(data)
 	if err != nil {
@@ -109,6 +112,7 @@ func readPNG(data []byte) (pngFile, error) {
 func (f *pngFile) takePixels(r *pieces, size int) (name string, _ int, ok bool) {
 	for {
 		content, _ := r.next(min(size, len(r.rest)))
+		f.starts, f.cut = append(f.starts, len(f.idat)), len(content) < size
 		if f.idat == nil {
 			f.idat = content[:len(content):len(content)]
 		} else {
@@ -206,12 +210,13 @@ func (f *pngFile) pixels(samples int) ([]uint8, error) {
 	if f.interlaced {
 		passes = []pngPass{{0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8}, {2, 0, 4, 4}, {0, 2, 2, 4}, {1, 0, 2, 2}, {0, 1, 1, 2}}
 	}
-	z, err := zlib.NewReader(bytes.NewReader(f.idat))
+	in := bytes.NewReader(f.idat)
+	z, err := zlib.NewReader(in)
 	if err != nil {
 		return nil, err
 	}
 	longest := 1 + (f.width*samples*depth+7)/8 // with the byte that names the filter
-	var read, last int // bytes of all rows, and of the last one
+	var read, last int                         // bytes of all rows, and of the last one
 	lines, unpacked := [2][]byte{make([]byte, longest), make([]byte, longest)}, make([]byte, f.width)
 	for i, pass := range passes {
 		width := (f.width - pass.left + pass.right - 1) / pass.right
@@ -246,19 +251,47 @@ func (f *pngFile) pixels(samples int) ([]uint8, error) {
 			line, above = above[:len(line)], line
 		}
 	}
-	switch _, err := io.ReadFull(z, make([]byte, 1)); err {
-	case nil, io.EOF:
-		return pix, nil
-	case io.ErrUnexpectedEOF:
+	switch _, err := io.ReadFull(z, make([]byte, 1)); {
+	case f.cut && inflates(f.idat[:f.starts[len(f.starts)-1]], read):
+		return nil, damaged("ends within the chunk IDAT") // which Pillow does not need, but skips
+	case err == io.ErrUnexpectedEOF:
 		// Pillow does not begin with the last row if zlib has taken the last byte by then. Rows go one by one, and zlib takes what
 		// the next code needs before it stops for want of room.
-		if z, err = zlib.NewReader(bytes.NewReader(f.idat[:len(f.idat)-1])); err == nil {
-			_, err = io.CopyN(io.Discard, z, int64(read-last+1))
+		if !inflates(f.idat[:len(f.idat)-1], read-last+1) {
+			return nil, err
 		}
-		return pix, err
-	default:
+	case err == zlib.ErrChecksum:
+		// Pillow has not seen it if the rows were complete before the bytes that it had read with it.
+		if !inflates(f.idat[:f.readBefore(len(f.idat)-in.Len())], read) {
+			return nil, err
+		}
+	case err != nil && err != io.EOF:
 		return nil, err
 	}
+	return pix, nil
+}
+
+// inflates reports whether compressed data give n bytes.
+func inflates(data []byte, n int) bool {
+	z, err := zlib.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return false
+	}
+	m, _ := io.CopyN(io.Discard, z, int64(n))
+	return m == int64(n)
+}
+
+// readBefore returns where the piece begins that Pillow reads the byte before end of the compressed data with: a chunk, or 64 KiB of
+// it.
+func (f *pngFile) readBefore(end int) int {
+	const block = 1 << 16 // ImageFile.MAXBLOCK
+	start := 0
+	for _, s := range f.starts {
+		if s < end {
+			start = s
+		}
+	}
+	return start + (end-1-start)/block*block
 }
 
 // unfilter undoes the filter of a row (W3C PNG, third edition, chapter 9), which lies size bytes from pixel to pixel. It returns

@@ -2,7 +2,9 @@ package phash
 
 import (
 	"encoding/binary"
+	"fmt"
 	"slices"
+	"strings"
 )
 
 // Tags and values of TIFF 6.0.
@@ -69,7 +71,7 @@ type tiffHeader struct {
 	bits          int   // of a sample; 1, 2, 4, 8, 12, 16 or 32
 	format        int   // of a sample
 	samples       int   // of a pixel
-	extra         []int // meanings of those beyond the colours: 0 nothing, 1 alpha that colours were multiplied by, else alpha
+	extra         []int // kinds of those beyond the colours, see tiffKind
 	planar        bool  // each sample of the pixels in a plane of its own
 	tables        []byte
 }
@@ -108,49 +110,60 @@ func readTIFF(data []byte) (*tiffHeader, error) {
 		switch tag := t.order.Uint16(entry); tag {
 		case tagStripOffsets, tagStripByteCounts, tagTileOffsets, tagTileByteCounts, tagColorMap, tagJPEGTables:
 			most = len(data)
-			if tables := int(t.order.Uint32(entry[4:])); tag == tagJPEGTables && tables > maxJPEGTables {
+			if tables := int64(t.order.Uint32(entry[4:])); tag == tagJPEGTables && tables > maxJPEGTables {
 				return nil, unsupported("JPEG tables of %d bytes", tables)
 			}
 			fallthrough
 		case tagWidth, tagHeight, tagBitsPerSample, tagCompression, tagPhotometric, tagFillOrder, tagOrientation, tagSamplesPerPixel,
 			tagRowsPerStrip, tagPlanarConfig, tagT4Options, tagPredictor, tagTileWidth, tagTileLength, tagExtraSamples, tagSampleFormat:
-			v, ok := t.read(data, entry, most)
-			if !ok {
-				return nil, damaged("tag %d cannot be read", tag)
+			v, err := t.read(data, entry, most)
+			if err != nil {
+				return nil, err
 			}
 			t.values[tag] = v
 		}
 	}
-	for _, tag := range []uint16{tagStripByteCounts, tagTileByteCounts} {
-		// Strips that lie on top of each other would make decoding quadratic in the size of the file.
+	if t.get(tagCompression, noCompression) != noCompression {
 		sum := 0
-		for _, n := range t.values[tag] {
+		for _, n := range slices.Concat(t.values[tagStripByteCounts], t.values[tagTileByteCounts]) {
 			sum += int(n)
 		}
 		if sum > 4*len(data) {
+			// Strips that lie on top of each other would make decoding quadratic in the size of the file.
 			return nil, damaged("strips are larger than the file")
 		}
 	}
 	return t, t.interpret()
 }
 
-// read returns the values of an entry of type BYTE, SHORT, LONG or UNDEFINED, most of them at most. It allocates no more than the file holds.
-func (t *tiffHeader) read(data, entry []byte, most int) ([]uint32, bool) {
-	size := map[uint16]int64{1: 1, 3: 2, 4: 4, 7: 1}[t.order.Uint16(entry[2:])]
-	count := int64(t.order.Uint32(entry[4:]))
-	if size == 0 || count == 0 {
-		return nil, false
+// read returns the values of an entry of type SHORT or LONG, or of bytes for the JPEG tables, most of them at most.
+func (t *tiffHeader) read(data, entry []byte, most int) ([]uint32, error) {
+	const byteType, shortType, longType, undefinedType = 1, 3, 4, 7
+	tag := t.order.Uint16(entry)
+	var size int64
+	switch kind := t.order.Uint16(entry[2:]); {
+	case kind == shortType:
+		size = 2
+	case kind == longType:
+		size = 4
+	case tag == tagJPEGTables && (kind == byteType || kind == undefinedType):
+		size = 1
+	default:
+		return nil, unsupported("type %d of tag %d", kind, tag)
 	}
+	count := int64(t.order.Uint32(entry[4:]))
 	field := entry[8:12]
 	if count*size > 4 {
-		count = min(count, int64(most))
 		at := int64(t.order.Uint32(field))
 		if at+count*size > int64(len(data)) {
-			return nil, false
+			return nil, damaged("the values of tag %d lie beyond the end", tag)
 		}
 		field = data[at:]
 	}
-	v := make([]uint32, count)
+	if count == 0 {
+		return nil, damaged("tag %d has no value", tag)
+	}
+	v := make([]uint32, min(count, int64(most)))
 	for i := range v {
 		switch size {
 		case 1:
@@ -161,7 +174,7 @@ func (t *tiffHeader) read(data, entry []byte, most int) ([]uint32, bool) {
 			v[i] = t.order.Uint32(field[4*i:])
 		}
 	}
-	return v, true
+	return v, nil
 }
 
 // interpret derives the kind of picture from the tags, and refuses what Pillow refuses or what cannot be done as it does.
@@ -187,13 +200,18 @@ func (t *tiffHeader) interpret() error {
 	if t.format, ok = same(t.values[tagSampleFormat], unsignedSamples); !ok {
 		return unsupported("samples of different types")
 	}
+	if v := t.values[tagPlanarConfig]; len(v) > 1 || len(v) == 1 && v[0] != 1 && v[0] != 2 {
+		return unsupported("planar configuration %d", v)
+	}
 
-	if t.planar && len(t.extra) > 0 && len(t.extra) < t.samples && slices.Max(t.extra) == 0 {
+	sizes := max(len(t.values[tagBitsPerSample]), 1)
+	if t.planar && len(t.extra) > 0 && slices.Max(t.extra) == 0 {
 		t.samples -= len(t.extra)
+		sizes -= len(t.extra)
 		t.extra = nil
 	}
-	if n := len(t.values[tagBitsPerSample]); n > 1 && n < t.samples {
-		return unsupported("sizes of %d of %d samples", n, t.samples)
+	if sizes != 1 && sizes < t.samples {
+		return unsupported("sizes of %d of %d samples", sizes, t.samples)
 	}
 	if t.samples == 1 && !(t.planar && t.compression == noCompression) {
 		t.planar = false
@@ -220,65 +238,117 @@ func (t *tiffHeader) colours() int {
 	return 1
 }
 
-// check refuses as unsupported all that is not known to come out as in Pillow.
-func (t *tiffHeader) check() error {
-	switch t.photometric {
-	case whiteIsZero, blackIsZero, rgbColours, paletted, cmykInks:
-	case ycbcr: // which libtiff converts if it is compressed; what is not, releases of Pillow read differently
-		if t.compression != newJPEG {
-			return unsupported("YCbCr with compression %d", t.compression)
-		}
-	case lab:
-		return unsupported("colour space LAB") // nor can Pillow make it gray
-	default:
-		return unsupported("photometric interpretation %d", t.photometric)
-	}
-	for _, f := range []func() error{t.checkSamples, t.checkDepth, t.checkCompression} {
-		if err := f(); err != nil {
-			return err
-		}
-	}
-	return nil
+// A tiffKind is what samples there are of a pixel.
+type tiffKind struct {
+	photometric, format, bits, samples int
+	extra                              string // kinds of those beyond the colours: 0 nothing, 1 alpha that colours were multiplied by, others alpha
 }
 
-func (t *tiffHeader) checkSamples() error {
-	const rgba = 4
-	undeclared := t.photometric == rgbColours && t.samples == rgba && len(t.extra) == 0
-	if t.samples != t.colours()+len(t.extra) && !undeclared {
-		return unsupported("%d samples per pixel, %d of them extra", t.samples, len(t.extra))
+// tiffOrders are the orders of bytes, and of bits in a byte, in which a kind is known.
+type tiffOrders uint8
+
+const (
+	little tiffOrders = 1 << iota
+	big
+	littleReversed
+	bigReversed
+
+	eitherOrder = little | big
+	anyOrder    = eitherOrder | littleReversed | bigReversed
+)
+
+// tiffKinds are the kinds that Pillow opens (OPEN_INFO in its TiffImagePlugin), without those that it cannot make gray: LAB, and
+// gray multiplied by alpha.
+var tiffKinds = map[tiffKind]tiffOrders{
+	{whiteIsZero, unsignedSamples, 1, 1, ""}:  anyOrder,
+	{whiteIsZero, unsignedSamples, 2, 1, ""}:  anyOrder,
+	{whiteIsZero, unsignedSamples, 4, 1, ""}:  anyOrder,
+	{whiteIsZero, unsignedSamples, 8, 1, ""}:  anyOrder,
+	{whiteIsZero, unsignedSamples, 16, 1, ""}: little,
+	{whiteIsZero, floatSamples, 32, 1, ""}:    eitherOrder,
+
+	{blackIsZero, unsignedSamples, 1, 1, ""}:  anyOrder,
+	{blackIsZero, unsignedSamples, 2, 1, ""}:  anyOrder,
+	{blackIsZero, unsignedSamples, 4, 1, ""}:  anyOrder,
+	{blackIsZero, unsignedSamples, 8, 1, ""}:  anyOrder,
+	{blackIsZero, unsignedSamples, 8, 2, "0"}: eitherOrder,
+	{blackIsZero, unsignedSamples, 8, 2, "2"}: eitherOrder,
+	{blackIsZero, unsignedSamples, 12, 1, ""}: little,
+	{blackIsZero, unsignedSamples, 16, 1, ""}: eitherOrder | littleReversed,
+	{blackIsZero, unsignedSamples, 32, 1, ""}: little,
+	{blackIsZero, signedSamples, 8, 1, ""}:    eitherOrder,
+	{blackIsZero, signedSamples, 16, 1, ""}:   eitherOrder,
+	{blackIsZero, signedSamples, 32, 1, ""}:   eitherOrder,
+	{blackIsZero, floatSamples, 32, 1, ""}:    eitherOrder,
+
+	{rgbColours, unsignedSamples, 8, 3, ""}:      anyOrder,
+	{rgbColours, unsignedSamples, 8, 4, ""}:      eitherOrder,
+	{rgbColours, unsignedSamples, 8, 4, "0"}:     eitherOrder,
+	{rgbColours, unsignedSamples, 8, 4, "1"}:     eitherOrder,
+	{rgbColours, unsignedSamples, 8, 4, "2"}:     eitherOrder,
+	{rgbColours, unsignedSamples, 8, 4, "999"}:   eitherOrder,
+	{rgbColours, unsignedSamples, 8, 5, "0 0"}:   eitherOrder,
+	{rgbColours, unsignedSamples, 8, 5, "1 0"}:   eitherOrder,
+	{rgbColours, unsignedSamples, 8, 5, "2 0"}:   eitherOrder,
+	{rgbColours, unsignedSamples, 8, 6, "0 0 0"}: eitherOrder,
+	{rgbColours, unsignedSamples, 8, 6, "1 0 0"}: eitherOrder,
+	{rgbColours, unsignedSamples, 8, 6, "2 0 0"}: eitherOrder,
+	{rgbColours, unsignedSamples, 16, 3, ""}:     eitherOrder,
+	{rgbColours, unsignedSamples, 16, 4, ""}:     eitherOrder,
+	{rgbColours, unsignedSamples, 16, 4, "0"}:    eitherOrder,
+	{rgbColours, unsignedSamples, 16, 4, "1"}:    eitherOrder,
+	{rgbColours, unsignedSamples, 16, 4, "2"}:    eitherOrder,
+
+	{paletted, unsignedSamples, 1, 1, ""}:  anyOrder,
+	{paletted, unsignedSamples, 2, 1, ""}:  anyOrder,
+	{paletted, unsignedSamples, 4, 1, ""}:  anyOrder,
+	{paletted, unsignedSamples, 8, 1, ""}:  anyOrder,
+	{paletted, unsignedSamples, 8, 2, "0"}: eitherOrder,
+	{paletted, unsignedSamples, 8, 2, "2"}: eitherOrder,
+
+	{cmykInks, unsignedSamples, 8, 4, ""}:    eitherOrder,
+	{cmykInks, unsignedSamples, 8, 5, "0"}:   eitherOrder,
+	{cmykInks, unsignedSamples, 8, 6, "0 0"}: eitherOrder,
+	{cmykInks, unsignedSamples, 16, 4, ""}:   eitherOrder,
+
+	{ycbcr, unsignedSamples, 8, 3, ""}: eitherOrder,
+}
+
+// check refuses as unsupported all that is not known to come out as in Pillow.
+func (t *tiffHeader) check() error {
+	kind := tiffKind{t.photometric, t.format, t.bits, t.samples, strings.Trim(fmt.Sprint(t.extra), "[]")}
+	orders, fillOrder := little, t.get(tagFillOrder, 1)
+	if t.order == binary.BigEndian {
+		orders = big
 	}
-	for i, v := range t.extra {
-		if v != 0 && i > 0 || v > 2 && v != 999 {
-			return unsupported("extra samples of kinds %d", t.extra)
-		}
+	if fillOrder == 2 {
+		orders <<= 2 // little to littleReversed, big to bigReversed
 	}
-	if len(t.extra) > 0 {
-		switch kind := t.extra[0]; t.photometric {
-		case blackIsZero, paletted:
-			if len(t.extra) > 1 || kind == 1 {
-				return unsupported("gray multiplied by alpha") // nor can Pillow make it gray
-			}
-		case rgbColours:
-		case cmykInks:
-			if kind != 0 {
-				return unsupported("CMYK with alpha")
-			}
-		default:
-			return unsupported("extra samples with photometric interpretation %d", t.photometric)
-		}
+	if tiffKinds[kind]&orders == 0 || fillOrder != 1 && fillOrder != 2 {
+		return unsupported("%d samples of %d bits and type %d, photometric interpretation %d, extra samples %d, bit order %d",
+			t.samples, t.bits, t.format, t.photometric, t.extra, fillOrder)
 	}
-	if t.planar && t.compression == noCompression {
+	raw := t.compression == noCompression
+	switch {
+	case t.photometric == ycbcr && t.compression != newJPEG:
+		// libtiff converts what is compressed by JPEG; other YCbCr releases of Pillow read differently.
+		return unsupported("YCbCr with compression %d", t.compression)
+	case t.format != unsignedSamples && t.bits > 8 && t.order == binary.BigEndian && !raw:
+		// Pillow mistakes the order of bytes, and its releases differ in that.
+		return unsupported("big-endian samples of type %d with compression %d", t.format, t.compression)
+	case t.planar && t.samples > 4:
+		return unsupported("%d planes", t.samples)
+	case fillOrder == 2 && raw && (t.photometric == whiteIsZero && t.bits == 8 || t.photometric == paletted && t.bits < 8):
+		return unsupported("samples of %d bits in reverse order, not compressed", t.bits) // nor has Pillow's reader them
+	case t.planar && raw:
 		// Pillow's own reader, not libtiff, which knows few kinds.
+		undeclared := t.photometric == rgbColours && t.samples == 4 && len(t.extra) == 0
 		tiled := t.values[tagTileOffsets] != nil
-		reversed := t.get(tagFillOrder, 1) == 2
-		if t.samples > 4 || t.bits != 8 || t.colours() == 1 || t.multiplied() || undeclared && tiled || reversed {
+		if t.bits != 8 || t.colours() == 1 || t.multiplied() || undeclared && tiled || fillOrder == 2 {
 			return unsupported("samples in separate planes, not compressed, of this kind")
 		}
 	}
-	if t.planar && t.samples > 4 {
-		return unsupported("%d planes", t.samples)
-	}
-	return nil
+	return t.checkCompression()
 }
 
 // multiplied reports whether colours are stored multiplied by alpha.
@@ -290,33 +360,6 @@ func (t *tiffHeader) multiplied() bool {
 		return t.planar && t.compression != noCompression // libtiff says so, and Pillow believes it there only
 	}
 	return t.extra[0] == 1
-}
-
-func (t *tiffHeader) checkDepth() error {
-	gray, little := t.photometric <= blackIsZero && t.samples == 1, t.order == binary.LittleEndian
-	signed := t.format == signedSamples && t.photometric == blackIsZero && gray
-	plain := t.format == unsignedSamples
-	known := false
-	switch t.bits {
-	case 1, 2, 4:
-		known = plain && (gray || t.photometric == paletted && t.samples == 1)
-	case 8:
-		known = plain || signed // the sign is not looked at
-	case 12:
-		known = plain && gray && t.photometric == blackIsZero && little
-	case 16:
-		known = plain && gray && (t.photometric == blackIsZero || little) || signed ||
-			plain && (t.photometric == rgbColours || t.photometric == cmykInks && len(t.extra) == 0)
-	case 32:
-		known = plain && gray && t.photometric == blackIsZero && little || signed || t.format == floatSamples && gray
-	}
-	if t.format != unsignedSamples && t.bits > 8 && !little && t.compression != noCompression {
-		known = false // Pillow mistakes the order of bytes, and its releases differ in that
-	}
-	if !known {
-		return unsupported("samples of %d bits and type %d", t.bits, t.format)
-	}
-	return nil
 }
 
 func (t *tiffHeader) checkCompression() error {

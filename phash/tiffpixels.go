@@ -48,8 +48,8 @@ func (t *tiffHeader) grid() (tiffGrid, error) {
 	switch {
 	case len(g.offsets) < need:
 		return g, damaged("%d strips or tiles, want %d", len(g.offsets), need)
-	case len(g.offsets) > need && t.compression == noCompression && t.values[tagPlanarConfig] == nil:
-		return g, unsupported("%d strips or tiles, %d needed", len(g.offsets), need) // Pillow draws them all
+	case len(g.offsets) > need && t.compression == noCompression:
+		return g, unsupported("%d strips or tiles, %d needed", len(g.offsets), need) // Pillow draws them all, or the last one
 	case t.compression == noCompression:
 		g.counts = nil // not looked at
 	case len(g.counts) < need:
@@ -68,12 +68,15 @@ func (t *tiffHeader) pixels(data []byte) (pix []uint8, n int, err error) {
 	if t.multiplied() {
 		n = 4
 	}
-	planes, inPiece := 1, t.samples // of the planes of a file, and samples of a pixel in each
+	planes, inPiece, keep := 1, t.samples, n // planes of the file, samples of a pixel in each, and of these the ones to keep
 	if t.planar {
-		planes, inPiece = n, 1
+		planes, inPiece, keep = t.samples, 1, 1
 	}
 	rowBytes := (g.width*inPiece*t.bits + 7) / 8
 	pieces := planes * g.across * g.down
+	if g.tiled && t.compression == noCompression && g.width*inPiece*t.bits%8 != 0 {
+		return nil, 0, unsupported("tiles of %d samples of %d bits a row", g.width*inPiece, t.bits) // of which Pillow rounds the size down
+	}
 	if g.tiled {
 		// Tiles may be larger than the picture, and lie on top of each other.
 		ratio := 4 * 4096
@@ -85,7 +88,7 @@ func (t *tiffHeader) pixels(data []byte) (pix []uint8, n int, err error) {
 		}
 	}
 	pix = make([]uint8, n*t.width*t.height)
-	convert := t.converter(n / planes)
+	convert := t.converter(keep)
 	piece := make([]byte, 0, rowBytes*g.height)
 	for i := range pieces {
 		plane, at := i/(g.across*g.down), i%(g.across*g.down)
@@ -101,6 +104,9 @@ func (t *tiffHeader) pixels(data []byte) (pix []uint8, n int, err error) {
 		}
 		if piece, err = t.piece(piece[:size], data, g, i, rows); err != nil {
 			return nil, 0, err
+		}
+		if plane >= n {
+			continue // only to see whether it is corrupt, as Pillow does
 		}
 		for y := range height {
 			to := n*((top+y)*t.width+left) + plane

@@ -6,9 +6,8 @@
 The first line of output is Pillow's version. Each further line is: file name, kind, hash, separated by tabs. The kinds:
 
     exact    a picture whose hash must come out
-    close    a JPEG
-    refused  a file cut short that Pillow refuses; there is no hash, but a dash
-    cut      a file cut short that Pillow accepts: to be refused, or the hash must come out
+    refused  a file cut short or corrupted that Pillow refuses; there is no hash, but a dash
+    cut      a file cut short that Pillow accepts, of a format in which it may be refused
 """
 import io
 import os
@@ -180,7 +179,7 @@ def bmp_file(rng):
     gap = rng.choice((0, 0, 0, 2, 5))
     stated = offset + gap
     if gap == 0 and rng.random() < 0.2:
-        stated = rng.choice((0, 14 + size)) if depth <= 8 else 0
+        stated = rng.choice((0, 14 + size)) if depth <= 8 and size > 12 else 0  # else releases of Pillow differ
 
     if depth <= 8:
         colours = ((content(rng, width, height, 1)[:, :, 0] >> (8 - depth)).astype(int) % entries).astype("uint8")
@@ -299,8 +298,9 @@ def tiff_file(rng):
     if sample_format != 1 and bits > 8 and compression != 1:
         order = "<"  # releases of Pillow differ in the other
     planar = planar and samples <= 4
-    if planar and compression == 1 and (bits == 16 or photo == 2 and samples == 4 and not extra):
-        compression = 5  # Pillow takes bytes for samples of 16 bits, and mistakes the width of tiles with undeclared alpha
+    if planar and compression == 1 and (bits == 16 or photo == 2 and samples == 4 and not extra or extra == (0,)):
+        compression = 5  # Pillow takes bytes for samples of 16 bits, mistakes the width of tiles with undeclared alpha, and stumbles over
+        # planes without a meaning
     fill = 2 if rng.random() < 0.1 and not (planar and compression == 1) and compression != 7 else 1
     subsampling = rng.choice((0, 1, 2)) if photo == 6 and compression == 7 else 0
     predictor = 1
@@ -453,15 +453,15 @@ def webp_file(rng):
 
 
 def encode(rng):
-    """Returns name suffix, "exact" or "close", and the bytes of one random file."""
+    """Returns name suffix and bytes of one random file."""
     out = io.BytesIO()
     fmt = rng.choice(("png", "png", "gif", "gif", "bmp", "anybmp", "anybmp", "tif", "tif", "anytif", "anytif", "anytif", "webp", "webp", "jpg"))
     if fmt in ("anybmp", "anytif", "webp"):
         name, data = {"anybmp": bmp_file, "anytif": tiff_file, "webp": webp_file}[fmt](rng)
-        return name, "exact", data
+        return name, data
     if fmt == "png":
         if rng.random() < 0.25:
-            return "deep.png", "exact", deep_png(rng)
+            return "deep.png", deep_png(rng)
         mode = rng.choice(("1", "L", "LA", "P", "P", "RGB", "RGBA", "I;16"))
         options = {}
         if mode == "P":
@@ -471,18 +471,18 @@ def encode(rng):
         elif mode == "RGB":
             options = rng.choice(({}, {"transparency": (0, 100, 200)}))
         picture(rng, mode).save(out, "PNG", **options)
-        return mode.replace(";", "") + ".png", "exact", out.getvalue()
+        return mode.replace(";", "") + ".png", out.getvalue()
     if fmt == "gif":
         mode = rng.choice(("P", "P", "L", "1"))
         options = rng.choice(({}, {"transparency": 0}, {"transparency": 1}, {"transparency": 255}))
         picture(rng, mode).save(out, "GIF", interlace=rng.random() < 0.5, optimize=rng.random() < 0.5, **options)
         if rng.random() < 0.5:
-            return mode + "-frame.gif", "exact", small_frame(rng, out.getvalue())
-        return mode + ".gif", "exact", out.getvalue()
+            return mode + "-frame.gif", small_frame(rng, out.getvalue())
+        return mode + ".gif", out.getvalue()
     if fmt == "bmp":
         mode = rng.choice(("1", "L", "P", "RGB", "RGBA"))
         picture(rng, mode).save(out, "BMP")
-        return mode + ".bmp", "exact", out.getvalue()
+        return mode + ".bmp", out.getvalue()
     if fmt == "tif":
         mode = rng.choice(("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"))
         compressions = ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"]
@@ -506,26 +506,47 @@ def encode(rng):
         data = out.getvalue()
         if mode == "RGBA" and rng.random() < 0.5:  # say that colours are multiplied by alpha
             data = data.replace(struct.pack("<HHIHH", 338, 3, 1, 2, 0), struct.pack("<HHIHH", 338, 3, 1, 1, 0))
-        return "%s-%s.tif" % (mode.replace(";", ""), compression), "exact", data
-    picture(rng, rng.choice(("L", "RGB"))).save(out, "JPEG", quality=rng.choice((50, 80, 95)), subsampling=rng.choice((0, 1, 2)))
-    return "x.jpg", "close", out.getvalue()
+        return "%s-%s.tif" % (mode.replace(";", ""), compression), data
+    mode = rng.choice(("L", "RGB", "RGB", "CMYK"))
+    options = dict(progressive=rng.random() < 0.4, optimize=rng.random() < 0.5)
+    if rng.random() < 0.2:
+        options["restart_marker_blocks"] = rng.randrange(1, 20)
+    picture(rng, mode).save(out, "JPEG", quality=rng.choice((50, 80, 95)), subsampling=rng.choice((0, 1, 2)), **options)
+    return mode + ".jpg", out.getvalue()
+
+
+def harmed(rng, suffix, data):
+    """Returns the kind of harm, if any, and the bytes."""
+    if rng.random() < 0.1:
+        end = rng.randrange(len(data)) if rng.random() < 0.5 else len(data) - rng.randrange(1, min(50, len(data)))
+        return "cut", data[:end]
+    if suffix.endswith((".png", ".gif")) and rng.random() < 0.1:
+        changed = bytearray(data)
+        for _ in range(rng.choice((1, 1, 3))):
+            changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        return "corrupt", bytes(changed)
+    return "", data
 
 
 def hashed(rng):
-    """As encode, with the hash before the bytes."""
+    """Returns name suffix, kind, hash and bytes."""
     while True:
-        suffix, kind, data = encode(rng)
-        cut = kind == "exact" and rng.random() < 0.05
-        if cut:
-            data = data[: rng.randrange(len(data))]
+        try:
+            suffix, data = encode(rng)
+        except OSError:  # Pillow's buffer is too small for some noise as progressive JPEG
+            continue
+        harm, data = harmed(rng, suffix, data)
         try:
             with Image.open(io.BytesIO(data)) as im:
-                return suffix, "cut" if cut else kind, imagehash.phash(im, hash_size=16), data
+                phash = imagehash.phash(im, hash_size=16)
         except (OSError, ValueError, SyntaxError, EOFError) as e:
-            if cut:
+            if harm:
                 return suffix, "refused", "-", data
             if "-v" in sys.argv:
                 print("Pillow refuses", suffix, repr(e), file=sys.stderr)
+            continue
+        kind = "cut" if harm == "cut" and suffix.endswith((".jpg", ".tif")) else "exact"
+        return suffix, kind, phash, data
 
 
 def main():
