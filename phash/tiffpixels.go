@@ -175,6 +175,9 @@ func (t *tiffHeader) decompress(dst, src []byte, width, rows int) error {
 		r = z
 	}
 	if _, err := io.ReadFull(r, dst); err != nil {
+		if t.compression == groupThree || t.compression == groupFour {
+			return unsupported("fax that cannot be read: %v", err) // libtiff forgives more
+		}
 		return err
 	}
 	if t.compression == deflate || t.compression == deflateObsolete {

@@ -10,9 +10,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
 
 	"onceover/celery"
+	"onceover/internal/redisretry"
 	"onceover/internal/testenv"
+	"onceover/progress"
 	"onceover/worker"
 )
 
@@ -152,6 +155,62 @@ func TestLostSessionsAreNoDeaths(t *testing.T) {
 	b.start()
 	<-g.entered // by a third
 	close(g.release)
+	if m := b.wait(id); m.Status != celery.Success {
+		t.Errorf("got %s, want SUCCESS", m.Status)
+	}
+}
+
+// begins tells when a run is about to begin.
+type begins struct {
+	*progress.Store
+	run chan string
+}
+
+func (b begins) Begin(ctx context.Context, taskID, run string) (int, error) {
+	b.run <- run
+	return b.Store.Begin(ctx, taskID, run)
+}
+
+// TestOutagesAreNoDeaths has a redelivered job go back again and again since Redis is away,
+// which cannot be told at that moment that nobody has died.
+func TestOutagesAreNoDeaths(t *testing.T) {
+	b := setup(t)
+	b.cfg.MaxCrashes = 3
+	proxy := testenv.NewProxy(t, b.server.Addr())
+	opt, err := redisretry.Options(proxy.URL(b.server.URL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := redis.NewClient(opt)
+	t.Cleanup(func() { client.Close() })
+	marks := begins{progress.New(client, b.log), make(chan string, 8)}
+	b.marks = marks
+	var runs atomic.Int32
+	b.task("t", worker.HandlerFunc(func(ctx context.Context, r *celery.Request) (any, error) {
+		if runs.Add(1) > 2 {
+			return 1, nil
+		}
+		// Until the run before is taken back, for which there is time as a rule.
+		for end := time.Now().Add(20 * time.Second); b.redis.SCard(ctx, "job:"+r.ID+":runs").Val() > 1 && time.Now().Before(end); {
+		}
+		proxy.Cut()
+		return nil, away{errors.New("redis for progress is unavailable")}
+	}))
+	id := b.send("t", nil)
+	ch, err := b.conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := ch.Get("q.ai", false); !ok || err != nil {
+		t.Fatalf("got %v, %v from q.ai", ok, err)
+	}
+	ch.Close() // what it had taken goes back, as redelivered
+	b.start()
+	<-marks.run
+	for range 2 {
+		<-marks.run // given back, and delivered again, while Redis is away
+		proxy.Restore()
+	}
 	if m := b.wait(id); m.Status != celery.Success {
 		t.Errorf("got %s, want SUCCESS", m.Status)
 	}

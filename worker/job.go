@@ -99,6 +99,11 @@ func (w *Worker) accept(jobs context.Context, c *consumer, d amqp.Delivery) {
 			w.returned.Add(1)
 		}
 		j.giveBack()
+		w.held.remove(j)
+		// Redis may be what the job met with.
+		ctx, done := lingering(jobs, time.Second)
+		defer done()
+		j.uncount(ctx)
 	})
 }
 

@@ -43,7 +43,7 @@ type bundle struct {
 	server     *testenv.RedisServer
 	results    *results.Store
 	store      worker.Results // what the worker is given: results, or something around it
-	marks      *progress.Store
+	marks      worker.Marks   // progress.Store, or something around it
 	kept       *failed.Store
 	keptClient *redis.Client
 	logs       *observer.ObservedLogs
@@ -69,13 +69,14 @@ func setupOn(t *testing.T, url string) *bundle {
 	}
 	b.redis = redis.NewClient(opt)
 	t.Cleanup(func() { b.redis.Close() })
-	b.results, b.marks = results.New(b.redis, b.log), progress.New(b.redis, b.log)
+	marks := progress.New(b.redis, b.log)
+	b.results, b.marks = results.New(b.redis, b.log), marks
 	b.store = b.results
 	keptOpt := *opt
 	keptOpt.DB = 5
 	b.keptClient = redis.NewClient(&keptOpt)
 	t.Cleanup(func() { b.keptClient.Close() })
-	b.kept = failed.New(failed.Config{}, b.keptClient, b.results, b.marks, nil, b.log)
+	b.kept = failed.New(failed.Config{}, b.keptClient, b.results, marks, nil, b.log)
 	b.connect()
 	b.cfg = worker.DefaultConfig()
 	b.cfg.BrokerURLs, b.cfg.Concurrency, b.cfg.Grace = []string{b.url}, 4, 10*time.Second

@@ -145,7 +145,8 @@ func (e *finalError) Unwrap() error { return e.err }
 
 // Options reads a redis://, rediss:// or unix:// URL for a client that stands
 // behind guards: its own retries are off, so that a guard sees an outage at
-// once and no try is multiplied.
+// once and no try is multiplied, and a deadline of a context ends a command that
+// waits for a server which does not answer.
 func Options(url string) (*redis.Options, error) {
 	opt, err := redis.ParseURL(url)
 	if err != nil {
@@ -153,5 +154,6 @@ func Options(url string) (*redis.Options, error) {
 	}
 	opt.MaxRetries = -1
 	opt.DialerRetries = 1
+	opt.ContextTimeoutEnabled = true
 	return opt, nil
 }

@@ -105,3 +105,34 @@ func TestDoReportsTheCause(t *testing.T) {
 		t.Errorf("got %v, want %v", err, cause)
 	}
 }
+
+// TestStalledServer asks a server that takes connections and never answers.
+func TestStalledServer(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close() // the connections it did not accept are closed with it
+	opt, err := redisretry.Options("redis://" + listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	opt.ReadTimeout = time.Hour
+	client := redis.NewClient(opt)
+	defer client.Close()
+	done := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		done <- redisretry.New("cache", zap.NewNop()).Do(ctx, func(ctx context.Context) error { return client.Ping(ctx).Err() })
+	}()
+	select {
+	case err := <-done:
+		var away *redisretry.UnavailableError
+		if !errors.As(err, &away) {
+			t.Errorf("got %v, want an UnavailableError", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("still waiting 20 s after the end of the context")
+	}
+}

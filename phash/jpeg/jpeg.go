@@ -45,7 +45,7 @@ func damaged(format string, args ...any) error { return DamagedError(fmt.Sprintf
 
 const (
 	errTruncated = DamagedError("ends before the end-of-image marker")
-	errSmoothed  = DamagedError("progressive scans are missing")
+	errSmoothed  = UnsupportedError("progressive scans are missing")
 )
 
 // DecodeConfig reads the header as far as the frame header. Success does not mean that the rest is intact. The error is an

@@ -97,5 +97,5 @@ func expected(err error) bool {
 	var unsupported UnsupportedError
 	var damaged DamagedError
 	return errors.As(err, &unsupported) ||
-		errors.As(err, &damaged) && (damaged == errSmoothed || damaged == errTruncated || strings.Contains(err.Error(), "too few"))
+		errors.As(err, &damaged) && (damaged == errTruncated || strings.Contains(err.Error(), "too few"))
 }
