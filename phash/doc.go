@@ -25,7 +25,7 @@
 //     a PNG of which nothing is missing but what follows the last pixel, a GIF frame with too much data.
 //   - Alpha of a lossy WebP is not decoded: a file that is corrupt there alone is hashed, and Pillow refuses it.
 //   - No input makes it panic, and memory is bounded by the pixel count: none for a JPEG of one scan, 1 to 8 bytes a pixel for the
-//     decoded picture as a rule, 16 at worst (16-bit TIFF in one strip, turned, or interlaced PNG); conversion and resampling go row by row.
+//     decoded picture as a rule, 16 at worst (16-bit TIFF in one strip, turned); conversion and resampling go row by row.
 //   - Everything is safe for concurrent use; there is no state.
 //
 // Pillow is not one reference but three: from 12.2 on it resamples tall pictures in another order, which changes their hash.

@@ -275,16 +275,24 @@ func TestOrient(t *testing.T) {
 	}
 }
 
-// Pieces whose size overflows, tables that would be parsed for every strip, data whose checksum is wrong, and a frame that Pillow
-// resamples in another way.
+// Tiles whose size overflows, or is out of proportion to the picture, a tag that is there again and again with as many values as
+// the file can hold, and a frame that Pillow resamples in another way.
 func TestHostileFiles(t *testing.T) {
 	t.Parallel()
 	tiles := tiffFile([2]uint32{tagWidth, 8}, [2]uint32{tagHeight, 8}, [2]uint32{tagBitsPerSample, 8}, [2]uint32{tagCompression, 1},
 		[2]uint32{tagPhotometric, 1}, [2]uint32{tagTileWidth, 1 << 31}, [2]uint32{tagTileLength, 1 << 31},
 		[2]uint32{tagTileOffsets, 8}, [2]uint32{tagTileByteCounts, 100})
+	large := tiffFile([2]uint32{tagWidth, 8}, [2]uint32{tagHeight, 8}, [2]uint32{tagBitsPerSample, 8}, [2]uint32{tagCompression, 5},
+		[2]uint32{tagPhotometric, 1}, [2]uint32{tagTileWidth, 1 << 18}, [2]uint32{tagTileLength, 1 << 17},
+		[2]uint32{tagTileOffsets, 8}, [2]uint32{tagTileByteCounts, 100})
+	large = append(large, make([]byte, 1<<22)...) // so that it could be
+	again := tiffFile(slices.Repeat([][2]uint32{{tagStripOffsets, 8}}, 65535)...)
+	for e := range 65535 {
+		binary.LittleEndian.PutUint32(again[10+12*e+4:], uint32(len(again)/8))
+	}
 	gray := []byte("GIF89a\x01\x00\x01\x00\x80\x00\x00\xff\x00\x00\x00\xff\x00\x2c\x00\x00\x00\x00\x01\x00\x01\x00\x80" +
 		"\x00\x00\x00\x01\x01\x01\x02\x02\x44\x01\x00\x3b")
-	for name, data := range map[string][]byte{"tiles": tiles, "gray frame": gray} {
+	for name, data := range map[string][]byte{"tiles": tiles, "large tiles": large, "one tag": again, "gray frame": gray} {
 		var format *FormatError
 		if h, err := Sum(data); !errors.As(err, &format) {
 			t.Errorf("%s: got %v, %v, want a *FormatError", name, h, err)

@@ -52,6 +52,9 @@ func readGIF(data []byte) (gifFrame, error) {
 			if label[0] == 0xf9 && len(first) >= 4 && first[0]&1 != 0 {
 				transparent = first[3]
 			}
+			if len(first) == 0 && label[0] != 0xfe { // Pillow goes on with what follows as if it belonged to it
+				return f, unsupported("an empty extension %#x", label[0])
+			}
 			for block := first; len(block) > 0; {
 				if block, ok = r.block(); !ok {
 					return f, short

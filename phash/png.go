@@ -62,7 +62,6 @@ func readPNG(data []byte) (pngFile, error) {
 	if err != nil {
 		return f, err
 	}
-	f.colours = gifPalette(nil) // without a palette an index is a gray level
 	r := pieces{rest: data[8:]}
 	animated := false
 	for f.idat == nil {
@@ -89,13 +88,20 @@ func readPNG(data []byte) (pngFile, error) {
 		case "IEND":
 			return f, damaged("no pixels")
 		case "PLTE":
-			if len(chunk) > 3*len(f.colours) {
-				return f, damaged("palette of %d bytes", len(chunk))
+			colours := len(chunk) / 3
+			if f.colour == pngPalette && colours > len(f.colours) {
+				return f, damaged("palette of %d colours", colours)
 			}
 			f.colours = colourTable{}
-			for i := range len(chunk) / 3 {
+			for i := range min(colours, len(f.colours)) {
 				copy(f.colours[i][:], chunk[3*i:])
 			}
+		case "fcTL":
+			if len(chunk) < 20 || !bytes.Equal(chunk[4:12], data[16:24]) || !bytes.Equal(chunk[12:20], make([]byte, 8)) {
+				return f, unsupported("a first frame of an animation that is not the whole picture")
+			}
+		case "fdAT":
+			return f, unsupported("a frame of an animation before the picture")
 		case "tRNS":
 			if f.colour == pngGray && len(chunk) < 2 || f.colour == pngRGB && len(chunk) < 6 {
 				return f, damaged("transparent colour of %d bytes", len(chunk))
@@ -200,8 +206,8 @@ func decodePNG(data []byte) (picture, error) {
 type pngPass struct{ left, top, right, down int }
 
 // pixels decompresses and unfilters the picture: samples of less than 8 bits in a byte each, others as they are in the file. As in
-// Pillow rows are zero if the compressed data end before them in good order, and what follows the last row may be missing, but not
-// corrupt.
+// Pillow rows are zero if the compressed data end before them in good order and within the piece that the row before them was in,
+// and what follows the last row may be missing, but not corrupt.
 func (f *pngFile) pixels(samples int) ([]uint8, error) {
 	depth := int(f.depth)
 	size := max(samples*depth/8, 1) // bytes of a pixel, here, and to the left neighbour for the filters
@@ -218,7 +224,7 @@ func (f *pngFile) pixels(samples int) ([]uint8, error) {
 	longest := 1 + (f.width*samples*depth+7)/8 // with the byte that names the filter
 	var read, last int                         // bytes of all rows, and of the last one
 	lines, unpacked := [2][]byte{make([]byte, longest), make([]byte, longest)}, make([]byte, f.width)
-	for i, pass := range passes {
+	for _, pass := range passes {
 		width := (f.width - pass.left + pass.right - 1) / pass.right
 		if width <= 0 {
 			continue
@@ -226,9 +232,11 @@ func (f *pngFile) pixels(samples int) ([]uint8, error) {
 		line, above := lines[0][:1+(width*samples*depth+7)/8], lines[1]
 		clear(above)
 		for y := pass.top; y < f.height; y += pass.down {
-			if _, err := io.ReadFull(z, line); err == io.EOF && (i > 0 || y > 0) {
+			_, err := io.ReadFull(z, line)
+			if err == io.EOF && read > 0 && !inflates(f.idat[:f.readBefore(len(f.idat)-in.Len())], read) {
 				return pix, nil
-			} else if err != nil {
+			}
+			if err != nil {
 				return nil, err
 			}
 			read, last = read+len(line), len(line)

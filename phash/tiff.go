@@ -116,6 +116,9 @@ func readTIFF(data []byte) (*tiffHeader, error) {
 			fallthrough
 		case tagWidth, tagHeight, tagBitsPerSample, tagCompression, tagPhotometric, tagFillOrder, tagOrientation, tagSamplesPerPixel,
 			tagRowsPerStrip, tagPlanarConfig, tagT4Options, tagPredictor, tagTileWidth, tagTileLength, tagExtraSamples, tagSampleFormat:
+			if t.values[tag] != nil { // of which Pillow and libtiff take different ones
+				return nil, unsupported("tag %d twice", tag)
+			}
 			v, err := t.read(data, entry, most)
 			if err != nil {
 				return nil, err
@@ -160,8 +163,16 @@ func (t *tiffHeader) read(data, entry []byte, most int) ([]uint32, error) {
 		}
 		field = data[at:]
 	}
-	if count == 0 {
-		return nil, damaged("tag %d has no value", tag)
+	switch tag {
+	case tagBitsPerSample, tagStripOffsets, tagStripByteCounts, tagColorMap, tagTileOffsets, tagTileByteCounts, tagExtraSamples,
+		tagSampleFormat, tagJPEGTables:
+		if count == 0 {
+			return nil, damaged("tag %d has no value", tag)
+		}
+	default:
+		if count != 1 {
+			return nil, unsupported("%d values of tag %d", count, tag)
+		}
 	}
 	v := make([]uint32, min(count, int64(most)))
 	for i := range v {
@@ -200,7 +211,7 @@ func (t *tiffHeader) interpret() error {
 	if t.format, ok = same(t.values[tagSampleFormat], unsignedSamples); !ok {
 		return unsupported("samples of different types")
 	}
-	if v := t.values[tagPlanarConfig]; len(v) > 1 || len(v) == 1 && v[0] != 1 && v[0] != 2 {
+	if v := t.get(tagPlanarConfig, 1); v != 1 && v != 2 {
 		return unsupported("planar configuration %d", v)
 	}
 
@@ -257,8 +268,8 @@ const (
 	anyOrder    = eitherOrder | littleReversed | bigReversed
 )
 
-// tiffKinds are the kinds that Pillow opens (OPEN_INFO in its TiffImagePlugin), without those that it cannot make gray: LAB, and
-// gray multiplied by alpha.
+// tiffKinds are the kinds that Pillow opens (OPEN_INFO in its TiffImagePlugin), without those that it cannot make gray, LAB and
+// gray multiplied by alpha, and without YCbCr of one sample.
 var tiffKinds = map[tiffKind]tiffOrders{
 	{whiteIsZero, unsignedSamples, 1, 1, ""}:  anyOrder,
 	{whiteIsZero, unsignedSamples, 2, 1, ""}:  anyOrder,

@@ -77,6 +77,9 @@ func (t *tiffHeader) pixels(data []byte) (pix []uint8, n int, err error) {
 	if g.tiled && t.compression == noCompression && g.width*inPiece*t.bits%8 != 0 {
 		return nil, 0, unsupported("tiles of %d samples of %d bits a row", g.width*inPiece, t.bits) // of which Pillow rounds the size down
 	}
+	if most := max(4*(n*t.width*t.height), 1<<22); rowBytes*g.height > most {
+		return nil, 0, unsupported("tiles of %d x %d pixels in a picture of %d x %d", g.width, g.height, t.width, t.height)
+	}
 	if g.tiled {
 		// Tiles may be larger than the picture, and lie on top of each other.
 		ratio := 4 * 4096

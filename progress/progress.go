@@ -12,8 +12,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -106,7 +104,7 @@ func (s *Store) Track(ctx context.Context, jobID string, resume bool) (*Tracker,
 // stored, so that its redelivery is recognised: a final state, or RETRY. attempt
 // is celery.Request.Attempt.
 func (s *Store) MarkFinished(ctx context.Context, taskID string, state celery.State, attempt int) error {
-	mark := fmt.Sprintf("%s %d", state, attempt)
+	mark := fmt.Sprintf("%s %d %d", state, attempt, s.now().UnixMicro())
 	err := s.guard.Do(ctx, func(ctx context.Context) error {
 		return s.client.Set(ctx, finishedKey(taskID), mark, finishedTTL).Err()
 	})
@@ -116,23 +114,29 @@ func (s *Store) MarkFinished(ctx context.Context, taskID string, state celery.St
 	return nil
 }
 
-// Finished returns what MarkFinished recorded for the task within a day, "" if
-// it recorded nothing.
-func (s *Store) Finished(ctx context.Context, taskID string) (state celery.State, attempt int, err error) {
-	var mark string
+// A Mark is what MarkFinished recorded.
+type Mark struct {
+	State   celery.State // "" for nothing
+	Attempt int
+	At      time.Time
+}
+
+// Finished returns what MarkFinished recorded for the task within a day.
+func (s *Store) Finished(ctx context.Context, taskID string) (m Mark, err error) {
+	var text string
 	err = s.guard.Do(ctx, func(ctx context.Context) (err error) {
-		mark, err = s.client.Get(ctx, finishedKey(taskID)).Result()
+		text, err = s.client.Get(ctx, finishedKey(taskID)).Result()
 		return err
 	})
 	if err != nil && !errors.Is(err, redis.Nil) {
-		return "", 0, fmt.Errorf("look for the completion mark of task %s: %w", taskID, err)
+		return m, fmt.Errorf("look for the completion mark of task %s: %w", taskID, err)
 	}
-	name, number, _ := strings.Cut(mark, " ")
-	attempt, err = strconv.Atoi(number)
-	if err != nil {
-		attempt = 0 // as written before RETRY was recorded
-	}
-	return celery.State(name), attempt, nil
+	var state string
+	var micros int64
+	// What is missing stays 0, as it was written before there was more than the state.
+	_, _ = fmt.Sscan(text, &state, &m.Attempt, &micros)
+	m.State, m.At = celery.State(state), time.UnixMicro(micros)
+	return m, nil
 }
 
 // timestamp is the time as it stands in updates.
@@ -175,7 +179,8 @@ func (s *Store) NotBegun(ctx context.Context, taskID, run string) error {
 // ResetMarks forgets what was recorded of the ends and runs of a task, unless it
 // succeeded or is to be retried. It returns the state that Finished would have, "" for none.
 func (s *Store) ResetMarks(ctx context.Context, taskID string) (was celery.State, err error) {
-	if was, _, err = s.Finished(ctx, taskID); err != nil || was == celery.Success || was == celery.Retried {
+	m, err := s.Finished(ctx, taskID)
+	if was = m.State; err != nil || was == celery.Success || was == celery.Retried {
 		return was, err
 	}
 	err = s.guard.Do(ctx, func(ctx context.Context) error {

@@ -138,14 +138,15 @@ func TestLoadNothing(t *testing.T) {
 
 func TestFinished(t *testing.T) {
 	s, client := setup(t)
-	if state, _, err := s.Finished(t.Context(), "t"); state != "" || err != nil {
-		t.Errorf("before: got %q, %v", state, err)
+	if m, err := s.Finished(t.Context(), "t"); m.State != "" || err != nil {
+		t.Errorf("before: got %+v, %v", m, err)
 	}
+	before := time.Now().Truncate(time.Microsecond)
 	if err := s.MarkFinished(t.Context(), "t", celery.Retried, 3); err != nil {
 		t.Fatal(err)
 	}
-	if state, retries, err := s.Finished(t.Context(), "t"); state != celery.Retried || retries != 3 || err != nil {
-		t.Errorf("after: got %q %d, %v, want RETRY 3", state, retries, err)
+	if m, err := s.Finished(t.Context(), "t"); m.State != celery.Retried || m.Attempt != 3 || m.At.Before(before) || err != nil {
+		t.Errorf("after: got %+v, %v, want RETRY 3, now", m, err)
 	}
 	if ttl := client.TTL(t.Context(), "job:t:finished").Val(); ttl <= 23*time.Hour {
 		t.Errorf("got TTL %v, want 24 h", ttl)

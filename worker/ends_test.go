@@ -137,6 +137,43 @@ func TestFailureStays(t *testing.T) {
 	}
 }
 
+// TestEndWhileWaiting has a job end in one worker, which lost the broker, while it waits
+// for a slot of another: there it is not run any more.
+func TestEndWhileWaiting(t *testing.T) {
+	b := setup(t)
+	b.cfg.Concurrency, b.cfg.PrefetchMultiplier = 1, 2
+	busy, filler, g := newGate(), newGate(), newGate()
+	b.task("busy", busy)
+	b.task("filler", filler)
+	b.task("t", worker.HandlerFunc(func(ctx context.Context, r *celery.Request) (any, error) {
+		if _, err := g.Run(ctx, r); err != nil || g.runs.Load() > 1 {
+			return nil, err
+		}
+		return nil, celery.NewException("ValueError", "no picture", nil)
+	}))
+	b.start()
+	b.send("busy", nil)
+	<-busy.entered
+	b.send("filler", nil)
+	b.until(func() bool { return b.left("q.ai") == 0 })
+	proxy := b.startBehindProxy()
+	id := b.send("t", nil)
+	<-g.entered
+	proxy.Cut()
+	b.until(func() bool { return b.left("q.ai") == 1 })
+	close(busy.release)
+	<-filler.entered
+	b.until(func() bool { return b.left("q.ai") == 0 }) // it waits for the slot
+	close(g.release)
+	b.until(func() bool { return len(b.outcomes(id)) == 1 })
+	close(filler.release)
+	b.until(func() bool { return len(b.outcomes(id)) == 2 })
+	b.wantException(b.wait(id), celery.Failure, "ValueError: no picture")
+	if n := g.runs.Load(); n != 1 {
+		t.Errorf("got %d runs, want 1", n)
+	}
+}
+
 // TestLostSessionsAreNoDeaths has a job redelivered because its workers lose the broker,
 // and go on with it: nobody has died of it.
 func TestLostSessionsAreNoDeaths(t *testing.T) {

@@ -268,12 +268,12 @@ func runErrback(ctx context.Context, t *task, failed *celery.Request, exc *celer
 
 // store saves a state of the job in DB0, unless nobody wants results. result is
 // any JSON value.
-// It reports false if the job has succeeded in another run: then SUCCESS stays.
+// It reports false if the job has ended in another run meanwhile: then that stays.
 func (j *job) store(ctx context.Context, state celery.State, result any, children []*celery.Result) (saved bool, err error) {
-	return j.storeIf(ctx, nil, state, result, children)
+	return j.storeIf(ctx, j.mine, state, result, children)
 }
 
-// storeIf is store if may, unless it is nil, allows it for what is stored already.
+// storeIf is store if may allows it for what is stored already.
 func (j *job) storeIf(ctx context.Context, may func(stored []byte) bool, state celery.State, result any, children []*celery.Result) (saved bool, err error) {
 	if j.req.IgnoreResult {
 		return true, nil
@@ -345,11 +345,11 @@ func (j *job) failID(ctx context.Context, id string, exc *celery.Exception, chil
 // stored is what is known of an earlier run of the id; nil if nothing is.
 func (j *job) stored(ctx context.Context) (*celery.Meta, error) {
 	if j.unstored() {
-		state, attempt, err := j.w.marks.Finished(ctx, j.req.ID)
-		if err != nil || state == "" {
+		m, err := j.w.marks.Finished(ctx, j.req.ID)
+		if err != nil || m.State == "" {
 			return nil, err
 		}
-		return &celery.Meta{Status: state, TaskID: j.req.ID, Retries: &attempt}, nil
+		return &celery.Meta{Status: m.State, TaskID: j.req.ID, Retries: &m.Attempt}, nil
 	}
 	m, err := j.w.results.Load(ctx, j.req.ID)
 	var damaged *celery.MetaError

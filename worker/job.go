@@ -43,6 +43,8 @@ type job struct {
 	req      *celery.Request
 	received time.Time
 
+	seen bool // delivered before, or published again: another run may be at work, or have been
+
 	mu      sync.Mutex
 	counted string // the name under which its run counts among those that may have died of it
 	phase   phase
@@ -52,8 +54,9 @@ type job struct {
 }
 
 // accept takes a delivery: what cannot be run is refused, the rest gets in line
-// for a slot, in the order of arrival. jobs ends when running jobs have to stop.
-func (w *Worker) accept(jobs context.Context, c *consumer, d amqp.Delivery) {
+// for a slot, in the order of arrival. run ends when the worker is to stop, jobs when
+// running jobs have to.
+func (w *Worker) accept(run, jobs context.Context, c *consumer, d amqp.Delivery) {
 	if c.session.waits.Err() != nil {
 		_ = d.Nack(false, true) // what was on its way; an error means that it goes back by itself
 		return
@@ -101,7 +104,7 @@ func (w *Worker) accept(jobs context.Context, c *consumer, d amqp.Delivery) {
 		j.giveBack()
 		w.held.remove(j)
 		// Redis may be what the job met with.
-		ctx, done := lingering(jobs, time.Second)
+		ctx, done := lingering(run, time.Second)
 		defer done()
 		j.uncount(ctx)
 	})
@@ -131,7 +134,7 @@ func (j *job) run(jobs context.Context, unlock func(), place *ticket) error {
 	j.stop = stopWaiting
 	j.mu.Unlock()
 
-	seen := j.delivery.Redelivered || j.delivery.Headers[headerAgain] == true
+	j.seen = j.delivery.Redelivered || j.delivery.Headers[headerAgain] == true
 	if unlock == nil {
 		var err error
 		if unlock, err = j.w.running.lock(waits, j.req.ID); err != nil {
@@ -139,7 +142,7 @@ func (j *job) run(jobs context.Context, unlock func(), place *ticket) error {
 		}
 		// A producer that publishes once more because it did not see the confirm. A
 		// task acknowledged early does not mind, nor would Celery.
-		seen = seen || !j.task.AckEarly
+		j.seen = j.seen || !j.task.AckEarly
 	}
 	defer unlock()
 	if place == nil {
@@ -147,7 +150,7 @@ func (j *job) run(jobs context.Context, unlock func(), place *ticket) error {
 	}
 	defer func() { place.leave() }()
 
-	if seen {
+	if j.seen {
 		if over, err := j.finished(jobs); over || err != nil {
 			return err
 		}
@@ -177,7 +180,12 @@ func (j *job) run(jobs context.Context, unlock func(), place *ticket) error {
 	if exc, why := j.unwanted(true); exc != nil {
 		return j.revoked(jobs, exc, why)
 	}
-	return j.attempt(jobs, seen)
+	if j.seen { // what ran elsewhere may have ended while this waited
+		if over, err := j.finished(jobs); over || err != nil {
+			return err
+		}
+	}
+	return j.attempt(jobs)
 }
 
 // waitEnded is what becomes of a job whose wait was ended by err.
@@ -237,7 +245,7 @@ func (j *job) waitForETA(waits context.Context, wait time.Duration) (over bool, 
 func (j *job) message() failed.Message { return failed.MessageOf(j.delivery, j.consumer.queue) }
 
 // attempt runs the handler once and does what follows from the outcome.
-func (j *job) attempt(jobs context.Context, seen bool) error {
+func (j *job) attempt(jobs context.Context) error {
 	ctx, cancel := context.WithCancelCause(jobs)
 	defer cancel(nil)
 	j.mu.Lock()
@@ -249,7 +257,7 @@ func (j *job) attempt(jobs context.Context, seen bool) error {
 		j.enter(settled)
 		ctx, done := lingering(jobs, lastWrites)
 		defer done()
-		return j.fail(ctx, fatal, failed.ReasonPoison, &attempt{job: j}, seen)
+		return j.fail(ctx, fatal, failed.ReasonPoison, &attempt{job: j})
 	}
 	defer j.outlive(ctx)()
 	j.task.runs.Add(1)
@@ -258,21 +266,19 @@ func (j *job) attempt(jobs context.Context, seen bool) error {
 	}
 	if j.w.cfg.TrackStarted || j.task.TrackStarted {
 		started := map[string]any{"pid": os.Getpid(), "hostname": j.w.cfg.NodeName}
-		if _, err := j.storeIf(ctx, j.mine(seen), celery.Started, started, nil); err != nil {
+		if _, err := j.store(ctx, celery.Started, started, nil); err != nil {
 			return err
 		}
 	}
 	j.event("task-started", nil)
 
 	a := &attempt{job: j, plan: j.plan(fmt.Sprintf("send/%d", j.req.Retries))}
-	a.again = seen
+	a.again = j.seen
 	soft, hard := j.limits()
 	value, cause, err := runAttempt(context.WithValue(ctx, attemptKey{}, a), j.task.Handler, j.req, soft, hard)
 	j.enter(settled)
 	a.end()
 	a.stage = stageOf(err)
-	// Whose session is lost may have been run elsewhere meanwhile.
-	seen = seen || j.consumer.session.waits.Err() != nil
 
 	f := decide(j.task, err, cause, j.req)
 	if f.fate == giveBack && !j.hasAcked() {
@@ -288,20 +294,20 @@ func (j *job) attempt(jobs context.Context, seen bool) error {
 		// Acknowledged early, so that there is nothing to give back.
 		lost := &celery.Exception{Type: "WorkerLostError", Module: celery.ModuleBilliard, Args: []any{
 			fmt.Sprintf("the task did not end, and its message had been acknowledged before it began: %v", err)}, Err: err}
-		return j.fail(ctx, lost, failed.ReasonFailed, a, seen)
+		return j.fail(ctx, lost, failed.ReasonFailed, a)
 	}
-	if seen {
+	if j.contested() {
 		if over, err := j.overtaken(ctx); over || err != nil {
 			return j.superseded(ctx, err)
 		}
 	}
 	switch f.fate {
 	case succeed:
-		return j.succeed(ctx, value, a, seen)
+		return j.succeed(ctx, value, a)
 	case retry:
-		return j.retry(ctx, f, a, seen)
+		return j.retry(ctx, f, a)
 	case replace:
-		return j.replace(ctx, f.replace, a, seen)
+		return j.replace(ctx, f.replace, a)
 	case ignore:
 		j.end(outcomeIgnored, "")
 		return nil
@@ -313,37 +319,37 @@ func (j *job) attempt(jobs context.Context, seen bool) error {
 		return j.revoked(ctx, f.exc, f.why)
 	case reject:
 		j.event("task-rejected", func() map[string]any { return map[string]any{"requeue": false} })
-		return j.fail(ctx, f.exc, failed.ReasonRejected, a, seen)
+		return j.fail(ctx, f.exc, failed.ReasonRejected, a)
 	default:
-		return j.fail(ctx, f.exc, failed.ReasonFailed, a, seen)
+		return j.fail(ctx, f.exc, failed.ReasonFailed, a)
 	}
 }
 
 // succeed publishes what follows, stores the result, and counts it for the
 // chord: in this order, so that the result names all its children.
-func (j *job) succeed(ctx context.Context, value any, a *attempt, seen bool) error {
+func (j *job) succeed(ctx context.Context, value any, a *attempt) error {
 	raw, err := celery.MarshalJSON(value)
 	if err != nil {
 		// As Celery does when a result cannot be serialised.
-		return j.fail(ctx, celery.NewException("TypeError", "the result is not a JSON value: "+err.Error(), err), failed.ReasonFailed, a, seen)
+		return j.fail(ctx, celery.NewException("TypeError", "the result is not a JSON value: "+err.Error(), err), failed.ReasonFailed, a)
 	}
 	next := j.plan("next")
 	if err := followers(&next, j.req, raw); err != nil {
-		return j.fail(ctx, exceptionOf(err), failed.ReasonFailed, a, seen)
+		return j.fail(ctx, exceptionOf(err), failed.ReasonFailed, a)
 	}
-	if err := j.flush(ctx, &next, seen); err != nil {
+	if err := j.flush(ctx, &next, j.contested()); err != nil {
 		if undeliverable(err) {
-			return j.fail(ctx, operationalError(err), failed.ReasonFailed, a, seen)
+			return j.fail(ctx, operationalError(err), failed.ReasonFailed, a)
 		}
 		return err
 	}
 	crash.Point("before-store")
 	children := append(a.plan.Children, next.Children...)
-	if saved, err := j.storeIf(ctx, j.mine(seen), celery.Success, json.RawMessage(raw), children); err != nil || !saved {
+	if saved, err := j.store(ctx, celery.Success, json.RawMessage(raw), children); err != nil || !saved {
 		return j.superseded(ctx, err)
 	}
 	crash.Point("after-store")
-	if err := j.chordPart(ctx, j.req, celery.Success, raw, seen); err != nil {
+	if err := j.chordPart(ctx, j.req, celery.Success, raw, j.contested()); err != nil {
 		return err
 	}
 	if err := j.markFinished(ctx, celery.Success); err != nil {
@@ -365,12 +371,12 @@ func (j *job) succeed(ctx context.Context, value any, a *attempt, seen bool) err
 
 // fail stores the failure and hands it on: to the chord, to what would have
 // followed, to the errbacks. The job is kept.
-func (j *job) fail(ctx context.Context, exc *celery.Exception, reason celery.Reason, a *attempt, seen bool) error {
+func (j *job) fail(ctx context.Context, exc *celery.Exception, reason celery.Reason, a *attempt) error {
 	if saved, err := j.store(ctx, celery.Failure, exc, a.plan.Children); err != nil || !saved {
 		return j.superseded(ctx, err)
 	}
 	crash.Point("after-store-failure")
-	if err := j.afterFailure(ctx, exc, seen); err != nil {
+	if err := j.afterFailure(ctx, exc, j.contested()); err != nil {
 		return err
 	}
 	if err := j.keep(ctx, exc, reason, a.stage); err != nil {
@@ -436,7 +442,7 @@ func (j *job) superseded(ctx context.Context, err error) error {
 
 // retry publishes the next attempt, stores RETRY and ends this one. The next attempt
 // may be over before RETRY is stored: then it is not.
-func (j *job) retry(ctx context.Context, f outcome, a *attempt, seen bool) error {
+func (j *job) retry(ctx context.Context, f outcome, a *attempt) error {
 	next := *j.req
 	next.Retries++
 	next.ETA = time.Now().Add(f.wait)
@@ -447,7 +453,7 @@ func (j *job) retry(ctx context.Context, f outcome, a *attempt, seen bool) error
 	if !f.expires.IsZero() {
 		next.Expires = f.expires
 	}
-	out, err := j.w.outgoing(celery.Message{Request: &next, Queue: j.consumer.queue}, seen)
+	out, err := j.w.outgoing(celery.Message{Request: &next, Queue: j.consumer.queue}, j.contested())
 	if err != nil {
 		return err
 	}
@@ -472,7 +478,7 @@ func (j *job) retry(ctx context.Context, f outcome, a *attempt, seen bool) error
 		err = j.w.outbox.publish(ctx, outgoingKept([]failed.Message{m})...)
 	}
 	if undeliverable(err) {
-		return j.fail(ctx, operationalError(err), failed.ReasonFailed, a, seen)
+		return j.fail(ctx, operationalError(err), failed.ReasonFailed, a)
 	}
 	if err != nil {
 		return err
@@ -499,23 +505,22 @@ func (j *job) retry(ctx context.Context, f outcome, a *attempt, seen bool) error
 	return nil
 }
 
+// contested tells whether another run of the job may be at work, or have been since this
+// one began: the broker gives it to somebody else when its session is lost.
+func (j *job) contested() bool { return j.seen || j.consumer.session.closed() }
+
 // overtaken tells whether another run has ended the job since this one began.
 func (j *job) overtaken(ctx context.Context) (bool, error) {
 	if j.unstored() {
-		state, _, err := j.w.marks.Finished(ctx, j.req.ID)
-		return state.Final(), err
+		m, err := j.w.marks.Finished(ctx, j.req.ID)
+		return j.endedSince(m.State, m.At), err
 	}
 	doc, err := j.w.results.Stored(ctx, j.req.ID)
 	return j.endedMeanwhile(doc), err
 }
 
-// mine allows what is stored to be replaced if another run did not end the job with it.
-func (j *job) mine(seen bool) func(stored []byte) bool {
-	if !seen { // there was none
-		return nil
-	}
-	return func(stored []byte) bool { return !j.endedMeanwhile(stored) }
-}
+// mine allows what is stored to be replaced, unless another run has ended the job with it.
+func (j *job) mine(stored []byte) bool { return !j.contested() || !j.endedMeanwhile(stored) }
 
 // endedMeanwhile is overtaken for what is stored, nil if nothing is.
 func (j *job) endedMeanwhile(doc []byte) bool {
@@ -523,29 +528,35 @@ func (j *job) endedMeanwhile(doc []byte) bool {
 		return false
 	}
 	m, err := celery.DecodeMeta(j.req.ID, doc)
-	if err != nil || !m.Status.Final() || m.DateDone == nil {
+	if err != nil || m.DateDone == nil {
 		return false
 	}
 	done, err := celery.ParseTime(*m.DateDone)
-	return err == nil && !done.Before(j.started)
+	return err == nil && j.endedSince(m.Status, done)
+}
+
+// endedSince tells whether a state is the end of another run since this one began. One
+// that has been seen had not ended then, whatever the clocks of the hosts say.
+func (j *job) endedSince(state celery.State, at time.Time) bool {
+	return state.Final() && (j.seen || !at.Before(j.started))
 }
 
 // replace starts the signature that takes the task's place.
-func (j *job) replace(ctx context.Context, r *celery.Replace, a *attempt, seen bool) error {
+func (j *job) replace(ctx context.Context, r *celery.Replace, a *attempt) error {
 	s, err := j.req.Replacement(r.Signature)
 	if err != nil {
-		return j.fail(ctx, exceptionOf(err), failed.ReasonFailed, a, seen)
+		return j.fail(ctx, exceptionOf(err), failed.ReasonFailed, a)
 	}
 	for name, value := range r.Stamps {
 		s.Stamp(name, value)
 	}
 	p := j.plan(fmt.Sprintf("replace/%d", j.req.Retries))
 	if _, err := p.Apply(s, nil, celery.Options{}); err != nil {
-		return j.fail(ctx, exceptionOf(err), failed.ReasonFailed, a, seen)
+		return j.fail(ctx, exceptionOf(err), failed.ReasonFailed, a)
 	}
-	if err := j.flush(ctx, &p, seen); err != nil {
+	if err := j.flush(ctx, &p, j.contested()); err != nil {
 		if undeliverable(err) {
-			return j.fail(ctx, operationalError(err), failed.ReasonFailed, a, seen)
+			return j.fail(ctx, operationalError(err), failed.ReasonFailed, a)
 		}
 		return err
 	}

@@ -35,15 +35,16 @@ func (j *job) killed(ctx context.Context) (*celery.Exception, error) {
 		return nil, nil
 	}
 	run := uuid.NewString()
+	j.setRun(run)
 	times, err := j.w.marks.Begin(ctx, j.req.ID, run)
 	if err != nil {
 		return nil, err
 	}
 	// The first delivery was not counted, and this one has not begun.
 	if times < j.w.cfg.MaxCrashes {
-		j.setRun(run)
 		return nil, nil
 	}
+	j.setRun("")
 	return &celery.Exception{Type: "WorkerLostError", Module: celery.ModuleBilliard, Args: []any{
 		fmt.Sprintf("work on the task has begun %d times and did not end: the processes that ran it seem to have died of it", times)}}, nil
 }
@@ -68,8 +69,8 @@ func (j *job) outlive(ctx context.Context) (stop func()) {
 	}
 }
 
-// uncount takes back that the run began, while ctx lasts. One that stays counted does
-// not harm.
+// uncount takes back that the run began, while ctx lasts. One that stays counted is a
+// death too many.
 func (j *job) uncount(ctx context.Context) {
 	run := j.setRun("")
 	if run == "" {
@@ -332,8 +333,10 @@ func (w *Worker) buryMessage(ctx context.Context, s *session, d amqp.Delivery, m
 	if why.reason == failed.ReasonExpired {
 		state = celery.Revoked
 	}
-	if _, err := j.store(ctx, state, exc, nil); err != nil {
+	if saved, err := j.store(ctx, state, exc, nil); err != nil {
 		return req.ID, req.Task, err
+	} else if !saved {
+		return req.ID, req.Task, errFinished
 	}
 	if err := j.afterFailure(ctx, exc, true); err != nil {
 		return req.ID, req.Task, err

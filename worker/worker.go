@@ -18,6 +18,7 @@ import (
 	"onceover/celery"
 	"onceover/failed"
 	"onceover/internal/remote"
+	"onceover/progress"
 	"onceover/results"
 )
 
@@ -39,7 +40,7 @@ type Results interface {
 // redelivered jobs: progress.Store.
 type Marks interface {
 	MarkFinished(ctx context.Context, taskID string, state celery.State, attempt int) error
-	Finished(ctx context.Context, taskID string) (state celery.State, attempt int, err error)
+	Finished(ctx context.Context, taskID string) (progress.Mark, error)
 	Begin(ctx context.Context, taskID, run string) (times int, err error)
 	NotBegun(ctx context.Context, taskID, run string) error
 }
@@ -198,7 +199,7 @@ func (w *Worker) Run(ctx context.Context) error {
 			break // ctx has ended
 		}
 		s = next
-		err = w.consume(ctx, s, func(c *consumer, d amqp.Delivery) { w.accept(jobs, c, d) },
+		err = w.consume(ctx, s, func(c *consumer, d amqp.Delivery) { w.accept(ctx, jobs, c, d) },
 			func(d amqp.Delivery) { w.buryLater(jobs, next, d) })
 		if ctx.Err() != nil {
 			break

@@ -499,8 +499,8 @@ func TestIgnoreResult(t *testing.T) {
 	if n := b.redis.Exists(t.Context(), results.Key(id)).Val(); n != 0 {
 		t.Error("a result is stored, want none")
 	}
-	if state, _, err := b.marks.Finished(t.Context(), id); state != celery.Success || err != nil {
-		t.Errorf("got mark %q, %v, want SUCCESS", state, err)
+	if m, err := b.marks.Finished(t.Context(), id); m.State != celery.Success || err != nil {
+		t.Errorf("got mark %+v, %v, want SUCCESS", m, err)
 	}
 }
 

@@ -58,7 +58,7 @@ var ours = map[string][]string{
 	"tasks":                {"celery", "phash", "vision", "progress", "cache", "internal/source"},
 	"failed":               {"celery", "progress", "results", "internal/crash", "internal/redact", "internal/redisretry"},
 	"internal/crash":       {},
-	"worker":               {"celery", "failed", "results", "internal/crash", "internal/remote"},
+	"worker":               {"celery", "failed", "progress", "results", "internal/crash", "internal/remote"},
 	"internal/remote":      {"celery"},
 	"examples/tasks":       {"worker", "results", "progress", "failed"},
 	"examples/integration": {"celery", "worker", "results", "progress", "failed", "internal/config"},
