@@ -475,7 +475,11 @@ func TestCluster(t *testing.T) {
 	_, plain, server := setupServer(t, "--cluster-enabled", "yes")
 	ctx := t.Context()
 	check(t, plain.Do(ctx, "CLUSTER", "ADDSLOTSRANGE", 0, 16383).Err())
+	end := time.Now().Add(20 * time.Second)
 	for !strings.Contains(plain.ClusterInfo(ctx).Val(), "cluster_state:ok") {
+		if time.Now().After(end) {
+			t.Fatal("the cluster is not up after 20 s")
+		}
 		time.Sleep(10 * time.Millisecond) // the server tells nobody
 	}
 	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{server.Addr()}})

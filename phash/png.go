@@ -64,7 +64,7 @@ func readPNG(data []byte) (pngFile, error) {
 	}
 	r := pieces{rest: data[8:]}
 	animated := false
-	for f.idat == nil {
+	for {
 		head := r.rest
 		name, size, ok := r.pngHead()
 		if !ok {
@@ -110,7 +110,6 @@ func readPNG(data []byte) (pngFile, error) {
 			animated = len(chunk) >= 4 && binary.BigEndian.Uint32(chunk) > 1
 		}
 	}
-	return f, nil
 }
 
 // takePixels takes the contents of this chunk IDAT and of those that follow at once, and returns the head of the chunk after
