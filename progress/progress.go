@@ -19,21 +19,12 @@ import (
 	"go.uber.org/zap"
 
 	"onceover/celery"
+	"onceover/internal/ledger"
 	"onceover/internal/redisretry"
 )
 
 // TTL is how long a job's progress is kept after its last update.
 const TTL = time.Hour
-
-// finishedTTL is how long a completion mark is kept: as long as a result would
-// be.
-const finishedTTL = 24 * time.Hour
-
-// Key is the key of a job's progress document.
-func Key(jobID string) string { return "job:" + jobID + ":progress" }
-
-// finishedKey is the key of the completion mark of a task without a result.
-func finishedKey(taskID string) string { return "job:" + taskID + ":finished" }
 
 // Update is the document as clients read it.
 type Update struct {
@@ -44,8 +35,13 @@ type Update struct {
 	Error     string `json:"error,omitempty"` // only when the job has failed
 }
 
-// Store reads and writes progress. Safe for concurrent use.
+// LeaseTTL is how long an id stays taken by a run that is not renewed.
+const LeaseTTL = ledger.LeaseTTL
+
+// Store reads and writes progress. The ledger in it records how tasks end whose result is not
+// stored, and which run is at work on each. Safe for concurrent use.
 type Store struct {
+	*ledger.Ledger
 	client redis.UniversalClient
 	guard  *redisretry.Guard
 	now    func() time.Time
@@ -54,7 +50,8 @@ type Store struct {
 // New returns a store on the database that client has selected. The caller
 // closes client.
 func New(client redis.UniversalClient, log *zap.Logger) *Store {
-	return &Store{client: client, guard: redisretry.New("progress", log), now: time.Now}
+	guard := redisretry.New("progress", log)
+	return &Store{client: client, guard: guard, now: time.Now, Ledger: ledger.New(client, guard, markFormat)}
 }
 
 // Load returns the last update of a job, nil if there is none. A document that
@@ -100,97 +97,8 @@ func (s *Store) Track(ctx context.Context, jobID string, resume bool) (*Tracker,
 	return t, nil
 }
 
-// MarkFinished records the state in which an attempt ended whose result is not
-// stored, so that its redelivery is recognised: a final state, or RETRY. attempt
-// is celery.Request.Attempt.
-func (s *Store) MarkFinished(ctx context.Context, taskID string, state celery.State, attempt int) error {
-	mark := fmt.Sprintf("%s %d %d", state, attempt, s.now().UnixMicro())
-	err := s.guard.Do(ctx, func(ctx context.Context) error {
-		return s.client.Set(ctx, finishedKey(taskID), mark, finishedTTL).Err()
-	})
-	if err != nil {
-		return fmt.Errorf("mark task %s as finished: %w", taskID, err)
-	}
-	return nil
-}
-
-// A Mark is what MarkFinished recorded.
-type Mark struct {
-	State   celery.State // "" for nothing
-	Attempt int
-	At      time.Time
-}
-
-// Finished returns what MarkFinished recorded for the task within a day.
-func (s *Store) Finished(ctx context.Context, taskID string) (m Mark, err error) {
-	var text string
-	err = s.guard.Do(ctx, func(ctx context.Context) (err error) {
-		text, err = s.client.Get(ctx, finishedKey(taskID)).Result()
-		return err
-	})
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return m, fmt.Errorf("look for the completion mark of task %s: %w", taskID, err)
-	}
-	var state string
-	var micros int64
-	// What is missing stays 0, as it was written before there was more than the state.
-	_, _ = fmt.Sscan(text, &state, &m.Attempt, &micros)
-	m.State, m.At = celery.State(state), time.UnixMicro(micros)
-	return m, nil
-}
-
 // timestamp is the time as it stands in updates.
 func (s *Store) timestamp() string { return s.now().UTC().Format("2006-01-02T15:04:05") }
-
-// runsKey is the key of the runs of [Store.Begin].
-func runsKey(taskID string) string { return "job:" + taskID + ":runs" }
-
-// Begin notes that a run begins of a job that had been delivered before, and returns
-// how many have within a day that were not taken back. run names it among all of the
-// job.
-func (s *Store) Begin(ctx context.Context, taskID, run string) (times int, err error) {
-	var n *redis.IntCmd
-	err = s.guard.Do(ctx, func(ctx context.Context) error {
-		_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
-			p.SAdd(ctx, runsKey(taskID), run)
-			p.Expire(ctx, runsKey(taskID), finishedTTL)
-			n = p.SCard(ctx, runsKey(taskID))
-			return nil
-		})
-		return err
-	})
-	if err != nil {
-		return 0, fmt.Errorf("note that a run of task %s begins: %w", taskID, err)
-	}
-	return int(n.Val()), nil
-}
-
-// NotBegun takes the Begin of a run back.
-func (s *Store) NotBegun(ctx context.Context, taskID, run string) error {
-	err := s.guard.Do(ctx, func(ctx context.Context) error {
-		return s.client.SRem(ctx, runsKey(taskID), run).Err()
-	})
-	if err != nil {
-		return fmt.Errorf("take back that a run of task %s began: %w", taskID, err)
-	}
-	return nil
-}
-
-// ResetMarks forgets what was recorded of the ends and runs of a task, unless it
-// succeeded or is to be retried. It returns the state that Finished would have, "" for none.
-func (s *Store) ResetMarks(ctx context.Context, taskID string) (was celery.State, err error) {
-	m, err := s.Finished(ctx, taskID)
-	if was = m.State; err != nil || was == celery.Success || was == celery.Retried {
-		return was, err
-	}
-	err = s.guard.Do(ctx, func(ctx context.Context) error {
-		return s.client.Unlink(ctx, finishedKey(taskID), runsKey(taskID)).Err()
-	})
-	if err != nil {
-		return "", fmt.Errorf("forget the marks of task %s: %w", taskID, err)
-	}
-	return was, nil
-}
 
 // Reset shows a job as not begun, before it is run again, if anything is shown of
 // it.

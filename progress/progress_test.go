@@ -153,15 +153,15 @@ func TestFinished(t *testing.T) {
 	}
 }
 
-// TestBegin counts the runs of a task, and forgets them with its marks.
-func TestBegin(t *testing.T) {
+// TestCountRun counts the runs of a task, and forgets them with its marks.
+func TestCountRun(t *testing.T) {
 	s, c := setup(t)
 	ctx := t.Context()
 	for _, tt := range []struct {
 		run  string
 		want int
 	}{{"a", 1}, {"b", 2}, {"b", 2}, {"c", 3}} { // b asks again, as the answer was lost
-		if n, err := s.Begin(ctx, "t", tt.run); n != tt.want || err != nil {
+		if n, err := s.CountRun(ctx, "t", tt.run); n != tt.want || err != nil {
 			t.Fatalf("%s: got %d, %v, want %d", tt.run, n, err, tt.want)
 		}
 	}
@@ -170,7 +170,7 @@ func TestBegin(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n, err := s.Begin(ctx, "t", "d"); n != 3 || err != nil {
+	if n, err := s.CountRun(ctx, "t", "d"); n != 3 || err != nil {
 		t.Errorf("got %d, %v after one was taken back, want 3", n, err)
 	}
 	if ttl := c.TTL(ctx, "job:t:runs").Val(); ttl <= 0 {
@@ -181,7 +181,7 @@ func TestBegin(t *testing.T) {
 		left  int64 // keys
 	}{{"", 0}, {celery.Failure, 0}, {celery.Revoked, 0}, {celery.Success, 2}, {celery.Retried, 2}} {
 		id := "t-" + string(tt.state)
-		if _, err := s.Begin(ctx, id, "a"); err != nil {
+		if _, err := s.CountRun(ctx, id, "a"); err != nil {
 			t.Fatal(err)
 		}
 		if tt.state != "" {

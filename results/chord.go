@@ -13,11 +13,6 @@ import (
 	"onceover/celery"
 )
 
-// GroupKey is the key of a group's document, and the beginning of its chord's
-// keys: .j has the results of the header, .s how many are expected, .t by how
-// many that has grown, .d which tasks were counted, .c who dispatches the body.
-func GroupKey(groupID string) string { return "celery-taskset-meta-" + groupID }
-
 // claimTime is how long the body of a complete chord is one task's to dispatch.
 const claimTime = time.Minute
 
@@ -211,6 +206,56 @@ func (s *Store) BeginChord(ctx context.Context, c celery.ChordSize) error {
 	})
 	if err != nil {
 		return fmt.Errorf("store size of chord %s: %w", c.Group, err)
+	}
+	return nil
+}
+
+// BeginFreshChord is BeginChord for the first run of a task: it also forgets that a chord of
+// the same id was done, as Celery does since 5.7, because a frozen chord that is applied once
+// more keeps its id (celery/backends/redis.py, set_chord_size). A run that is redelivered must
+// not: it would open a chord that its first run began and that has ended.
+func (s *Store) BeginFreshChord(ctx context.Context, c celery.ChordSize) error {
+	key := GroupKey(c.Group)
+	err := s.guard.Do(ctx, func(ctx context.Context) error {
+		// As Celery does, these are not one step: both may be repeated.
+		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+			p.Del(ctx, key+".c")
+			p.Set(ctx, key+".s", c.Size, TTL)
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("store size of chord %s: %w", c.Group, err)
+	}
+	return nil
+}
+
+// growChord counts a member that is added to a chord, once.
+//
+// KEYS: .t, the members that were counted
+// ARGV: member, TTL in seconds
+//
+// The members are of an earlier chord of this id if .t is not there: it is deleted when a chord
+// is done, by Python too.
+var growChord = redis.NewScript(`
+local t, grown = KEYS[1], KEYS[2]
+if redis.call('EXISTS', t) == 0 then redis.call('DEL', grown) end
+if redis.call('SADD', grown, ARGV[1]) == 1 then redis.call('INCR', t) end
+redis.call('EXPIRE', t, ARGV[2])
+redis.call('EXPIRE', grown, ARGV[2])
+return 1
+`)
+
+// GrowChordBy makes the chord wait for the task memberID too. A second call for the same member
+// changes nothing: a run that is redelivered adds the members that its first run added.
+func (s *Store) GrowChordBy(ctx context.Context, groupID, memberID string) error {
+	err := s.guard.Do(ctx, func(ctx context.Context) error {
+		return growChord.Run(ctx, s.client, []string{GroupKey(groupID) + ".t", grownKey(groupID)},
+			memberID, int(TTL.Seconds())).Err()
+	})
+	if err != nil {
+		return fmt.Errorf("grow chord %s by task %s: %w", groupID, memberID, err)
 	}
 	return nil
 }

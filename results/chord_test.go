@@ -154,3 +154,53 @@ func TestPartIsPythons(t *testing.T) {
 		}
 	}
 }
+
+// TestChordGrowsOnce has the run that adds a part to a chord redelivered: it adds the same part.
+func TestChordGrowsOnce(t *testing.T) {
+	t.Parallel()
+	store, count := chordStore(t)
+	grow := func(member string) {
+		t.Helper()
+		if err := store.GrowChordBy(t.Context(), "g", member); err != nil {
+			t.Fatal(err)
+		}
+	}
+	added := func(member string) results.Part {
+		return results.Part{TaskID: member, Group: "g", State: celery.Success, Result: json.RawMessage("2")}
+	}
+	for life := range 2 { // the same id once more, as of a frozen chord that is applied again
+		if err := store.BeginFreshChord(t.Context(), celery.ChordSize{Group: "g", Size: 1}); err != nil {
+			t.Fatal(err)
+		}
+		grow("a")
+		grow("a")
+		grow("b")
+		count(part(0, celery.Success, "1"), false)
+		count(added("a"), false)
+		grow("a")
+		count(added("b"), true)
+		if got, err := store.Header(t.Context(), "g"); string(got) != "[1,2,2]" || err != nil {
+			t.Errorf("life %d: got header %s, %v", life, got, err)
+		}
+		if err := store.ChordDone(t.Context(), "g"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestFreshChord begins a chord whose id had a chord before, which only a first run may.
+func TestFreshChord(t *testing.T) {
+	t.Parallel()
+	store, count := chordStore(t)
+	begin(t, store, 1)
+	count(part(0, celery.Success, "1"), true)
+	if err := store.ChordDone(t.Context(), "g"); err != nil {
+		t.Fatal(err)
+	}
+	begin(t, store, 1) // redelivered
+	count(part(0, celery.Success, "1"), false)
+	if err := store.BeginFreshChord(t.Context(), celery.ChordSize{Group: "g", Size: 1}); err != nil {
+		t.Fatal(err)
+	}
+	count(part(0, celery.Success, "1"), true)
+}

@@ -21,18 +21,20 @@ import (
 	"go.uber.org/zap"
 
 	"onceover/celery"
+	"onceover/internal/ledger"
 	"onceover/internal/redisretry"
 )
 
 // TTL is how long a result is kept: Celery's result_expires, one day.
 const TTL = 24 * time.Hour
 
-// Key is the key of a task's meta document, and the channel on which it is
-// published.
-func Key(taskID string) string { return "celery-task-meta-" + taskID }
+// LeaseTTL is how long an id stays taken by a run that is not renewed.
+const LeaseTTL = ledger.LeaseTTL
 
-// Store keeps task meta documents. Safe for concurrent use.
+// Store keeps task meta documents. The ledger in it records how tasks end and which run is at
+// work on each. Safe for concurrent use.
 type Store struct {
+	*ledger.Ledger
 	client redis.UniversalClient
 	guard  *redisretry.Guard
 }
@@ -40,7 +42,28 @@ type Store struct {
 // New returns a store on the database that client has selected. The caller
 // closes client.
 func New(client redis.UniversalClient, log *zap.Logger) *Store {
-	return &Store{client: client, guard: redisretry.New("results", log)}
+	guard := redisretry.New("results", log)
+	return &Store{client: client, guard: guard, Ledger: ledger.New(client, guard, format)}
+}
+
+// format is that of Celery's documents.
+var format = ledger.Format{
+	DocumentKey: Key, LeaseKey: runKey, TTL: TTL, Publish: true,
+	Write: func(m celery.Meta) (string, error) {
+		doc, err := celery.MarshalJSON(m)
+		return string(doc), err
+	},
+	Read: func(taskID, raw string) *celery.Meta {
+		m, err := celery.DecodeMeta(taskID, []byte(raw))
+		if err != nil || m.Status == "" {
+			return nil
+		}
+		return m
+	},
+	State: `
+	local ok, meta = pcall(cjson.decode, doc)
+	if not ok then return nil end -- not JSON, or nested more deeply than Lua reads
+	return type(meta) == 'table' and type(meta.status) == 'string' and meta.status or ''`,
 }
 
 // Save stores and publishes m, unless a SUCCESS is stored already: then it does

@@ -203,9 +203,9 @@ type begins struct {
 	run chan string
 }
 
-func (b begins) Begin(ctx context.Context, taskID, run string) (int, error) {
+func (b begins) CountRun(ctx context.Context, taskID, run string) (int, error) {
 	b.run <- run
-	return b.Store.Begin(ctx, taskID, run)
+	return b.Store.CountRun(ctx, taskID, run)
 }
 
 // TestOutagesAreNoDeaths has a redelivered job go back again and again since Redis is away,

@@ -36,7 +36,7 @@ func (j *job) killed(ctx context.Context) (*celery.Exception, error) {
 	}
 	run := uuid.NewString()
 	j.setRun(run)
-	times, err := j.w.marks.Begin(ctx, j.req.ID, run)
+	times, err := j.w.marks.CountRun(ctx, j.req.ID, run)
 	if err != nil {
 		return nil, err
 	}

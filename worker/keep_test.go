@@ -326,7 +326,7 @@ func TestPoison(t *testing.T) {
 	b.task("t", worker.HandlerFunc(func(context.Context, *celery.Request) (any, error) { runs.Add(1); return 1, nil }))
 	id := b.send("t", nil)
 	// Two processes begin and die: the first was not counted, the second was.
-	if _, err := b.marks.Begin(t.Context(), id, "first"); err != nil {
+	if _, err := b.marks.CountRun(t.Context(), id, "first"); err != nil {
 		t.Fatal(err)
 	}
 	ch, err := b.conn.Channel()

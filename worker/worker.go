@@ -41,7 +41,7 @@ type Results interface {
 type Marks interface {
 	MarkFinished(ctx context.Context, taskID string, state celery.State, attempt int) error
 	Finished(ctx context.Context, taskID string) (progress.Mark, error)
-	Begin(ctx context.Context, taskID, run string) (times int, err error)
+	CountRun(ctx context.Context, taskID, run string) (times int, err error)
 	NotBegun(ctx context.Context, taskID, run string) error
 }
 

@@ -47,13 +47,14 @@ var ours = map[string][]string{
 	"internal/broker":      {},
 	"internal/samples":     {},
 	"internal/redisretry":  {},
+	"internal/ledger":      {"celery", "internal/redisretry"},
 	"internal/gateway":     {},
 	"internal/composetest": {},
 	"internal/importrule":  {},
 	"e2e":                  {},
 	"e2e/suite":            {},
-	"results":              {"celery", "internal/redisretry"},
-	"progress":             {"celery", "internal/redisretry"},
+	"results":              {"celery", "internal/ledger", "internal/redisretry"},
+	"progress":             {"celery", "internal/ledger", "internal/redisretry"},
 	"cache":                {"celery", "phash", "internal/redisretry"},
 	"tasks":                {"celery", "phash", "vision", "progress", "cache", "internal/source"},
 	"failed":               {"celery", "progress", "results", "internal/crash", "internal/redact", "internal/redisretry"},
@@ -71,7 +72,7 @@ var ours = map[string][]string{
 // clients may be imported only by these.
 var clients = map[string][]string{
 	"github.com/rabbitmq/amqp091-go": {"worker", "failed", "internal/remote", "cmd/onceover", "internal/testenv", "internal/testenv/violence"},
-	"github.com/redis/go-redis/v9": {"results", "progress", "cache", "failed", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv",
+	"github.com/redis/go-redis/v9": {"results", "progress", "cache", "failed", "internal/ledger", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv",
 		"internal/testenv/violence", "internal/testenv/cmd/violence"},
 }
 

@@ -68,6 +68,7 @@ func (g *Guard) Do(ctx context.Context, op func(context.Context) error) error {
 			away = err
 			g.lost(err)
 		default:
+			away = nil
 			g.back() // the server answered
 			return struct{}{}, backoff.Permanent(err)
 		}

@@ -78,6 +78,22 @@ func TestDoReturnsOtherErrorsAtOnce(t *testing.T) {
 	}
 }
 
+// TestDoReturnsAnAnswerAfterAnOutage has the server back, and it says that nothing is there.
+func TestDoReturnsAnAnswerAfterAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := 0
+		err := redisretry.New("results", zap.NewNop()).Do(t.Context(), func(context.Context) error {
+			if calls++; calls == 1 {
+				return io.EOF
+			}
+			return redis.Nil
+		})
+		if err != redis.Nil {
+			t.Errorf("got %v, want %v", err, redis.Nil)
+		}
+	})
+}
+
 func TestDoEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

@@ -1,0 +1,131 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"onceover/celery"
+)
+
+// LeaseTTL is how long an id stays taken by a run that is not renewed.
+const LeaseTTL = 60 * time.Second
+
+// Begin takes the id for a run and returns what is on record, in one round trip. run is a name
+// that no other run has. taken is false if another run has the id at this moment. With steal the
+// id is taken all the same.
+//
+// The id is taken before the record is read. An end that is recorded before its lease is
+// released is seen therefore by whoever gets the lease next.
+func (l *Ledger) Begin(ctx context.Context, taskID, run string, steal bool) (stored celery.Stored, taken bool, err error) {
+	var holder, raw string
+	err = l.guard.Do(ctx, func(ctx context.Context) (err error) {
+		holder, raw, err = l.begin(ctx, taskID, run, steal)
+		return err
+	})
+	if err != nil {
+		return celery.Stored{}, false, fmt.Errorf("begin a run of task %s: %w", taskID, err)
+	}
+	return l.stored(taskID, raw), holder == run, nil
+}
+
+// begin returns who has the id, by reading the lease again: when an answer was lost, SET NX
+// says no although the run has it.
+func (l *Ledger) begin(ctx context.Context, taskID, run string, steal bool) (holder, raw string, err error) {
+	pipe := l.client.Pipeline()
+	if steal {
+		pipe.Set(ctx, l.format.LeaseKey(taskID), run, LeaseTTL)
+	} else {
+		pipe.SetNX(ctx, l.format.LeaseKey(taskID), run, LeaseTTL)
+	}
+	has := pipe.Get(ctx, l.format.LeaseKey(taskID))
+	if _, cluster := l.client.(*redis.ClusterClient); cluster {
+		// The keys may be on two servers, which a pipeline would ask at the same time.
+		if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+			return "", "", err
+		}
+		pipe = l.client.Pipeline()
+	}
+	doc := pipe.Get(ctx, l.format.DocumentKey(taskID))
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return "", "", err
+	}
+	return has.Val(), doc.Val(), errors.Join(failure(has), failure(doc))
+}
+
+// failure is the error of a GET in a pipeline, whose first error may have been another's nil.
+func failure(cmd *redis.StringCmd) error {
+	if err := cmd.Err(); !errors.Is(err, redis.Nil) {
+		return err
+	}
+	return nil
+}
+
+// renew lets a lease last longer that is the run's, or nobody's.
+//
+// KEYS: the lease. ARGV: run, TTL in seconds.
+const renew = `
+local has = redis.call('GET', KEYS[1])
+if not has or has == ARGV[1] then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
+return 1
+`
+
+// Renew keeps the ids for their runs, by task id, in one round trip.
+//
+// A lease that has vanished is taken again: its run is still at work, and an outage of Redis
+// that lasts longer than LeaseTTL, or an eviction, would have every redelivery run beside it.
+// One that another run has got stays with that. The caller must not release a run while Renew
+// names it, or the id would be taken for LeaseTTL by a run that has ended.
+func (l *Ledger) Renew(ctx context.Context, runs map[string]string) error {
+	if len(runs) == 0 {
+		return nil
+	}
+	err := l.guard.Do(ctx, func(ctx context.Context) error {
+		pipe := l.client.Pipeline()
+		for taskID, run := range runs {
+			// Not EVALSHA: in a pipeline nobody would answer a NOSCRIPT.
+			pipe.Eval(ctx, renew, []string{l.format.LeaseKey(taskID)}, run, int(LeaseTTL.Seconds()))
+		}
+		_, err := pipe.Exec(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("renew the leases of %d tasks: %w", len(runs), err)
+	}
+	return nil
+}
+
+// release deletes a lease that is the run's.
+//
+// KEYS: the lease. ARGV: run.
+var release = redis.NewScript(`
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+`)
+
+// Release gives the id back if run still has it.
+func (l *Ledger) Release(ctx context.Context, taskID, run string) error {
+	err := l.guard.Do(ctx, func(ctx context.Context) error {
+		return release.Run(ctx, l.client, []string{l.format.LeaseKey(taskID)}, run).Err()
+	})
+	if err != nil {
+		return fmt.Errorf("release task %s: %w", taskID, err)
+	}
+	return nil
+}
+
+// Held reports whether some run has the id at this moment.
+func (l *Ledger) Held(ctx context.Context, taskID string) (bool, error) {
+	var n int64
+	err := l.guard.Do(ctx, func(ctx context.Context) (err error) {
+		n, err = l.client.Exists(ctx, l.format.LeaseKey(taskID)).Result()
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("look whether task %s is taken: %w", taskID, err)
+	}
+	return n > 0, nil
+}

@@ -1,0 +1,200 @@
+package ledger_test
+
+import (
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"onceover/celery"
+	"onceover/internal/redisretry"
+	"onceover/internal/testenv"
+	"onceover/results"
+)
+
+// begin begins a run and compares whether it has got the id.
+func begin(t *testing.T, l ledger, id, run string, steal, want bool) celery.Stored {
+	t.Helper()
+	stored, taken, err := l.Begin(t.Context(), id, run, steal)
+	if err != nil || taken != want {
+		t.Errorf("run %s: got taken %t, %v, want %t", run, taken, err, want)
+	}
+	return stored
+}
+
+func held(t *testing.T, l ledger, id string, want bool) {
+	t.Helper()
+	if got, err := l.Held(t.Context(), id); got != want || err != nil {
+		t.Errorf("got held %t, %v, want %t", got, err, want)
+	}
+}
+
+func TestLease(t *testing.T) {
+	each(t, func(t *testing.T, k kind, l ledger, c *redis.Client) {
+		ctx := t.Context()
+		renew := func(run string) {
+			t.Helper()
+			if err := l.Renew(ctx, map[string]string{"t": run}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		release := func(run string) {
+			t.Helper()
+			if err := l.Release(ctx, "t", run); err != nil {
+				t.Fatal(err)
+			}
+		}
+		has := func(want string) {
+			t.Helper()
+			if got := c.Get(ctx, k.leaseKey("t")).Val(); got != want {
+				t.Errorf("got run %q, want %q", got, want)
+			}
+		}
+		held(t, l, "t", false)
+		if s := begin(t, l, "t", "a", false, true); s.Raw != "" || s.Meta != nil {
+			t.Errorf("got %+v on record, want nothing", s)
+		}
+		held(t, l, "t", true)
+		begin(t, l, "t", "a", false, true) // once more
+		begin(t, l, "t", "b", false, false)
+		has("a")
+		release("b")
+		has("a")
+		begin(t, l, "t", "b", true, true)
+		has("b")
+		release("a")
+		has("b")
+
+		c.Expire(ctx, k.leaseKey("t"), time.Second)
+		renew("a") // it is another's
+		if ttl := c.TTL(ctx, k.leaseKey("t")).Val(); ttl > time.Second {
+			t.Errorf("got TTL %v: a run renewed the lease of another", ttl)
+		}
+		has("b")
+		renew("b")
+		if ttl := c.TTL(ctx, k.leaseKey("t")).Val(); ttl != results.LeaseTTL {
+			t.Errorf("got TTL %v, want %v", ttl, results.LeaseTTL)
+		}
+		c.Del(ctx, k.leaseKey("t")) // evicted, or Redis was away for long
+		renew("b")
+		has("b")
+		begin(t, l, "t", "c", false, false)
+		if err := l.Renew(ctx, nil); err != nil {
+			t.Error(err)
+		}
+
+		// Whoever gets the id next sees what was recorded before the release.
+		if _, err := l.Record(ctx, meta(t, "t", celery.Success), celery.Stored{}); err != nil {
+			t.Fatal(err)
+		}
+		release("b")
+		if s := begin(t, l, "t", "c", false, true); !s.Ended() || s.Meta.Status != celery.Success {
+			t.Errorf("got %+v on record, want SUCCESS", s)
+		}
+	})
+}
+
+// TestBeginRace lets many runs begin at once: one gets the id. The end that it records before it
+// releases the id is seen by all that get it later.
+func TestBeginRace(t *testing.T) {
+	each(t, func(t *testing.T, k kind, l ledger, _ *redis.Client) {
+		for round := range 20 {
+			id := fmt.Sprint(round)
+			var all sync.WaitGroup
+			var ran atomic.Int32
+			for i := range 16 {
+				m := meta(t, id, celery.Success)
+				all.Go(func() {
+					run := fmt.Sprint(i)
+					stored, taken, err := l.Begin(t.Context(), id, run, false)
+					if err != nil {
+						t.Error(err)
+					}
+					if !taken || stored.Ended() {
+						return
+					}
+					ran.Add(1)
+					if theirs, err := l.Record(t.Context(), m, stored); err != nil || theirs.Raw != "" {
+						t.Errorf("got %q, %v", theirs.Raw, err)
+					}
+					if err := l.Release(t.Context(), id, run); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+			if n := ran.Load(); n != 1 {
+				t.Fatalf("%d runs of one task, want 1", n)
+			}
+		}
+	})
+}
+
+// TestManyRenewals renews as many leases as a busy worker has.
+func TestManyRenewals(t *testing.T) {
+	each(t, func(t *testing.T, k kind, l ledger, c *redis.Client) {
+		runs := map[string]string{}
+		for i := range 2000 {
+			runs[fmt.Sprint(i)] = fmt.Sprint("run-", i)
+		}
+		if err := l.Renew(t.Context(), runs); err != nil {
+			t.Fatal(err)
+		}
+		if n := c.DBSize(t.Context()).Val(); n != int64(len(runs)) {
+			t.Errorf("got %d leases, want %d", n, len(runs))
+		}
+	})
+}
+
+// TestCluster runs all of it on a cluster, where each command and script may touch one slot only.
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	bus := testenv.NewProxy(t, "127.0.0.1:1") // for its port: the bus's own might be a client's
+	bus.Cut()
+	_, port, err := net.SplitHostPort(bus.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := testenv.Redis(t, "--cluster-enabled", "yes", "--cluster-port", port)
+	if err := client(t, server.URL(), nil).Do(t.Context(), "CLUSTER", "ADDSLOTSRANGE", 0, 16383).Err(); err != nil {
+		t.Fatal(err)
+	}
+	opt, err := redisretry.Options(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{opt.Addr}})
+	t.Cleanup(func() { c.Close() })
+	for name, k := range kinds {
+		l := k.open(c, zap.NewNop())
+		if s := begin(t, l, "t", "a", false, true); s.Raw != "" {
+			t.Errorf("%s: got %q on record", name, s.Raw)
+		}
+		begin(t, l, "t", "b", false, false)
+		if theirs, err := l.Record(t.Context(), meta(t, "t", celery.Success), celery.Stored{}); err != nil || theirs.Raw != "" {
+			t.Errorf("%s: got %q, %v", name, theirs.Raw, err)
+		}
+		if err := l.Renew(t.Context(), map[string]string{"t": "a", "u": "a", "v": "a"}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := l.Release(t.Context(), "t", "a"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if s := begin(t, l, "t", "b", true, true); !s.Ended() {
+			t.Errorf("%s: got %+v, want the end", name, s)
+		}
+		held(t, l, "t", true)
+	}
+	store := results.New(c, zap.NewNop())
+	if err := store.GrowChordBy(t.Context(), "g", "m"); err != nil {
+		t.Error(err)
+	}
+	if err := store.BeginFreshChord(t.Context(), celery.ChordSize{Group: "g", Size: 1}); err != nil {
+		t.Error(err)
+	}
+}

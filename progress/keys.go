@@ -1,0 +1,13 @@
+package progress
+
+// Key is the key of a job's progress document.
+func Key(jobID string) string { return "job:" + jobID + ":progress" }
+
+// finishedKey is the key of the completion mark of a task without a result.
+func finishedKey(taskID string) string { return "job:" + taskID + ":finished" }
+
+// runKey is the key of the lease that names the run at work on a task.
+func runKey(taskID string) string { return "job:" + taskID + ":run" }
+
+// runsKey is the key of the runs of [Store.CountRun].
+func runsKey(taskID string) string { return "job:" + taskID + ":runs" }
