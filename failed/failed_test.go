@@ -21,6 +21,7 @@ import (
 	"onceover/internal/redisretry"
 	"onceover/internal/testenv"
 	"onceover/progress"
+	"onceover/rabbit"
 	"onceover/results"
 )
 
@@ -200,34 +201,35 @@ func (b *bundle) state(id string) celery.State {
 // outbox is a broker that notes what is published to it.
 type outbox struct {
 	mu   sync.Mutex
-	got  []Message
-	fail func(Message) error // nil: nothing fails
+	got  []rabbit.Message
+	fail func(rabbit.Message) error // nil: nothing fails
 }
 
-func (o *outbox) publish(ctx context.Context, _ bool, messages ...Message) error {
+func (o *outbox) publish(ctx context.Context, _ bool, messages ...rabbit.Message) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, m := range messages {
+	faults := make(rabbit.Errors, len(messages))
+	for i, m := range messages {
 		if o.fail != nil {
-			if err := o.fail(m); err != nil {
-				return err
-			}
+			faults[i] = o.fail(m)
+		}
+		if faults[i] == nil {
+			o.got = append(o.got, m)
 		}
 	}
-	o.got = append(o.got, messages...)
-	return nil
+	return faults.OrNil()
 }
 
-func (o *outbox) refuse(fail func(Message) error) {
+func (o *outbox) refuse(fail func(rabbit.Message) error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.fail = fail
 }
 
-func (o *outbox) messages() []Message {
+func (o *outbox) messages() []rabbit.Message {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.got)
@@ -237,7 +239,7 @@ func (o *outbox) messages() []Message {
 func (o *outbox) counts() map[string]int {
 	out := map[string]int{}
 	for _, m := range o.messages() {
-		out[text(m.Publishing.Headers["id"])]++
+		out[text(m.Headers["id"])]++
 	}
 	return out
 }
@@ -250,24 +252,23 @@ func request(id string) *celery.Request {
 }
 
 // message is the message of a job, as the consumer takes it from queue q.ai.
-func message(t testing.TB, req *celery.Request) Message {
+func message(t testing.TB, req *celery.Request) rabbit.Message {
 	t.Helper()
-	props, headers, body, err := req.Encode()
+	m, err := rabbit.New(celery.Message{Request: req, Exchange: "tasks", RoutingKey: "ai.test"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	table := amqp.Table{}
-	for name, v := range headers {
-		if nested, ok := v.(map[string]any); ok {
-			v = amqp.Table(nested)
-		}
-		table[name] = v
-	}
-	return MessageOf(amqp.Delivery{
-		Headers: table, Body: body, Exchange: "tasks", RoutingKey: "ai.test",
-		ContentType: props.ContentType, ContentEncoding: props.ContentEncoding,
-		CorrelationId: props.CorrelationID, ReplyTo: props.ReplyTo, DeliveryMode: props.DeliveryMode, Priority: 3,
-	}, "q.ai")
+	p := m.Publishing()
+	return rabbit.Of(amqp.Delivery{
+		Headers: p.Headers, Body: p.Body, Exchange: "tasks", RoutingKey: "ai.test",
+		ContentType: p.ContentType, ContentEncoding: p.ContentEncoding,
+		CorrelationId: p.CorrelationId, ReplyTo: p.ReplyTo, DeliveryMode: p.DeliveryMode, Priority: 3,
+	}, "q.ai").Message
+}
+
+func text(v any) string {
+	s, _ := v.(string)
+	return s
 }
 
 // failure is the record of a job that failed.
@@ -278,7 +279,7 @@ func failure(t testing.TB, id string) Record {
 }
 
 // failedAgain is the record of a job that was published as m, and failed.
-func failedAgain(t testing.TB, m Message) Record {
+func failedAgain(t testing.TB, m rabbit.Message) Record {
 	t.Helper()
 	req, err := m.Request()
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"onceover/internal/redisretry"
 )
 
 // checkServer is how often the settings of the Redis server are looked at.
@@ -142,3 +144,6 @@ func infoField(reply, name string) string {
 	}
 	return ""
 }
+
+// Fault returns what keeps the store from working, nil while all is well.
+func (s *Store) Fault() *redisretry.Fault { return s.guard.Fault() }

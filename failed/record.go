@@ -13,55 +13,51 @@ import (
 
 	"onceover/celery"
 	"onceover/internal/redact"
+	"onceover/rabbit"
 )
 
-// Reasons for which a job is kept that are not those of celery.MessageError:
-// its task failed, or RabbitMQ dead-lettered it (the reasons of x-death), or every
-// process that ran it died.
+// Reasons for which a job is kept, besides those of celery.MessageError and those for which
+// RabbitMQ dead-letters: its task failed, or every process that ran it died.
 const (
-	ReasonFailed        celery.Reason = "failed"
-	ReasonRejected      celery.Reason = "rejected"
-	ReasonExpired       celery.Reason = "expired"
-	ReasonMaxLength     celery.Reason = "maxlen"
-	ReasonDeliveryLimit celery.Reason = "delivery_limit"
-	ReasonPoison        celery.Reason = "poison"
+	ReasonFailed celery.Reason = "failed"
+	ReasonPoison celery.Reason = "poison"
 )
 
 // Reasons are all reasons for which a job is kept.
 var Reasons = []celery.Reason{
-	ReasonFailed, ReasonRejected, ReasonExpired, ReasonMaxLength, ReasonDeliveryLimit, ReasonPoison,
+	ReasonFailed, ReasonPoison, rabbit.Rejected, rabbit.Expired, rabbit.MaxLength, rabbit.DeliveryLimit,
 	celery.ReasonNotATask, celery.ReasonContentType, celery.ReasonBody, celery.ReasonHeader, celery.ReasonCanvas, celery.ReasonUnknownTask,
 }
 
 // Record is a failed job: what is known of its end, and its message.
 type Record struct {
-	ID        string        `json:"id"` // task id; "" if the message has none
-	Task      string        `json:"task"`
-	State     celery.State  `json:"state"`  // stored in DB0: FAILURE or REVOKED
-	Reason    celery.Reason `json:"reason"` // why it is kept
-	Error     string        `json:"error"`  // class of the exception
-	Text      string        `json:"text"`   // its message
-	Traceback string        `json:"traceback,omitempty"`
-	Stage     string        `json:"stage,omitempty"`         // how far the task had come
-	Previous  string        `json:"previous,omitempty"`      // the error before the last replay
-	Ignored   bool          `json:"ignore_result,omitempty"` // nobody wants its result, and DB0 says nothing of it
-	Attempts  int           `json:"attempts"`                // runs since it was last published
-	Replays   int           `json:"replays"`
-	Worker    string        `json:"worker"` // node name of who kept it
-	Queue     string        `json:"queue"`
-	First     time.Time     `json:"first"`  // when it failed for the first time,
-	Last      time.Time     `json:"last"`   // and for the last time
-	Args      string        `json:"args"`   // as Celery shows them, shortened, without
-	Kwargs    string        `json:"kwargs"` // the queries of URLs
-	Message   Message       `json:"message"`
+	ID        string         `json:"id"` // task id; "" if the message has none
+	Task      string         `json:"task"`
+	State     celery.State   `json:"state"`  // stored in DB0: FAILURE or REVOKED
+	Reason    celery.Reason  `json:"reason"` // why it is kept
+	Error     string         `json:"error"`  // class of the exception
+	Text      string         `json:"text"`   // its message
+	Traceback string         `json:"traceback,omitempty"`
+	Stage     string         `json:"stage,omitempty"`         // how far the task had come
+	Previous  string         `json:"previous,omitempty"`      // the error before the last replay
+	Ignored   bool           `json:"ignore_result,omitempty"` // nobody wants its result, and DB0 says nothing of it
+	Attempts  int            `json:"attempts"`                // runs since it was last published
+	Replays   int            `json:"replays"`
+	Worker    string         `json:"worker"` // node name of who kept it
+	Queue     string         `json:"queue"`
+	First     time.Time      `json:"first"`  // when it failed for the first time,
+	Last      time.Time      `json:"last"`   // and for the last time
+	Args      string         `json:"args"`   // as Celery shows them, shortened, without
+	Kwargs    string         `json:"kwargs"` // the queries of URLs
+	Message   rabbit.Message `json:"message"`
 }
 
 // Failure returns the record of a message that failed with exc, now. req is nil if
 // the message could not be read.
-func Failure(m Message, req *celery.Request, exc *celery.Exception, reason celery.Reason) Record {
+func Failure(m rabbit.Message, req *celery.Request, exc *celery.Exception, reason celery.Reason) Record {
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	r := Record{
-		State: celery.Failure, Reason: reason, Attempts: 1, Replays: Replays(m.Publishing.Headers),
+		State: celery.Failure, Reason: reason, Attempts: 1, Replays: m.Own.Replays,
 		Queue: m.Queue, First: now, Last: now, Message: m,
 	}
 	if exc != nil {
@@ -71,16 +67,11 @@ func Failure(m Message, req *celery.Request, exc *celery.Exception, reason celer
 		r.ID, r.Task, r.Attempts, r.Ignored = req.ID, req.Task, req.Retries+1, req.IgnoreResult
 		r.Args, r.Kwargs = shorten(redact.Text(req.ArgsText()), 1<<10), shorten(redact.Text(req.KwargsText()), 1<<10)
 	}
-	r.Previous = text(m.Publishing.Headers[headerPrevious])
-	if first, err := time.Parse(time.RFC3339Nano, text(m.Publishing.Headers[headerFirst])); err == nil {
-		r.First = first
+	r.Previous = m.Own.Previous
+	if !m.Own.First.IsZero() {
+		r.First = m.Own.First
 	}
 	return r
-}
-
-func text(v any) string {
-	s, _ := v.(string)
-	return s
 }
 
 // key is what tells records apart: the id and how often it was replayed. A message
@@ -93,8 +84,8 @@ func (r *Record) key() string {
 	}
 	if id == "" {
 		sum := sha256.New()
-		fmt.Fprintf(sum, "%s\x00%s\x00", r.Message.Queue, r.Message.Publishing.MessageId)
-		sum.Write(r.Message.Publishing.Body)
+		fmt.Fprintf(sum, "%s\x00%s\x00", r.Message.Queue, r.Message.Properties.MessageID)
+		sum.Write(r.Message.Body)
 		id = "message-" + hex.EncodeToString(sum.Sum(nil)[:16])
 	}
 	return id + ":" + strconv.Itoa(r.Replays)
@@ -102,7 +93,7 @@ func (r *Record) key() string {
 
 // bodySum tells messages with one id apart.
 func (r *Record) bodySum() string {
-	sum := sha256.Sum256(r.Message.Publishing.Body)
+	sum := sha256.Sum256(r.Message.Body)
 	return hex.EncodeToString(sum[:8])
 }
 
@@ -121,7 +112,7 @@ func (r *Record) Validate() error {
 	switch {
 	case r.Message.Queue == "":
 		return errors.New("message.queue is missing: expected the queue to which a replay goes")
-	case r.ID == "" && r.Message.Publishing.Body == nil:
+	case r.ID == "" && r.Message.Body == nil:
 		return errors.New("id and message.body are missing: expected one of them at least")
 	case r.Replays < 0 || r.Replays > 1e6 || r.Attempts < 0 || r.Attempts > 1e6:
 		return errors.New("replays or attempts: expected 0 to a million")

@@ -12,6 +12,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"onceover/celery"
+	"onceover/rabbit"
 )
 
 func TestShorten(t *testing.T) {
@@ -98,14 +99,14 @@ func TestKey(t *testing.T) {
 	}
 	// Without an id it is known by queue, message id and body, and by nothing else.
 	var seen []string
-	for _, change := range []func(*Message){
-		func(*Message) {},
-		func(m *Message) { m.Queue = "q.other" },
-		func(m *Message) { m.Publishing.MessageId = "m" },
-		func(m *Message) { m.Publishing.Body = []byte("other") },
-		func(m *Message) { m.Publishing.Body = nil },
+	for _, change := range []func(*rabbit.Message){
+		func(*rabbit.Message) {},
+		func(m *rabbit.Message) { m.Queue = "q.other" },
+		func(m *rabbit.Message) { m.Properties.MessageID = "m" },
+		func(m *rabbit.Message) { m.Body = []byte("other") },
+		func(m *rabbit.Message) { m.Body = nil },
 	} {
-		m := m.clone()
+		m := m.Clone()
 		change(&m)
 		r := Record{Message: m}
 		key := r.key()
@@ -116,7 +117,7 @@ func TestKey(t *testing.T) {
 			t.Errorf("got key %s twice", key)
 		}
 		seen = append(seen, key)
-		m.Publishing.Headers["x-death"] = []any{}
+		m.Headers["x-death"] = []any{}
 		m.RoutingKey = "other"
 		if same := (&Record{Message: m}).key(); same != key {
 			t.Errorf("got %s and %s for one message", key, same)
@@ -132,8 +133,7 @@ func TestFailure(t *testing.T) {
 	req.Args = []json.RawMessage{json.RawMessage(`"https://s.example/a?secret"`)}
 	req.Kwargs = map[string]json.RawMessage{"u": json.RawMessage(`"https://u:secret@s.example/"`)}
 	m := message(t, req)
-	m.Publishing.Headers[headerFirst] = "2026-01-02T03:04:05.678Z"
-	m.Publishing.Headers[headerReplays] = int32(2)
+	m.Own.First, m.Own.Replays = time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC), 2
 	exc := celery.NewException("ValueError", "get https://s.example/a?secret: "+strings.Repeat("x", 10_000), nil)
 	r := Failure(m, req, exc, ReasonFailed)
 	if r.Attempts != 3 || r.Replays != 2 || !r.First.Equal(time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC)) || time.Since(r.Last) > time.Minute {
@@ -159,7 +159,7 @@ func TestFailure(t *testing.T) {
 	if unreadable.ID != "" || unreadable.Attempts != 1 || unreadable.Error != "" {
 		t.Errorf("got %+v", unreadable)
 	}
-	m.Publishing.Headers[headerFirst] = "yesterday"
+	m.Own.First = time.Time{}
 	if r := Failure(m, req, exc, ReasonFailed); !r.First.Equal(r.Last) {
 		t.Errorf("got first %v, want that of this failure", r.First)
 	}
@@ -172,14 +172,15 @@ func TestAgain(t *testing.T) {
 	req.Retries, req.ETA, req.Expires = 3, time.Now().Add(time.Hour), time.Now().Add(time.Minute)
 	req.Headers = map[string]any{"tenant": int64(1) << 40}
 	m := message(t, req)
-	m.Publishing.Expiration = "60000"
-	h := m.Publishing.Headers
+	m.Properties.Expiration = "60000"
+	h := m.Headers
 	for name, v := range map[string]any{
 		"x-death": []any{amqp.Table{"count": int64(1)}}, "x-first-death-queue": "q", "x-first-death-reason": "rejected", "x-last-death-queue": "q",
-		"x-delivery-count": int64(3), "x-acquired-count": int64(3), headerParks: int32(2), HeaderRevoked: true,
+		"x-delivery-count": int64(3), "x-acquired-count": int64(3),
 	} {
 		h[name] = v
 	}
+	m.Own.Parks, m.Own.Revoked = 2, true
 	before := len(h)
 	first := time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC)
 	r := Record{ID: "a", Replays: 4, First: first, Message: m}
@@ -189,23 +190,25 @@ func TestAgain(t *testing.T) {
 	}
 	want := map[string]any{
 		"retries": int32(0), "eta": nil, "expires": nil, "tenant": int64(1) << 40, "task": "t", "id": "a",
-		headerReplays: int32(5), headerFirst: "2026-01-02T03:04:05.006Z", HeaderAgain: true, headerExchange: "tasks", headerRoutingKey: "ai.test",
+		"x-onceover-replays": int32(5), "x-onceover-first": "2026-01-02T03:04:05.006Z", "x-onceover-again": true,
+		"x-onceover-exchange": "tasks", "x-onceover-routing-key": "ai.test",
 	}
+	sent := got.Publishing().Headers
 	for name, v := range want {
-		if value, ok := got.Publishing.Headers[name]; !ok || value != v {
+		if value, ok := sent[name]; !ok || value != v {
 			t.Errorf("header %s: got %#v, %v, want %#v", name, value, ok, v)
 		}
 	}
-	if at := ReplayedAt(got.Publishing.Headers); time.Since(at) > time.Minute {
+	if at := got.Own.Replayed; time.Since(at) > time.Minute {
 		t.Errorf("got replayed at %v, want now", at)
 	}
-	want[headerReplayed], want[headerPrevious] = true, true // when, and the error before
-	for name := range got.Publishing.Headers {
+	want["x-onceover-replayed"], want["x-onceover-previous"] = true, true // when, and the error before
+	for name := range sent {
 		if strings.HasPrefix(name, "x-") && want[name] == nil {
 			t.Errorf("got header %s, want it taken out", name)
 		}
 	}
-	if got.Publishing.Expiration != "" || got.Queue != "q.ai" || string(got.Publishing.Body) != string(m.Publishing.Body) {
+	if got.Properties.Expiration != "" || got.Queue != "q.ai" || string(got.Body) != string(m.Body) {
 		t.Errorf("got %+v", got)
 	}
 	if len(h) != before || h["retries"] != int32(3) {
@@ -230,9 +233,10 @@ func TestAgainInBody(t *testing.T) {
 		"headers and a dict":           {"task": "t", "id": "a"},
 		"headers with ETA, and a dict": {"task": "t", "id": "a", "eta": past, "expires": past, "retries": int32(1)},
 	} {
-		m := Message{Queue: "q.ai", Exchange: "tasks", RoutingKey: "k", Publishing: amqp.Publishing{
+		m := rabbit.Of(amqp.Delivery{
+			Exchange: "tasks", RoutingKey: "k",
 			Headers: headers, ContentType: "application/json", ContentEncoding: "utf-8", CorrelationId: "a", ReplyTo: "r", Priority: 5, Body: []byte(body),
-		}}
+		}, "q.ai").Message
 		r := Record{ID: "a", Message: m, First: time.Now()}
 		got, _, err := again(&r)
 		if err != nil {
@@ -248,18 +252,18 @@ func TestAgainInBody(t *testing.T) {
 			t.Errorf("%s: got retries %d, ETA %v, expiry %v; want none", name, req.Retries, req.ETA, req.Expires)
 		}
 		if len(req.Args) != 2 || string(req.Args[1]) != `"b"` || string(req.Kwargs["k"]) != "[1.5, null]" && string(req.Kwargs["k"]) != "[1.5,null]" ||
-			req.SoftTimeLimit != 7*time.Second || got.Publishing.Priority != 5 || got.Publishing.ReplyTo != "r" {
+			req.SoftTimeLimit != 7*time.Second || *got.Properties.Priority != 5 || got.Properties.ReplyTo != "r" {
 			t.Errorf("%s: got %+v", name, req)
 		}
 		for header, v := range headers {
 			if header == "tenant" || header == "big" {
-				if got.Publishing.Headers[header] != v {
-					t.Errorf("%s: header %s is %#v, want %#v", name, header, got.Publishing.Headers[header], v)
+				if got.Headers[header] != v {
+					t.Errorf("%s: header %s is %#v, want %#v", name, header, got.Headers[header], v)
 				}
 			}
 		}
-		if Replays(got.Publishing.Headers) != 1 {
-			t.Errorf("%s: got %d replays, want 1", name, Replays(got.Publishing.Headers))
+		if got.Own.Replays != 1 {
+			t.Errorf("%s: got %d replays, want 1", name, got.Own.Replays)
 		}
 	}
 }
@@ -267,9 +271,9 @@ func TestAgainInBody(t *testing.T) {
 // TestAgainUnreadable publishes what cannot be read as it is.
 func TestAgainUnreadable(t *testing.T) {
 	t.Parallel()
-	m := Message{Queue: "q.ai", Publishing: amqp.Publishing{Headers: amqp.Table{"x": int32(1)}, ContentType: "text/plain", Body: []byte("\xff")}}
+	m := rabbit.Of(amqp.Delivery{Headers: amqp.Table{"x": int32(1)}, ContentType: "text/plain", Body: []byte("\xff")}, "q.ai").Message
 	got, req, err := again(&Record{Message: m})
-	if err != nil || req != nil || string(got.Publishing.Body) != "\xff" || got.Publishing.Headers["x"] != int32(1) || Replays(got.Publishing.Headers) != 1 {
+	if err != nil || req != nil || string(got.Body) != "\xff" || got.Headers["x"] != int32(1) || got.Own.Replays != 1 {
 		t.Errorf("got %+v, %v, %v", got, req, err)
 	}
 }
@@ -301,7 +305,7 @@ func TestSetArgument(t *testing.T) {
 		req.Kwargs = map[string]json.RawMessage{"k": json.RawMessage("1")}
 		req.Headers = map[string]any{"tenant": int64(7), "deep": map[string]any{"x": int16(1)}}
 		r := Failure(message(t, req), req, boom, ReasonFailed)
-		r.Message.Publishing.Headers[headerReplays] = int32(2)
+		r.Message.Own.Replays = 2
 		before := roundTrip(t, r.Message)
 		err := r.SetArgument(tt.name, []byte(tt.value), tt.parameters)
 		if tt.err != "" {
@@ -333,15 +337,15 @@ func TestSetArgument(t *testing.T) {
 		if strings.Contains(r.Args+r.Kwargs, "secret") {
 			t.Errorf("%s: got %s %s, want no secret", tt.name, r.Args, r.Kwargs)
 		}
-		h := r.Message.Publishing.Headers
-		if h["tenant"] != int64(7) || h["id"] != "a" || h[headerReplays] != int32(2) || r.Message.Publishing.Priority != 3 || !cmp.Equal(h["deep"], amqp.Table{"x": int16(1)}) {
+		h := r.Message.Headers
+		if h["tenant"] != int64(7) || h["id"] != "a" || r.Message.Own.Replays != 2 || *r.Message.Properties.Priority != 3 || !cmp.Equal(h["deep"], amqp.Table{"x": int16(1)}) {
 			t.Errorf("%s: got headers %#v", tt.name, h)
 		}
-		if before.Publishing.Headers["argsrepr"] == h["argsrepr"] && before.Publishing.Headers["kwargsrepr"] == h["kwargsrepr"] {
+		if before.Headers["argsrepr"] == h["argsrepr"] && before.Headers["kwargsrepr"] == h["kwargsrepr"] {
 			t.Errorf("%s: the message still shows the old arguments, %v %v", tt.name, h["argsrepr"], h["kwargsrepr"])
 		}
 	}
-	unreadable := Record{ID: "a", Message: Message{Publishing: amqp.Publishing{ContentType: "text/plain", Body: []byte("x")}}}
+	unreadable := Record{ID: "a", Message: rabbit.Of(amqp.Delivery{ContentType: "text/plain", Body: []byte("x")}, "").Message}
 	if err := unreadable.SetArgument("k", []byte("1"), nil); err == nil || !strings.Contains(err.Error(), "cannot be read") {
 		t.Errorf("got %v of a message that cannot be read", err)
 	}
@@ -355,7 +359,7 @@ func TestValidate(t *testing.T) {
 	}
 	for want, change := range map[string]func(*Record){
 		"message.queue":       func(r *Record) { r.Message.Queue = "" },
-		"message.body":        func(r *Record) { r.ID, r.Message.Publishing.Body = "", nil },
+		"message.body":        func(r *Record) { r.ID, r.Message.Body = "", nil },
 		"replays or attempts": func(r *Record) { r.Replays = -1 },
 		"last: expected":      func(r *Record) { r.Last = time.Time{} },
 		"or attempts":         func(r *Record) { r.Attempts = 1 << 40 },
@@ -370,4 +374,40 @@ func TestValidate(t *testing.T) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
+}
+
+func roundTrip(t *testing.T, m rabbit.Message) rabbit.Message {
+	t.Helper()
+	doc, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out rabbit.Message
+	if err := json.Unmarshal(doc, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// FuzzRecord reads any payload of a task.
+func FuzzRecord(f *testing.F) {
+	f.Add([]byte(`{"id": "a", "first": "2026-11-21T00:00:00Z", "message": "e30="}`))
+	f.Add([]byte(`{"id": "a", "message": {"queue": "q"}, "replays": -1}`))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		j, err := decodeJob(payload)
+		if err != nil {
+			return
+		}
+		_ = j.key()
+		_ = j.Name()
+		_ = j.summary()
+		_ = Filter{Text: "x"}.Match(&j.Record)
+		if json.Unmarshal(j.Message, &j.Record.Message) != nil {
+			return
+		}
+		// A message that cannot be read is published again as it is.
+		if _, _, err := again(&j.Record); err != nil {
+			t.Logf("%q: %v", payload, err)
+		}
+	})
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,11 +19,8 @@ import (
 	"onceover/celery"
 	"onceover/internal/crash"
 	"onceover/internal/redact"
+	"onceover/rabbit"
 )
-
-// HeaderAgain marks a message that may have been published before: before it is
-// run, its id is looked up.
-const HeaderAgain = "x-onceover-again"
 
 // ReplayBatch is how many records Replay takes at most.
 const ReplayBatch = 100
@@ -79,7 +75,7 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 		}
 	}()
 	each := func(step func(ctx context.Context, p *replay) error) error {
-		g, ctx := errgroup.WithContext(ctx)
+		var g errgroup.Group // an error of one does not end the others
 		g.SetLimit(8)
 		for _, p := range all {
 			if p.outcome.Why != "" {
@@ -120,39 +116,43 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 		return out, err
 	}
 	crash.Point("replay-before-publish")
-	var messages []Message
+	var messages []rabbit.Message
 	for _, p := range all {
 		if p.outcome.Why == "" {
 			p.sent = true
 			messages = append(messages, p.message)
 		}
 	}
-	if err := publish(ctx, false, messages...); err != nil {
-		if len(messages) == 1 || ctx.Err() != nil {
-			err = each(func(context.Context, *replay) error { return refusal(err) })
-		} else {
-			// One of them is at fault: which? Those that arrived arrive again, and are
-			// recognised.
-			err = each(func(ctx context.Context, p *replay) error { return refusal(publish(ctx, false, p.message)) })
-		}
-		if err != nil {
-			return out, err
+	faults := rabbit.ErrorsOf(publish(ctx, false, messages...), len(messages))
+	for _, p := range all {
+		if p.sent {
+			p.fault, faults = refusal(faults[0]), faults[1:]
 		}
 	}
 	crash.Point("replay-before-delete")
-	// What is in its queue is forgotten even if the caller has gone.
+	// A record whose message is in its queue is forgotten even if the caller has gone, and even if
+	// others are not there.
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	return out, each(func(_ context.Context, p *replay) error {
+	err = each(func(_ context.Context, p *replay) error {
+		if p.fault != nil {
+			return p.fault
+		}
 		p.outcome.Done = true
-		if err := s.published(late, p); err != nil {
-			return err
-		}
-		if err := s.delete(late, p.queue, p.key); err != nil {
-			return fmt.Errorf("forget failed job %s, which has been replayed: %w", p.key, err)
-		}
-		return nil
+		return s.forget(late, p)
 	})
+	return out, err
+}
+
+// forget deletes the record of a job that is in its queue.
+func (s *Store) forget(ctx context.Context, p *replay) error {
+	if err := s.published(ctx, p); err != nil {
+		return err
+	}
+	if err := s.delete(ctx, p.queue, p.key); err != nil {
+		return fmt.Errorf("forget failed job %s, which has been replayed: %w", p.key, err)
+	}
+	return nil
 }
 
 // delete deletes the task of a record. One that is on its way into the archive is
@@ -170,26 +170,15 @@ func (s *Store) delete(ctx context.Context, queue, key string) error {
 	return err
 }
 
-// ErrNoQueue says that the queue of a message does not exist.
-var ErrNoQueue = errors.New("its queue does not exist")
-
-// FullError says that a queue would drop older messages for new ones.
-type FullError struct {
-	Queue           string
-	Messages, Limit int
-}
-
-func (e *FullError) Error() string {
-	return fmt.Sprintf("queue %s is nearly full: %d messages wait there, and it holds %d", e.Queue, e.Messages, e.Limit)
-}
-
-// refusal is why a message is certainly in no queue, or err.
+// refusal is a *SkippedError if the message is certainly in no queue, else err.
 func refusal(err error) error {
-	var full *FullError
+	var full *rabbit.FullError
 	switch {
-	case errors.Is(err, ErrNoQueue):
+	case errors.Is(err, rabbit.ErrNoQueue):
 		return skipped("%v: start a worker that consumes it, or name another queue", err)
-	case errors.As(err, &full):
+	case errors.As(err, &full), errors.Is(err, rabbit.ErrRefused):
+		return skipped("%v: try again when there is room", err)
+	case rabbit.Undeliverable(err):
 		return skipped("%v", err)
 	}
 	return err
@@ -202,14 +191,20 @@ type replay struct {
 	held       atomic.Pointer[string] // the token of our lock, nil if it is not ours
 	job        *job
 	sent       bool            // the message may be in its queue
+	fault      error           // why it was not published, or may not have been
 	undo       []stored        // what was reset, to be put back if it is not
 	request    *celery.Request // nil if the message cannot be read
-	message    Message
+	message    rabbit.Message
 }
 
 // prepare makes the message that is to be published.
 func (s *Store) prepare(ctx context.Context, p *replay, payload []byte, edit func(*Record) error) error {
 	j, err := s.read(ctx, p.queue, p.key, payload)
+	for _, fault := range []error{errNotOurs, errMessageGone, errUnreadable} {
+		if errors.Is(err, fault) {
+			return skipped("%v", err)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -219,8 +214,10 @@ func (s *Store) prepare(ctx context.Context, p *replay, payload []byte, edit fun
 		}
 	}
 	p.job = j
-	p.message, p.request, err = again(&j.Record)
-	return err
+	if p.message, p.request, err = again(&j.Record); err != nil {
+		return skipped("%v", err)
+	}
+	return nil
 }
 
 // lock keeps others from replaying the record.
@@ -392,7 +389,7 @@ func (s *Store) replayTask(ctx context.Context, queue, key string, payload []byt
 	p.sent = true
 	if err := publish(ctx, false, p.message); err != nil {
 		var why *SkippedError
-		err = refusal(err)
+		err = refusal(rabbit.ErrorsOf(err, 1)[0])
 		p.sent = !errors.As(err, &why)
 		return err
 	}
@@ -400,58 +397,33 @@ func (s *Store) replayTask(ctx context.Context, queue, key string, payload []byt
 }
 
 // again returns the message with which a failed job is run once more.
-func again(r *Record) (Message, *celery.Request, error) {
-	m := r.Message.clone()
+func again(r *Record) (rabbit.Message, *celery.Request, error) {
+	m := r.Message.Clone()
 	req, err := m.Request()
-	h := m.Publishing.Headers
-	if err == nil && bytes.HasPrefix(bytes.TrimSpace(m.Publishing.Body), []byte("{")) {
+	if err == nil && bytes.HasPrefix(bytes.TrimSpace(m.Body), []byte("{")) {
 		// Protocol 1 has retries, ETA and expiry in the body, whatever headers it has.
 		req.Retries, req.ETA, req.Expires = 0, time.Time{}, time.Time{}
-		if m, err = rewritten(m, req); err != nil {
-			return m, nil, err
+		if err := m.SetRequest(req); err != nil {
+			return m, nil, fmt.Errorf("rewrite the message of job %s: %w", req.ID, err)
 		}
-		h = m.Publishing.Headers
 	}
 	for name, value := range map[string]any{"retries": int32(0), "eta": nil, "expires": nil} {
-		if _, ok := h[name]; ok {
-			h[name] = value
+		if _, ok := m.Headers[name]; ok {
+			m.Headers[name] = value
 		}
 	}
-	m.Publishing.Expiration = ""
-	for name := range h {
-		// What RabbitMQ notes about dead-lettering.
-		if name == "x-death" || strings.HasPrefix(name, "x-first-death-") || strings.HasPrefix(name, "x-last-death-") ||
-			name == "x-delivery-count" || name == "x-acquired-count" || name == headerParks || name == HeaderRevoked {
-			delete(h, name)
-		}
+	m.Properties.Expiration = ""
+	m.ForgetDeaths()
+	m.Own = rabbit.Own{
+		Again: true, Replays: r.Replays + 1, Replayed: time.Now(), First: r.First,
+		Previous: shorten(r.Error+": "+r.Text, 300),
 	}
-	h[headerReplays] = int32(r.Replays + 1)
-	h[headerPrevious] = shorten(r.Error+": "+r.Text, 300)
-	h[headerReplayed] = time.Now().UTC().Format(time.RFC3339Nano)
-	h[headerFirst] = r.First.UTC().Format(time.RFC3339Nano)
-	h[HeaderAgain] = true
-	m.SetRoute()
 	return m, req, nil
-}
-
-// rewritten returns m with the content of req, in protocol 2 and JSON.
-func rewritten(m Message, req *celery.Request) (Message, error) {
-	props, headers, body, err := req.Encode()
-	if err != nil {
-		return m, fmt.Errorf("rewrite the message of job %s: %w", req.ID, err)
-	}
-	table, err := plainTable(typedTable(headers))
-	if err != nil {
-		return m, err
-	}
-	m.Publishing.Headers, m.Publishing.Body = table, body
-	m.Publishing.ContentType, m.Publishing.ContentEncoding = props.ContentType, props.ContentEncoding
-	return m, nil
 }
 
 // SetArgument replaces an argument of the job's call, see celery.Request.SetArgument.
 func (r *Record) SetArgument(name string, value []byte, parameters []string) error {
-	m := r.Message.clone()
+	m := r.Message.Clone()
 	req, err := m.Request()
 	if err != nil {
 		return fmt.Errorf("the message of job %s cannot be read, so no argument of it can be set: %w", r.ID, err)
@@ -459,9 +431,8 @@ func (r *Record) SetArgument(name string, value []byte, parameters []string) err
 	if err := req.SetArgument(name, value, parameters); err != nil {
 		return err
 	}
-	m, err = rewritten(m, req)
-	if err != nil {
-		return err
+	if err := m.SetRequest(req); err != nil {
+		return fmt.Errorf("rewrite the message of job %s: %w", r.ID, err)
 	}
 	r.Message = m
 	r.Args, r.Kwargs = shorten(redact.Text(req.ArgsText()), 1<<10), shorten(redact.Text(req.KwargsText()), 1<<10)

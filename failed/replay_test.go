@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
-	amqp "github.com/rabbitmq/amqp091-go"
 
 	"onceover/celery"
+	"onceover/rabbit"
 )
 
 // TestRunReplays presses the Run button of Asynqmon.
@@ -34,11 +34,11 @@ func TestRunReplays(t *testing.T) {
 		t.Fatalf("got %d messages, want 1", len(got))
 	}
 	m := got[0]
-	if m.Queue != "q.ai" || string(m.Publishing.Body) != string(r.Message.Publishing.Body) || Replays(m.Publishing.Headers) != 1 || m.Publishing.Priority != 3 ||
-		m.Publishing.Headers[HeaderAgain] != true || m.Publishing.Headers["id"] != "a" {
+	if m.Queue != "q.ai" || string(m.Body) != string(r.Message.Body) || m.Own.Replays != 1 || *m.Properties.Priority != 3 ||
+		!m.Own.Again || m.Headers["id"] != "a" {
 		t.Errorf("got message %+v", m)
 	}
-	if exchange, key := Route(amqp.Delivery{Headers: m.Publishing.Headers, RoutingKey: "q.ai"}); exchange != "tasks" || key != "ai.test" {
+	if exchange, key := m.Exchange, m.RoutingKey; exchange != "tasks" || key != "ai.test" {
 		t.Errorf("got route %q %q, want that of the producer", exchange, key)
 	}
 	if s := b.state("a"); s != "" {
@@ -53,7 +53,7 @@ func TestRunReplays(t *testing.T) {
 // and says why, and can be run again.
 func TestRunInVain(t *testing.T) {
 	b := setup(t)
-	b.out.refuse(func(Message) error { return errAway })
+	b.out.refuse(func(rabbit.Message) error { return errAway })
 	b.run(b.store, b.out.publish)
 	b.keep(failure(t, "a"))
 	b.archived(ref("a"))
@@ -69,7 +69,7 @@ func TestRunInVain(t *testing.T) {
 		t.Errorf("got note %q, want %q", note(), want)
 	}
 	b.archived(ref("a"))
-	b.out.refuse(func(Message) error { return ErrNoQueue })
+	b.out.refuse(func(rabbit.Message) error { return rabbit.ErrNoQueue })
 	b.runTask(ref("a"))
 	b.until("another note", func() bool { return strings.Contains(note(), "start a worker") })
 	b.archived(ref("a"))
@@ -123,10 +123,10 @@ func TestFailsAgainAtOnce(t *testing.T) {
 	}
 	var mu sync.Mutex
 	seen := map[string]int{}
-	b.run(b.store, func(ctx context.Context, _ bool, messages ...Message) error {
+	b.run(b.store, func(ctx context.Context, _ bool, messages ...rabbit.Message) error {
 		for _, m := range messages {
 			mu.Lock()
-			seen[text(m.Publishing.Headers["id"])]++
+			seen[text(m.Headers["id"])]++
 			mu.Unlock()
 			if err := b.store.Keep(ctx, failedAgain(t, m)); err != nil {
 				return err
@@ -167,7 +167,7 @@ func TestReplayFailsAgainAtOnce(t *testing.T) {
 	}
 	b.run(b.store, b.out.publish)
 	b.archived(refs...)
-	_, err := b.store.Replay(t.Context(), refs, func(ctx context.Context, _ bool, messages ...Message) error {
+	_, err := b.store.Replay(t.Context(), refs, func(ctx context.Context, _ bool, messages ...rabbit.Message) error {
 		for _, m := range messages {
 			if err := b.store.Keep(ctx, failedAgain(t, m)); err != nil {
 				return err
@@ -297,7 +297,8 @@ func TestReplayResetsFollowers(t *testing.T) {
 	}
 }
 
-// TestReplayFaults replays a batch of which one message cannot be published.
+// TestReplayFaults replays a batch of which one message cannot be published: the others go, once,
+// however often the command is repeated.
 func TestReplayFaults(t *testing.T) {
 	b := setup(t)
 	var refs []Ref
@@ -305,9 +306,9 @@ func TestReplayFaults(t *testing.T) {
 		b.keep(failure(t, id))
 		refs = append(refs, ref(id))
 	}
-	lost := func(m Message) bool { return m.Publishing.Headers["id"] == "job-0002" }
+	lost := func(m rabbit.Message) bool { return m.Headers["id"] == "job-0002" }
 
-	b.out.refuse(func(m Message) error {
+	b.out.refuse(func(m rabbit.Message) error {
 		if lost(m) {
 			return errAway
 		}
@@ -316,13 +317,29 @@ func TestReplayFaults(t *testing.T) {
 	if _, err := b.store.Replay(t.Context(), refs, b.out.publish, nil); !errors.Is(err, errAway) {
 		t.Errorf("got %v, want the broker's error", err)
 	}
-	if n := len(b.entries()); n != 5 {
-		t.Errorf("got %d records after an outage, want all 5", n)
+	if all := b.entries(); len(all) != 1 || all[0].ID != "job-0002" {
+		t.Errorf("got %v, want the one that may not be in its queue", all)
 	}
+	for range 3 {
+		b.out.refuse(func(m rabbit.Message) error {
+			if lost(m) {
+				return &rabbit.UndeliverableError{Err: errors.New("the headers have 200000 bytes")}
+			}
+			return nil
+		})
+		out, err := b.store.Replay(t.Context(), refs, b.out.publish, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o := out[2]; o.Done || o.Over || !strings.Contains(o.Why, "200000") {
+			t.Errorf("got %+v, want it not replayed, and why", o)
+		}
+	}
+	wantOnce(t, b.out.counts(), []string{"job-0000", "job-0001", "job-0003", "job-0004"})
 
-	b.out.refuse(func(m Message) error {
+	b.out.refuse(func(m rabbit.Message) error {
 		if lost(m) {
-			return fmt.Errorf("%w (%q)", ErrNoQueue, m.Queue)
+			return fmt.Errorf("%w (%q)", rabbit.ErrNoQueue, m.Queue)
 		}
 		return nil
 	})
@@ -331,7 +348,7 @@ func TestReplayFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, o := range out {
-		if o.Done != (i != 2) {
+		if o.Done || o.Over != (i != 2) {
 			t.Errorf("got %+v", o)
 		}
 	}
@@ -340,9 +357,9 @@ func TestReplayFaults(t *testing.T) {
 	}
 
 	// Named another queue, it goes.
-	b.out.refuse(func(m Message) error {
+	b.out.refuse(func(m rabbit.Message) error {
 		if m.Queue == "q.ai" {
-			return ErrNoQueue
+			return rabbit.ErrNoQueue
 		}
 		return nil
 	})
@@ -420,7 +437,7 @@ func TestReplayWhileRun(t *testing.T) {
 	b.run(b.store, b.out.publish)
 	b.keep(failure(t, "a"))
 	b.archived(ref("a"))
-	out, err := b.store.Replay(t.Context(), []Ref{ref("a")}, func(ctx context.Context, create bool, messages ...Message) error {
+	out, err := b.store.Replay(t.Context(), []Ref{ref("a")}, func(ctx context.Context, create bool, messages ...rabbit.Message) error {
 		if err := b.out.publish(ctx, create, messages...); err != nil {
 			return err
 		}
@@ -451,7 +468,7 @@ func TestReplayWhileRunAll(t *testing.T) {
 		refs = append(refs, ref(id))
 	}
 	b.archived(refs...)
-	_, err := b.store.Replay(t.Context(), refs[:20], func(ctx context.Context, create bool, messages ...Message) error {
+	_, err := b.store.Replay(t.Context(), refs[:20], func(ctx context.Context, create bool, messages ...rabbit.Message) error {
 		if _, err := b.store.inspector.RunAllArchivedTasks(QueueFailed); err != nil {
 			return err
 		}
@@ -470,7 +487,7 @@ func TestLockOfAnother(t *testing.T) {
 	b := setup(t)
 	b.keep(failure(t, "a"))
 	key := lockKey(&replay{queue: QueueFailed, key: "a:0"})
-	_, err := b.store.Replay(t.Context(), []Ref{ref("a")}, func(ctx context.Context, _ bool, _ ...Message) error {
+	_, err := b.store.Replay(t.Context(), []Ref{ref("a")}, func(ctx context.Context, _ bool, _ ...rabbit.Message) error {
 		// Ours has run out, and another process has its own.
 		if err := b.client.Set(ctx, key, "another", replayLock).Err(); err != nil {
 			return err

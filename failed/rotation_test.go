@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"onceover/rabbit"
 )
 
 // keepMany keeps records from several goroutines.
@@ -63,7 +65,7 @@ func (b *bundle) crowd(queue string) (empty func()) {
 // TestRotation keeps more jobs than a queue takes.
 func TestRotation(t *testing.T) {
 	b := setup(t)
-	b.out.refuse(func(Message) error { return errAway })
+	b.out.refuse(func(rabbit.Message) error { return errAway })
 	b.run(b.store, b.out.publish)
 	const n = fullQueue + 200
 	var records []Record
@@ -112,7 +114,7 @@ func TestRotation(t *testing.T) {
 	b.until("it has left the old queue", func() bool { return b.info(ref("large")) == nil })
 	empty()
 	wantAll()
-	if got := b.get(Ref{"failed-2", "large:0"}); !bytes.Equal(got.Message.Publishing.Body, records[0].Message.Publishing.Body) {
+	if got := b.get(Ref{"failed-2", "large:0"}); !bytes.Equal(got.Message.Body, records[0].Message.Body) {
 		t.Error("the job that moved has another body")
 	}
 	hours, err := b.store.Hours(t.Context(), 2)
@@ -133,7 +135,7 @@ func TestRotation(t *testing.T) {
 // for long.
 func TestOldQueue(t *testing.T) {
 	b := setup(t)
-	b.out.refuse(func(Message) error { return errAway })
+	b.out.refuse(func(rabbit.Message) error { return errAway })
 	b.keep(failure(t, "old"))
 	b.aged(oldQueue+time.Hour, "old")
 	s := b.newStore(Config{})
@@ -152,7 +154,7 @@ func TestOldQueue(t *testing.T) {
 // TestTooOldQueue runs a job of a queue that asynq is about to trim.
 func TestTooOldQueue(t *testing.T) {
 	b := setup(t)
-	b.out.refuse(func(Message) error { return errAway })
+	b.out.refuse(func(rabbit.Message) error { return errAway })
 	b.keep(failure(t, "old"))
 	b.keep(failure(t, "older"))
 	b.aged(95*24*time.Hour, "old", "older")

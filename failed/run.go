@@ -15,12 +15,13 @@ import (
 	"go.uber.org/zap"
 
 	"onceover/internal/crash"
+	"onceover/rabbit"
 )
 
 // Publish publishes messages to their queues, through the default exchange, and
 // returns once the broker has confirmed each. A queue that is missing is created
 // if create is set, else it is an error that names it.
-type Publish func(ctx context.Context, create bool, messages ...Message) error
+type Publish func(ctx context.Context, create bool, messages ...rabbit.Message) error
 
 // Pace of the servers of asynq.
 const (
@@ -106,7 +107,7 @@ func retryDelay(n int, err error, _ *asynq.Task) time.Duration {
 func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) error {
 	key, _ := asynq.GetTaskID(ctx)
 	j, err := s.read(ctx, QueueDelay, key, t.Payload())
-	if errors.Is(err, errNotOurs) || errors.Is(err, errMessageGone) {
+	if errors.Is(err, errNotOurs) || errors.Is(err, errMessageGone) || errors.Is(err, errUnreadable) {
 		s.log.Error("parked job cannot be published", zap.String("key", key), zap.Error(err))
 		return &keptError{err.Error()} // where an operator sees it
 	}
@@ -118,7 +119,7 @@ func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) err
 		return fmt.Errorf("look whether job %s is revoked: %w", j.ID, err)
 	}
 	if revoked > 0 {
-		j.Record.Message.Publishing.Headers[HeaderRevoked] = true
+		j.Record.Message.Own.Revoked = true
 	}
 	crash.Point("due-before-publish")
 	if err := publish(ctx, true, j.Record.Message); err != nil {
@@ -289,7 +290,7 @@ func (s *Store) First(ctx context.Context) (bool, error) {
 }
 
 // Parked returns the messages of up to limit parked jobs that are due next.
-func (s *Store) Parked(ctx context.Context, limit int) ([]Message, error) {
+func (s *Store) Parked(ctx context.Context, limit int) ([]rabbit.Message, error) {
 	tasks, err := s.inspector.ListScheduledTasks(QueueDelay, asynq.PageSize(limit))
 	if err != nil {
 		if gone(err) {
@@ -297,7 +298,7 @@ func (s *Store) Parked(ctx context.Context, limit int) ([]Message, error) {
 		}
 		return nil, fmt.Errorf("list parked jobs: %w", err)
 	}
-	out := make([]Message, 0, len(tasks))
+	out := make([]rabbit.Message, 0, len(tasks))
 	for _, t := range tasks {
 		j, err := s.read(ctx, QueueDelay, t.ID, t.Payload)
 		if err != nil {

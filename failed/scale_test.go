@@ -15,6 +15,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+
+	"onceover/rabbit"
 )
 
 // TestManyFailedJobs keeps, lists and replays very many failed jobs: 3,000, or
@@ -35,8 +37,8 @@ func TestManyFailedJobs(t *testing.T) {
 	for i := range records {
 		r := template
 		r.ID = fmt.Sprintf("job-%06d", i)
-		r.Message = r.Message.clone()
-		r.Message.Publishing.Headers["id"], r.Message.Publishing.Headers["root_id"] = r.ID, r.ID
+		r.Message = r.Message.Clone()
+		r.Message.Headers["id"], r.Message.Headers["root_id"] = r.ID, r.ID
 		records[i] = r
 	}
 	watch.lap("made")
@@ -96,9 +98,9 @@ func TestManyFailedJobs(t *testing.T) {
 
 	var published atomic.Int64
 	seen := make([]atomic.Int32, n)
-	publish := func(_ context.Context, _ bool, messages ...Message) error {
+	publish := func(_ context.Context, _ bool, messages ...rabbit.Message) error {
 		for _, m := range messages {
-			i, err := strconv.Atoi(strings.TrimPrefix(text(m.Publishing.Headers["id"]), "job-"))
+			i, err := strconv.Atoi(strings.TrimPrefix(text(m.Headers["id"]), "job-"))
 			if err != nil {
 				return err
 			}

@@ -25,6 +25,7 @@ import (
 	"onceover/internal/crash"
 	"onceover/internal/redisretry"
 	"onceover/progress"
+	"onceover/rabbit"
 	"onceover/results"
 )
 
@@ -108,19 +109,16 @@ func New(cfg Config, client redis.UniversalClient, results *results.Store, marks
 // Park puts m away until due, to within a second before it. The message is then
 // published to the queue it came from. It is idempotent for one attempt of one id:
 // parking it again changes nothing. While Redis is away it waits until ctx ends.
-func (s *Store) Park(ctx context.Context, m Message, due time.Time) error {
+func (s *Store) Park(ctx context.Context, m rabbit.Message, due time.Time) error {
 	req, _ := m.Request()
 	r := Failure(m, req, nil, "")
 	retries := 0
 	if req != nil {
 		retries = req.Retries
 	}
-	parks := count(m.Publishing.Headers, headerParks)
-	key := parkKey(r.key(), retries, parks)
-	r.Message = m.clone()
-	r.Message.SetRoute()
-	r.Message.Publishing.Headers[headerParks] = int32(parks + 1)
-	r.Message.Publishing.Headers[HeaderAgain] = true
+	key := parkKey(r.key(), retries, m.Own.Parks)
+	r.Message.Own.Parks++
+	r.Message.Own.Again = true
 	where := func(context.Context) (string, error) { return QueueDelay, nil }
 	isNew, err := s.put(ctx, job{Record: r, Due: due}, key, where)
 	if err != nil {
@@ -247,7 +245,7 @@ func (s *Store) holds(ctx context.Context, queue, key string, r *Record) (bool, 
 // sameCall tells whether two records are of one call. The bodies may differ in form:
 // an attempt that is retried is written anew.
 func sameCall(a, b *Record) bool {
-	if bytes.Equal(a.Message.Publishing.Body, b.Message.Publishing.Body) {
+	if bytes.Equal(a.Message.Body, b.Message.Body) {
 		return true
 	}
 	x, err := a.Request()
@@ -397,6 +395,9 @@ func (s *Store) dropPieces(ctx context.Context, queue, key string, j *job) error
 	return s.client.Expire(ctx, piecesKey(queue, key, j.Sum), usedPieces).Err()
 }
 
+// errUnreadable says that the message of a record is damaged.
+var errUnreadable = errors.New("the message cannot be read: it can only be discarded")
+
 // errMessageGone says that the pieces of a message are not in Redis any more.
 var errMessageGone = errors.New("the message has gone from Redis: it cannot be published, only discarded")
 
@@ -424,7 +425,7 @@ func (s *Store) read(ctx context.Context, queue, key string, payload []byte) (*j
 		}
 	}
 	if err := json.Unmarshal(j.Message, &j.Record.Message); err != nil {
-		return nil, fmt.Errorf("read the message of job %s: %w", j.ID, err)
+		return nil, fmt.Errorf("%w: job %s: %w", errUnreadable, j.ID, err)
 	}
 	return j, nil
 }

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"onceover/internal/redisretry"
+	"onceover/rabbit"
 )
 
 func TestKeepIsIdempotent(t *testing.T) {
@@ -69,8 +70,8 @@ func TestLargeMessages(t *testing.T) {
 		r := sized(t, id, n, "é")
 		b.keep(r)
 		b.archived(ref(id))
-		if got := b.get(ref(id)); !bytes.Equal(got.Message.Publishing.Body, r.Message.Publishing.Body) ||
-			!cmp.Equal(got.Message.Publishing.Headers, r.Message.Publishing.Headers) {
+		if got := b.get(ref(id)); !bytes.Equal(got.Message.Body, r.Message.Body) ||
+			!cmp.Equal(got.Message.Headers, r.Message.Headers) {
 			t.Errorf("%d bytes: got another message back", n)
 		}
 		if info := b.info(ref(id)); len(info.Payload) > 2*pieceSize {
@@ -94,12 +95,12 @@ func TestLargeMessages(t *testing.T) {
 		b.until("the parked job is published", func() bool { return b.out.counts()[parked.ID] > 0 })
 		for _, m := range b.out.messages() {
 			want := r
-			if m.Publishing.Headers["id"] == parked.ID {
+			if m.Headers["id"] == parked.ID {
 				want = parked
-			} else if m.Publishing.Headers["id"] != r.ID {
+			} else if m.Headers["id"] != r.ID {
 				continue
 			}
-			if !bytes.Equal(m.Publishing.Body, want.Message.Publishing.Body) {
+			if !bytes.Equal(m.Body, want.Message.Body) {
 				t.Errorf("%s: another body was published", want.ID)
 			}
 		}
@@ -126,7 +127,7 @@ func TestKeepLargeTwice(t *testing.T) {
 		got, err := b.store.Get(t.Context(), ref(id))
 		if err != nil {
 			t.Errorf("sizes %v: %v", sizes, err)
-		} else if !bytes.Equal(got.Message.Publishing.Body, first.Message.Publishing.Body) {
+		} else if !bytes.Equal(got.Message.Body, first.Message.Body) {
 			t.Errorf("sizes %v: got another body than that of the record", sizes)
 		}
 	}
@@ -185,7 +186,7 @@ func TestPark(t *testing.T) {
 			}
 		}
 	}
-	if m.Publishing.Headers[HeaderAgain] != nil {
+	if m.Own.Again {
 		t.Error("Park changed the headers of the caller's message")
 	}
 	parked, err := b.store.Parked(t.Context(), 10)
@@ -194,7 +195,7 @@ func TestPark(t *testing.T) {
 	}
 	var at time.Time
 	var once sync.Once
-	publish := func(ctx context.Context, create bool, messages ...Message) error {
+	publish := func(ctx context.Context, create bool, messages ...rabbit.Message) error {
 		once.Do(func() { at = time.Now() })
 		if !create {
 			t.Error("the queue of a job that is due is not to be created, want it created")
@@ -215,12 +216,12 @@ func TestPark(t *testing.T) {
 	if len(got) != 1 {
 		t.Fatalf("delivered %d times, want once", len(got))
 	}
-	h := got[0].Publishing.Headers
-	if got[0].Queue != "q.ai" || h["retries"] != int32(2) || h[HeaderAgain] != true || h[headerParks] != int32(1) || h[HeaderRevoked] != nil {
+	h := got[0].Headers
+	if got[0].Queue != "q.ai" || h["retries"] != int32(2) || !got[0].Own.Again || got[0].Own.Parks != 1 || got[0].Own.Revoked {
 		t.Errorf("got %+v", got[0])
 	}
 	// Parked once more in the same attempt, it is another task.
-	again := MessageOf(amqp.Delivery{Headers: h, RoutingKey: "q.ai", Body: got[0].Publishing.Body, ContentType: "application/json", ContentEncoding: "utf-8"}, "q.ai")
+	again := rabbit.Of(amqp.Delivery{Headers: got[0].Publishing().Headers, RoutingKey: "q.ai", Body: got[0].Body, ContentType: "application/json", ContentEncoding: "utf-8"}, "q.ai").Message
 	if again.Exchange != "tasks" || again.RoutingKey != "ai.test" {
 		t.Errorf("got route %q %q, want that of the producer", again.Exchange, again.RoutingKey)
 	}
@@ -235,7 +236,7 @@ func TestPark(t *testing.T) {
 // TestParkedWaitForBroker has jobs fall due while the broker is away.
 func TestParkedWaitForBroker(t *testing.T) {
 	b := setup(t)
-	b.out.refuse(func(Message) error { return errAway })
+	b.out.refuse(func(rabbit.Message) error { return errAway })
 	for _, id := range ids(3) {
 		if err := b.store.Park(t.Context(), message(t, request(id)), time.Now()); err != nil {
 			t.Fatal(err)
@@ -264,7 +265,7 @@ func TestRevokeParked(t *testing.T) {
 	b.run(b.store, b.out.publish)
 	b.until("the revoked job comes at once", func() bool { return len(b.out.messages()) > 0 })
 	got := b.out.messages()
-	if len(got) != 1 || got[0].Publishing.Headers["id"] != "revoked" || got[0].Publishing.Headers[HeaderRevoked] != true {
+	if len(got) != 1 || got[0].Headers["id"] != "revoked" || !got[0].Own.Revoked {
 		t.Errorf("got %+v, want the revoked job, marked", got)
 	}
 }
@@ -577,7 +578,7 @@ func TestRunEnds(t *testing.T) {
 	b.keep(failure(t, "a"))
 	entered := make(chan struct{})
 	var once sync.Once
-	stop := b.run(b.store, func(ctx context.Context, _ bool, _ ...Message) error {
+	stop := b.run(b.store, func(ctx context.Context, _ bool, _ ...rabbit.Message) error {
 		once.Do(func() { close(entered) })
 		<-ctx.Done()
 		return context.Cause(ctx)

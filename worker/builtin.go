@@ -167,7 +167,7 @@ func unlockChord(ctx context.Context, a unlockArgs) (any, error) {
 			if err != nil {
 				return nil, err
 			}
-			return nil, j.failBody(ctx, a.Callback, celery.ChordError(r.ID, exc), nil, true)
+			return nil, j.failBody(ctx, a.Callback, celery.ChordError(r.ID, exc), nil)
 		}
 		values[i] = m.Result
 	}
@@ -179,5 +179,5 @@ func unlockChord(ctx context.Context, a unlockArgs) (any, error) {
 	if _, err := at.plan.Apply(a.Callback, []json.RawMessage{list}, celery.Options{}); err != nil {
 		return nil, err
 	}
-	return nil, j.flush(ctx, &at.plan, at.again)
+	return nil, j.flush(ctx, &at.plan)
 }

@@ -11,12 +11,12 @@ import (
 	"time"
 
 	"onceover/celery"
-	"onceover/failed"
+	"onceover/rabbit"
 	"onceover/results"
 	"onceover/worker"
 )
 
-// crashing loses one call of a store, before or after it was done, as a worker
+// crashing panics once in a call of a store, before or after it was done, as a worker
 // does that dies there: the delivery comes again.
 type crashing struct {
 	*results.Store
@@ -28,36 +28,36 @@ var errCrash = errors.New("crashed")
 
 func (c *crashing) dies(at string) bool { return c.at == at && c.left.Add(-1) == 0 }
 
-func (c *crashing) SaveIf(ctx context.Context, m celery.Meta, may func([]byte) bool) (bool, error) {
+func (c *crashing) Record(ctx context.Context, m celery.Meta, since celery.Stored) (celery.Stored, error) {
 	if m.Status == celery.Success && c.dies("before result") {
-		return false, errCrash
+		panic(errCrash)
 	}
-	saved, err := c.Store.SaveIf(ctx, m, may)
+	theirs, err := c.Store.Record(ctx, m, since)
 	if m.Status == celery.Success && c.dies("after result") {
-		return false, errCrash
+		panic(errCrash)
 	}
-	return saved, err
+	return theirs, err
 }
 
 func (c *crashing) CountPart(ctx context.Context, p results.Part) (bool, error) {
 	complete, err := c.Store.CountPart(ctx, p)
 	if c.dies("after part") {
-		return false, errCrash
+		panic(errCrash)
 	}
 	return complete, err
 }
 
 func (c *crashing) ChordDone(ctx context.Context, id string) error {
 	if c.dies("after body") {
-		return errCrash
+		panic(errCrash)
 	}
 	return c.Store.ChordDone(ctx, id)
 }
 
-func (c *crashing) BeginChord(ctx context.Context, s celery.ChordSize) error {
-	err := c.Store.BeginChord(ctx, s)
+func (c *crashing) BeginFreshChord(ctx context.Context, s celery.ChordSize) error {
+	err := c.Store.BeginFreshChord(ctx, s)
 	if c.dies("after chord begun") {
-		return errCrash
+		panic(errCrash)
 	}
 	return err
 }
@@ -141,7 +141,7 @@ func (b *bundle) sendRequest(r *celery.Request) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.publish(worker.Publishing(props, headers, body))
+	b.publish(publishing(props, headers, body))
 }
 
 // TestFailureReachesWhatFollows fails a header task: the body fails with
@@ -233,7 +233,7 @@ func TestHandlersStartTasks(t *testing.T) {
 	}
 	rejected := b.send("rejected", nil)
 	b.wantException(b.wait(rejected), celery.Failure, "celery.exceptions.Reject: ('not mine', False)")
-	if r := b.record(rejected); r.Reason != failed.ReasonRejected {
+	if r := b.record(rejected); r.Reason != rabbit.Rejected {
 		t.Errorf("got record %+v, want a rejected task", r)
 	}
 }
@@ -267,7 +267,7 @@ func TestRevoked(t *testing.T) {
 	g := newGate()
 	b.task("t", g)
 	w, _ := b.start()
-	b.until(w.Consuming)
+	b.until(func() bool { return len(w.Problems()) == 0 })
 	revoke := func(id string, terminate bool) {
 		t.Helper()
 		b.control("revoke", map[string]any{"task_id": id, "terminate": terminate})
@@ -341,7 +341,7 @@ func TestLinkToNowhere(t *testing.T) {
 	b.start()
 	for name, set := range map[string]func(*celery.Options){
 		"no exchange": func(o *celery.Options) { o.Exchange, o.RoutingKey = "nowhere", "k" },
-		"no binding":  func(o *celery.Options) { o.Exchange, o.RoutingKey = worker.ExchangeTasks, "nobody.listens" },
+		"no binding":  func(o *celery.Options) { o.Exchange, o.RoutingKey = rabbit.ExchangeTasks, "nobody.listens" },
 	} {
 		runs.Store(0)
 		link := celery.NewSignature("t")

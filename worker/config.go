@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
+	"onceover/rabbit"
 )
 
 // Config says where to consume and how much at once.
@@ -65,7 +65,7 @@ func (c Config) Validate() error {
 		fault("broker URL is empty: expected amqp://user:password@host:5672/vhost")
 	}
 	for _, u := range c.BrokerURLs {
-		if _, err := parseBrokerURL(u); err != nil {
+		if _, err := rabbit.ParseURL(u); err != nil {
 			faults = append(faults, err)
 		}
 	}
@@ -99,32 +99,4 @@ func (c Config) Validate() error {
 		fault("soft time limit %v is not below the time limit %v", c.SoftTimeLimit, c.TimeLimit)
 	}
 	return errors.Join(faults...)
-}
-
-// parseBrokerURL accepts the URLs that RabbitMQ clients and Celery use. An
-// error never shows the password.
-func parseBrokerURL(raw string) (amqp.URI, error) {
-	// py-amqp's name of the same protocol.
-	if rest, ok := strings.CutPrefix(raw, "pyamqp://"); ok {
-		raw = "amqp://" + rest
-	}
-	uri, err := amqp.ParseURI(raw)
-	if err != nil {
-		return amqp.URI{}, fmt.Errorf("broker URL %s is not valid: expected amqp://user:password@host:5672/vhost, "+
-			"with special characters in the password percent-encoded", redactURL(raw))
-	}
-	return uri, nil
-}
-
-// redactURL keeps the scheme and what follows the last @.
-func redactURL(raw string) string {
-	scheme, rest, ok := strings.Cut(raw, "://")
-	if !ok {
-		return "(not a URL)"
-	}
-	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
-		rest = "…@" + rest[i+1:]
-	}
-	rest, _, _ = strings.Cut(rest, "?")
-	return scheme + "://" + rest
 }

@@ -13,6 +13,7 @@ import (
 
 	"onceover/celery"
 	"onceover/internal/remote"
+	"onceover/rabbit"
 )
 
 // node is the worker as remote control sees it.
@@ -41,7 +42,7 @@ func (n *node) Jobs() remote.Jobs {
 		entry := remote.Job{Request: j.req, Acknowledged: j.acked}
 		switch j.phase {
 		case active:
-			entry.Started = j.started
+			entry.Started = j.began
 			out.Active = append(out.Active, entry)
 		case scheduled:
 			out.Scheduled = append(out.Scheduled, entry)
@@ -131,12 +132,8 @@ func (n *node) Tasks() []remote.Task {
 func (n *node) Queues() []remote.Queue {
 	var out []remote.Queue
 	for _, q := range n.queues.list() {
-		kind := q.Kind
-		if kind == "" {
-			kind = exchangeKind(q.Exchange)
-		}
 		out = append(out, remote.Queue{
-			Name: q.Name, Exchange: q.Exchange, ExchangeType: kind, RoutingKey: q.BindingKey, Arguments: q.Args,
+			Name: q.Name, Exchange: q.Exchange, ExchangeType: q.ExchangeKind(), RoutingKey: q.BindingKey, Arguments: q.Args,
 		})
 	}
 	return out
@@ -161,8 +158,8 @@ func (n *node) Settings() map[string]any {
 	}
 	return map[string]any{
 		"accept_content":             []string{"json", "yaml", "msgpack"},
-		"broker_heartbeat":           heartbeat.Seconds(),
-		"broker_url":                 redactURL(n.cfg.BrokerURLs[0]),
+		"broker_heartbeat":           rabbit.Heartbeat.Seconds(),
+		"broker_url":                 rabbit.RedactURL(n.cfg.BrokerURLs[0]),
 		"deprecated_settings":        nil,
 		"enable_utc":                 true,
 		"include":                    []string{},
@@ -188,13 +185,13 @@ func (n *node) Settings() map[string]any {
 }
 
 func (n *node) Broker() remote.Broker {
-	uri, err := parseBrokerURL(n.cfg.BrokerURLs[0])
+	uri, err := rabbit.ParseURL(n.cfg.BrokerURLs[0])
 	if err != nil {
 		return remote.Broker{} // New has checked it
 	}
 	return remote.Broker{
 		Host: uri.Host, Port: uri.Port, User: uri.Username, VirtualHost: cmp.Or(uri.Vhost, "/"),
-		TLS: uri.Scheme == "amqps", Heartbeat: heartbeat,
+		TLS: uri.Scheme == "amqps", Heartbeat: rabbit.Heartbeat,
 	}
 }
 
@@ -261,7 +258,7 @@ func (n *node) TimeLimits(name string, hard, soft time.Duration) error {
 }
 
 func (n *node) AddConsumer(q remote.Queue) {
-	add := queueNamed(q.Name)
+	add := rabbit.QueueNamed(q.Name)
 	if add.Args == nil {
 		add.Exchange = cmp.Or(q.Exchange, add.Exchange)
 		add.Kind = q.ExchangeType

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"onceover/celery"
+	"onceover/failed"
+	"onceover/rabbit"
 )
 
 // Defaults of Backoff, those of Celery's autoretry (celery/utils/time.py,
@@ -31,50 +33,29 @@ type terminated struct{ signal int }
 
 func (t *terminated) Error() string { return "terminated" }
 
-// fate is what becomes of a job after an attempt.
-type fate int
-
-const (
-	fail     fate = iota
-	giveBack      // back to its queue: nothing is wrong with the job
-	succeed
-	retry
-	replace
-	ignore
-	requeue // back to its queue because the task wants it so
-	reject  // kept as a dead letter
-	revoke
-)
-
-// outcome is a fate with what belongs to it.
-type outcome struct {
-	fate
-	exc     *celery.Exception // why; nil on success, and for a retry without a reason
-	err     error             // the Go error, for the log
-	wait    time.Duration     // before the next attempt
-	expires time.Time         // of the next attempt; zero: as before
-	replace *celery.Replace
-	why     revocation
-}
-
-// decide turns the outcome of an attempt into the job's fate. Nothing else
+// decide turns the outcome of an attempt into the job's verdict. Nothing else
 // does. cause is why the attempt's context had ended, nil if it had not.
-func decide(t *task, err, cause error, req *celery.Request) outcome {
+func decide(t *task, err, cause error, req *celery.Request) verdict {
 	if err == nil {
-		return outcome{fate: succeed}
+		return verdict{fate: succeed, outcome: outcomeSuccess}
+	}
+	failed := func(exc *celery.Exception) verdict {
+		v := failure(exc, failed.ReasonFailed)
+		v.err = err
+		return v
 	}
 	var away interface{ Unavailable() bool }
 	if errors.As(err, &away) && away.Unavailable() {
-		return outcome{fate: giveBack}
+		return verdict{fate: giveBack, err: err}
 	}
 	var ended *terminated
 	switch {
 	case errors.Is(cause, errStopping):
-		return outcome{fate: giveBack}
+		return verdict{fate: giveBack, err: err}
 	case errors.As(cause, &ended):
-		return outcome{fate: revoke, exc: celery.TaskRevoked("terminated"), why: revocation{terminated: true, signal: ended.signal}}
+		return revoked("terminated", revocation{terminated: true, signal: ended.signal})
 	case errors.Is(cause, errSoftLimit):
-		return outcome{fate: fail, exc: celery.SoftTimeLimitExceeded()}
+		return failed(celery.SoftTimeLimitExceeded())
 	}
 	var (
 		again    *celery.Retry
@@ -84,17 +65,19 @@ func decide(t *task, err, cause error, req *celery.Request) outcome {
 	switch {
 	case errors.As(err, &again):
 	case errors.Is(err, celery.ErrIgnore):
-		return outcome{fate: ignore}
+		return verdict{fate: ignore, outcome: outcomeIgnored}
 	case errors.As(err, &replaced):
-		return outcome{fate: replace, replace: replaced}
+		return verdict{fate: replace, replace: replaced, outcome: outcomeReplaced}
 	case errors.As(err, &rejected) && rejected.Requeue:
-		return outcome{fate: requeue}
+		return verdict{fate: requeue, rejected: true, err: err}
 	case errors.As(err, &rejected):
-		return outcome{fate: reject, exc: rejected.Exception()}
+		v := failure(rejected.Exception(), rabbit.Rejected)
+		v.rejected, v.err = true, err
+		return v
 	case t.autoRetries(err):
 		again = &celery.Retry{Err: err}
 	default:
-		return outcome{fate: fail, exc: exceptionOf(err)}
+		return failed(exceptionOf(err))
 	}
 	maxRetries := t.MaxRetries
 	if again.MaxRetries != nil {
@@ -102,22 +85,21 @@ func decide(t *task, err, cause error, req *celery.Request) outcome {
 	}
 	switch {
 	case req.Retries < maxRetries:
-		o := outcome{fate: retry, err: again, wait: t.Backoff.wait(req.Retries, again.After), expires: again.Expires}
+		v := verdict{fate: retry, err: again, wait: t.Backoff.wait(req.Retries, again.After), expires: again.Expires, outcome: outcomeRetry}
 		if again.Err != nil {
-			o.exc = exceptionOf(again.Err)
+			v.exc = exceptionOf(again.Err)
 		}
-		return o
+		return v
 	case again.Err != nil:
-		return outcome{fate: fail, exc: exceptionOf(again.Err)}
+		return failed(exceptionOf(again.Err))
 	default:
-		return outcome{fate: fail, exc: &celery.Exception{Type: "MaxRetriesExceededError", Module: celery.ModuleCelery, Args: []any{
-			fmt.Sprintf("Can't retry %s[%s] args:%s kwargs:%s", req.Task, req.ID, req.ArgsText(), req.KwargsText())}}}
+		return failed(&celery.Exception{Type: "MaxRetriesExceededError", Module: celery.ModuleCelery, Args: []any{
+			fmt.Sprintf("Can't retry %s[%s] args:%s kwargs:%s", req.Task, req.ID, req.ArgsText(), req.KwargsText())}})
 	}
 }
 
-// wait is the pause before retry number retries+1. after is what the handler
-// asked for, 0 if it left it to the backoff: the pause is at least that, up to
-// the cap.
+// wait is the pause before retry number retries+1. after is the pause that the handler asked for,
+// which holds as it is, as Celery's countdown does; 0 if it left it to the backoff.
 func (b Backoff) wait(retries int, after time.Duration) time.Duration {
 	base, top := b.Base, b.Cap
 	if base <= 0 {
@@ -127,7 +109,7 @@ func (b Backoff) wait(retries int, after time.Duration) time.Duration {
 		top = retryCap
 	}
 	if after > 0 {
-		return min(after, top)
+		return after
 	}
 	backoff := top
 	if retries < 30 && base < top>>retries {
@@ -196,24 +178,4 @@ func runAttempt(ctx context.Context, h Handler, req *celery.Request, soft, hard 
 			ended = nil // stopping: drain decides how long it may take
 		}
 	}
-}
-
-// refusal is how Python sees a message that cannot be run.
-func refusal(e *celery.MessageError) *celery.Exception {
-	exc := func(class, module string) *celery.Exception {
-		return &celery.Exception{Type: class, Module: module, Args: []any{e.Err.Error()}, Err: e}
-	}
-	switch e.Reason {
-	case celery.ReasonUnknownTask:
-		return celery.NotRegistered(e.Task)
-	case celery.ReasonContentType:
-		return exc("ContentDisallowed", "kombu.exceptions")
-	default:
-		return exc("DecodeError", "kombu.exceptions")
-	}
-}
-
-func unknownTask(req *celery.Request) *celery.MessageError {
-	return &celery.MessageError{ID: req.ID, Task: req.Task, Reason: celery.ReasonUnknownTask,
-		Err: fmt.Errorf("task %q is not registered with this worker", req.Task)}
 }

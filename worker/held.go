@@ -37,6 +37,19 @@ func (h *held) list() []*job {
 	return out
 }
 
+// leases returns the names under which the jobs at work have their ids in a ledger.
+func (h *held) leases(l Ledger) map[string]string {
+	out := map[string]string{}
+	for _, j := range h.list() {
+		j.mu.Lock()
+		if j.run != "" && ledgerOf(j.book) == l {
+			out[j.req.ID] = j.run
+		}
+		j.mu.Unlock()
+	}
+	return out
+}
+
 // scheduled counts the jobs that wait for their ETA.
 func (h *held) scheduled() int {
 	n := 0

@@ -14,6 +14,7 @@ import (
 
 	"onceover/celery"
 	"onceover/failed"
+	"onceover/rabbit"
 	"onceover/worker"
 )
 
@@ -53,10 +54,9 @@ func (b *bundle) replay(id string) failed.Outcome {
 	if err != nil || len(refs) == 0 {
 		b.t.Fatalf("no record of %s: %v", id, err)
 	}
-	publish, err := worker.PublishKept(b.conn, func(*failed.FullError) {}, func(string, time.Duration) {})
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	sender := &rabbit.Sender{Conn: b.conn, Waiting: func(*rabbit.FullError) {}, Idle: func(string, time.Duration) {}}
+	defer sender.Close()
+	publish := func(ctx context.Context, _ bool, m ...rabbit.Message) error { return sender.Send(ctx, m...) }
 	out, err := b.kept.Replay(b.t.Context(), refs[:1], publish, nil)
 	if err != nil {
 		b.t.Fatal(err)
@@ -110,7 +110,7 @@ func TestFailedJobIsKept(t *testing.T) {
 	if r.Text != "no such file: https://store.example/a.jpg?…" || r.Args != "('https://store.example/a.jpg?…',)" || strings.Contains(r.Traceback, "secret") {
 		t.Errorf("got text %q, arguments %q, traceback %q: want no secret", r.Text, r.Args, r.Traceback)
 	}
-	h := r.Message.Publishing.Headers
+	h := r.Message.Headers
 	if h["tenant"] != int64(1)<<40 || h["nested"].(amqp.Table)["n"] != int32(7) || h["retries"] != int32(0) {
 		t.Errorf("got headers %#v, want their types as they were", h)
 	}
@@ -179,7 +179,7 @@ func TestParkedJobRuns(t *testing.T) {
 	var at atomic.Int64
 	b.task("later", worker.HandlerFunc(func(_ context.Context, r *celery.Request) (any, error) {
 		at.Store(time.Now().UnixNano())
-		return map[string]any{"key": r.Delivery.RoutingKey, "parks": r.Headers["x-onceover-parks"]}, nil
+		return map[string]any{"key": r.Delivery.RoutingKey, "headers": len(r.Headers)}, nil
 	}))
 	b.task("again", worker.HandlerFunc(func(_ context.Context, r *celery.Request) (any, error) {
 		if r.Retries == 0 {
@@ -198,7 +198,7 @@ func TestParkedJobRuns(t *testing.T) {
 	if m, err := b.results.Load(t.Context(), again); err != nil || m == nil || m.Status != celery.Retried {
 		t.Errorf("got %+v, %v, want RETRY", m, err)
 	}
-	if m := b.wait(later); m.Status != celery.Success || string(m.Result) != `{"key":"ai.test","parks":1}` {
+	if m := b.wait(later); m.Status != celery.Success || string(m.Result) != `{"headers":0,"key":"ai.test"}` {
 		t.Errorf("got %s %s", m.Status, m.Result)
 	}
 	if got := time.Unix(0, at.Load()); got.Before(eta.Truncate(time.Microsecond)) {
@@ -222,7 +222,7 @@ func TestDeadLetters(t *testing.T) {
 	defer ch.Close()
 	declare := func(name string, args amqp.Table) {
 		t.Helper()
-		args["x-dead-letter-exchange"], args["x-dead-letter-routing-key"] = worker.ExchangeDeadLetter, "dlq"
+		args["x-dead-letter-exchange"], args["x-dead-letter-routing-key"] = rabbit.ExchangeDeadLetter, "dlq"
 		if _, err := ch.QueueDeclare(name, true, false, false, false, args); err != nil {
 			t.Fatal(err)
 		}
@@ -236,7 +236,7 @@ func TestDeadLetters(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return worker.Publishing(props, headers, body)
+		return publishing(props, headers, body)
 	}
 	to := func(queue, id string) string {
 		t.Helper()
@@ -271,10 +271,10 @@ func TestDeadLetters(t *testing.T) {
 		state     celery.State
 		exc       string
 	}{
-		{expired, "short", failed.ReasonExpired, celery.Revoked, "celery.exceptions.TaskRevokedError: expired"},
-		{dropped, "small", failed.ReasonMaxLength, celery.Failure, "kombu.exceptions.LimitExceeded: queue small was full: the message was dropped from it"},
-		{rejected, "refusing", failed.ReasonRejected, celery.Failure, "celery.exceptions.Reject: ('the message was rejected from queue refusing', False)"},
-		{redelivered, "limited", failed.ReasonDeliveryLimit, celery.Failure, "billiard.exceptions.WorkerLostError: the message was delivered from queue limited more often than its delivery limit allows"},
+		{expired, "short", rabbit.Expired, celery.Revoked, "celery.exceptions.TaskRevokedError: expired"},
+		{dropped, "small", rabbit.MaxLength, celery.Failure, "kombu.exceptions.LimitExceeded: queue small was full: the message was dropped from it"},
+		{rejected, "refusing", rabbit.Rejected, celery.Failure, "celery.exceptions.Reject: ('the message was rejected from queue refusing', False)"},
+		{redelivered, "limited", rabbit.DeliveryLimit, celery.Failure, "billiard.exceptions.WorkerLostError: the message was delivered from queue limited more often than its delivery limit allows"},
 	} {
 		b.wantException(b.wait(tt.id), tt.state, tt.exc)
 		r := b.record(tt.id)
@@ -304,7 +304,7 @@ func TestDeadLetterOfSuccess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.publishTo(worker.ExchangeDeadLetter, "dlq", worker.Publishing(props, headers, body)); err != nil {
+	if err := b.publishTo(rabbit.ExchangeDeadLetter, "dlq", publishing(props, headers, body)); err != nil {
 		t.Fatal(err)
 	}
 	b.until(func() bool {
@@ -351,29 +351,25 @@ func TestPoison(t *testing.T) {
 // TestReplayLeavesRoom replays into a queue that would drop its oldest messages.
 func TestReplayLeavesRoom(t *testing.T) {
 	b := setup(t)
-	filler := worker.Outgoing{Exchange: worker.ExchangeTasks, RoutingKey: "ai.test", Publishing: amqp.Publishing{Headers: amqp.Table{}, Body: []byte("x")}}
-	many := make([]worker.Outgoing, 4500)
+	many := make([]rabbit.Message, 4500)
 	for i := range many {
-		many[i] = filler
+		many[i] = rabbit.Message{Exchange: rabbit.ExchangeTasks, RoutingKey: "ai.test", Body: []byte("x")}
 	}
 	if err := b.pub.Publish(t.Context(), many...); err != nil {
 		t.Fatal(err)
 	}
 	b.until(func() bool { return b.left("q.ai") == len(many) })
 	ctx, cancel := context.WithCancel(t.Context())
-	var full *failed.FullError
-	publish, err := worker.PublishKept(b.conn, func(e *failed.FullError) {
+	var full *rabbit.FullError
+	sender := &rabbit.Sender{Conn: b.conn, Waiting: func(e *rabbit.FullError) {
 		full = e
 		cancel()
-	}, func(string, time.Duration) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := failed.Message{Queue: "q.ai", Publishing: amqp.Publishing{Headers: amqp.Table{}}}
-	if err := publish(ctx, false, m); !errors.Is(err, context.Canceled) || full == nil || full.Limit != 5000 {
+	}, Idle: func(string, time.Duration) {}}
+	t.Cleanup(sender.Close)
+	if err := sender.Send(ctx, rabbit.Message{Queue: "q.ai"}); !errors.Is(err, context.Canceled) || full == nil || full.Limit != 5000 {
 		t.Errorf("got %v, told of %+v; want it to wait for room", err, full)
 	}
-	if err := publish(t.Context(), false, failed.Message{Queue: "nowhere"}); !errors.Is(err, failed.ErrNoQueue) {
+	if err := sender.Send(t.Context(), rabbit.Message{Queue: "nowhere"}); !errors.Is(err, rabbit.ErrNoQueue) {
 		t.Errorf("got %v, want ErrNoQueue", err)
 	}
 }

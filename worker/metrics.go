@@ -3,7 +3,6 @@ package worker
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // Outcomes of a job, as counted.
@@ -22,10 +21,11 @@ const (
 )
 
 type metrics struct {
-	jobs       *prometheus.CounterVec
-	duration   *prometheus.HistogramVec
-	brokerLost prometheus.Counter
-	blocked    prometheus.Gauge
+	jobs          *prometheus.CounterVec
+	duration      *prometheus.HistogramVec
+	brokerLost    prometheus.Counter
+	consumersLost prometheus.Counter
+	blocked       prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer, inFlight, scheduled, dropped func() float64) *metrics {
@@ -44,11 +44,14 @@ func newMetrics(reg prometheus.Registerer, inFlight, scheduled, dropped func() f
 			Name: "onceover_jobs_total", Help: "Jobs by task and outcome; a retry counts besides the final outcome.",
 		}, []string{"task", "outcome"}),
 		duration: f.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "onceover_job_duration_seconds", Help: "From delivery to acknowledgement, waits for retries included.",
+			Name: "onceover_job_duration_seconds", Help: "From delivery to acknowledgement, the wait for a slot included.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300},
 		}, []string{"task"}),
 		brokerLost: f.NewCounter(prometheus.CounterOpts{
 			Name: "onceover_broker_reconnects_total", Help: "How often the broker connection was lost and had to be made anew.",
+		}),
+		consumersLost: f.NewCounter(prometheus.CounterOpts{
+			Name: "onceover_broker_consumers_lost_total", Help: "How often the broker has ended a consumer: its queue is gone, or its consumer time-out has passed.",
 		}),
 		blocked: f.NewGauge(prometheus.GaugeOpts{
 			Name: "onceover_broker_blocked", Help: "1 while the broker takes no messages (a memory or disk alarm).",
@@ -56,10 +59,9 @@ func newMetrics(reg prometheus.Registerer, inFlight, scheduled, dropped func() f
 	}
 }
 
-// taskLabel is the label of the delivery's task: its name if it is registered,
-// so that nobody outside can make up labels.
-func taskLabel(w *Worker, d amqp.Delivery) string {
-	name, _ := d.Headers["task"].(string)
+// taskLabel is the label of a task: its name if it is registered, so that nobody outside can make
+// up labels.
+func (w *Worker) taskLabel(name string) string {
 	if _, ok := w.tasks[name]; ok {
 		return name
 	}

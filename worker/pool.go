@@ -15,7 +15,33 @@ type pool struct {
 	waiting []*ticket
 }
 
-// ticket is a place in the line for a slot.
+// place is a job's place in the line for a slot, or the slot. The job may leave it and get in line
+// once more. It is used by the job's goroutine only.
+type place struct {
+	p *pool
+	t *ticket // nil: out of the line
+}
+
+// place returns a place at the end of the line.
+func (p *pool) place() *place { return &place{p, p.join()} }
+
+// wait waits for the slot, or returns why ctx ended.
+func (l *place) wait(ctx context.Context) error {
+	if l.t == nil {
+		l.t = l.p.join()
+	}
+	return l.t.wait(ctx)
+}
+
+// leave gives the slot back, or leaves the line.
+func (l *place) leave() {
+	if l.t != nil {
+		l.t.leave()
+		l.t = nil
+	}
+}
+
+// ticket is one request for a slot.
 type ticket struct {
 	p       *pool
 	granted chan struct{} // closed when the slot is there
@@ -58,9 +84,6 @@ func (t *ticket) wait(ctx context.Context) error {
 
 // leave gives the slot back, or leaves the line.
 func (t *ticket) leave() {
-	if t.p == nil {
-		return // it is of no line
-	}
 	t.p.mu.Lock()
 	defer t.p.mu.Unlock()
 	if t.over {

@@ -11,6 +11,7 @@ import (
 
 	"onceover/celery"
 	"onceover/internal/testenv"
+	"onceover/rabbit"
 	"onceover/worker"
 )
 
@@ -50,7 +51,7 @@ func TestDrain(t *testing.T) {
 	b.until(func() bool { return b.left("q.ai") == 0 })
 	stopped := make(chan error, 1)
 	go func() { stopped <- stop() }()
-	b.until(func() bool { return !w.Consuming() && b.left("q.ai") == 3 })
+	b.until(func() bool { return len(w.Problems()) > 0 && b.left("q.ai") == 3 })
 	close(g.release)
 	if err := <-stopped; err != nil {
 		t.Errorf("Run: %v, want nil", err)
@@ -90,7 +91,7 @@ func TestGraceEnds(t *testing.T) {
 			<-g.entered
 			stopped := make(chan error, 1)
 			go func() { stopped <- stop() }()
-			b.until(func() bool { return !w.Consuming() })
+			b.until(func() bool { return len(w.Problems()) > 0 })
 			end(b, w)
 			var returned *worker.ReturnedError
 			if err := <-stopped; !errors.As(err, &returned) || returned.Jobs != 1 {
@@ -125,7 +126,7 @@ func TestRetryDoesNotHoldTheWorker(t *testing.T) {
 	if err != nil || len(parked) != 1 {
 		t.Fatalf("got %v, %v parked, want the next attempt", parked, err)
 	}
-	h := parked[0].Publishing.Headers
+	h := parked[0].Headers
 	if h["id"] != id || h["retries"] != int32(1) || h["eta"] == nil || parked[0].Queue != "q.ai" {
 		t.Errorf("got %+v, want the next attempt of %s with its time", parked[0], id)
 	}
@@ -146,9 +147,9 @@ func TestConnectionLost(t *testing.T) {
 	id := b.send("t", nil)
 	<-g.entered
 	proxy.Cut()
-	b.until(func() bool { return !w.Consuming() })
+	b.until(func() bool { return len(w.Problems()) > 0 })
 	proxy.Restore()
-	b.until(w.Consuming)
+	b.until(func() bool { return len(w.Problems()) == 0 })
 	close(g.release)
 	if m := b.wait(id); m.Status != celery.Success {
 		t.Errorf("got %s, want SUCCESS", m.Status)
@@ -175,11 +176,11 @@ func (b *bundle) outcomes(id string) (duplicates []bool) {
 // TestBrokerRestart restarts a RabbitMQ of its own in the middle of 200 jobs.
 func TestBrokerRestart(t *testing.T) {
 	b := setup(t)
-	rabbit := testenv.RabbitMQ(t)
-	b.url = rabbit.URL()
+	server := testenv.RabbitMQ(t)
+	b.url = server.URL()
 	b.cfg.BrokerURLs, b.cfg.Concurrency = []string{b.url}, 10
 	b.connect()
-	if _, err := worker.Declare(t.Context(), b.conn, b.cfg.Queues); err != nil {
+	if _, err := rabbit.Declare(t.Context(), b.conn, rabbit.Names(b.cfg.Queues...)...); err != nil {
 		t.Fatal(err)
 	}
 	var runs atomic.Int32
@@ -200,7 +201,7 @@ func TestBrokerRestart(t *testing.T) {
 	}
 	b.start()
 	<-tenth
-	rabbit.Restart()
+	server.Restart()
 	for _, id := range ids {
 		if m := b.wait(id); m.Status != celery.Success {
 			t.Errorf("task %s: got %s, want SUCCESS", id, m.Status)

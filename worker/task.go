@@ -121,10 +121,8 @@ type attemptKey struct{}
 
 // attempt is what a handler's context carries.
 type attempt struct {
-	job   *job
-	plan  celery.Plan
-	again bool   // the job may have been run before
-	stage string // how far the handler had come when it failed, "" if it does not say
+	job  *job
+	plan celery.Plan
 
 	mu   sync.Mutex // of plan, while the handler runs
 	over bool
@@ -143,7 +141,7 @@ func (a *attempt) start(ctx context.Context, s *celery.Signature, over celery.Op
 	if err != nil {
 		return nil, err
 	}
-	return r, a.job.flush(ctx, todo, a.again)
+	return r, a.job.flush(ctx, todo)
 }
 
 // apply returns what is to be published; the children stay with the plan.
@@ -196,12 +194,17 @@ func AddToChord(ctx context.Context, s *celery.Signature) (*celery.Result, error
 	if req.Chord == nil {
 		return nil, celery.NewException("ValueError", "Current task is not member of any chord", nil)
 	}
-	if err := a.job.w.results.GrowChord(ctx, req.Group); err != nil {
-		return nil, err
-	}
-	return a.start(ctx, s, celery.Options{
+	r, todo, err := a.apply(s, celery.Options{
 		GroupID: req.Group, GroupIndex: req.GroupIndex, Chord: req.Chord, RootID: req.RootID,
 	})
+	if err != nil {
+		return nil, err
+	}
+	// A run after a crash adds the same task, which is counted once.
+	if err := a.job.w.results.GrowChordBy(ctx, req.Group, r.ID); err != nil {
+		return nil, err
+	}
+	return r, a.job.flush(ctx, todo)
 }
 
 // task is a registered task with what remote control may change.

@@ -8,7 +8,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"onceover/celery"
-	"onceover/worker"
+	"onceover/rabbit"
 )
 
 func hostOf(t *testing.T, raw string) string {
@@ -33,18 +33,15 @@ func (b *bundle) channel() *amqp.Channel {
 // to any difference.
 func TestDeclare(t *testing.T) {
 	b := setup(t) // has declared q.ai and q.dlq
-	var names []string
-	for _, q := range worker.Topology() {
-		names = append(names, q.Name)
+	queues := append(rabbit.Topology(), rabbit.QueueNamed("celery"))
+	d, err := rabbit.Declare(t.Context(), b.conn, queues...)
+	if err != nil || d.Err() != nil {
+		t.Fatal(err, d.Err())
 	}
-	created, err := worker.Declare(t.Context(), b.conn, append(names, "celery"))
-	if err != nil {
-		t.Fatal(err)
+	if want := 4; len(d.Created) != want { // q.batch, q.api, q.sched, celery
+		t.Errorf("created %v, want %d queues", d.Created, want)
 	}
-	if want := 4; len(created) != want { // q.batch, q.api, q.sched, celery
-		t.Errorf("created %v, want %d queues", created, want)
-	}
-	for _, q := range append(worker.Topology(), worker.Queue{Name: "celery"}) {
+	for _, q := range append(rabbit.Topology(), rabbit.Queue{Name: "celery"}) {
 		if _, err := b.channel().QueueDeclare(q.Name, true, false, false, false, q.Args); err != nil {
 			t.Errorf("queue %s: %v", q.Name, err)
 		}
@@ -62,8 +59,8 @@ func TestDeclare(t *testing.T) {
 			t.Errorf("queue %s: got %q, want %q", queue, d.Body, key)
 		}
 	}
-	if created, err := worker.Declare(t.Context(), b.conn, names); err != nil || len(created) != 0 {
-		t.Errorf("again: created %v, %v, want nothing", created, err)
+	if d, err := rabbit.Declare(t.Context(), b.conn, queues...); err != nil || d.Err() != nil || len(d.Created) != 0 {
+		t.Errorf("again: got %+v, %v, want nothing created", d, err)
 	}
 }
 
@@ -82,7 +79,7 @@ func TestExistingQueueIsConsumedAsItIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.publishTo("", "q.batch", worker.Publishing(props, headers, body)); err != nil {
+	if err := b.publishTo("", "q.batch", publishing(props, headers, body)); err != nil {
 		t.Fatal(err)
 	}
 	if got := b.wait("in-batch"); got.Status != celery.Success {
@@ -96,7 +93,7 @@ func TestExistingQueueIsConsumedAsItIs(t *testing.T) {
 func TestPublisher(t *testing.T) {
 	b := setup(t)
 	err := b.publishTo("tasks", "nobody.listens", amqp.Publishing{Body: []byte("x")})
-	if !errors.Is(err, worker.ErrUnroutable) {
+	if !errors.Is(err, rabbit.ErrUnroutable) {
 		t.Errorf("got %v, want ErrUnroutable", err)
 	}
 	if err := b.publishTo("tasks", "ai.x", amqp.Publishing{Body: []byte("x")}); err != nil {

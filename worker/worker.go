@@ -12,48 +12,50 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
 	"onceover/celery"
 	"onceover/failed"
+	"onceover/internal/redisretry"
 	"onceover/internal/remote"
-	"onceover/progress"
+	"onceover/rabbit"
 	"onceover/results"
 )
 
-// Results is where states are stored and chords counted: results.Store.
+// Results is where ends are recorded and chords counted: results.Store.
 type Results interface {
-	SaveIf(ctx context.Context, m celery.Meta, may func(stored []byte) bool) (saved bool, err error)
-	Stored(ctx context.Context, taskID string) ([]byte, error)
+	Ledger
 	Load(ctx context.Context, taskID string) (*celery.Meta, error)
 	SaveGroup(ctx context.Context, g *celery.Result) error
 	BeginChord(ctx context.Context, c celery.ChordSize) error
-	GrowChord(ctx context.Context, groupID string) error
+	BeginFreshChord(ctx context.Context, c celery.ChordSize) error
+	GrowChordBy(ctx context.Context, groupID, memberID string) error
 	CountPart(ctx context.Context, p results.Part) (complete bool, err error)
 	Header(ctx context.Context, groupID string) (json.RawMessage, error)
 	ChordDone(ctx context.Context, groupID string) error
 	ChordFailed(ctx context.Context, groupID string) error
+	Fault() *redisretry.Fault
 }
 
-// Marks remembers the end of attempts whose result is not stored, and the runs of
+// Marks remembers the end of attempts whose result is not stored, and counts the runs of
 // redelivered jobs: progress.Store.
 type Marks interface {
-	MarkFinished(ctx context.Context, taskID string, state celery.State, attempt int) error
-	Finished(ctx context.Context, taskID string) (progress.Mark, error)
+	Ledger
 	CountRun(ctx context.Context, taskID, run string) (times int, err error)
 	NotBegun(ctx context.Context, taskID, run string) error
+	Fault() *redisretry.Fault
 }
 
 // Kept is where jobs wait that are due later, and where failed ones are kept:
 // failed.Store.
 type Kept interface {
-	Park(ctx context.Context, m failed.Message, due time.Time) error
+	Park(ctx context.Context, m rabbit.Message, due time.Time) error
 	Keep(ctx context.Context, r failed.Record) error
 	Run(ctx context.Context, publish failed.Publish)
 	Revoke(ctx context.Context, ids []string) error
 	First(ctx context.Context) (bool, error)
-	Parked(ctx context.Context, limit int) ([]failed.Message, error)
+	Parked(ctx context.Context, limit int) ([]rabbit.Message, error)
+	Fault() *redisretry.Fault
 }
 
 // reconnectPause keeps a session that is lost as soon as it is made from being
@@ -78,20 +80,22 @@ type Worker struct {
 
 	pool   pool
 	queues *queues
+	faults *faults
 	outbox *outbox
 	held   held
 	scale  scale
 	tags   atomic.Int64 // consumer tags given so far
 
-	jobs      sync.WaitGroup
-	running   running
-	consuming atomic.Bool
-	lastBeat  atomic.Int64 // Unix nanoseconds
-	abort     chan struct{}
-	abortOnce sync.Once
-	shutdown  chan struct{} // closed by the remote command of this name
-	downOnce  sync.Once
-	returned  atomic.Int64 // jobs given back because the worker stopped
+	jobs            sync.WaitGroup
+	running         running
+	consuming       atomic.Bool
+	consumesNothing bool         // paused; of the goroutine of consume
+	lastBeat        atomic.Int64 // Unix nanoseconds
+	abort           chan struct{}
+	abortOnce       sync.Once
+	shutdown        chan struct{} // closed by the remote command of this name
+	downOnce        sync.Once
+	returned        atomic.Int64 // jobs given back because the worker stopped
 }
 
 // New returns a worker whose metrics are registered with reg. It fails if cfg is
@@ -111,14 +115,15 @@ func New(cfg Config, results Results, marks Marks, kept Kept, reg prometheus.Reg
 		origin:   fmt.Sprintf("gen%d@%s", os.Getpid(), host),
 		pool:     pool{size: cfg.Concurrency},
 		queues:   newQueues(cfg.Queues),
+		faults:   newFaults(log),
 		outbox:   newOutbox(),
 		abort:    make(chan struct{}),
 		shutdown: make(chan struct{}),
 	}
 	w.remote = remote.New(remote.Config{
 		NodeName: cfg.NodeName, TaskEvents: cfg.TaskEvents, Mingle: cfg.Mingle,
-		Dial: func(ctx context.Context) (*amqp.Connection, error) {
-			return Dial(ctx, cfg.NodeName+" (remote control)", cfg.BrokerURLs)
+		Dial: func(ctx context.Context) (*rabbit.Conn, error) {
+			return rabbit.Dial(ctx, cfg.NodeName+" (remote control)", cfg.BrokerURLs)
 		},
 	}, (*node)(w), log.Named("remote"))
 	w.metrics = newMetrics(reg,
@@ -144,9 +149,6 @@ func (w *Worker) Register(tasks ...Task) error {
 	}
 	return nil
 }
-
-// Consuming reports whether the broker is connected and every queue consumed.
-func (w *Worker) Consuming() bool { return w.consuming.Load() }
 
 // Idle is the time since the worker's own loop last turned. It turns every
 // second, unless it is connecting to the broker.
@@ -178,6 +180,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer stopControl()
 	others.Go(func() { w.remote.Run(control) })
 	others.Go(func() { w.kept.Run(ctx, w.publishKept) })
+	others.Go(func() { w.renewLeases(control) })
 	others.Go(func() {
 		select {
 		case <-w.shutdown:
@@ -199,8 +202,7 @@ func (w *Worker) Run(ctx context.Context) error {
 			break // ctx has ended
 		}
 		s = next
-		err = w.consume(ctx, s, func(c *consumer, d amqp.Delivery) { w.accept(ctx, jobs, c, d) },
-			func(d amqp.Delivery) { w.buryLater(jobs, next, d) })
+		err = w.consume(ctx, jobs, s)
 		if ctx.Err() != nil {
 			break
 		}
@@ -275,4 +277,59 @@ func (w *Worker) stopError() error {
 		return &ReturnedError{Jobs: n}
 	}
 	return nil
+}
+
+// publishKept publishes messages that were kept or parked to their queues, over whichever session
+// there is. A parked message that can never be published ends here, as its job would wait for
+// ever.
+func (w *Worker) publishKept(ctx context.Context, create bool, messages ...rabbit.Message) error {
+	if !create {
+		s, err := w.outbox.wait(ctx)
+		if err != nil {
+			return err
+		}
+		if err := rabbit.HaveRoom(s.conn, messages, nil); err != nil {
+			return err
+		}
+		return w.outbox.publish(ctx, confirmLimit, messages...)
+	}
+	faults := rabbit.ErrorsOf(w.outbox.publish(ctx, confirmLimit, messages...), len(messages))
+	for i, err := range faults {
+		if rabbit.Undeliverable(err) {
+			faults[i] = w.failParked(ctx, messages[i], err)
+		}
+	}
+	return faults.OrNil()
+}
+
+// failParked ends a parked job as failed, as it can never be published.
+func (w *Worker) failParked(ctx context.Context, m rabbit.Message, why error) error {
+	req, err := m.Request()
+	if err != nil {
+		return err // it was readable when it was parked
+	}
+	e := w.newEnding(m, req, w.tasks[req.Task])
+	e.again = true
+	if e.since, err = e.book.Look(ctx, req.ID); err != nil {
+		return err
+	}
+	v, err := e.settle(ctx, failure(operationalError(why), failed.ReasonFailed))
+	if err != nil {
+		return err
+	}
+	w.metrics.jobs.WithLabelValues(w.taskLabel(req.Task), v.outcome).Inc()
+	w.log.Error("parked job is due and can never be published, kept as failed", e.fields(zap.Error(why))...)
+	return nil
+}
+
+// obstacleOver waits until nothing is known to keep a job from running, at least a moment.
+func (w *Worker) obstacleOver(ctx context.Context) error {
+	for {
+		if err := pause(ctx, time.Second+rand.N(time.Second)); err != nil {
+			return err
+		}
+		if w.obstacle() == nil {
+			return nil
+		}
+	}
 }

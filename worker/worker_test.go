@@ -25,6 +25,7 @@ import (
 	"onceover/internal/redisretry"
 	"onceover/internal/testenv"
 	"onceover/progress"
+	"onceover/rabbit"
 	"onceover/results"
 	"onceover/worker"
 )
@@ -37,8 +38,8 @@ type bundle struct {
 	t          *testing.T
 	url        string
 	cfg        worker.Config
-	conn       *amqp.Connection
-	pub        *worker.Publisher
+	conn       *rabbit.Conn
+	pub        *rabbit.Publisher
 	redis      *redis.Client
 	server     *testenv.RedisServer
 	results    *results.Store
@@ -83,7 +84,7 @@ func setupOn(t *testing.T, url string) *bundle {
 	b.cfg.Mingle = false // there is nobody to ask
 	b.cfg.DelayedDelivery = false
 	b.cfg.NodeName = "test-" + uuid.NewString() + "@host"
-	if _, err := worker.Declare(t.Context(), b.conn, b.cfg.Queues); err != nil {
+	if _, err := rabbit.Declare(t.Context(), b.conn, rabbit.Names(b.cfg.Queues...)...); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -91,15 +92,16 @@ func setupOn(t *testing.T, url string) *bundle {
 
 func (b *bundle) connect() {
 	b.t.Helper()
-	conn, err := worker.Dial(b.t.Context(), "test", []string{b.url})
+	conn, err := rabbit.Dial(b.t.Context(), "test", []string{b.url})
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.t.Cleanup(func() { conn.Close() })
-	b.conn = conn
-	if b.pub, err = worker.NewPublisher(conn); err != nil {
-		b.t.Fatal(err)
-	}
+	b.conn, b.pub = conn, rabbit.NewPublisher(conn)
+	pub := b.pub
+	b.t.Cleanup(func() {
+		conn.Close()
+		pub.Close()
+	})
 }
 
 func (b *bundle) task(name string, h worker.Handler) {
@@ -148,20 +150,47 @@ func (b *bundle) send(task string, change func(*celery.Request), args ...any) st
 		b.t.Fatal(err)
 	}
 	props.Expiration = "" // the broker would drop it before the worker can
-	b.publish(worker.Publishing(props, headers, body))
+	b.publish(publishing(props, headers, body))
 	return req.ID
 }
 
 func (b *bundle) publish(m amqp.Publishing) {
 	b.t.Helper()
 	m.DeliveryMode = amqp.Persistent
-	if err := b.publishTo(worker.ExchangeTasks, "ai.test", m); err != nil {
+	if err := b.publishTo(rabbit.ExchangeTasks, "ai.test", m); err != nil {
 		b.t.Fatal(err)
 	}
 }
 
 func (b *bundle) publishTo(exchange, key string, m amqp.Publishing) error {
-	return b.pub.Publish(b.t.Context(), worker.Outgoing{Exchange: exchange, RoutingKey: key, Publishing: m})
+	ctx, cancel := context.WithTimeout(b.t.Context(), 20*time.Second)
+	defer cancel()
+	return b.pub.Publish(ctx, messageOf(exchange, key, m))
+}
+
+// messageOf is a message that goes to an exchange as it is.
+func messageOf(exchange, key string, m amqp.Publishing) rabbit.Message {
+	return rabbit.Of(amqp.Delivery{
+		Exchange: exchange, RoutingKey: key, Headers: m.Headers, Body: m.Body,
+		ContentType: m.ContentType, ContentEncoding: m.ContentEncoding, DeliveryMode: m.DeliveryMode, Priority: m.Priority,
+		CorrelationId: m.CorrelationId, ReplyTo: m.ReplyTo, Expiration: m.Expiration, MessageId: m.MessageId, Timestamp: m.Timestamp, Type: m.Type, AppId: m.AppId,
+	}, "").Message
+}
+
+// publishing is the message of what celery.Request.Encode returns.
+func publishing(p celery.Properties, headers map[string]any, body []byte) amqp.Publishing {
+	return rabbit.Message{Properties: p, Headers: tableOf(headers), Body: body}.Publishing()
+}
+
+func tableOf(m map[string]any) amqp.Table {
+	out := amqp.Table{}
+	for k, v := range m {
+		if nested, ok := v.(map[string]any); ok {
+			v = tableOf(nested)
+		}
+		out[k] = v
+	}
+	return out
 }
 
 // wait returns the task's final document.
@@ -463,7 +492,7 @@ func TestFinishedIsNotRunAgain(t *testing.T) {
 		{"success", func(id string) { save(id, celery.Success, 1) }, nil, "SUCCESS stored=SUCCESS exc=false", 0},
 		{"failure", func(id string) { save(id, celery.Failure, celery.NewException("ValueError", "x", nil)) }, nil, "FAILURE stored=FAILURE exc=true", 0},
 		{"ignored", func(id string) {
-			if err := b.marks.MarkFinished(t.Context(), id, celery.Success, 0); err != nil {
+			if _, err := b.marks.Record(t.Context(), celery.Meta{TaskID: id, Status: celery.Success}, celery.Stored{}); err != nil {
 				t.Fatal(err)
 			}
 		}, func(r *celery.Request) { r.IgnoreResult = true }, "SUCCESS stored=nothing exc=false", 0},
@@ -499,7 +528,7 @@ func TestIgnoreResult(t *testing.T) {
 	if n := b.redis.Exists(t.Context(), results.Key(id)).Val(); n != 0 {
 		t.Error("a result is stored, want none")
 	}
-	if m, err := b.marks.Finished(t.Context(), id); m.State != celery.Success || err != nil {
+	if m, err := b.marks.Look(t.Context(), id); !m.Ended() || m.Meta.Status != celery.Success || err != nil {
 		t.Errorf("got mark %+v, %v, want SUCCESS", m, err)
 	}
 }
@@ -568,7 +597,7 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s: got record %+v, want reason %s", tt.name, r, tt.reason)
 		}
 		m := r.Message
-		if string(m.Publishing.Body) != string(tt.m.Body) || m.Publishing.ContentType != tt.m.ContentType || m.RoutingKey != "ai.test" || m.Exchange != "tasks" {
+		if string(m.Body) != string(tt.m.Body) || m.Properties.ContentType != tt.m.ContentType || m.RoutingKey != "ai.test" || m.Exchange != "tasks" {
 			t.Errorf("%s: the message is not what was sent: %+v", tt.name, m)
 		}
 		if tt.exc == "" {

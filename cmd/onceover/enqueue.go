@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/spf13/cobra"
 
 	"onceover/celery"
@@ -22,8 +21,8 @@ import (
 	"onceover/internal/redact"
 	"onceover/phash"
 	"onceover/progress"
+	"onceover/rabbit"
 	"onceover/tasks"
-	"onceover/worker"
 )
 
 // order is what enqueue was asked for.
@@ -50,7 +49,7 @@ stands for the pictures in it.`,
 	}
 	settings := config.Bind(cmd.Flags(), "broker-url", "redis-url", "results-url", "progress-url")
 	f := cmd.Flags()
-	f.StringVar(&o.exchange, "exchange", worker.ExchangeTasks, "exchange to publish to")
+	f.StringVar(&o.exchange, "exchange", rabbit.ExchangeTasks, "exchange to publish to")
 	f.StringVar(&o.routingKey, "routing-key", "ai.analyze", "routing key")
 	f.StringVar(&o.queue, "queue", "", "publish straight to this queue instead")
 	f.StringVar(&o.question, "question", "", "the person's question about the picture (user_input)")
@@ -221,33 +220,35 @@ func (o order) urlOfFile(path string, maxBytes int64) (string, error) {
 
 // producer publishes tasks as Celery does.
 type producer struct {
-	conn *amqp.Connection
-	pub  *worker.Publisher
+	conn *rabbit.Conn
+	pub  *rabbit.Publisher
 }
 
 // newProducer connects and creates the default queue if it is missing, or the
 // named one.
 func newProducer(ctx context.Context, brokers []string, queue string) (*producer, error) {
-	conn, err := worker.Dial(ctx, "onceover enqueue", brokers)
+	conn, err := rabbit.Dial(ctx, "onceover enqueue", brokers)
 	if err != nil {
 		return nil, err
 	}
 	if queue == "" {
 		queue = "q.ai"
 	}
-	if _, err := worker.Declare(ctx, conn, []string{queue}); err != nil {
-		conn.Close()
-		return nil, err
+	d, err := rabbit.Declare(ctx, conn, rabbit.QueueNamed(queue))
+	if err == nil {
+		err = d.Err()
 	}
-	pub, err := worker.NewPublisher(conn)
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
-	return &producer{conn, pub}, nil
+	return &producer{conn, rabbit.NewPublisher(conn)}, nil
 }
 
-func (p *producer) close() { p.conn.Close() }
+func (p *producer) close() {
+	p.conn.Close()
+	p.pub.Close()
+}
 
 // send publishes a task and returns its id.
 func (p *producer) send(ctx context.Context, exchange, key, task string, kwargs map[string]any) (string, error) {
@@ -266,12 +267,12 @@ func (p *producer) send(ctx context.Context, exchange, key, task string, kwargs 
 		}
 		req.Kwargs[k] = raw
 	}
-	props, headers, body, err := req.Encode()
+	m, err := rabbit.New(celery.Message{Request: req, Exchange: exchange, RoutingKey: key})
 	if err != nil {
 		return "", err
 	}
-	err = p.pub.Publish(ctx, worker.Outgoing{Exchange: exchange, RoutingKey: key, Publishing: worker.Publishing(props, headers, body)})
-	if errors.Is(err, worker.ErrUnroutable) {
+	err = p.pub.Publish(ctx, m)
+	if errors.Is(err, rabbit.ErrUnroutable) {
 		return "", fmt.Errorf("%w; name another --routing-key or --queue", err)
 	}
 	return req.ID, err

@@ -289,7 +289,7 @@ func showRecord(out io.Writer, r *failed.Record, state celery.State, raw bool) {
 	field("queue", r.Queue)
 	field("published", fmt.Sprintf("to exchange %q with key %q", r.Message.Exchange, r.Message.RoutingKey))
 	args, kwargs := r.Args, r.Kwargs
-	p := r.Message.Publishing
+	p := r.Message.Publishing() // as it would be sent
 	if req, err := r.Request(); err == nil {
 		if raw {
 			args, kwargs = celery.ReprArgs(req.Args), celery.ReprKwargs(req.Kwargs)

@@ -20,8 +20,8 @@ import (
 
 	"onceover/failed"
 	"onceover/internal/config"
+	"onceover/rabbit"
 	"onceover/tasks"
-	"onceover/worker"
 )
 
 func newFailedReplay() *cobra.Command {
@@ -181,7 +181,7 @@ func (h *hints) print(out io.Writer, done int) {
 // preview shows what would be replayed, without a change to anything.
 func (r replayer) preview(cmd *cobra.Command, s *config.Settings, refs []failed.Ref) error {
 	out := cmd.OutOrStdout()
-	conn, err := worker.Dial(cmd.Context(), "onceover failed replay", s.Worker.BrokerURLs)
+	conn, err := rabbit.Dial(cmd.Context(), "onceover failed replay", s.Worker.BrokerURLs)
 	if err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func (r replayer) preview(cmd *cobra.Command, s *config.Settings, refs []failed.
 		}
 		queue := rec.Message.Queue
 		if _, known := queues[queue]; !known {
-			queues[queue] = worker.QueueExists(conn, queue)
+			queues[queue] = rabbit.QueueExists(conn, queue)
 		}
 		if err := queues[queue]; err != nil && why == "" {
 			why = err.Error()
@@ -232,26 +232,26 @@ func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Ref)
 		fmt.Fprintln(out, "no failed job is chosen: nothing to do")
 		return nil
 	}
-	conn, err := worker.Dial(ctx, "onceover failed replay", s.Worker.BrokerURLs)
+	conn, err := rabbit.Dial(ctx, "onceover failed replay", s.Worker.BrokerURLs)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	var told string
-	publish, err := worker.PublishKept(conn, func(full *failed.FullError) {
+	sender := &rabbit.Sender{Conn: conn, Waiting: func(full *rabbit.FullError) {
 		if told != full.Queue { // once, until another one is full
 			fmt.Fprintf(cmd.ErrOrStderr(), "waiting: %v; is a worker running?\n", full)
 			told = full.Queue
 		}
-	}, func(queue string, ttl time.Duration) {
+	}, Idle: func(queue string, ttl time.Duration) {
 		text := fmt.Sprintf("warning: no worker consumes %s at the moment", queue)
 		if ttl > 0 {
 			text += fmt.Sprintf(", which drops messages after %v: they would be kept again, as expired", ttl)
 		}
 		fmt.Fprintln(cmd.ErrOrStderr(), text)
-	})
-	if err != nil {
-		return err
+	}}
+	publish := func(ctx context.Context, _ bool, messages ...rabbit.Message) error {
+		return sender.Send(ctx, messages...)
 	}
 	var h hints
 	edit := func(rec *failed.Record) error {

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"onceover/internal/config"
-	"onceover/worker"
+	"onceover/rabbit"
 )
 
 func newTopology() *cobra.Command {
@@ -31,24 +31,24 @@ exists is left as it is, whatever its arguments.`,
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		out := cmd.OutOrStdout()
-		queues := worker.Topology()
+		queues := rabbit.Topology()
 		if declare {
 			if err := load(settings, cmd.Flags()); err != nil {
 				return err
 			}
-			conn, err := worker.Dial(cmd.Context(), "onceover topology", settings.Worker.BrokerURLs)
+			conn, err := rabbit.Dial(cmd.Context(), "onceover topology", settings.Worker.BrokerURLs)
 			if err != nil {
 				return err
 			}
 			defer conn.Close()
-			var names []string
-			for _, q := range queues {
-				names = append(names, q.Name)
-			}
-			created, err := worker.Declare(cmd.Context(), conn, names)
+			d, err := rabbit.Declare(cmd.Context(), conn, queues...)
 			if err != nil {
 				return err
 			}
+			if err := d.Err(); err != nil {
+				return err
+			}
+			created := d.Created
 			if asJSON {
 				return json.NewEncoder(out).Encode(map[string]any{"created": append([]string{}, created...)})
 			}

@@ -12,8 +12,9 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"onceover/celery"
 	"onceover/internal/testenv"
-	"onceover/worker"
+	"onceover/rabbit"
 )
 
 // BenchmarkPing measures a ping of remote control, from the request to the reply
@@ -41,7 +42,7 @@ func BenchmarkPing(b *testing.B) {
 					_ = cmd.Wait() // its jobs have not ended
 				})
 			}
-			conn, err := worker.Dial(b.Context(), "ping", []string{broker})
+			conn, err := rabbit.Dial(b.Context(), "ping", []string{broker})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -82,16 +83,15 @@ func BenchmarkPing(b *testing.B) {
 			for up := false; !up; {
 				_, up = ask("ping")
 			}
-			pub, err := worker.NewPublisher(conn)
-			if err != nil {
-				b.Fatal(err)
-			}
-			messages := make([]worker.Outgoing, slots+waiting)
+			pub := rabbit.NewPublisher(conn)
+			b.Cleanup(pub.Close)
+			messages := make([]rabbit.Message, slots+waiting)
 			for i := range messages {
-				messages[i] = worker.Outgoing{RoutingKey: "celery", Publishing: amqp.Publishing{
-					ContentType: "application/json", ContentEncoding: "utf-8", Body: []byte(`[[600],{},{}]`),
-					Headers: amqp.Table{"task": "t.integration.tasks.sleeping", "id": fmt.Sprint("sleep-", i), "lang": "py"},
-				}}
+				messages[i] = rabbit.Message{
+					RoutingKey: "celery", Body: []byte(`[[600],{},{}]`),
+					Properties: celery.Properties{ContentType: "application/json", ContentEncoding: "utf-8"},
+					Headers:    amqp.Table{"task": "t.integration.tasks.sleeping", "id": fmt.Sprint("sleep-", i), "lang": "py"},
+				}
 			}
 			if err := pub.Publish(b.Context(), messages...); err != nil {
 				b.Fatal(err)

@@ -23,6 +23,7 @@ import (
 	"onceover/internal/redisretry"
 	"onceover/internal/source"
 	"onceover/phash"
+	"onceover/rabbit"
 	"onceover/tasks"
 	"onceover/vision"
 	"onceover/worker"
@@ -144,7 +145,7 @@ func (s *Settings) table() []setting {
 		return func(fs *pflag.FlagSet, name, usage string) { fs.Var(p, name, usage) }
 	}
 	return []setting{
-		{"broker-url", []string{"ONCEOVER_BROKER_URL", "CELERY_BROKER_URL"}, str(&s.brokers), "RabbitMQ: amqp:// or amqps://; several, comma separated, for failover"},
+		{"broker-url", []string{"ONCEOVER_BROKER_URL", "CELERY_BROKER_URL"}, str(&s.brokers), "RabbitMQ: amqp:// or amqps://; several, separated by semicolons or commas, for failover"},
 		{"redis-url", []string{"ONCEOVER_REDIS_URL"}, str(&s.RedisURL), "the Redis `server` of all roles, each on a database of its own"},
 		{"results-url", []string{"ONCEOVER_RESULTS_URL", "CELERY_RESULT_BACKEND"}, str(&s.ResultsURL), "Celery results elsewhere (default: the server above, database 0); rpc:// sends them to the client instead"},
 		{"cache-url", []string{"ONCEOVER_CACHE_URL"}, str(&s.CacheURL), "the image-hash cache elsewhere (default: database 1)"},
@@ -282,12 +283,7 @@ func (s *Settings) complete(env map[string]string) []error {
 			faults = append(faults, err)
 		}
 	}
-	s.Worker.BrokerURLs = nil
-	for u := range strings.SplitSeq(s.brokers, ",") {
-		if u = strings.TrimSpace(u); u != "" {
-			s.Worker.BrokerURLs = append(s.Worker.BrokerURLs, u)
-		}
-	}
+	s.Worker.BrokerURLs = rabbit.SplitURLs(s.brokers)
 	for _, list := range [][]string{s.Worker.Queues, s.Image.Allow} {
 		for i := range list {
 			list[i] = strings.TrimSpace(list[i])

@@ -14,12 +14,12 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"go.uber.org/zap"
 
-	"onceover/internal/broker"
+	"onceover/internal/devbroker"
 )
 
 // Servers are a running broker and Redis.
 type Servers struct {
-	broker *broker.Server
+	broker *devbroker.Server
 	redis  *miniredis.Miniredis
 
 	stop  context.CancelFunc
@@ -28,7 +28,7 @@ type Servers struct {
 
 // Start starts both. The caller closes them after every client of theirs.
 func Start(log *zap.Logger) (*Servers, error) {
-	b, err := broker.Listen(log.Named("broker"))
+	b, err := devbroker.Listen(log.Named("broker"))
 	if err != nil {
 		return nil, fmt.Errorf("start the embedded broker: %w", err)
 	}
@@ -42,7 +42,7 @@ func Start(log *zap.Logger) (*Servers, error) {
 	return s, nil
 }
 
-func closing(err error, b *broker.Server) error {
+func closing(err error, b *devbroker.Server) error {
 	b.Close() // the first error is the one to show
 	return err
 }

@@ -31,7 +31,7 @@ const (
 
 // Worker is what is asked about the worker itself.
 type Worker interface {
-	Consuming() bool
+	Problems() []string  // why it does not run jobs as it should; nothing if all is well
 	Idle() time.Duration // since its loop last turned
 }
 
@@ -139,10 +139,7 @@ func (s *Server) probe(ctx context.Context) {
 
 // reasons says why jobs cannot be run at the moment, nil if they can.
 func (s *Server) reasons() []string {
-	var out []string
-	if !s.worker.Consuming() {
-		out = append(out, "not consuming: the broker is not connected, or the worker is stopping")
-	}
+	out := s.worker.Problems()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append(out, s.faults...)

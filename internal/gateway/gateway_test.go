@@ -26,7 +26,12 @@ type worker struct {
 	idle      atomic.Int64
 }
 
-func (w *worker) Consuming() bool     { return w.consuming.Load() }
+func (w *worker) Problems() []string {
+	if w.consuming.Load() {
+		return nil
+	}
+	return []string{"not consuming"}
+}
 func (w *worker) Idle() time.Duration { return time.Duration(w.idle.Load()) }
 
 type bundle struct {

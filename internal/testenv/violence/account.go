@@ -16,6 +16,7 @@ import (
 
 	"onceover/celery"
 	"onceover/failed"
+	"onceover/rabbit"
 )
 
 // settle waits until nothing moves any more, for as long as the limit. It returns
@@ -90,7 +91,7 @@ func (r *run) moving(ctx context.Context) (string, error) {
 
 // aside are the reasons for which a job may be kept that would have succeeded: it
 // waited too long, or too many processes died of it.
-var aside = []celery.Reason{failed.ReasonExpired, failed.ReasonPoison, failed.ReasonMaxLength, failed.ReasonDeliveryLimit}
+var aside = []celery.Reason{rabbit.Expired, failed.ReasonPoison, rabbit.MaxLength, rabbit.DeliveryLimit}
 
 // records returns all records, by the id of their jobs.
 func (r *run) records(ctx context.Context) (map[string][]failed.Entry, error) {
@@ -326,14 +327,14 @@ func (r *run) mend(rec *failed.Record, t *task) error {
 	}
 	switch t.kind {
 	case unknown:
-		rec.Message.Publishing.Headers["task"] = taskName
+		rec.Message.Headers["task"] = taskName
 	case garbled:
 		req := &celery.Request{ID: t.id, Task: taskName, Kwargs: kwargs(r.servers.host, t)}
 		_, _, body, err := req.Encode()
 		if err != nil {
 			return err
 		}
-		rec.Message.Publishing.Body = body
+		rec.Message.Body = body
 	}
 	return nil
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 
 	"onceover/celery"
+	"onceover/rabbit"
 	"onceover/tasks"
-	"onceover/worker"
 )
 
 // kind of a job.
@@ -57,11 +57,11 @@ type task struct {
 type job struct {
 	kind     kind
 	tasks    []*task
-	outgoing worker.Outgoing
+	outgoing rabbit.Message
 }
 
 const (
-	exchange   = worker.ExchangeTasks
+	exchange   = rabbit.ExchangeTasks
 	routingKey = "ai.analyze"
 	queue      = "q.ai"
 )
@@ -126,14 +126,12 @@ func newJob(k kind, h *host, a *album, next func() int, notBefore time.Time, rng
 			TaskID: second.id, RootID: t.id, ParentID: t.id, Exchange: exchange, RoutingKey: routingKey,
 		}}}
 	}
-	props, headers, body, err := req.Encode()
-	if err != nil {
+	if j.outgoing, err = rabbit.New(celery.Message{Request: req, Exchange: exchange, RoutingKey: routingKey}); err != nil {
 		return nil, err
 	}
 	if k == garbled {
-		body = []byte(`[[], {"image_url": "`)
+		j.outgoing.Body = []byte(`[[], {"image_url": "`)
 	}
-	j.outgoing = worker.Outgoing{Exchange: exchange, RoutingKey: routingKey, Publishing: worker.Publishing(props, headers, body)}
 	return j, nil
 }
 

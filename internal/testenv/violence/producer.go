@@ -7,11 +7,9 @@ import (
 	"sync"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
-
 	"onceover/celery"
 	"onceover/phash"
-	"onceover/worker"
+	"onceover/rabbit"
 )
 
 // mostOpen is how many tasks may be open at once: RabbitMQ drops what is beyond
@@ -26,35 +24,38 @@ const mostAtOnce = 20
 type producer struct {
 	servers *servers
 	tally   *tally
-	conn    *amqp.Connection
-	pub     *worker.Publisher
+	conn    *rabbit.Conn
+	pub     *rabbit.Publisher
 	again   int // publications that were repeated
 }
 
 func (p *producer) connect(ctx context.Context) error {
 	p.close()
-	conn, err := worker.Dial(ctx, "violence", []string{p.servers.rabbit.URL()})
+	conn, err := rabbit.Dial(ctx, "violence", []string{p.servers.rabbit.URL()})
 	if err != nil {
 		return err
 	}
 	p.conn = conn
-	if _, err := worker.Declare(ctx, conn, []string{queue}); err != nil {
+	if _, err := rabbit.Declare(ctx, conn, rabbit.QueueNamed(queue)); err != nil {
 		return err
 	}
-	p.pub, err = worker.NewPublisher(conn)
-	return err
+	p.pub = rabbit.NewPublisher(conn)
+	return nil
 }
 
 func (p *producer) close() {
 	if p.conn != nil {
 		_ = p.conn.Close() // it may be closed already
+		if p.pub != nil {
+			p.pub.Close()
+		}
 		p.conn, p.pub = nil, nil
 	}
 }
 
 // publish returns when the broker has confirmed the messages, however long it is
 // away.
-func (p *producer) publish(ctx context.Context, out ...worker.Outgoing) error {
+func (p *producer) publish(ctx context.Context, out ...rabbit.Message) error {
 	for sent := false; ; {
 		var err error
 		if p.pub == nil {
@@ -194,7 +195,7 @@ func publishAll(ctx context.Context, cfg Config, s *servers, l *ledger, p *produ
 			return context.Cause(ctx)
 		}
 		due := int(float64(len(order)) * float64(time.Since(began)) / float64(cfg.Duration))
-		var batch []worker.Outgoing
+		var batch []rabbit.Message
 		for ; sent < min(due, len(order)) && len(batch) < mostAtOnce; sent++ {
 			if _, working := l.openCount(); working >= mostOpen {
 				break

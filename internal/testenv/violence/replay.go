@@ -13,7 +13,7 @@ import (
 
 	"onceover/failed"
 	"onceover/internal/testenv"
-	"onceover/worker"
+	"onceover/rabbit"
 )
 
 // kept returns what publishes kept messages, over the producer's connection.
@@ -23,7 +23,8 @@ func (p *producer) kept(ctx context.Context) (failed.Publish, error) {
 			return nil, err
 		}
 	}
-	return worker.PublishKept(p.conn, func(*failed.FullError) {}, func(string, time.Duration) {})
+	s := &rabbit.Sender{Conn: p.conn, Waiting: func(*rabbit.FullError) {}, Idle: func(string, time.Duration) {}}
+	return func(ctx context.Context, _ bool, messages ...rabbit.Message) error { return s.Send(ctx, messages...) }, nil
 }
 
 // replayByCommand has "onceover failed replay" replay records, and be killed at each

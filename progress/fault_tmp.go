@@ -1,0 +1,5 @@
+package progress
+
+import "onceover/internal/redisretry"
+
+func (s *Store) Fault() *redisretry.Fault { return s.guard.Fault() }

@@ -1,0 +1,329 @@
+package rabbit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// Declared is what Declare found and made.
+type Declared struct {
+	Created []string // names of the queues that were missing
+	// Faults say what the broker does not let us have, by the name of the queue; "" for the
+	// exchanges that all queues share. The queues without a fault are there.
+	Faults map[string]*ConfigError
+	// Unbound are queues that were there and that we may not bind: others have bound them, or
+	// nothing arrives.
+	Unbound map[string]error
+}
+
+// Names are QueueNamed for each.
+func Names(names ...string) []Queue {
+	out := make([]Queue, len(names))
+	for i, name := range names {
+		out[i] = QueueNamed(name)
+	}
+	return out
+}
+
+// Declare creates what is missing of queues, of their exchanges, and of the dead-letter exchange
+// with its queue. What exists is left as it is, whatever its arguments: only an exchange of the
+// topology that has another type is a fault, as nothing would arrive through it. The error is
+// that of a connection that is lost.
+func Declare(ctx context.Context, conn *Conn, queues ...Queue) (Declared, error) {
+	d := declarer{conn: conn}
+	defer d.close()
+	out := Declared{Faults: map[string]*ConfigError{}, Unbound: map[string]error{}}
+	if !slices.ContainsFunc(queues, func(q Queue) bool { return q.Name == QueueDeadLetter }) {
+		queues = append(slices.Clone(queues), QueueNamed(QueueDeadLetter))
+	}
+	note := func(queue string, err error) error {
+		var fault *ConfigError
+		if errors.As(err, &fault) {
+			out.Faults[queue] = fault
+			return nil
+		}
+		return err
+	}
+	if err := note("", d.exchange(ExchangeTasks, amqp.ExchangeTopic)); err != nil {
+		return out, err
+	}
+	for _, q := range queues {
+		if err := ctx.Err(); err != nil {
+			return out, context.Cause(ctx)
+		}
+		isNew, err := d.queue(q)
+		if isNew {
+			out.Created = append(out.Created, q.Name)
+		}
+		var unbound *unboundError
+		if errors.As(err, &unbound) {
+			out.Unbound[q.Name], err = unbound.err, nil
+		}
+		if err := note(q.Name, err); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+// Err is the faults as one error, nil if there is none.
+func (d Declared) Err() error {
+	var faults []error
+	for _, f := range d.Faults {
+		faults = append(faults, f)
+	}
+	return errors.Join(faults...)
+}
+
+// declarer declares on a channel that it replaces when the broker closes it, as
+// a passive declaration of something missing does.
+type declarer struct {
+	conn *Conn
+	ch   *amqp.Channel
+}
+
+func (d *declarer) close() {
+	if d.ch != nil {
+		d.ch.Close()
+	}
+}
+
+// do calls f with a channel. The broker's refusal is a *ConfigError.
+func (d *declarer) do(what string, f func(*amqp.Channel) error) error {
+	if d.ch == nil || d.ch.IsClosed() {
+		ch, err := d.conn.Channel()
+		if err != nil {
+			return fmt.Errorf("open channel: %w", err)
+		}
+		d.ch = ch
+	}
+	err := f(d.ch)
+	switch {
+	case err == nil:
+		return nil
+	case Refused(err):
+		return &ConfigError{what, err, remedyOf(err)}
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// remedyOf says what helps against a refusal.
+func remedyOf(err error) string {
+	switch answerCode(err) {
+	case amqp.AccessRefused:
+		return "grant the user the permission that is named (rabbitmqctl set_permissions), or let somebody declare it who has it"
+	case amqp.ResourceLocked:
+		return "it is exclusive to another connection: name another, or end that connection"
+	case amqp.PreconditionFailed:
+		return "it exists with other arguments: delete it, or name another"
+	default:
+		return "name another, or look into the broker's log"
+	}
+}
+
+// once declares with f what passive does not find.
+func (d *declarer) once(what string, passive, f func(*amqp.Channel) error) (created bool, err error) {
+	if err := d.do("look for "+what, passive); !notFound(err) {
+		return false, err
+	}
+	return true, d.do("declare "+what, f)
+}
+
+func notFound(err error) bool { return answerCode(err) == amqp.NotFound }
+
+// exchange creates an exchange that is missing. A passive declaration does not look at the type
+// of one that is there: that of the topology is declared once more, which changes nothing where
+// it is right.
+func (d *declarer) exchange(name, kind string) error {
+	declare := func(ch *amqp.Channel) error { return ch.ExchangeDeclare(name, kind, true, false, false, false, nil) }
+	created, err := d.once("exchange "+name, func(ch *amqp.Channel) error {
+		return ch.ExchangeDeclarePassive(name, kind, true, false, false, false, nil)
+	}, declare)
+	if err != nil || created || !ours(name) {
+		return err
+	}
+	err = d.do("declare exchange "+name, declare)
+	var fault *ConfigError
+	switch {
+	case !errors.As(err, &fault):
+		return err
+	case strings.Contains(fault.Err.Error(), "arg 'type'"):
+		fault.Remedy = fmt.Sprintf("exchange %s has to be of type %s, or nothing that is published to it arrives: delete it, and it is declared again", name, kind)
+		return fault
+	}
+	return nil // its other arguments are its owner's, as is what we may not look at
+}
+
+// unboundError says that we may not bind a queue that was there.
+type unboundError struct{ err error }
+
+func (e *unboundError) Error() string { return e.err.Error() }
+
+func (d *declarer) queue(q Queue) (created bool, err error) {
+	created, err = d.once("queue "+q.Name, func(ch *amqp.Channel) error {
+		_, err := ch.QueueDeclarePassive(q.Name, true, false, false, false, nil)
+		return err
+	}, func(ch *amqp.Channel) error {
+		_, err := ch.QueueDeclare(q.Name, true, false, false, false, q.Args)
+		return err
+	})
+	if err != nil || (!created && len(q.Args) == 0 && q.Kind == "") {
+		return created && err == nil, err // somebody else's queue: its bindings are theirs too
+	}
+	if err := d.exchange(q.Exchange, q.ExchangeKind()); err != nil {
+		return created, err
+	}
+	err = d.do("bind queue "+q.Name+" to exchange "+q.Exchange, func(ch *amqp.Channel) error {
+		return ch.QueueBind(q.Name, q.BindingKey, q.Exchange, false, nil)
+	})
+	if !created && code(err) == amqp.AccessRefused {
+		return created, &unboundError{err}
+	}
+	return created, err
+}
+
+// ErrNoQueue says that the queue of a message does not exist.
+var ErrNoQueue = errors.New("its queue does not exist")
+
+// FullError says that a queue would drop older messages for new ones.
+type FullError struct {
+	Queue           string
+	Messages, Limit int
+}
+
+func (e *FullError) Error() string {
+	return fmt.Sprintf("queue %s is nearly full: %d messages wait there, and it holds %d", e.Queue, e.Messages, e.Limit)
+}
+
+// QueueExists returns an error that wraps [ErrNoQueue] if the queue does not exist.
+func QueueExists(conn *Conn, queue string) error {
+	d := declarer{conn: conn}
+	defer d.close()
+	_, err := d.look(queue)
+	return err
+}
+
+// look returns what is known of a queue.
+func (d *declarer) look(queue string) (q amqp.Queue, err error) {
+	err = d.do("look for queue "+shorten(queue), func(ch *amqp.Channel) (err error) {
+		q, err = ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+		return err
+	})
+	if notFound(err) {
+		err = fmt.Errorf("%w (%q)", ErrNoQueue, queue)
+	}
+	return q, err
+}
+
+// HaveRoom looks at the queues of messages. The error is an [Errors] with an element for each
+// message: one that wraps [ErrNoQueue] if its queue does not exist, a *[FullError] if that is of
+// the topology and has no room for all of them: it would dead-letter others. It calls idle, if
+// that is not nil, for queues that nobody consumes.
+func HaveRoom(conn *Conn, messages []Message, idle func(Queue)) error {
+	d := declarer{conn: conn}
+	defer d.close()
+	coming := map[string]int{}
+	for _, m := range messages {
+		coming[m.Queue]++
+	}
+	faults := map[string]error{}
+	for name, n := range coming {
+		if len(name) > maxShortString {
+			continue // it cannot be published, which says so
+		}
+		q, err := d.look(name)
+		queue := QueueNamed(name)
+		limit, limited := queue.Args["x-max-length"].(int32)
+		switch {
+		case err != nil:
+			faults[name] = err
+		case limited && q.Messages+n > int(limit)*9/10:
+			faults[name] = &FullError{Queue: name, Messages: q.Messages, Limit: int(limit)}
+		case q.Consumers == 0 && idle != nil:
+			idle(queue)
+		}
+	}
+	each := make(Errors, len(messages))
+	for i, m := range messages {
+		each[i] = faults[m.Queue]
+	}
+	return each.OrNil()
+}
+
+// Sender publishes messages back to queues that exist, for commands.
+type Sender struct {
+	Conn *Conn
+	// Waiting is called each second while a queue is full.
+	Waiting func(*FullError)
+	// Idle is called once for each queue that nobody consumes, with the time after which it drops
+	// messages; 0 if it does not, or is not of the topology.
+	Idle func(queue string, ttl time.Duration)
+
+	once sync.Once
+	pub  *Publisher
+	told sync.Map
+}
+
+// Send publishes messages and returns once the broker has confirmed each. It waits for queues that
+// are full. The error is an [Errors].
+func (s *Sender) Send(ctx context.Context, messages ...Message) error {
+	s.once.Do(func() { s.pub = NewPublisher(s.Conn) })
+	faults, err := s.room(ctx, messages)
+	if err != nil {
+		return err
+	}
+	var indexes []int
+	var able []Message
+	for i, m := range messages {
+		if faults[i] == nil {
+			indexes, able = append(indexes, i), append(able, m)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	for i, err := range ErrorsOf(s.pub.Publish(ctx, able...), len(able)) {
+		faults[indexes[i]] = err
+	}
+	return faults.OrNil()
+}
+
+// sendTimeout bounds how long Send waits for confirms.
+const sendTimeout = 30 * time.Second
+
+// room waits until no queue is full.
+func (s *Sender) room(ctx context.Context, messages []Message) (Errors, error) {
+	for {
+		err := HaveRoom(s.Conn, messages, s.idle)
+		var full *FullError
+		if !errors.As(err, &full) {
+			return ErrorsOf(err, len(messages)), nil
+		}
+		s.Waiting(full)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), full)
+		}
+	}
+}
+
+func (s *Sender) idle(q Queue) {
+	if _, told := s.told.LoadOrStore(q.Name, true); !told {
+		ttl, _ := q.Args["x-message-ttl"].(int32)
+		s.Idle(q.Name, time.Duration(ttl)*time.Millisecond)
+	}
+}
+
+// Close waits for what Send has begun.
+func (s *Sender) Close() {
+	if s.pub != nil {
+		s.pub.Close()
+	}
+}

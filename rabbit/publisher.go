@@ -1,0 +1,418 @@
+package rabbit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// What Publish returns for a message.
+var (
+	// ErrUnroutable says that the broker took a message and had no queue for it.
+	ErrUnroutable = errors.New("the broker has no queue for the message")
+	// ErrRefused says that a queue did not take the message, as one with x-overflow
+	// reject-publish does while it is full.
+	ErrRefused = errors.New("a queue refused the message: it is full, or not available")
+	// ErrUnconfirmed says that the broker did not confirm in time. It may have the message.
+	ErrUnconfirmed = errors.New("the broker did not confirm the message in time")
+	// ErrLost says that the connection ended before the confirm. The broker may have the message.
+	ErrLost = errors.New("the connection to the broker ended before it confirmed the message")
+)
+
+// UndeliverableError says that a message can never be published where it should go: it cannot
+// be encoded, or the broker answers with an error that waiting does not change.
+type UndeliverableError struct {
+	Exchange, RoutingKey string
+	Err                  error
+}
+
+func (e *UndeliverableError) Error() string {
+	return fmt.Sprintf("publish to exchange %q with key %q: %v", shorten(e.Exchange), shorten(e.RoutingKey), e.Err)
+}
+
+func (e *UndeliverableError) Unwrap() error { return e.Err }
+
+// Undeliverable reports whether publishing again would not help.
+func Undeliverable(err error) bool {
+	var u *UndeliverableError
+	return errors.As(err, &u)
+}
+
+// Errors are the faults of a list of messages, in their order; nil for those that are in a queue.
+type Errors []error
+
+func (e Errors) Error() string { return errors.Join(e...).Error() }
+
+// Unwrap returns the faults, for errors.Is and errors.As.
+func (e Errors) Unwrap() []error {
+	return slices.DeleteFunc(slices.Clone(e), func(err error) bool { return err == nil })
+}
+
+// OrNil returns e as an error, nil if there is no fault.
+func (e Errors) OrNil() error {
+	if len(e.Unwrap()) == 0 {
+		return nil
+	}
+	return e
+}
+
+// ErrorsOf returns the fault of each of n messages that were published together.
+func ErrorsOf(err error, n int) Errors {
+	var each Errors
+	if errors.As(err, &each) && len(each) == n {
+		return each
+	}
+	each = make(Errors, n)
+	for i := range each {
+		each[i] = err
+	}
+	return each
+}
+
+// Publisher publishes with confirms. Any number of callers wait for their confirms beside each
+// other: a queue that does not confirm holds up only those that publish to it. Safe for
+// concurrent use.
+type Publisher struct {
+	conn *amqp.Connection
+
+	opening chan struct{}  // holds an element while somebody opens a channel
+	lines   sync.WaitGroup // the goroutines of all channels
+	mu      sync.Mutex
+	line    *line // nil before the first message
+}
+
+// NewPublisher returns a publisher on conn. It opens its channel when it is used.
+func NewPublisher(conn *amqp.Connection) *Publisher {
+	return &Publisher{conn: conn, opening: make(chan struct{}, 1)}
+}
+
+// Close closes the channel and waits for the goroutines. Messages that are on their way end with
+// ErrLost. Close the connection first if the broker may not answer.
+func (p *Publisher) Close() {
+	if l := p.current(); l != nil {
+		l.close()
+	}
+	p.lines.Wait()
+}
+
+// Publish sends messages in order and waits until the broker has each in a queue, or ctx ends.
+// The error is an [Errors] with one element for each message: an *[UndeliverableError] (also for
+// [ErrUnroutable]), [ErrRefused], [ErrUnconfirmed] or [ErrLost].
+func (p *Publisher) Publish(ctx context.Context, messages ...Message) error {
+	faults := make(Errors, len(messages))
+	parcels := make([]*parcel, 0, len(messages))
+	for i, m := range messages {
+		pc, err := p.wrap(m)
+		if faults[i] = err; err == nil {
+			pc.index = i
+			parcels = append(parcels, pc)
+		}
+	}
+	if len(parcels) > 0 {
+		l, err := p.open(ctx)
+		for _, pc := range parcels {
+			faults[pc.index] = err
+		}
+		if err == nil {
+			l.send(ctx, parcels)
+			for _, pc := range parcels {
+				faults[pc.index] = p.settle(ctx, l, pc)
+			}
+		}
+	}
+	return faults.OrNil()
+}
+
+// Encodable returns an *[UndeliverableError] for a message that the connection cannot carry.
+func (p *Publisher) Encodable(m Message) error {
+	_, err := p.wrap(m)
+	return err
+}
+
+// parcel is a message on its way.
+type parcel struct {
+	index                int
+	exchange, routingKey string
+	mandatory            bool
+	publishing           amqp.Publishing
+
+	sent     chan struct{} // closed once confirm or fault is set
+	confirm  *amqp.DeferredConfirmation
+	fault    error
+	returned *amqp.Return // guarded by line.mu
+}
+
+// wrap encodes m, and refuses one that the connection could not carry.
+func (p *Publisher) wrap(m Message) (*parcel, error) {
+	pc := &parcel{mandatory: !m.Optional, publishing: m.Publishing(), sent: make(chan struct{})}
+	pc.exchange, pc.routingKey = m.target()
+	limit := p.conn.Config.FrameSize
+	if err := encodable(pc, limit); err != nil {
+		// The marks may be what is too much: they are cut down to those that matter.
+		if pc.publishing.Headers = m.lean(); encodable(pc, limit) != nil {
+			return nil, pc.undeliverable(err)
+		}
+	}
+	return pc, nil
+}
+
+func (pc *parcel) undeliverable(err error) error {
+	return &UndeliverableError{pc.exchange, pc.routingKey, err}
+}
+
+// markAgain says that the broker may have the message, if there is room for that.
+func (pc *parcel) markAgain(frameSize int) {
+	pc.publishing.Headers[headerAgain] = true
+	if encodable(pc, frameSize) != nil {
+		delete(pc.publishing.Headers, headerAgain)
+	}
+}
+
+func (pc *parcel) wrapped(err error) error {
+	return fmt.Errorf("publish to exchange %q with key %q: %w", shorten(pc.exchange), shorten(pc.routingKey), err)
+}
+
+// open returns the channel that is in use, or opens one.
+func (p *Publisher) open(ctx context.Context) (*line, error) {
+	if l := p.current(); l != nil {
+		return l, nil
+	}
+	select {
+	case p.opening <- struct{}{}:
+		defer func() { <-p.opening }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("open channel for publishing: %w", context.Cause(ctx))
+	}
+	if l := p.current(); l != nil {
+		return l, nil
+	}
+	l, err := p.newLine()
+	if err != nil {
+		return nil, fmt.Errorf("%w: open channel for publishing: %w", ErrLost, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.line = l
+	return l, nil
+}
+
+func (p *Publisher) current() *line {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.line == nil || p.line.ch.IsClosed() {
+		return nil
+	}
+	return p.line
+}
+
+// settle waits for what becomes of a message. One that was on its way when the broker closed
+// the channel, which it does for the fault of some message, is sent once more on a channel of
+// its own: the one that is at fault has that closed, too.
+func (p *Publisher) settle(ctx context.Context, l *line, pc *parcel) error {
+	err := l.wait(ctx, pc)
+	if !errors.Is(err, ErrLost) || p.conn.IsClosed() {
+		return err
+	}
+	pc.markAgain(p.conn.Config.FrameSize)
+	alone := &parcel{exchange: pc.exchange, routingKey: pc.routingKey, mandatory: pc.mandatory, publishing: pc.publishing, sent: make(chan struct{})}
+	own, openErr := p.newLine()
+	if openErr != nil {
+		return err
+	}
+	own.send(ctx, []*parcel{alone})
+	err = own.wait(ctx, alone)
+	if !own.ch.IsClosed() {
+		own.close()
+	}
+	if errors.Is(err, ErrLost) && !p.conn.IsClosed() {
+		return pc.undeliverable(fmt.Errorf("the broker does not take it: %w", own.reason()))
+	}
+	return err
+}
+
+// line is one channel in confirm mode. One goroutine writes to it, so that nobody waits for a
+// connection that the broker does not read longer than its context lasts; another one takes what
+// is returned.
+type line struct {
+	ch      *amqp.Channel
+	queue   chan []*parcel
+	closing chan *amqp.Error // has the reason once ch is closed by the broker
+	done    chan struct{}    // closed when ch is
+	barrier chan struct{}    // taken by the goroutine of the returns between two of them
+
+	mu  sync.Mutex
+	why error
+	out map[string][]*parcel // unsettled, by what a return shows of them
+}
+
+func (p *Publisher) newLine() (*line, error) {
+	ch, err := p.conn.Channel()
+	if err != nil {
+		return nil, err
+	}
+	if err := ch.Confirm(false); err != nil {
+		return nil, fmt.Errorf("ask for publisher confirms: %w", err)
+	}
+	l := &line{
+		ch: ch, queue: make(chan []*parcel), done: make(chan struct{}), barrier: make(chan struct{}),
+		closing: ch.NotifyClose(make(chan *amqp.Error, 1)), out: map[string][]*parcel{},
+	}
+	// Unbuffered: the client hands a return over before it looks at the confirm that follows it.
+	returns := ch.NotifyReturn(make(chan amqp.Return))
+	p.lines.Go(func() { l.takeReturns(returns) })
+	p.lines.Go(l.write)
+	return l, nil
+}
+
+// close ends a line that nobody uses.
+func (l *line) close() { _ = l.ch.Close() } // an error means that it is closed
+
+// reason is why the broker closed the channel.
+func (l *line) reason() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case e := <-l.closing:
+		if e != nil {
+			l.why = e
+		}
+	default:
+	}
+	if l.why == nil {
+		return amqp.ErrClosed
+	}
+	return l.why
+}
+
+func (l *line) takeReturns(returns <-chan amqp.Return) {
+	defer close(l.done)
+	for {
+		select {
+		case r, open := <-returns:
+			if !open {
+				return
+			}
+			l.returned(r)
+		case <-l.barrier:
+		}
+	}
+}
+
+// key is what tells messages apart when one comes back.
+func key(exchange, routingKey, messageID, correlationID string) string {
+	return exchange + "\x00" + routingKey + "\x00" + messageID + "\x00" + correlationID
+}
+
+func (pc *parcel) key() string {
+	return key(pc.exchange, pc.routingKey, pc.publishing.MessageId, pc.publishing.CorrelationId)
+}
+
+// returned notes which message came back: the first of those that look like it.
+func (l *line) returned(r amqp.Return) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, pc := range l.out[key(r.Exchange, r.RoutingKey, r.MessageId, r.CorrelationId)] {
+		if pc.returned == nil {
+			pc.returned = &r
+			return
+		}
+	}
+}
+
+// write publishes what is put into the queue, until the channel is closed.
+func (l *line) write() {
+	for {
+		select {
+		case parcels := <-l.queue:
+			for _, pc := range parcels {
+				pc.confirm, pc.fault = l.ch.PublishWithDeferredConfirm(pc.exchange, pc.routingKey, pc.mandatory, false, pc.publishing)
+				close(pc.sent)
+			}
+		case <-l.done:
+			return
+		}
+	}
+}
+
+// send hands parcels to the writer.
+func (l *line) send(ctx context.Context, parcels []*parcel) {
+	l.mu.Lock()
+	for _, pc := range parcels {
+		l.out[pc.key()] = append(l.out[pc.key()], pc)
+	}
+	l.mu.Unlock()
+	var fault error
+	select {
+	case l.queue <- parcels:
+		return
+	case <-l.done:
+		fault = ErrLost
+	case <-ctx.Done():
+		fault = fmt.Errorf("%w: %w", ErrUnconfirmed, context.Cause(ctx))
+	}
+	for _, pc := range parcels {
+		pc.fault = fault
+		close(pc.sent)
+	}
+}
+
+// forget takes a parcel off those that may come back, and returns what came back of it.
+func (l *line) forget(pc *parcel) *amqp.Return {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := pc.key()
+	if l.out[k] = slices.DeleteFunc(l.out[k], func(o *parcel) bool { return o == pc }); len(l.out[k]) == 0 {
+		delete(l.out, k)
+	}
+	return pc.returned
+}
+
+// wait returns what became of a parcel.
+func (l *line) wait(ctx context.Context, pc *parcel) error {
+	err := l.confirmed(ctx, pc)
+	if back := l.forget(pc); err == nil && back != nil {
+		return pc.undeliverable(fmt.Errorf("%w (%d %s)", ErrUnroutable, back.ReplyCode, back.ReplyText))
+	}
+	if err != nil {
+		return pc.wrapped(err)
+	}
+	return nil
+}
+
+func (l *line) confirmed(ctx context.Context, pc *parcel) error {
+	timedOut := func() error { return fmt.Errorf("%w: %w", ErrUnconfirmed, context.Cause(ctx)) }
+	select {
+	case <-pc.sent:
+	case <-ctx.Done():
+		return timedOut()
+	}
+	if pc.fault != nil {
+		if l.ch.IsClosed() {
+			return fmt.Errorf("%w: %w", ErrLost, l.reason())
+		}
+		return pc.fault
+	}
+	select {
+	case <-pc.confirm.Done():
+	case <-ctx.Done():
+		return timedOut()
+	}
+	switch {
+	case pc.confirm.Acked():
+		// RabbitMQ sends basic.return before the confirm of the same message: it has been handed
+		// over, and is noted once the goroutine of the returns takes the barrier.
+		select {
+		case l.barrier <- struct{}{}:
+		case <-l.done:
+		}
+		return nil
+	case l.ch.IsClosed():
+		return fmt.Errorf("%w: %w", ErrLost, l.reason())
+	default:
+		return ErrRefused
+	}
+}

@@ -1,0 +1,88 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"onceover/celery"
+)
+
+// killed counts the run of a redelivered job that begins, and returns the failure of one of which
+// too many processes died.
+func (j *job) killed(ctx context.Context) (*celery.Exception, error) {
+	if !j.delivery.Redelivered || j.w.cfg.MaxCrashes == 0 || j.isCounted() {
+		return nil, nil
+	}
+	run := uuid.NewString()
+	j.setCounted(run)
+	times, err := j.w.marks.CountRun(ctx, j.req.ID, run)
+	if err != nil {
+		return nil, err
+	}
+	// The first delivery was not counted, and this one has not begun.
+	if times < j.w.cfg.MaxCrashes {
+		return nil, nil
+	}
+	j.setCounted("")
+	return &celery.Exception{Type: "WorkerLostError", Module: celery.ModuleBilliard, Args: []any{
+		fmt.Sprintf("work on the task has begun %d times and did not end: the processes that ran it seem to have died of it", times)}}, nil
+}
+
+// outlive takes the job out of the crash count when its session is lost: the broker redelivers it
+// although this process is alive. The caller calls stop when the run has ended.
+func (j *job) outlive(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	unwatch := context.AfterFunc(j.consumer.waits, func() {
+		defer close(done)
+		if errors.Is(context.Cause(j.consumer.waits), errSessionLost) {
+			j.uncount(ctx)
+		}
+	})
+	return func() {
+		cancel()
+		if !unwatch() {
+			<-done
+		}
+	}
+}
+
+// uncount removes the run from the crash count, trying until ctx ends. A run that stays would
+// look like a crash.
+func (j *job) uncount(ctx context.Context) {
+	run := j.setCounted("")
+	if run == "" {
+		return
+	}
+	if err := j.w.marks.NotBegun(ctx, j.req.ID, run); err != nil {
+		j.setCounted(run)
+		j.w.log.Debug("run not removed from the crash count", zap.String("task_id", j.req.ID), zap.Error(err))
+	}
+}
+
+// uncountSoon is uncount for a run that has ended in good order.
+func (j *job) uncountSoon() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	j.uncount(ctx)
+}
+
+// isCounted reports whether an earlier round of the job counts.
+func (j *job) isCounted() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.counted != ""
+}
+
+// setCounted changes the name under which the run counts, "" if it does not.
+func (j *job) setCounted(run string) (before string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	before, j.counted = j.counted, run
+	return before
+}

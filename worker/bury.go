@@ -1,0 +1,103 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"onceover/celery"
+	"onceover/rabbit"
+)
+
+// deadPrefetch is how many dead letters are worked on at once.
+const deadPrefetch = 20
+
+// whileAtWork is how often a dead letter looks whether the run that some process has of it still
+// lasts.
+const whileAtWork = 2 * time.Second
+
+// acceptDead takes a dead letter, which is kept as a failed job. Its end is stored, since
+// otherwise whoever asks for its result would wait for ever.
+func (w *Worker) acceptDead(jobs context.Context, c *consumer, raw amqp.Delivery) {
+	d := rabbit.Of(raw, c.queue.Name)
+	if c.waits.Err() != nil {
+		_ = d.Requeue() // an error means that it goes back by itself
+		return
+	}
+	c.hold(len(d.Body))
+	w.jobs.Go(func() {
+		defer c.release(len(d.Body))
+		death := d.Death(w.cfg.DefaultQueue)
+		j := &job{consumer: c, delivery: d, received: time.Now(), place: &place{}, death: &death, stop: func(error) {}}
+		if err := w.bury(jobs, j); err != nil {
+			j.returned(jobs, err)
+		}
+	})
+}
+
+// bury takes a dead letter to its end.
+func (w *Worker) bury(jobs context.Context, j *job) error {
+	req, err := j.delivery.Request()
+	var unreadable *celery.MessageError
+	if errors.As(err, &unreadable) {
+		j.ending = w.newRefusal(j.delivery.Message, unreadable)
+		v := verdictOnRefusal(unreadable)
+		v.reason, v.outcome = j.death.Reason, outcomeDead
+		return j.conclude(jobs, v)
+	}
+	j.ending = w.newEnding(j.delivery.Message, req, w.tasks[req.Task])
+	j.again = true
+	unlock, err := w.running.lock(j.consumer.waits, req.ID) // until a run in this process has ended
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := j.untilNotAtWork(); err != nil {
+		return err
+	}
+	now, err := j.book.Look(j.consumer.waits, req.ID)
+	if err != nil {
+		return errors.Join(context.Cause(j.consumer.waits), err)
+	}
+	if j.over(now) {
+		return j.concludeOther(jobs, now)
+	}
+	return j.conclude(jobs, verdictOnDeath(*j.death, req))
+}
+
+// endOfDeath is the line of a dead letter's end.
+func (j *job) endOfDeath(v verdict, extra []zap.Field) {
+	extra = j.fields(append(extra, zap.String("queue", j.death.Queue), zap.String("reason", string(j.death.Reason)))...)
+	if v.outcome == outcomeDuplicate {
+		j.w.log.Info("dead letter of a job that has ended or goes on, dropped", extra...)
+		return
+	}
+	j.w.log.Error("dead letter kept as a failed job", extra...)
+}
+
+// untilNotAtWork waits while some process runs the job: its connection was lost, the broker gave
+// the message back to its queue, and there it ran out or was returned too often. The run has an
+// end of its own.
+func (j *job) untilNotAtWork() error {
+	waits := j.consumer.waits
+	for told := false; ; told = true {
+		atWork, err := j.book.Held(waits, j.req.ID)
+		if err != nil {
+			return errors.Join(context.Cause(waits), err)
+		}
+		if !atWork {
+			return nil
+		}
+		if !told {
+			j.w.log.Info("dead letter of a job that is at work waits for its end", zap.String("task_id", j.req.ID))
+			j.w.holdMore(j.consumer)
+			defer j.consumer.held.Add(-1)
+		}
+		if err := pause(waits, whileAtWork); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,426 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"onceover/celery"
+	"onceover/failed"
+	"onceover/internal/crash"
+	"onceover/rabbit"
+)
+
+// ending is a task on the way from its verdict to its acknowledgement: of a job that has run, or
+// of a message that is refused, dead-lettered or revoked and has not.
+type ending struct {
+	w       *Worker
+	message rabbit.Message
+	req     *celery.Request
+	task    *task
+	book    book
+	partial bool // of req only the id and the names are known: the message cannot be run
+
+	since   celery.Stored // on record when the run began
+	again   bool          // what is published may have been published before
+	started time.Time     // of the run, zero if there was none
+
+	recorded bool         // the verdict is on record: settle goes on behind that
+	meta     *celery.Meta // the document of the verdict, made once
+}
+
+// newEnding returns the ending of a request. t is nil for a task that is not registered here.
+func (w *Worker) newEnding(m rabbit.Message, req *celery.Request, t *task) *ending {
+	if t == nil {
+		t = &task{Task: Task{Name: req.Task}}
+	}
+	req.IgnoreResult = req.IgnoreResult || t.IgnoreResult
+	return &ending{w: w, message: m, req: req, task: t, book: w.bookOf(req)}
+}
+
+// newRefusal returns the ending of a message that cannot be run.
+func (w *Worker) newRefusal(m rabbit.Message, why *celery.MessageError) *ending {
+	e := w.newEnding(m, &celery.Request{ID: why.ID, Task: why.Task, ReplyTo: m.Properties.ReplyTo}, nil)
+	e.partial = true
+	return e
+}
+
+// settle carries out a verdict, all but the acknowledgement, in this order:
+//
+//	AfterReturn of a retry ─ publish what follows ─ record ─ tell chord, chain and errbacks ─
+//	keep ─ mark ─ AfterReturn ─ event
+//
+// It returns the verdict that holds: that of another run, if Redis says that one has ended the
+// task since this run began, or a failure, if the verdict cannot be carried out. After an error
+// it may be called again with the returned verdict, and goes on.
+func (e *ending) settle(ctx context.Context, v verdict) (verdict, error) {
+	if v.state() == "" && v.fate != replace {
+		return v, nil
+	}
+	if !e.recorded {
+		var err error
+		if v, err = e.record(ctx, v); err != nil {
+			return v, err
+		}
+		e.recorded = true
+		switch {
+		case v.outcome == outcomeDuplicate:
+			e.again = true // the other run has begun with the steps behind
+		case v.fate == succeed:
+			crash.Point("after-store")
+		case v.fate == fail:
+			crash.Point("after-store-failure")
+		}
+	}
+	if v.fate == retry || v.fate == replace {
+		return v, e.mark(ctx, v) // what comes next tells chord and callbacks
+	}
+	for _, step := range []func(context.Context, verdict) error{e.tell, e.keep, e.mark, e.afterReturn} {
+		if err := step(ctx, v); err != nil {
+			return v, err
+		}
+	}
+	return v, nil
+}
+
+// record publishes what follows from a verdict, and records it, unless another run has ended the
+// task.
+func (e *ending) record(ctx context.Context, v verdict) (verdict, error) {
+	follow, v := e.follow(v)
+	if follow != nil {
+		now, err := e.book.Look(ctx, e.req.ID)
+		if err != nil {
+			return v, err
+		}
+		if e.overtaken(now) {
+			return verdictOn(now.Meta), nil
+		}
+		if v.fate == retry {
+			e.since = now // another run may record an end as soon as the next attempt is published
+			if err := e.afterReturn(ctx, v); err != nil {
+				return v, err
+			}
+		}
+		if err := follow(ctx); err != nil {
+			if exc := unpublishable(err); exc != nil {
+				return e.record(ctx, v.instead(exc))
+			}
+			return v, err
+		}
+	}
+	if v.state() == "" || e.req.ID == "" {
+		return v, nil
+	}
+	crash.Point("before-store")
+	m, err := e.document(v)
+	if err != nil {
+		return v, err
+	}
+	theirs, err := e.book.Result(ctx, *m, e.since, e.req.ReplyTo)
+	if exc := unstorable(err); exc != nil && v.err != exc.Err && v.fate == succeed {
+		e.meta = nil
+		return e.record(ctx, v.instead(exc))
+	}
+	if err == nil && theirs.Meta != nil && v.fate != retry {
+		v = verdictOn(theirs.Meta)
+	}
+	return v, err
+}
+
+// overtaken reports whether an end is on record that was not when this run began.
+func (e *ending) overtaken(now celery.Stored) bool { return now.Ended() && now.Raw != e.since.Raw }
+
+// document returns what is recorded of a verdict. It is the same however often it is asked for,
+// as the book knows by it that it has recorded it already.
+func (e *ending) document(v verdict) (*celery.Meta, error) {
+	if e.meta != nil && e.meta.Status == v.state() {
+		return e.meta, nil
+	}
+	var result any
+	if v.raw != nil {
+		result = v.raw
+	} else if v.exc != nil {
+		result = v.exc
+	}
+	m, err := e.metaOf(v.state(), result, v.children)
+	if err == nil {
+		e.meta = &m
+	}
+	return e.meta, err
+}
+
+// metaOf is the document of a state of the task. result is any JSON value.
+func (e *ending) metaOf(state celery.State, result any, children []*celery.Result) (celery.Meta, error) {
+	m, err := celery.NewMeta(e.req, state, result, time.Now())
+	if err != nil {
+		return m, err
+	}
+	if len(children) > 0 {
+		if m.Children, err = celery.MarshalJSON(children); err != nil {
+			return m, err
+		}
+	}
+	if e.w.cfg.ResultExtended {
+		m.Extend(e.req, e.w.cfg.NodeName)
+	}
+	return m, nil
+}
+
+// follow returns what publishes the tasks that follow from a verdict, nil if there are none. The
+// verdict is completed by that, or becomes a failure if nothing sensible can be published.
+func (e *ending) follow(v verdict) (func(context.Context) error, verdict) {
+	switch v.fate {
+	case succeed:
+		return e.followSuccess(v)
+	case retry:
+		return e.followRetry(v)
+	case replace:
+		return e.followReplace(v)
+	}
+	return nil, v
+}
+
+// followSuccess plans the callbacks and the next step of the chain. The result names all of its
+// children.
+func (e *ending) followSuccess(v verdict) (func(context.Context) error, verdict) {
+	if v.raw == nil {
+		raw, err := marshal(v.value)
+		if err != nil {
+			// As Celery does when a result cannot be serialised.
+			return nil, v.instead(celery.NewException("TypeError", "the result is not a JSON value: "+err.Error(), err))
+		}
+		v.raw = raw
+	}
+	p := e.plan("next")
+	if err := followers(&p, e.req, v.raw); err != nil {
+		return nil, v.instead(exceptionOf(err))
+	}
+	if len(p.Messages) == 0 {
+		return nil, v
+	}
+	v.children = append(v.children[:len(v.children):len(v.children)], p.Children...)
+	return func(ctx context.Context) error { return e.flush(ctx, &p) }, v
+}
+
+// marshal encodes the value that a handler has returned, whose own code may panic in it.
+func marshal(value any) (raw json.RawMessage, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = celery.Recovered(p)
+		}
+	}()
+	return celery.MarshalJSON(value)
+}
+
+// followReplace plans the signature that takes the task's place.
+func (e *ending) followReplace(v verdict) (func(context.Context) error, verdict) {
+	s, err := e.req.Replacement(v.replace.Signature)
+	if err != nil {
+		return nil, v.instead(exceptionOf(err))
+	}
+	for name, value := range v.replace.Stamps {
+		s.Stamp(name, value)
+	}
+	p := e.plan(fmt.Sprintf("replace/%d", e.req.Retries))
+	if _, err := p.Apply(s, nil, celery.Options{}); err != nil {
+		return nil, v.instead(exceptionOf(err))
+	}
+	return func(ctx context.Context) error { return e.flush(ctx, &p) }, v
+}
+
+// followRetry makes the next attempt, which is published at once and waits in the worker that
+// gets it, or is parked if its time is far away.
+func (e *ending) followRetry(v verdict) (func(context.Context) error, verdict) {
+	next := *e.req
+	next.Retries++
+	next.ETA = time.Now().Add(v.wait)
+	next.Origin = e.w.origin
+	if next.ParentID == "" {
+		next.ParentID = e.req.ID // as Celery does
+	}
+	if !v.expires.IsZero() {
+		next.Expires = v.expires
+	}
+	m := e.message.Clone()
+	if err := m.SetRequest(&next); err != nil {
+		return nil, v.instead(exceptionOf(err))
+	}
+	m.Own.Again = e.again
+	return func(ctx context.Context) (err error) {
+		if v.wait > maxHold {
+			err = e.park(ctx, m, next.ETA)
+		} else {
+			err = e.publish(ctx, m)
+		}
+		if err == nil {
+			crash.Point("after-retry")
+		}
+		return err
+	}, v
+}
+
+// park puts a message away that is due later, if it can be published then.
+func (e *ending) park(ctx context.Context, m rabbit.Message, due time.Time) error {
+	if err := e.w.outbox.encodable(m); err != nil {
+		return err
+	}
+	return e.w.kept.Park(ctx, m, due)
+}
+
+// publish sends messages within the task's own limits.
+func (e *ending) publish(ctx context.Context, messages ...rabbit.Message) error {
+	limit := confirmLimit
+	if _, hard := e.limits(); hard > 0 {
+		limit = min(limit, hard)
+	}
+	return e.w.outbox.publish(ctx, limit, messages...)
+}
+
+// tell hands an end on: to the chord, to the steps that would have followed, to the errbacks.
+func (e *ending) tell(ctx context.Context, v verdict) error {
+	switch {
+	case v.exc == nil && v.raw == nil:
+		return nil // what a mark says: all of it was done before the mark was set
+	case e.partial:
+		return nil // as in Celery (worker/consumer/consumer.py, on_unknown_task)
+	case v.fate == succeed:
+		return e.chordPart(ctx, e.req, celery.Success, v.raw)
+	case v.fate == fail, v.outcome == outcomeDead:
+		return e.afterFailure(ctx, v.exc)
+	}
+	raw, err := celery.MarshalJSON(v.exc)
+	if err != nil {
+		return err
+	}
+	return e.chordPart(ctx, e.req, celery.Revoked, raw)
+}
+
+// keep keeps the job as failed.
+func (e *ending) keep(ctx context.Context, v verdict) error {
+	if v.reason == "" {
+		return nil
+	}
+	req := e.req
+	if e.partial {
+		req, _ = e.message.Request() // that of an unknown task can be read
+	}
+	r := failed.Failure(e.message, req, v.exc, v.reason)
+	r.ID, r.Task = e.req.ID, e.req.Task
+	r.State, r.Worker, r.Stage = v.state(), e.w.cfg.NodeName, v.stage
+	crash.Point("before-keep")
+	if err := e.w.kept.Keep(ctx, r); err != nil {
+		return err
+	}
+	crash.Point("keep-before-ack")
+	return nil
+}
+
+// mark notes that nothing is left to be done.
+func (e *ending) mark(ctx context.Context, v verdict) error {
+	if e.meta == nil || v.outcome == outcomeDuplicate {
+		return nil
+	}
+	return e.book.Done(ctx, *e.meta, e.since)
+}
+
+// afterReturn calls the handler's AfterReturn.
+func (e *ending) afterReturn(ctx context.Context, v verdict) error {
+	h, ok := e.task.Handler.(AfterReturner)
+	if !ok {
+		return nil
+	}
+	// A panic in it must not have the job, which is over, come again.
+	defer func() {
+		if p := recover(); p != nil {
+			e.w.log.Error("AfterReturn panicked", e.fields(zap.String("traceback", celery.Recovered(p).Traceback()))...)
+		}
+	}()
+	return h.AfterReturn(ctx, e.req, v.state(), v.exc)
+}
+
+// limits returns the time limits: the message's own, else the task's, else the worker's.
+func (e *ending) limits() (soft, hard time.Duration) {
+	soft, hard = e.w.cfg.SoftTimeLimit, e.w.cfg.TimeLimit
+	if own := e.task.soft.Load(); own > 0 {
+		soft = time.Duration(own)
+	}
+	if own := e.task.hard.Load(); own > 0 {
+		hard = time.Duration(own)
+	}
+	if e.req.SoftTimeLimit > 0 {
+		soft = e.req.SoftTimeLimit
+	}
+	if e.req.TimeLimit > 0 {
+		hard = e.req.TimeLimit
+	}
+	return soft, hard
+}
+
+// plan returns a plan for what the task starts.
+func (e *ending) plan(salt string) celery.Plan { return e.planFor(e.req, salt) }
+
+// planFor returns a plan for what is started on behalf of req. A replayed job starts other tasks
+// than those that it started before.
+func (e *ending) planFor(req *celery.Request, salt string) celery.Plan {
+	if n := e.message.Own.Replays; n > 0 {
+		salt = fmt.Sprintf("%s/replay/%d", salt, n)
+	}
+	return celery.Plan{Parent: req, Salt: salt, Now: time.Now(), Origin: e.w.origin}
+}
+
+func (e *ending) fields(extra ...zap.Field) []zap.Field {
+	return append([]zap.Field{
+		zap.String("task_id", e.req.ID),
+		zap.String("task_name", e.req.Name()),
+		zap.String("routing_key", e.message.RoutingKey),
+		zap.Int("attempt", e.req.Retries+1),
+	}, extra...)
+}
+
+// event sends a task event with the task's id, if task events are on.
+func (e *ending) event(kind string, fields func() map[string]any) {
+	if !e.w.remote.TaskEvents() {
+		return
+	}
+	f := map[string]any{}
+	if fields != nil {
+		f = fields()
+	}
+	f["uuid"] = e.req.ID
+	e.w.remote.TaskEvent(kind, f)
+}
+
+// tellEnd sends the event of an end.
+func (e *ending) tellEnd(v verdict) {
+	exception := func() map[string]any {
+		if v.exc == nil {
+			return map[string]any{"exception": "None", "traceback": nil}
+		}
+		return map[string]any{"exception": v.exc.Repr(), "traceback": v.exc.Traceback()}
+	}
+	switch {
+	case v.outcome == outcomeDuplicate || v.outcome == outcomeDead:
+	case v.outcome == outcomeRefused && v.reason != celery.ReasonUnknownTask:
+	case v.rejected:
+		e.event("task-rejected", func() map[string]any { return map[string]any{"requeue": v.fate == requeue} })
+	case v.fate == succeed:
+		e.event("task-succeeded", func() map[string]any {
+			return map[string]any{"result": celery.ReprRaw(v.raw), "runtime": time.Since(e.started).Seconds()}
+		})
+	case v.fate == retry:
+		e.event("task-retried", exception)
+	case v.fate == fail:
+		e.event("task-failed", exception)
+	case v.fate == revoke:
+		e.event("task-revoked", func() map[string]any {
+			var signal any
+			if v.why.terminated {
+				signal = v.why.signal
+			}
+			return map[string]any{"terminated": v.why.terminated, "signum": signal, "expired": v.why.expired}
+		})
+	}
+}

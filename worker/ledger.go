@@ -1,0 +1,123 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"onceover/celery"
+	"onceover/rabbit"
+)
+
+// Ledger is where the ends of tasks are recorded, and which run is at work on each: results.Store
+// for tasks whose result is stored, progress.Store for the others.
+type Ledger interface {
+	Look(ctx context.Context, taskID string) (celery.Stored, error)
+	Begin(ctx context.Context, taskID, run string, steal bool) (stored celery.Stored, taken bool, err error)
+	Renew(ctx context.Context, runs map[string]string) error
+	Release(ctx context.Context, taskID, run string) error
+	Held(ctx context.Context, taskID string) (bool, error)
+	Record(ctx context.Context, m celery.Meta, since celery.Stored) (theirs celery.Stored, err error)
+}
+
+// book is a ledger in the order of an ending's steps: Celery's result is there before its chord
+// and its callers go on, a completion mark stands for a job that needs nothing any more.
+type book interface {
+	Ledger
+	// Result records an end, or another state, before what follows from it is done, and returns
+	// what another run has recorded in its place.
+	Result(ctx context.Context, m celery.Meta, since celery.Stored, replyTo string) (theirs celery.Stored, err error)
+	// Done records an end after that.
+	Done(ctx context.Context, m celery.Meta, since celery.Stored) error
+}
+
+// stored is the book of tasks whose results are stored.
+type stored struct{ Ledger }
+
+func (s stored) Result(ctx context.Context, m celery.Meta, since celery.Stored, _ string) (celery.Stored, error) {
+	return s.Record(ctx, m, since)
+}
+
+func (stored) Done(context.Context, celery.Meta, celery.Stored) error { return nil }
+
+// marked is the book of tasks whose results are not stored: nobody wants them, or they are sent
+// to the caller's queue (Celery's rpc://).
+type marked struct {
+	Ledger
+	send func(ctx context.Context, m celery.Meta, replyTo string) error
+}
+
+func (b marked) Result(ctx context.Context, m celery.Meta, _ celery.Stored, replyTo string) (celery.Stored, error) {
+	return celery.Stored{}, b.send(ctx, m, replyTo)
+}
+
+func (b marked) Done(ctx context.Context, m celery.Meta, since celery.Stored) error {
+	if !m.Status.Final() && m.Status != celery.Retried {
+		return nil
+	}
+	_, err := b.Record(ctx, m, since)
+	return err
+}
+
+// ledgerOf returns the ledger in which a book writes.
+func ledgerOf(b book) Ledger {
+	switch b := b.(type) {
+	case stored:
+		return b.Ledger
+	case marked:
+		return b.Ledger
+	}
+	return nil
+}
+
+// bookOf returns the book of a request.
+func (w *Worker) bookOf(req *celery.Request) book {
+	switch {
+	case req.IgnoreResult:
+		return marked{w.marks, func(context.Context, celery.Meta, string) error { return nil }}
+	case w.cfg.RPCResults:
+		return marked{w.marks, w.reply}
+	default:
+		return stored{w.results}
+	}
+}
+
+// reply sends a result to the queue of the client that waits for it, which may have gone
+// (celery/backends/rpc.py, store_result).
+func (w *Worker) reply(ctx context.Context, m celery.Meta, replyTo string) error {
+	if replyTo == "" {
+		return nil
+	}
+	body, err := celery.MarshalJSON(m)
+	if err != nil {
+		return err
+	}
+	return w.outbox.publish(ctx, confirmLimit, rabbit.Message{RoutingKey: replyTo, Optional: true, Body: body, Properties: celery.Properties{
+		ContentType: celery.ContentTypeJSON, ContentEncoding: "utf-8", CorrelationID: m.TaskID, DeliveryMode: 1,
+	}})
+}
+
+// renewEvery is how often the ids of the jobs at work are taken once more. It is well below the
+// time for which they stay taken.
+const renewEvery = 15 * time.Second
+
+// renewLeases keeps the ids of the jobs at work taken, until ctx ends.
+func (w *Worker) renewLeases(ctx context.Context) {
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		for _, l := range []Ledger{w.results, w.marks} {
+			ctx, cancel := context.WithTimeout(ctx, renewEvery)
+			if err := l.Renew(ctx, w.held.leases(l)); err != nil {
+				w.log.Debug("leases not renewed", zap.Error(err)) // the guard tells of the outage
+			}
+			cancel()
+		}
+	}
+}

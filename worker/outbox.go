@@ -1,0 +1,214 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"onceover/rabbit"
+)
+
+// confirmLimit is how long a message waits for its confirm while the broker is there and takes
+// messages. RabbitMQ confirms within milliseconds; a queue without a majority never does.
+const confirmLimit = 30 * time.Second
+
+// refusedPause is how long a message waits that a full queue has refused.
+const refusedPause = 500 * time.Millisecond
+
+// maxLost is how many connections may end with a fault of the protocol while one message is on
+// its way, before the message is taken for the cause.
+const maxLost = 3
+
+// outbox publishes over whichever session there is: a message that was not confirmed because the
+// broker went away is sent again on the next session.
+type outbox struct {
+	mu      sync.Mutex
+	session *session
+	changed chan struct{} // closed when session changes
+}
+
+func newOutbox() *outbox { return &outbox{changed: make(chan struct{})} }
+
+func (o *outbox) set(s *session) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.session = s
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+func (o *outbox) get() (*session, <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.session, o.changed
+}
+
+// wait returns a session that is not lost, once there is one.
+func (o *outbox) wait(ctx context.Context) (*session, error) {
+	for {
+		s, changed := o.get()
+		if s != nil && !s.closed() {
+			return s, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("publish: the broker is away: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// publish sends messages and waits until the broker has each in a queue. While the broker is away
+// or takes no messages it waits until ctx ends, and for a confirm at most limit. A queue that does
+// not exist is created as Celery creates it. The error is a rabbit.Errors.
+func (o *outbox) publish(ctx context.Context, limit time.Duration, messages ...rabbit.Message) error {
+	p := posting{limit: min(limit, confirmLimit), faults: make(rabbit.Errors, len(messages)), lost: map[int]int{}, declared: map[string]bool{}}
+	for i, m := range messages {
+		p.left = append(p.left, letter{i, m.Clone()})
+	}
+	for len(p.left) > 0 {
+		s, err := o.wait(ctx)
+		if err != nil {
+			for _, l := range p.left {
+				p.faults[l.index] = err
+			}
+			break
+		}
+		p.round(ctx, s)
+	}
+	return p.faults.OrNil()
+}
+
+// letter is a message that is not in a queue yet.
+type letter struct {
+	index   int
+	message rabbit.Message
+}
+
+// posting is one call of publish.
+type posting struct {
+	limit  time.Duration // of one round, and of refusals
+	left   []letter
+	faults rabbit.Errors
+	lost   map[int]int // how many connections ended with a fault while the message was on its way
+	until  time.Time   // when a message is given up that is refused, zero before that
+
+	declared map[string]bool // queues that were created, or found
+}
+
+// round sends all that is left over a session.
+func (p *posting) round(ctx context.Context, s *session) {
+	sending, left := p.left, []letter(nil)
+	messages := make([]rabbit.Message, len(sending))
+	for i, l := range sending {
+		messages[i] = l.message
+	}
+	patient, cancel := s.patience(ctx, p.limit)
+	defer cancel()
+	refused := false
+	for i, err := range rabbit.ErrorsOf(s.publisher.Publish(patient, messages...), len(sending)) {
+		l := sending[i]
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			p.faults[l.index] = err
+		case errors.Is(err, rabbit.ErrUnroutable):
+			if err = p.createQueue(ctx, s, l.message, err); err == nil {
+				left = append(left, l)
+			}
+			p.faults[l.index] = err
+		case errors.Is(err, rabbit.ErrRefused) && p.mayWait():
+			refused, left = true, append(left, l)
+		case errors.Is(err, rabbit.ErrLost):
+			if err = p.lostAgain(s, l, err); err == nil {
+				l.message.Own.Again = true // the broker may have it
+				left = append(left, l)
+			}
+			p.faults[l.index] = err
+		default:
+			p.faults[l.index] = err
+		}
+	}
+	p.left = left
+	if refused {
+		_ = pause(ctx, refusedPause) // the next round sees that ctx has ended
+	}
+}
+
+// mayWait reports whether a message that a queue refuses is tried again.
+func (p *posting) mayWait() bool {
+	if p.until.IsZero() {
+		p.until = time.Now().Add(p.limit)
+	}
+	return time.Now().Before(p.until)
+}
+
+// createQueue creates the missing queue of a message, as Celery does before it publishes. What
+// cannot be created is the message's fault, and so is a message that comes back once more.
+func (p *posting) createQueue(ctx context.Context, s *session, m rabbit.Message, unroutable error) error {
+	queue, ok := m.QueueOf()
+	if !ok || p.declared[queue] {
+		return unroutable
+	}
+	d, err := rabbit.Declare(ctx, s.conn, rabbit.QueueNamed(queue))
+	if err != nil {
+		s.fail(err)
+		return nil // the next session tries again
+	}
+	if fault, ok := d.Faults[queue]; ok {
+		return &rabbit.UndeliverableError{RoutingKey: queue, Err: fault}
+	}
+	p.declared[queue] = true
+	return nil
+}
+
+// lostAgain ends the session, and returns err for a message that has seen too many ends.
+func (p *posting) lostAgain(s *session, l letter, err error) error {
+	s.fail(err)
+	if !rabbit.Refused(err) {
+		return nil
+	}
+	if p.lost[l.index]++; p.lost[l.index] < maxLost {
+		return nil
+	}
+	return &rabbit.UndeliverableError{Exchange: l.message.Exchange, RoutingKey: l.message.RoutingKey,
+		Err: fmt.Errorf("the broker ended %d connections over it: %w", maxLost, err)}
+}
+
+// patience returns a context that ends limit after now, not counted while the broker takes no
+// messages from anybody.
+func (s *session) patience(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var timer *time.Timer
+	var mu sync.Mutex // of timer, which may fire before it is set
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(limit, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if s.blocked.Load() && ctx.Err() == nil {
+			timer.Reset(limit)
+			return
+		}
+		cancel(errUnconfirmed)
+	})
+	return ctx, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		timer.Stop()
+		cancel(nil)
+	}
+}
+
+// errUnconfirmed is the cause with which the wait for a confirm ends.
+var errUnconfirmed = errors.New("no confirm in time, though the broker takes messages")
+
+// encodable says why a message could not be published over the present session.
+func (o *outbox) encodable(m rabbit.Message) error {
+	if s, _ := o.get(); s != nil {
+		return s.publisher.Encodable(m)
+	}
+	return nil
+}
