@@ -25,7 +25,7 @@ const (
 
 // Reasons are all reasons for which a job is kept.
 var Reasons = []celery.Reason{
-	ReasonFailed, ReasonPoison, rabbit.Rejected, rabbit.Expired, rabbit.MaxLength, rabbit.DeliveryLimit,
+	ReasonFailed, rabbit.Rejected, rabbit.Expired, rabbit.MaxLength, rabbit.DeliveryLimit, ReasonPoison,
 	celery.ReasonNotATask, celery.ReasonContentType, celery.ReasonBody, celery.ReasonHeader, celery.ReasonCanvas, celery.ReasonUnknownTask,
 }
 
