@@ -9,9 +9,10 @@
 // What it promises: every server listens on the loopback interface only, on free
 // ports outside the range the kernel gives to clients, keeps its data in a
 // temporary folder, and ends with the test, also when the test binary is killed
-// (on Linux). A program that is not installed skips the test by name, with what
-// to install; where ONCEOVER_TEST_REQUIRE=1 (scripts/test sets it) it fails
-// the test.
+// (on Linux). Until then no other test run on the machine is given its ports, not
+// even while it is stopped (on Linux). A program that is not installed skips the test
+// by name, with what to install; where ONCEOVER_TEST_REQUIRE=1 (scripts/test sets it)
+// it fails the test.
 //
 // RabbitMQ takes 5 to 10 seconds to start, so scripts/test starts one for all
 // tests through cmd/withservers, and SharedRabbitMQ takes virtual hosts from it.

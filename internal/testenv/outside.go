@@ -33,7 +33,8 @@ func (r *Rabbit) Up(ctx context.Context) error { return r.start(ctx) }
 // Down shuts the server down in an orderly way.
 func (r *Rabbit) Down() error { return r.server.terminate(rabbitStops) }
 
-// End kills the server and its epmd, and waits until they are gone.
+// End kills the server and its epmd, waits until they are gone and gives its ports
+// back.
 func (r *Rabbit) End() { r.end() }
 
 // Control runs rabbitmqctl, as Ctl does.
@@ -55,7 +56,7 @@ func OpenRedis(ctx context.Context, dir string, args ...string) (*RedisServer, e
 		return nil, err
 	}
 	if err := r.start(ctx); err != nil {
-		r.kill()
+		r.end()
 		return nil, err
 	}
 	return r, nil
@@ -69,9 +70,8 @@ func (r *RedisServer) Down() error { return r.server.terminate(10 * time.Second)
 
 // OpenProxy starts a proxy to target (host:port). Use Cut, Pause, Mend and End.
 func OpenProxy(target string) (*Proxy, error) {
-	p := &Proxy{target: target, links: make(map[*link]bool), flow: make(chan struct{})}
-	close(p.flow)
-	if err := freePorts(&p.port); err != nil {
+	p, err := newProxy(target)
+	if err != nil {
 		return nil, err
 	}
 	return p, p.restore()
@@ -84,6 +84,7 @@ func (p *Proxy) Mend() error { return p.restore() }
 func (p *Proxy) End() {
 	p.Cut()
 	p.wg.Wait()
+	p.ports.release()
 }
 
 // Program is a process that, on Linux, is killed when this one dies.

@@ -13,7 +13,7 @@ import (
 type Proxy struct {
 	t      testing.TB
 	target string
-	port   int
+	ports  *ports         // one
 	wg     sync.WaitGroup // accept loop and pumps
 
 	mu       sync.Mutex
@@ -33,19 +33,24 @@ type link struct {
 // with its connections, when t ends.
 func NewProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
-	p := &Proxy{t: t, target: target, links: make(map[*link]bool), flow: make(chan struct{})}
-	close(p.flow)
-	check(t, freePorts(&p.port))
+	p, err := newProxy(target)
+	check(t, err)
+	p.t = t
+	t.Cleanup(p.End)
 	p.Restore()
-	t.Cleanup(func() {
-		p.Cut()
-		p.wg.Wait()
-	})
 	return p
 }
 
+func newProxy(target string) (*Proxy, error) {
+	p := &Proxy{target: target, links: make(map[*link]bool), flow: make(chan struct{})}
+	close(p.flow)
+	var err error
+	p.ports, err = takePorts(1)
+	return p, err
+}
+
 // Addr returns 127.0.0.1:PORT. It stays the same over Cut and Restore.
-func (p *Proxy) Addr() string { return loopback(p.port) }
+func (p *Proxy) Addr() string { return loopback(p.ports.numbers[0]) }
 
 // URL returns rawURL with the proxy's address in place of its host and port.
 func (p *Proxy) URL(rawURL string) string {

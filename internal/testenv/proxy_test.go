@@ -69,7 +69,7 @@ func TestProxyPauseAndRestore(t *testing.T) {
 	}
 	late := dial(t, p.Addr()) // accepted, silent
 	p.Restore()
-	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
 	got := make([]byte, 4)
 	if _, err := io.ReadFull(conn, got); string(got) != "held" || err != nil {
 		t.Errorf("after Restore: got %q, %v, want %q", got, err, "held")
@@ -93,15 +93,13 @@ func TestProxyEndsWhilePaused(t *testing.T) {
 
 func TestProxyWithoutTarget(t *testing.T) {
 	t.Parallel()
-	port := 0
-	check(t, freePorts(&port))
-	p := NewProxy(t, loopback(port))
+	p := NewProxy(t, loopback(FreePort(t)))
 	conn, err := net.Dial("tcp", p.Addr())
 	if err != nil {
 		return // reset at once
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("got %v, want the connection ended", err)
 	}
@@ -139,7 +137,7 @@ func dial(t *testing.T, addr string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	return conn
 }
 

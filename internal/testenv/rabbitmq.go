@@ -22,9 +22,11 @@ type Rabbit struct {
 	t       testing.TB // nil under cmd/withservers
 	dir     string
 	scripts string // the folder of rabbitmq-server and rabbitmqctl
+	ports   *ports // the following
 	port    int    // AMQP
 	epmd    int    // port of epmd
-	dist    int    // port of Erlang's distribution, for rabbitmqctl
+	dist    int    // port of Erlang's distribution, to which rabbitmqctl talks
+	ctl     int    // port of rabbitmqctl's own end of it
 	api     int    // port of the management API; 0: without the management plugin
 
 	names  *process // epmd
@@ -62,12 +64,13 @@ func newRabbit(dir string, management bool) (*Rabbit, error) {
 		return nil, err
 	}
 	r := &Rabbit{dir: dir, scripts: scripts}
-	ports := []*int{&r.port, &r.epmd, &r.dist}
-	if management {
-		ports = append(ports, &r.api)
-	}
-	if err := freePorts(ports...); err != nil {
+	if r.ports, err = takePorts(5); err != nil {
 		return nil, err
+	}
+	n := r.ports.numbers
+	r.port, r.epmd, r.dist, r.ctl = n[0], n[1], n[2], n[3]
+	if management {
+		r.api = n[4]
 	}
 	return r, r.configure()
 }
@@ -185,13 +188,14 @@ func (r *Rabbit) startNames(ctx context.Context) error {
 	})
 }
 
-// end kills whatever runs.
+// end kills whatever runs and gives the ports back.
 func (r *Rabbit) end() {
 	for _, p := range []*process{r.server, r.names} {
 		if p != nil {
 			p.kill()
 		}
 	}
+	r.ports.release()
 }
 
 // env is the whole environment of the node and of rabbitmqctl: nothing that the
@@ -205,6 +209,9 @@ func (r *Rabbit) env() []string {
 		"ERL_EPMD_ADDRESS=127.0.0.1",
 		fmt.Sprintf("RABBITMQ_NODENAME=onceover%d@localhost", r.port),
 		"RABBITMQ_DIST_PORT=" + strconv.Itoa(r.dist),
+		// By default each rabbitmqctl of the machine takes one of the same eleven.
+		"RABBITMQ_CTL_DIST_PORT_MIN=" + strconv.Itoa(r.ctl),
+		"RABBITMQ_CTL_DIST_PORT_MAX=" + strconv.Itoa(r.ctl),
 		"RABBITMQ_CONF_ENV_FILE=" + r.path("rabbitmq-env.conf"),
 		"RABBITMQ_CONFIG_FILE=" + r.path("rabbitmq.conf"),
 		"RABBITMQ_ENABLED_PLUGINS_FILE=" + r.path("enabled_plugins"),

@@ -19,7 +19,7 @@ import (
 type RedisServer struct {
 	t      testing.TB // nil under cmd/withservers
 	dir    string
-	port   int
+	ports  *ports // one
 	args   []string
 	server *process
 }
@@ -33,21 +33,21 @@ func Redis(t testing.TB, args ...string) *RedisServer {
 	r, err := newRedis(t.TempDir(), args...)
 	check(t, err)
 	r.t = t
-	t.Cleanup(r.kill)
+	t.Cleanup(r.end)
 	check(t, r.start(t.Context()))
 	return r
 }
 
 func newRedis(dir string, args ...string) (*RedisServer, error) {
-	r := &RedisServer{dir: dir, args: args}
-	return r, freePorts(&r.port)
+	p, err := takePorts(1)
+	return &RedisServer{dir: dir, ports: p, args: args}, err
 }
 
 // URL returns redis://127.0.0.1:PORT, without a database.
 func (r *RedisServer) URL() string { return "redis://" + r.Addr() }
 
 // Addr returns 127.0.0.1:PORT. It stays the same over restarts.
-func (r *RedisServer) Addr() string { return loopback(r.port) }
+func (r *RedisServer) Addr() string { return loopback(r.ports.numbers[0]) }
 
 // Start starts the server again after [RedisServer.Stop] or [RedisServer.Kill],
 // with the same port and data, and returns when it answers.
@@ -72,7 +72,7 @@ func (r *RedisServer) start(ctx context.Context) error {
 		return err
 	}
 	args := append([]string{
-		"--port", strconv.Itoa(r.port), "--bind", "127.0.0.1", "--dir", r.dir,
+		"--port", strconv.Itoa(r.ports.numbers[0]), "--bind", "127.0.0.1", "--dir", r.dir,
 		"--databases", "16", "--appendonly", "yes", "--save", "",
 	}, r.args...)
 	cmd := exec.Command(bin, args...)
@@ -97,6 +97,12 @@ func (r *RedisServer) kill() {
 	if r.server != nil {
 		r.server.kill()
 	}
+}
+
+// end kills the server and gives its port back.
+func (r *RedisServer) end() {
+	r.kill()
+	r.ports.release()
 }
 
 // answersRedis reports whether the server at addr serves commands: it neither

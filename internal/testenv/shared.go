@@ -119,6 +119,6 @@ func (s *Servers) Stop() {
 		s.rabbit.end()
 	}
 	if s.redis != nil {
-		s.redis.kill()
+		s.redis.end()
 	}
 }
