@@ -19,9 +19,21 @@
 // Without that server SharedRabbitMQ works too: it starts a private one. Redis
 // starts in about 20 ms and is never shared.
 //
+// The servers are the machine's, or of the releases that these variables name:
+//
+//	ONCEOVER_TEST_RABBITMQ  a release of RabbitMQ, such as 4.3 (any 4.3.x) or newest
+//	ONCEOVER_TEST_REDIS     a release of Redis or Valkey: redis-8.0, valkey-9, valkey-newest
+//	ONCEOVER_TEST_SERVERS   the folder with them; default .cache/servers of the module
+//
+// scripts/servers builds them; root, and a user who may make user namespaces, can run
+// them. A test that needs one release whatever the variables say takes
+// [RabbitMQRelease] or [RedisRelease]; its name begins with TestNewest where that is
+// the newest. A test that expects what only some releases do asks its server, by
+// [Rabbit.Version] or [RabbitMQVersion].
+//
 // Programs that are not tests, such as cmd/violence, take the functions whose names
 // begin with Open, and end themselves what they start.
 //
 // What it does not do: it uses no server that it finds running, and installs
-// nothing (scripts/setup does).
+// nothing (scripts/setup and scripts/servers do).
 package testenv

@@ -3,20 +3,21 @@ package testenv
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 )
 
 // What follows is for programs that are not tests: it returns errors where the
 // rest of the package ends the test.
 
-// OpenRabbitMQ starts a RabbitMQ without plugins that keeps its files in dir, an
+// OpenRabbitMQ starts a RabbitMQ without plugins, of the release that
+// ONCEOVER_TEST_RABBITMQ names, that keeps its files in dir, an
 // empty folder. Use only Open's own methods on it: Up, Down, End and Control.
 func OpenRabbitMQ(ctx context.Context, dir string) (*Rabbit, error) {
-	r, err := newRabbit(dir, false)
+	r, err := newRabbit(dir, rabbitOptions{release: os.Getenv(rabbitReleaseEnv)})
 	if err != nil {
 		return nil, err
 	}
@@ -39,8 +40,7 @@ func (r *Rabbit) End() { r.end() }
 
 // Control runs rabbitmqctl, as Ctl does.
 func (r *Rabbit) Control(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(r.scripts, "rabbitmqctl"), append([]string{"--quiet"}, args...)...)
-	cmd.Env = r.env()
+	cmd := r.programs.command(ctx, r.dir, r.env(), filepath.Join(r.scripts, "rabbitmqctl"), append([]string{"--quiet"}, args...)...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("rabbitmqctl %s: %w\n%s", strings.Join(args, " "), err, out)
@@ -48,10 +48,11 @@ func (r *Rabbit) Control(ctx context.Context, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// OpenRedis starts a redis-server that keeps its files in dir, with the options of
-// [Redis]. Use only Up, Down and Kill on it.
+// OpenRedis starts a Redis or Valkey, of the release that ONCEOVER_TEST_REDIS names,
+// that keeps its files in dir, with the options of [Redis]. Use only Up, Down and
+// Kill on it.
 func OpenRedis(ctx context.Context, dir string, args ...string) (*RedisServer, error) {
-	r, err := newRedis(dir, args...)
+	r, err := newRedis(dir, os.Getenv(redisReleaseEnv), args...)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +67,7 @@ func OpenRedis(ctx context.Context, dir string, args ...string) (*RedisServer, e
 func (r *RedisServer) Up(ctx context.Context) error { return r.start(ctx) }
 
 // Down shuts the server down in an orderly way.
-func (r *RedisServer) Down() error { return r.server.terminate(10 * time.Second) }
+func (r *RedisServer) Down() error { return r.server.terminate(redisStops) }
 
 // OpenProxy starts a proxy to target (host:port). Use Cut, Pause, Mend and End.
 func OpenProxy(target string) (*Proxy, error) {
@@ -92,7 +93,7 @@ type Program struct{ p *process }
 
 // OpenProgram starts cmd and appends its output to logFile.
 func OpenProgram(cmd *exec.Cmd, logFile string) (*Program, error) {
-	p, err := startProcess(cmd, logFile)
+	p, err := startProcess(filepath.Base(cmd.Path), cmd, logFile)
 	if err != nil {
 		return nil, err
 	}

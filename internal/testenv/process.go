@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -21,9 +20,9 @@ type process struct {
 	state   error         // of Wait; read only after ended
 }
 
-// startProcess starts cmd and appends its output to logFile. On Linux the process
-// is killed when this one dies in any way.
-func startProcess(cmd *exec.Cmd, logFile string) (*process, error) {
+// startProcess starts cmd and appends its output to logFile; name is for messages.
+// On Linux the process is killed when this one dies in any way.
+func startProcess(name string, cmd *exec.Cmd, logFile string) (*process, error) {
 	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
@@ -32,7 +31,7 @@ func startProcess(cmd *exec.Cmd, logFile string) (*process, error) {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = ownGroup()
 
-	p := &process{name: filepath.Base(cmd.Path), logFile: logFile, ended: make(chan struct{})}
+	p := &process{name: name, logFile: logFile, ended: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		// Linux sends the parent-death signal when the thread that started the

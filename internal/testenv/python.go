@@ -35,7 +35,7 @@ func OldPython(t testing.TB) string {
 	}
 	python := os.Getenv(oldPythonEnv)
 	if python == "" {
-		check(t, &missingError{"Python environment .cache/venv-old", "run the tests by scripts/test"})
+		check(t, &missingError{what: "Python environment .cache/venv-old", hint: "run the tests by scripts/test"})
 	}
 	check(t, hasModules(python, []string{"celery", "redis"}))
 	return python
@@ -51,7 +51,7 @@ func findPython() (string, error) {
 	}
 	python := filepath.Join(root, ".cache", "venv", "bin", "python")
 	if _, err := os.Stat(python); err != nil {
-		return "", &missingError{"Python environment .cache/venv", "set " + pythonEnv + " to a Python that has celery"}
+		return "", &missingError{what: "Python environment .cache/venv", hint: "set " + pythonEnv + " to a Python that has celery"}
 	}
 	return python, nil
 }
@@ -66,8 +66,8 @@ func hasModules(python string, modules []string) error {
 	}
 	if missing := strings.Fields(string(out)); len(missing) > 0 {
 		return &missingError{
-			"Python module " + strings.Join(missing, ", "),
-			python + " -m pip install " + strings.Join(missing, " "),
+			what: "Python module " + strings.Join(missing, ", "),
+			hint: python + " -m pip install " + strings.Join(missing, " "),
 		}
 	}
 	return nil

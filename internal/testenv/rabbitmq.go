@@ -2,10 +2,12 @@ package testenv
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,15 +21,16 @@ import (
 // its own. Its methods fail the test when they cannot do what they say; call
 // them from the test's own goroutine, one at a time.
 type Rabbit struct {
-	t       testing.TB // nil under cmd/withservers
-	dir     string
-	scripts string // the folder of rabbitmq-server and rabbitmqctl
-	ports   *ports // the following
-	port    int    // AMQP
-	epmd    int    // port of epmd
-	dist    int    // port of Erlang's distribution, to which rabbitmqctl talks
-	ctl     int    // port of rabbitmqctl's own end of it
-	api     int    // port of the management API; 0: without the management plugin
+	t        testing.TB // nil under cmd/withservers
+	dir      string
+	programs programs
+	scripts  string // the folder of rabbitmq-server and rabbitmqctl
+	ports    *ports // the following
+	port     int    // AMQP
+	epmd     int    // port of epmd
+	dist     int    // port of Erlang's distribution, to which rabbitmqctl talks
+	ctl      int    // port of rabbitmqctl's own end of it
+	api      int    // port of the management API; 0: without the management plugin
 
 	names  *process // epmd
 	server *process
@@ -40,12 +43,21 @@ const (
 	rabbitStops  = time.Minute
 )
 
-// RabbitMQ starts a RabbitMQ without plugins for t and stops it when t ends. It
+// RabbitMQ starts a RabbitMQ without plugins for t and stops it when t ends. conf are
+// lines that are added to its rabbitmq.conf, such as "consumer_timeout = 3000". It
 // takes 5 to 10 seconds: it is for tests that stop, kill or configure the server;
-// others use [SharedRabbitMQ].
-func RabbitMQ(t testing.TB) *Rabbit {
+// others use [SharedRabbitMQ]. Its release is the one of ONCEOVER_TEST_RABBITMQ.
+func RabbitMQ(t testing.TB, conf ...string) *Rabbit {
 	t.Helper()
-	r, err := newRabbit(t.TempDir(), false)
+	return RabbitMQRelease(t, os.Getenv(rabbitReleaseEnv), conf...)
+}
+
+// RabbitMQRelease starts a server as [RabbitMQ] does, of a release such as "4.3", or
+// of the "newest" that scripts/servers has built, whatever the environment says. t is
+// skipped or fails, as everywhere here, where scripts/servers has not built it.
+func RabbitMQRelease(t testing.TB, release string, conf ...string) *Rabbit {
+	t.Helper()
+	r, err := newRabbit(t.TempDir(), rabbitOptions{release: release, conf: conf})
 	check(t, err)
 	r.t = t
 	t.Cleanup(func() {
@@ -58,37 +70,50 @@ func RabbitMQ(t testing.TB) *Rabbit {
 	return r
 }
 
-func newRabbit(dir string, management bool) (*Rabbit, error) {
-	scripts, err := rabbitScripts()
-	if err != nil {
+type rabbitOptions struct {
+	release    string // such as "4.3"; "": the machine's
+	management bool
+	conf       []string // further lines of rabbitmq.conf
+}
+
+func newRabbit(dir string, opt rabbitOptions) (*Rabbit, error) {
+	r := &Rabbit{dir: dir, scripts: debianScripts}
+	var err error
+	if r.programs, err = findPrograms("rabbitmq", opt.release); err != nil {
 		return nil, err
 	}
-	r := &Rabbit{dir: dir, scripts: scripts}
+	if r.programs.root == "" {
+		if r.scripts, err = rabbitScripts(); err != nil {
+			return nil, err
+		}
+	}
 	if r.ports, err = takePorts(5); err != nil {
 		return nil, err
 	}
 	n := r.ports.numbers
 	r.port, r.epmd, r.dist, r.ctl = n[0], n[1], n[2], n[3]
-	if management {
+	if opt.management {
 		r.api = n[4]
 	}
-	return r, r.configure()
+	return r, r.configure(opt.conf)
 }
 
-// rabbitScripts returns the folder with RabbitMQ's own scripts. Debian puts
-// wrappers into the path that change to the user rabbitmq, and refuse others.
+// debianScripts is the folder of RabbitMQ's own scripts on Debian. The path has
+// wrappers that change to the user rabbitmq, and refuse others.
+const debianScripts = "/usr/lib/rabbitmq/bin"
+
+// rabbitScripts returns the folder of the machine's RabbitMQ scripts.
 func rabbitScripts() (string, error) {
-	const debian = "/usr/lib/rabbitmq/bin/rabbitmq-server"
-	for _, name := range []string{debian, "rabbitmq-server"} {
+	for _, name := range []string{debianScripts + "/rabbitmq-server", "rabbitmq-server"} {
 		if path, err := exec.LookPath(name); err == nil {
 			return filepath.Dir(path), nil
 		}
 	}
-	return "", &missingError{"rabbitmq-server", "apt-get install rabbitmq-server"}
+	return "", &missingError{what: "rabbitmq-server", hint: "apt-get install rabbitmq-server"}
 }
 
 // configure writes the node's configuration files.
-func (r *Rabbit) configure() error {
+func (r *Rabbit) configure(more []string) error {
 	conf := fmt.Sprintf(`listeners.tcp.1 = %s
 num_acceptors.tcp = 2
 log.file = false
@@ -102,6 +127,9 @@ raft.wal_max_size_bytes = 8388608
 	if r.api != 0 {
 		conf += fmt.Sprintf("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = %d\n", r.api)
 		plugins = "[rabbitmq_management]."
+	}
+	for _, line := range more {
+		conf += line + "\n"
 	}
 	return errors.Join(
 		os.WriteFile(r.path("rabbitmq.conf"), []byte(conf), 0o600),
@@ -135,13 +163,23 @@ func (r *Rabbit) Kill() { r.server.kill() }
 // returns its output without the headings. It takes about a second.
 func (r *Rabbit) Ctl(args ...string) string {
 	r.t.Helper()
-	cmd := exec.CommandContext(r.t.Context(), filepath.Join(r.scripts, "rabbitmqctl"), append([]string{"--quiet"}, args...)...)
-	cmd.Env = r.env()
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		r.t.Fatalf("rabbitmqctl %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out))
+	out, err := r.Control(r.t.Context(), args...)
+	check(r.t, err)
+	return out
+}
+
+// Version asks the running server for its version.
+func (r *Rabbit) Version() Version { r.t.Helper(); return RabbitMQVersion(r.t, r.URL()) }
+
+// RabbitMQVersion asks the server at an AMQP URL for its version, so that a test can
+// expect what that release does.
+func RabbitMQVersion(t testing.TB, amqpURL string) Version {
+	t.Helper()
+	u, err := url.Parse(amqpURL)
+	check(t, err)
+	v, err := rabbitVersion(u.Host)
+	check(t, err)
+	return v
 }
 
 func (r *Rabbit) start(ctx context.Context) error {
@@ -151,11 +189,9 @@ func (r *Rabbit) start(ctx context.Context) error {
 	if err := r.startNames(ctx); err != nil {
 		return err
 	}
-	cmd := exec.Command(filepath.Join(r.scripts, "rabbitmq-server"))
-	cmd.Dir = r.dir
-	cmd.Env = r.env()
+	cmd := r.programs.command(context.Background(), r.dir, r.env(), filepath.Join(r.scripts, "rabbitmq-server"))
 	var err error
-	r.server, err = startProcess(cmd, r.path("rabbitmq.log"))
+	r.server, err = startProcess("rabbitmq-server", cmd, r.path("rabbitmq.log"))
 	if err != nil {
 		return err
 	}
@@ -168,17 +204,16 @@ func (r *Rabbit) startNames(ctx context.Context) error {
 	if r.names.running() {
 		return nil
 	}
-	bin, err := exec.LookPath("epmd")
-	if err != nil {
-		return &missingError{"epmd", "apt-get install erlang-base"}
+	if _, err := exec.LookPath("epmd"); err != nil && r.programs.root == "" {
+		return &missingError{what: "epmd", hint: "apt-get install erlang-base"}
 	}
-	cmd := exec.Command(bin, "-address", "127.0.0.1", "-port", strconv.Itoa(r.epmd))
-	cmd.Dir = r.dir
-	r.names, err = startProcess(cmd, r.path("epmd.log"))
+	cmd := r.programs.command(context.Background(), r.dir, os.Environ(), "epmd", "-address", "127.0.0.1", "-port", strconv.Itoa(r.epmd))
+	var err error
+	r.names, err = startProcess("epmd", cmd, r.path("epmd.log"))
 	if err != nil {
 		return err
 	}
-	return r.names.waitReady(ctx, 30*time.Second, func() bool {
+	return r.names.waitReady(ctx, rabbitStarts, func() bool {
 		conn, err := net.Dial("tcp", loopback(r.epmd))
 		if err != nil {
 			return false
@@ -228,19 +263,48 @@ func (r *Rabbit) env() []string {
 
 func (r *Rabbit) path(name string) string { return filepath.Join(r.dir, name) }
 
-// answersAMQP reports whether the server at addr greets a client: it answers the
-// protocol header with a method frame (AMQP 0-9-1, section 2.2.4).
+// answersAMQP reports whether the server at addr greets a client.
 func answersAMQP(addr string) bool {
-	conn, err := net.DialTimeout("tcp", addr, time.Second)
+	_, err := greeting(addr, 2*time.Second)
+	return err == nil
+}
+
+// rabbitVersion reads the version of the server at addr from its greeting.
+func rabbitVersion(addr string) (Version, error) {
+	text, err := greeting(addr, time.Minute)
 	if err != nil {
-		return false
+		return "", fmt.Errorf("ask RabbitMQ at %s for its version: %w", addr, err)
+	}
+	// An entry of the table server-properties: name, type S, length, text.
+	const entry = "\x07versionS"
+	_, rest, ok := strings.Cut(text, entry)
+	if !ok || len(rest) < 4 || len(rest)-4 < int(binary.BigEndian.Uint32([]byte(rest[:4]))) {
+		return "", fmt.Errorf("ask RabbitMQ at %s for its version: it says none", addr)
+	}
+	return Version(rest[4:][:binary.BigEndian.Uint32([]byte(rest[:4]))]), nil
+}
+
+// greeting sends the protocol header and returns the payload of the method frame
+// with which a broker answers, connection.start (AMQP 0-9-1, section 2.2.4).
+func greeting(addr string, limit time.Duration) (string, error) {
+	conn, err := net.DialTimeout("tcp", addr, limit)
+	if err != nil {
+		return "", err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(limit))
 	if _, err := io.WriteString(conn, "AMQP\x00\x00\x09\x01"); err != nil {
-		return false
+		return "", err
 	}
-	var frame [1]byte
-	_, err = io.ReadFull(conn, frame[:])
-	return err == nil && frame[0] == 1
+	var head [7]byte // type, channel, size
+	if _, err := io.ReadFull(conn, head[:]); err != nil {
+		return "", err
+	}
+	size := binary.BigEndian.Uint32(head[3:])
+	if head[0] != 1 || size > 1<<20 {
+		return "", fmt.Errorf("got %q, want a method frame", head)
+	}
+	payload := make([]byte, size)
+	_, err = io.ReadFull(conn, payload)
+	return string(payload), err
 }

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // SharedRabbitMQ returns the AMQP URL of a new, empty virtual host on the server
@@ -57,7 +56,7 @@ func newVirtualHost(t testing.TB, amqpURL, apiURL string) string {
 type management struct{ url string }
 
 func (m management) do(method, path, body string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), rabbitStarts)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, m.url+path, bytes.NewBufferString(body))
 	if err != nil {
@@ -92,13 +91,13 @@ func StartServers(ctx context.Context, dir string) (*Servers, error) {
 		return s, err
 	}
 	var err error
-	if s.redis, err = newRedis(redisDir); err != nil {
+	if s.redis, err = newRedis(redisDir, os.Getenv(redisReleaseEnv)); err != nil {
 		return s, err
 	}
 	if err := s.redis.start(ctx); err != nil {
 		return s, err
 	}
-	if s.rabbit, err = newRabbit(rabbitDir, true); err != nil {
+	if s.rabbit, err = newRabbit(rabbitDir, rabbitOptions{release: os.Getenv(rabbitReleaseEnv), management: true}); err != nil {
 		return s, err
 	}
 	return s, s.rabbit.start(ctx)
@@ -111,6 +110,13 @@ func (s *Servers) Env() []string {
 		apiEnv + "=http://guest:guest@" + loopback(s.rabbit.api),
 		redisEnv + "=" + s.redis.URL(),
 	}
+}
+
+// Versions returns that of RabbitMQ and the name and version of the Redis or Valkey,
+// such as "4.3.6" and "valkey 9.1.2".
+func (s *Servers) Versions() (rabbit Version, redis string, err error) {
+	rabbit, err = rabbitVersion(s.rabbit.Addr())
+	return rabbit, s.redis.Version(), err
 }
 
 // Stop kills the servers and waits until they are gone. Their folders stay.

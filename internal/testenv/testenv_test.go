@@ -2,10 +2,12 @@ package testenv
 
 import (
 	"bufio"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,7 +18,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// childEnv makes the test binary start a Redis, say where and wait to be killed.
+// childEnv makes TestChild start a Redis, say where and wait to be killed.
 const childEnv = "ONCEOVER_TESTENV_CHILD"
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -143,20 +145,34 @@ func TestRedisTakesOptions(t *testing.T) {
 // TestServerEndsWithKilledTest kills a test binary that has started a Redis and
 // looks whether the Redis ends too.
 func TestServerEndsWithKilledTest(t *testing.T) {
-	if os.Getenv(childEnv) == "1" {
-		r := Redis(t)
-		_, _ = os.Stdout.WriteString("redis at " + r.Addr() + "\n")
-		<-t.Context().Done() // until killed
+	t.Parallel()
+	endsWithKilledTest(t, "")
+}
+
+func TestNewestServerEndsWithKilledTest(t *testing.T) {
+	t.Parallel()
+	check(t, (&RedisServer{}).findProgram("valkey-newest"))
+	endsWithKilledTest(t, "valkey-newest")
+}
+
+func TestChild(t *testing.T) {
+	if os.Getenv(childEnv) != "1" {
 		return
 	}
-	t.Parallel()
-	if _, err := os.Stat("/proc/self"); err != nil {
+	r := Redis(t)
+	_, _ = os.Stdout.WriteString("redis at " + r.Addr() + "\n")
+	<-t.Context().Done() // until killed
+}
+
+func endsWithKilledTest(t *testing.T, release string) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
 		t.Log("not Linux: no parent-death signal to test")
 		return
 	}
 	dir := t.TempDir() // the killed child cannot remove its own
-	cmd := exec.Command(os.Args[0], "-test.run=^TestServerEndsWithKilledTest$")
-	cmd.Env = append(os.Environ(), childEnv+"=1", "TMPDIR="+dir)
+	cmd := exec.Command(os.Args[0], "-test.run=^TestChild$")
+	cmd.Env = append(os.Environ(), childEnv+"=1", "TMPDIR="+dir, redisReleaseEnv+"="+release)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +192,7 @@ func TestServerEndsWithKilledTest(t *testing.T) {
 
 	_ = cmd.Process.Signal(syscall.SIGKILL)
 	_ = cmd.Wait()
-	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := conn.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
 		t.Errorf("Redis after the test was killed: got %v, want the connection closed", err)
 	}
@@ -185,7 +201,7 @@ func TestServerEndsWithKilledTest(t *testing.T) {
 func TestProcessThatEndsEarlyShowsItsLog(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	r, err := newRedis(dir, "--no-such-option", "yes")
+	r, err := newRedis(dir, "", "--no-such-option", "yes")
 	check(t, err)
 	err = r.start(t.Context())
 	if err == nil {
@@ -198,19 +214,33 @@ func TestProcessThatEndsEarlyShowsItsLog(t *testing.T) {
 }
 
 func TestMissing(t *testing.T) {
-	missing := &missingError{"redis-server", "apt-get install redis-server"}
+	missing := &missingError{what: "redis-server", hint: "apt-get install redis-server"}
 	if got, want := missing.Error(), "redis-server not found; run scripts/setup, or: apt-get install redis-server"; got != want {
 		t.Errorf("message: got %q, want %q", got, want)
 	}
+	release := &missingError{what: "rabbitmq 4.3 (there is: 3.10.8)", hint: "scripts/servers forky", release: true}
+	if got, want := release.Error(), "rabbitmq 4.3 (there is: 3.10.8) not found; run scripts/servers forky"; got != want {
+		t.Errorf("message: got %q, want %q", got, want)
+	}
 	for _, c := range []struct {
-		require string
-		want    string
-	}{{"", "skip"}, {"1", "fail"}} {
+		err         error
+		require     string
+		notCompared string
+		want        string
+	}{
+		{missing, "", "", "skip"},
+		{missing, "1", "", "fail"},
+		{missing, "1", newerServers, "fail"},
+		{release, "", "", "skip"},
+		{release, "1", "imagehash", "fail"},
+		{release, "1", "imagehash," + newerServers, "skip: " + NotCompared + release.Error()},
+	} {
 		t.Setenv(requireEnv, c.require)
+		t.Setenv(notComparedEnv, c.notCompared)
 		tb := &recorder{TB: t}
-		check(tb, missing)
+		check(tb, c.err)
 		if tb.got != c.want {
-			t.Errorf("%s=%q: got %q, want %q", requireEnv, c.require, tb.got, c.want)
+			t.Errorf("%v with %s=%q, %s=%q: got %q, want %q", c.err, requireEnv, c.require, notComparedEnv, c.notCompared, tb.got, c.want)
 		}
 	}
 }
@@ -226,7 +256,7 @@ func TestPython(t *testing.T) {
 	t.Run("missing module", func(t *testing.T) {
 		python, err := exec.LookPath("python3")
 		if err != nil {
-			check(t, &missingError{"python3", "apt-get install python3"})
+			check(t, &missingError{what: "python3", hint: "apt-get install python3"})
 		}
 		err = hasModules(python, []string{"json", "onceover_no_such_module"})
 		if err == nil || !strings.HasPrefix(err.Error(), "Python module onceover_no_such_module not found") {
@@ -264,6 +294,11 @@ func (r *recorder) Helper() {}
 func (r *recorder) Skip(...any) {
 	if r.got == "" {
 		r.got = "skip"
+	}
+}
+func (r *recorder) Skipf(format string, args ...any) {
+	if r.got == "" {
+		r.got = "skip: " + fmt.Sprintf(format, args...)
 	}
 }
 func (r *recorder) Fatal(...any) {
