@@ -1,12 +1,14 @@
 # make demo   the whole thing in one process, with sample pictures
 # make dev    the same without samples, stays up for your own producer
 # make test   every check; installs what is missing (scripts/setup)
+# make newest the tests of the newest RabbitMQ and Valkey alone
+# make matrix each pair of releases of RabbitMQ and of Redis or Valkey; writes docs/tested-with.md
 # make violence   ten minutes of kill -9, restarts and cut connections, and an account of every job
 # make build  bin/onceover, static
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: demo dev test test-short celery-suite violence setup modules build image clean
+.PHONY: demo dev test test-short newest matrix celery-suite violence setup modules build image clean
 
 demo:
 	go run ./cmd/onceover demo
@@ -20,6 +22,14 @@ test:
 # The tests of some packages: make test-short PKGS="./worker/... ./celery/..."
 test-short:
 	scripts/test unit
+
+# On the newest servers. FLAGS="-run TestX ./worker" takes other tests than the usual ones.
+newest:
+	scripts/test newest $(FLAGS)
+
+# PAIRS="4.3+valkey-9" runs one pair and leaves the rows of the others as they are.
+matrix:
+	scripts/matrix $(if $(PAIRS),-pairs "$(PAIRS)") $(FLAGS)
 
 # All of Celery's own integration tests, against examples/integration.
 celery-suite: setup
