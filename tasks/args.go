@@ -75,10 +75,7 @@ func jobIDOf(taskID string) jobID {
 	return jobID{text: taskID, raw: raw}
 }
 
-var (
-	modelForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}$`)
-	langForm  = regexp.MustCompile(`^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$`)
-)
+var modelForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}$`)
 
 // bind reads the arguments. The job id is set even beside an error, so that the
 // failure can be shown where the client looks.
@@ -105,8 +102,10 @@ func bind(req *celery.Request) (arguments, error) {
 	if a.Model != "" && !modelForm.MatchString(a.Model) {
 		return a, valueError("model", errors.New("expected a model name of at most 100 letters, digits and ._:/@+-"))
 	}
-	if a.Lang != "" && !langForm.MatchString(a.Lang) {
-		return a, valueError("lang", errors.New("expected a language tag such as ko or en-GB"))
+	if a.Lang != "" {
+		if err := vision.CheckLang(a.Lang); err != nil {
+			return a, valueError("lang", err)
+		}
 	}
 	return a, nil
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 	"time"
 )
@@ -35,10 +34,6 @@ const (
 	maxModelBytes  = 200
 )
 
-// langTag is the shape of the BCP 47 tags that matter here: language, script, region. It is also what keeps the
-// language of a job from carrying instructions into a prompt.
-var langTag = regexp.MustCompile(`^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,2}$`)
-
 // validate returns every fault of c, each naming its field; nil if there is none. Values that may be secret are not
 // repeated.
 func (c OpenAIConfig) validate() error {
@@ -57,8 +52,10 @@ func (c OpenAIConfig) validate() error {
 	if c.Timeout < 0 {
 		fault("Timeout", fmt.Sprintf("is negative (%v): expected a duration, or 0 for %v", c.Timeout, defaultTimeout))
 	}
-	if c.DefaultLang != "" && !langTag.MatchString(c.DefaultLang) {
-		fault("DefaultLang", fmt.Sprintf("%.40q is not a language tag: expected one such as ko, en or pt-BR", c.DefaultLang))
+	if c.DefaultLang != "" {
+		if err := CheckLang(c.DefaultLang); err != nil {
+			fault("DefaultLang", err.Error())
+		}
 	}
 	if min(c.PriceIn, c.PriceOut) < 0 || max(c.PriceIn, c.PriceOut) > maxPrice {
 		fault("PriceIn, PriceOut", fmt.Sprintf("out of range: expected 0 to %d, in millionths of a dollar per million tokens", maxPrice))

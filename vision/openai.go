@@ -161,8 +161,8 @@ func (o *OpenAI) begin(opt Options, prompt string) (chatRequest, error) {
 		model = opt.Model
 	}
 	if opt.Lang != "" {
-		if !langTag.MatchString(opt.Lang) {
-			return chatRequest{}, &Error{Err: fmt.Errorf("lang %.40q is not a language tag: expected one such as ko, en or pt-BR", opt.Lang)}
+		if err := CheckLang(opt.Lang); err != nil {
+			return chatRequest{}, &Error{Err: fmt.Errorf("lang %w", err)}
 		}
 		lang = opt.Lang
 	}

@@ -315,6 +315,9 @@ func (s *Settings) complete(env map[string]string) []error {
 			check(err)
 		}
 	}
+	if err := vision.CheckLang(s.Tasks.Lang); err != nil {
+		faults = append(faults, fmt.Errorf("lang: %w", err))
+	}
 	s.Image.S3 = source.S3ConfigFromEnv(func(name string) string { return env[name] })
 	check(s.Image.Validate())
 	s.Vision.APIKey, s.Vision.DefaultLang = string(s.apiKey), s.Tasks.Lang

@@ -133,6 +133,18 @@ func TestPillow(t *testing.T) {
 	}
 }
 
+func TestLang(t *testing.T) {
+	if s, _, err := load(t, nil, "ONCEOVER_LANG=pt-BR"); err != nil || s.Tasks.Lang != "pt-BR" || s.Vision.DefaultLang != "pt-BR" {
+		t.Errorf("got %q, %q, %v, want pt-BR", s.Tasks.Lang, s.Vision.DefaultLang, err)
+	}
+	for _, lang := range []string{"english please", "abcd-x", "ko_KR"} {
+		_, _, err := load(t, nil, "ONCEOVER_LANG="+lang)
+		if err == nil || !strings.Contains(err.Error(), "lang: ") || !strings.Contains(err.Error(), "expected one such as ko, en or pt-BR") {
+			t.Errorf("%s: got %v, want an error that names the setting and the form", lang, err)
+		}
+	}
+}
+
 func TestRPCResults(t *testing.T) {
 	s, _, err := load(t, nil, "CELERY_RESULT_BACKEND=rpc://")
 	if err != nil || !s.Worker.RPCResults || s.ResultsURL != "redis://127.0.0.1:6379/0" {
