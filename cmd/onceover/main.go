@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // the image has no zones, and TZ names one
 
 	"github.com/redis/go-redis/v9"
 

@@ -2,11 +2,14 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -14,7 +17,18 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"onceover": func() { os.Exit(run(os.Args[1:])) },
+		"offset":   printOffset,
 	})
+}
+
+// printOffset prints how many seconds local time is ahead of UTC, as a program does
+// that finds no file with time zones: it may open none.
+func printOffset() {
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{}); err != nil {
+		panic(err)
+	}
+	_, east := time.Now().Zone()
+	fmt.Println(east)
 }
 
 // TestScripts runs testdata/script. Each script finds a few pictures in its
