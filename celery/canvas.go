@@ -3,6 +3,7 @@ package celery
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -141,15 +142,8 @@ func (p *Plan) applyTask(s *Signature, args []json.RawMessage, kwargs map[string
 		priority := uint8(min(max(*o.Priority, 0), 255))
 		r.Properties.Priority = &priority
 	}
-	var err error
-	if r.ETA, err = p.moment(o.ETA); err != nil {
-		return nil, fmt.Errorf("option eta of %s: %w", s.Task, err)
-	}
-	if o.Countdown != nil {
-		r.ETA = p.Now.Add(time.Duration(*o.Countdown * float64(time.Second)))
-	}
-	if r.Expires, err = p.moment(o.Expires); err != nil {
-		return nil, fmt.Errorf("option expires of %s: %w", s.Task, err)
+	if err := p.times(r, o); err != nil {
+		return nil, fmt.Errorf("signature of %s: %w", clip(s.Task, 64), err)
 	}
 	p.Messages = append(p.Messages, Message{Request: r, Queue: o.Queue, Exchange: o.Exchange, RoutingKey: o.RoutingKey})
 	result := &Result{ID: o.TaskID}
@@ -159,20 +153,50 @@ func (p *Plan) applyTask(s *Signature, args []json.RawMessage, kwargs map[string
 	return result, nil
 }
 
-// moment reads an option that is a time, or a number of seconds from now.
-func (p *Plan) moment(raw json.RawMessage) (time.Time, error) {
-	if len(raw) == 0 {
-		return time.Time{}, nil
+// times sets the ETA and the expiry of r. As in Celery an ETA is a time and a countdown
+// a number of seconds, which wins; expires may be either (celery/app/amqp.py,
+// as_task_v2).
+func (p *Plan) times(r *Request, o Options) (err error) {
+	if len(o.ETA) > 0 {
+		if r.ETA, err = momentOf(o.ETA); err != nil {
+			return fmt.Errorf("option eta: %w", err)
+		}
 	}
-	var seconds float64
-	if json.Unmarshal(raw, &seconds) == nil {
-		return p.Now.Add(time.Duration(seconds * float64(time.Second))), nil
+	if o.Countdown != nil {
+		if r.ETA, err = p.in(*o.Countdown); err != nil {
+			return fmt.Errorf("option countdown: %w", err)
+		}
 	}
+	if len(o.Expires) > 0 {
+		var seconds float64
+		if json.Unmarshal(o.Expires, &seconds) == nil {
+			r.Expires, err = p.in(seconds)
+		} else {
+			r.Expires, err = momentOf(o.Expires)
+		}
+		if err != nil {
+			return fmt.Errorf("option expires: %w", err)
+		}
+	}
+	return nil
+}
+
+// momentOf reads an option that is a time.
+func momentOf(raw json.RawMessage) (time.Time, error) {
 	var text string
 	if err := json.Unmarshal(richText(raw), &text); err != nil {
-		return time.Time{}, fmt.Errorf("%s is neither a time nor a number of seconds", clip(string(raw), 64))
+		return time.Time{}, fmt.Errorf("%s is not a time: expected a text such as \"2030-01-02T12:04:05+09:00\"", clip(string(raw), 64))
 	}
 	return ParseTime(text)
+}
+
+// in is the time in so many seconds from now.
+func (p *Plan) in(seconds float64) (time.Time, error) {
+	const century = 100 * 365 * 24 * 60 * 60
+	if !(math.Abs(seconds) <= century) {
+		return time.Time{}, fmt.Errorf("%g seconds from now are more than a hundred years", seconds)
+	}
+	return p.Now.Add(time.Duration(seconds * float64(time.Second))), nil
 }
 
 // completion is what the part of a signature that completes it has to carry.

@@ -129,7 +129,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"no headers", nil, `[[],{},{}]`, celery.ReasonNotATask},
 		{"id is a number", headers(func(h map[string]any) { h["id"] = int32(7) }), `[[],{},{}]`, celery.ReasonHeader},
 		{"id empty", headers(func(h map[string]any) { h["id"] = nil }), `[[],{},{}]`, celery.ReasonHeader},
-		{"retries text", headers(func(h map[string]any) { h["retries"] = "1" }), `[[],{},{}]`, celery.ReasonHeader},
+		{"retries text", headers(func(h map[string]any) { h["retries"] = "many" }), `[[],{},{}]`, celery.ReasonHeader},
 		{"eta nonsense", headers(func(h map[string]any) { h["eta"] = "tomorrow" }), `[[],{},{}]`, celery.ReasonHeader},
 		{"timelimit short", headers(func(h map[string]any) { h["timelimit"] = []any{nil} }), `[[],{},{}]`, celery.ReasonHeader},
 		{"timelimit negative", headers(func(h map[string]any) { h["timelimit"] = []any{-1.0, nil} }), `[[],{},{}]`, celery.ReasonHeader},
@@ -310,6 +310,8 @@ func FuzzDecode(f *testing.F) {
 		headers, _ := json.Marshal(c.Headers)
 		f.Add(c.Properties.ContentType, headers, body)
 	}
+	f.Add("application/json", []byte(`{"task":"t","id":"i","retries":"0","ignore_result":1,"eta":"20300102t1204z","expires":"2030-W01-3"}`), []byte(`[[NaN,"\u00e9"],{"a\u0062":1,"a":2},{"callbacks":[{"task":"t","options":{"retries":1.0,"ignore_result":0}}]}]`))
+	f.Add("application/json", []byte(`{}`), []byte(`{"task":"t","id":"i","args":[1],"eta":{"__type__":"datetime","__value__":"2030-01-02"}}`))
 	f.Fuzz(func(t *testing.T, contentType string, headers, body []byte) {
 		var h map[string]any
 		if json.Unmarshal(headers, &h) != nil {
@@ -334,11 +336,22 @@ func FuzzDecode(f *testing.F) {
 }
 
 func FuzzParseTime(f *testing.F) {
-	f.Add("2030-01-02T12:04:05.000123+09:00")
-	f.Add("2030-01-02")
+	for _, s := range []string{
+		"2030-01-02T12:04:05.000123+09:00", "2030-01-02", "2030", "2030-01", "20300102t1204z", "2030-W01-3T12", "2030W013", "2030-002", "2030002T24:00", "2030-01-02T120405,5-0330",
+		"2030-01-02T12:04:05+09:00:30.5", "9999-12-31T23:59:59.999999-09:00", "0001-01-01T00:00+09:00", "2030-01-02한12",
+	} {
+		f.Add(s)
+	}
 	f.Fuzz(func(t *testing.T, s string) {
-		if got, err := celery.ParseTime(s); err == nil && got.Location() != time.UTC {
-			t.Errorf("ParseTime(%q) is not in UTC", s)
+		got, err := celery.ParseTime(s)
+		if err != nil {
+			return
+		}
+		if got.Location() != time.UTC || got.Year() < 1 || got.Year() > 9999 || got.Nanosecond()%1000 != 0 {
+			t.Errorf("ParseTime(%q) is %v: expected whole microseconds of UTC in the years 1 to 9999", s, got)
+		}
+		if again, err := celery.ParseTime(celery.ISOTime(got)); err != nil || !again.Equal(got) {
+			t.Errorf("ParseTime(%q) is %v, which is written as %s and read as %v, %v", s, got, celery.ISOTime(got), again, err)
 		}
 	})
 }

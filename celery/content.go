@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
@@ -26,7 +25,7 @@ const MaxBodyBytes = 128 << 20
 // NaN, which Python writes into JSON and JSON does not know, becomes null, and
 // its infinities become 1e999 and -1e999, which Python reads as such.
 func decodeContent(contentType, encoding, compression string, body []byte) (json.RawMessage, Reason, error) {
-	decode, err := serializer(contentType, encoding)
+	decode, err := serializer(contentType)
 	if err != nil {
 		return nil, ReasonContentType, err
 	}
@@ -42,6 +41,9 @@ func decodeContent(contentType, encoding, compression string, body []byte) (json
 	if len(body) > MaxBodyBytes {
 		return nil, ReasonBody, fmt.Errorf("the body has %d bytes: expected at most %d", len(body), MaxBodyBytes)
 	}
+	if body, err = toUTF8(body, encoding); err != nil {
+		return nil, ReasonContentType, err
+	}
 	doc, err := decode(body)
 	if err != nil {
 		return nil, ReasonBody, fmt.Errorf("the body is not %s: %w", mediaType(contentType), err)
@@ -50,12 +52,7 @@ func decodeContent(contentType, encoding, compression string, body []byte) (json
 }
 
 // serializer returns the decoder of a content type.
-func serializer(contentType, encoding string) (func([]byte) (json.RawMessage, error), error) {
-	switch strings.ToLower(encoding) {
-	case "", "utf-8", "utf8", "us-ascii", "ascii", "binary":
-	default:
-		return nil, fmt.Errorf("content encoding %q is not accepted: expected utf-8", clip(encoding, 64))
-	}
+func serializer(contentType string) (func([]byte) (json.RawMessage, error), error) {
 	switch mediaType(contentType) {
 	case ContentTypeJSON:
 		return decodeJSON, nil
@@ -119,6 +116,9 @@ func decompress(open func(io.Reader) (io.Reader, error), body []byte, limit int6
 
 // decodeJSON accepts JSON as Python writes it.
 func decodeJSON(body []byte) (json.RawMessage, error) {
+	if err := checkUTF8(body); err != nil {
+		return nil, err
+	}
 	if json.Valid(body) {
 		return body, nil
 	}

@@ -76,10 +76,8 @@ func (r *Request) Encode() (Properties, map[string]any, []byte, error) {
 
 // tableValue is a JSON value as AMQP field tables know it.
 func tableValue(raw json.RawMessage) any {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	var v any
-	if dec.Decode(&v) != nil {
+	v, err := anyOf(raw)
+	if err != nil {
 		return nil
 	}
 	return numbersOf(v)

@@ -1,7 +1,9 @@
 package celery
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 )
@@ -47,12 +49,24 @@ type Options struct {
 // plainOptions has the fields of Options without its methods.
 type plainOptions Options
 
+// looseOptions are the options that Celery passes on without looking at their type.
+type looseOptions struct {
+	*plainOptions
+	GroupIndex          *looseInt  `json:"group_index"`
+	Retries             looseInt   `json:"retries"`
+	ReplacedTaskNesting looseInt   `json:"replaced_task_nesting"`
+	IgnoreResult        *looseBool `json:"ignore_result"`
+}
+
 // UnmarshalJSON reads the options; unknown ones go to Extra.
 func (o *Options) UnmarshalJSON(data []byte) error {
 	*o = Options{}
-	if err := json.Unmarshal(data, (*plainOptions)(o)); err != nil {
+	loose := looseOptions{plainOptions: (*plainOptions)(o)}
+	if err := json.Unmarshal(data, &loose); err != nil {
 		return err
 	}
+	o.GroupIndex, o.IgnoreResult = (*int)(loose.GroupIndex), (*bool)(loose.IgnoreResult)
+	o.Retries, o.ReplacedTaskNesting = int(loose.Retries), int(loose.ReplacedTaskNesting)
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal(data, &all); err != nil {
 		return err
@@ -72,6 +86,36 @@ func (o *Options) UnmarshalJSON(data []byte) error {
 		o.Expires = nil
 	}
 	return nil
+}
+
+// looseInt is an integer that may be written as 1.0 or "1".
+type looseInt int
+
+func (n *looseInt) UnmarshalJSON(data []byte) error {
+	v, err := anyOf(data)
+	i, ok := whole(v)
+	if err == nil && !ok {
+		err = fmt.Errorf("%s is not an integer", clip(string(data), 64))
+	}
+	*n = looseInt(i)
+	return err
+}
+
+// looseBool is true for what is true in Python, such as 1.
+type looseBool bool
+
+func (b *looseBool) UnmarshalJSON(data []byte) error {
+	v, err := anyOf(data)
+	*b = looseBool(truth(v))
+	return err
+}
+
+// anyOf is a JSON value with numbers as they are written.
+func anyOf(data []byte) (v any, err error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	err = dec.Decode(&v)
+	return v, err
 }
 
 func knownOption(key string) bool {
