@@ -41,8 +41,11 @@ type Request struct {
 	Origin     string // "gen<pid>@<host>" of the producer
 	ReplyTo    string // queue of the client, for rpc:// results; "" when none
 
-	Args   []json.RawMessage          // positional arguments, one JSON value each
-	Kwargs map[string]json.RawMessage // keyword arguments, one JSON value each
+	// The arguments, one JSON value each. Those of a request that [Decode] made are
+	// parts of the body and keep it in memory; neither may be changed in place, by
+	// json.Unmarshal into one of them either. To replace a value is fine.
+	Args   []json.RawMessage          // positional
+	Kwargs map[string]json.RawMessage // keyword
 
 	Callbacks Signatures // called with the result
 	Errbacks  Signatures // called with the id of this task when it fails
@@ -191,7 +194,8 @@ func (e *MessageError) Unwrap() error { return e.Err }
 
 // Decode reads a task message of protocol 2, or 1. headers is the AMQP header
 // table with its values as the AMQP client gives them (strings, integers, nil,
-// nested slices and maps). Every error is a [*MessageError].
+// nested slices and maps). The body, if it is JSON and not compressed, becomes part of the
+// request and must not be changed afterwards. Every error is a [*MessageError].
 func Decode(p Properties, headers map[string]any, body []byte) (*Request, error) {
 	h := headerReader{table: headers}
 	r := &Request{ID: h.text("id"), Task: h.text("task"), ReplyTo: p.ReplyTo, Properties: p}
@@ -235,10 +239,11 @@ func Decode(p Properties, headers map[string]any, body []byte) (*Request, error)
 	if r.RootID == "" {
 		r.RootID = r.ID
 	}
-	if err := r.body(content); err != nil {
+	rest, err := r.body(content)
+	if err != nil {
 		return refuse(ReasonBody, err)
 	}
-	if err := r.follow(content); err != nil {
+	if err := r.follow(rest); err != nil {
 		return refuse(ReasonCanvas, err)
 	}
 	return r, nil
@@ -317,52 +322,52 @@ func decodeV1(content json.RawMessage) (map[string]any, bool) {
 }
 
 // parts are the three elements of a body, of which a dict has the first two by
-// name and is the third itself.
+// name and is the third itself. What is missing is null.
 func parts(content json.RawMessage) (args, kwargs, embed json.RawMessage, err error) {
+	null := json.RawMessage("null")
 	if content[0] == '{' {
-		var v1 struct{ Args, Kwargs json.RawMessage }
-		if err := json.Unmarshal(content, &v1); err != nil || v1.Args == nil {
+		v1, _ := members(content)
+		if args = v1["args"]; args == nil {
 			return nil, nil, nil, errors.New("the body is neither a list [args, kwargs, embed] nor a dict of protocol 1, with args")
 		}
-		return v1.Args, v1.Kwargs, content, nil
+		if kwargs = v1["kwargs"]; kwargs == nil {
+			kwargs = null
+		}
+		return args, kwargs, content, nil
 	}
-	var list []json.RawMessage
-	if err := json.Unmarshal(content, &list); err != nil {
+	list, ok := elements(content)
+	switch {
+	case !ok || list == nil:
 		return nil, nil, nil, errors.New("the body is not a list [args, kwargs, embed]")
-	}
-	switch len(list) {
-	case 2:
-		return list[0], list[1], nil, nil
-	case 3:
+	case len(list) == 2:
+		return list[0], list[1], null, nil
+	case len(list) == 3:
 		return list[0], list[1], list[2], nil
 	}
 	return nil, nil, nil, fmt.Errorf("the body has %d elements: expected [args, kwargs, embed]", len(list))
 }
 
-// body reads the arguments.
-func (r *Request) body(content json.RawMessage) error {
-	args, kwargs, embed, err := parts(content)
+// body reads the arguments, and returns what says what follows.
+func (r *Request) body(content json.RawMessage) (rest json.RawMessage, err error) {
+	args, kwargs, rest, err := parts(content)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if len(args) > 0 && json.Unmarshal(args, &r.Args) != nil {
-		return errors.New("args is not a list")
+	var ok bool
+	if r.Args, ok = elements(args); !ok {
+		return nil, errors.New("args is not a list")
 	}
-	if len(kwargs) > 0 && json.Unmarshal(kwargs, &r.Kwargs) != nil {
-		return errors.New("kwargs is not a mapping")
+	if r.Kwargs, ok = members(kwargs); !ok {
+		return nil, errors.New("kwargs is not a mapping")
 	}
-	if len(embed) > 0 && embed[0] != '{' && string(embed) != "null" {
-		return errors.New("embed is not a mapping")
+	if rest[0] != '{' && string(rest) != "null" {
+		return nil, errors.New("embed is not a mapping")
 	}
-	return nil
+	return rest, nil
 }
 
 // follow reads what follows from the task.
-func (r *Request) follow(content json.RawMessage) error {
-	_, _, rest, err := parts(content)
-	if err != nil || len(rest) == 0 {
-		return err
-	}
+func (r *Request) follow(rest json.RawMessage) error {
 	var e embed
 	if err := json.Unmarshal(rest, &e); err != nil {
 		return fmt.Errorf("callbacks, errbacks, chain or chord: %w", err)
