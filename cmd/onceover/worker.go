@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -206,8 +207,8 @@ func openRedis(role, url string, concurrency int) (*redis.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	opt.PoolSize = min(max(concurrency/4, 8), 64)
-	opt.ClientName = "onceover-" + role
+	opt.PoolSize = cmp.Or(opt.PoolSize, min(max(concurrency/4, 8), 64))
+	opt.ClientName = cmp.Or(opt.ClientName, "onceover-"+role)
 	return redis.NewClient(opt), nil
 }
 

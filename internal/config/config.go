@@ -9,7 +9,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -351,24 +350,17 @@ func (s *Settings) complete(env map[string]string) []error {
 
 // onDB puts a database into the URL of a server that names none.
 func onDB(server string, db int) (string, error) {
-	if _, err := ParseRedisURL("redis-url", server); err != nil {
+	opt, err := ParseRedisURL("redis-url", server)
+	if err != nil {
 		return "", err
 	}
-	u, err := url.Parse(server)
-	if err != nil {
-		return "", errors.New("redis-url is not a URL")
+	if opt.DB != 0 {
+		return "", fmt.Errorf("redis-url names database %d: expected none, since each role has its own; to choose, set results-url, cache-url, progress-url, failed-url", opt.DB)
 	}
-	if u.Scheme == "unix" {
-		return "", errors.New("redis-url is a socket: give each role its own URL (results-url, cache-url, progress-url, failed-url) as unix://path?db=N")
-	}
-	if path := strings.Trim(u.Path, "/"); path != "" && path != "0" {
-		return "", fmt.Errorf("redis-url names database %s: expected none, since each role has its own; to choose, set results-url, cache-url, progress-url, failed-url", path)
-	}
-	u.Path = fmt.Sprintf("/%d", db)
-	return u.String(), nil
+	return redisretry.OnDB(server, db)
 }
 
-// ParseRedisURL reads redis://, rediss:// and unix:// URLs. The error names the
+// ParseRedisURL reads a Redis URL as [redisretry.Options] does. The error names the
 // setting and never shows the password.
 func ParseRedisURL(setting, raw string) (*redis.Options, error) {
 	opt, err := redisretry.Options(raw)
@@ -377,7 +369,7 @@ func ParseRedisURL(setting, raw string) (*redis.Options, error) {
 		if len(scheme) > 16 || scheme == raw {
 			scheme = "?"
 		}
-		return nil, fmt.Errorf("%s (%s://…) is not a Redis URL: expected redis://[user:password@]host:port/db or rediss://…", setting, scheme)
+		return nil, fmt.Errorf("%s (%s://…) is not a Redis URL that can be used: %w", setting, scheme, err)
 	}
 	return opt, nil
 }

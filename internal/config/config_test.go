@@ -74,6 +74,49 @@ func TestRoles(t *testing.T) {
 	}
 }
 
+// TestRolesOnPythonsURLs: what Celery takes, the server of all roles may be too.
+func TestRolesOnPythonsURLs(t *testing.T) {
+	for url, want := range map[string]string{
+		"rediss://:p|w@h:6380?ssl_cert_reqs=none": "rediss://:p|w@h:6380/2?ssl_cert_reqs=none",
+		"redis+socket:///run/r.sock":              "redis+socket:///run/r.sock?db=2",
+		"redis://h/0?socket_timeout=3":            "redis://h/2?socket_timeout=3",
+	} {
+		s, _, err := load(t, nil, "ONCEOVER_REDIS_URL="+url, "CELERY_RESULT_BACKEND="+url)
+		if err != nil || s.ProgressURL != want || s.ResultsURL != url {
+			t.Errorf("%s: got %s and %s, %v, want %s for progress", url, s.ProgressURL, s.ResultsURL, err, want)
+		}
+	}
+	_, _, err := load(t, nil, "CELERY_RESULT_BACKEND=redis://:hunter2@h?foo=hunter2")
+	if err == nil || !strings.Contains(err.Error(), `results-url (redis://…) is not a Redis URL that can be used: parameter "foo" is not known: expected one of db`) || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("got %v, want the setting and the parameter named, and no password", err)
+	}
+	if _, _, err := load(t, nil, "ONCEOVER_REDIS_URL=redis+socket:///run/r.sock?virtual_host=3"); err == nil || !strings.Contains(err.Error(), "redis-url names database 3") {
+		t.Errorf("a database for all roles: got %v", err)
+	}
+}
+
+// TestRedisParameters: the documentation names what is taken.
+func TestRedisParameters(t *testing.T) {
+	_, err := ParseRedisURL("results-url", "redis://h?foo=1")
+	if err == nil {
+		t.Fatal("got no error")
+	}
+	doc, readErr := os.ReadFile("../../docs/configuration.md")
+	if readErr != nil {
+		t.Fatal(readErr)
+	}
+	_, list, _ := strings.Cut(err.Error(), "expected one of ")
+	names := strings.Fields(strings.Replace(list, "; without effect are", "", 1))
+	if len(names) < 25 {
+		t.Fatalf("the error names %d parameters: %v", len(names), err)
+	}
+	for _, name := range names {
+		if !strings.Contains(string(doc), "`"+name+"`") {
+			t.Errorf("docs/configuration.md does not name %s", name)
+		}
+	}
+}
+
 func TestSecrets(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(file, []byte("sk-secret\n"), 0o600); err != nil {

@@ -143,18 +143,3 @@ type finalError struct{ err error }
 
 func (e *finalError) Error() string { return e.err.Error() }
 func (e *finalError) Unwrap() error { return e.err }
-
-// Options reads a redis://, rediss:// or unix:// URL for a client that stands
-// behind guards: its own retries are off, so that a guard sees an outage at
-// once and no try is multiplied, and a deadline of a context ends a command that
-// waits for a server which does not answer.
-func Options(url string) (*redis.Options, error) {
-	opt, err := redis.ParseURL(url)
-	if err != nil {
-		return nil, err
-	}
-	opt.MaxRetries = -1
-	opt.DialerRetries = 1
-	opt.ContextTimeoutEnabled = true
-	return opt, nil
-}
