@@ -41,9 +41,9 @@ type Request struct {
 	Origin     string // "gen<pid>@<host>" of the producer
 	ReplyTo    string // queue of the client, for rpc:// results; "" when none
 
-	// The arguments, one JSON value each. Those of a request that [Decode] made are
-	// parts of the body and keep it in memory; neither may be changed in place, by
-	// json.Unmarshal into one of them either. To replace a value is fine.
+	// The arguments, one JSON value each. In a request from [Decode] they are parts of
+	// the body, and keep it in memory. Nobody may write into them or into the body, which
+	// json.Unmarshal into one of them would do; setting another value is fine.
 	Args   []json.RawMessage          // positional
 	Kwargs map[string]json.RawMessage // keyword
 

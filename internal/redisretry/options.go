@@ -32,19 +32,9 @@ func Options(rawURL string) (*redis.Options, error) {
 		return nil, err
 	}
 	o := optionReader{socket: u.scheme == "socket", secure: u.scheme == "rediss"}
-	rest := url.Values{}
-	for _, name := range slices.Sorted(maps.Keys(u.query)) {
-		values := u.query[name]
-		if len(values) > 1 {
-			return nil, fmt.Errorf("parameter %s is given %d times: expected it once", name, len(values))
-		}
-		switch known, err := o.set(name, values[0]); {
-		case values[0] == "": // Python leaves these out
-		case err != nil:
-			return nil, fmt.Errorf("parameter %s: %w", name, err)
-		case !known:
-			rest[name] = values
-		}
+	rest, err := o.read(u.query)
+	if err != nil {
+		return nil, err
 	}
 	opt, err := clientOptions(rest)
 	if err != nil {
@@ -106,30 +96,25 @@ func parseURL(raw string) (u redisURL, err error) {
 	if !ok {
 		return u, errors.New("it is not a URL: expected redis://host:port/db")
 	}
-	if backend, inner, ok := strings.Cut(scheme, "+"); ok && (backend == "redis" || backend == "rediss") {
-		scheme = inner // Celery's name of the backend, then the URL that it gets
+	if u.scheme, err = plainScheme(scheme); err != nil {
+		return u, err
 	}
-	if u.scheme = scheme; scheme == "unix" {
-		u.scheme = "socket"
-	}
-	if !slices.Contains([]string{"redis", "rediss", "socket"}, u.scheme) || strings.HasPrefix(raw, "socket:") {
-		return u, errors.New("the scheme is not one of Redis: expected redis://, rediss://, redis+socket:// or unix://")
-	}
-	rest, _, _ = strings.Cut(rest, "#")
+	rest, fragment, _ := strings.Cut(rest, "#")
 	rest, query, _ := strings.Cut(rest, "?")
 	if u.query, err = url.ParseQuery(query); err != nil {
 		return u, errors.New("the parameters cannot be read: expected name=value&name=value, with special characters as %XX")
 	}
-	server := rest
 	if at := strings.IndexByte(rest, '/'); at >= 0 {
-		server, u.rawPath = rest[:at], rest[at:]
+		rest, u.rawPath = rest[:at], rest[at:]
 	}
-	if at := strings.LastIndexByte(server, '@'); at >= 0 {
-		user, password, _ := strings.Cut(server[:at], ":")
-		u.user, u.password, server = unquote(user), unquote(password), server[at+1:]
+	server := rest
+	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+		user, password, _ := strings.Cut(rest[:at], ":")
+		u.user, u.password, server = unquote(user), unquote(password), rest[at+1:]
 	}
 	hostPort, err := url.Parse("//" + server)
-	if err != nil || hostPort.Host != server {
+	inQuery := u.query.Has("username") || u.query.Has("password")
+	if err != nil || hostPort.Host != server || server == rest && !inQuery && strings.Contains(query+fragment, "@") {
 		return u, errors.New("host and port cannot be read: expected host:port; /, ? and # in a password are written as %2F, %3F and %23")
 	}
 	u.host, u.port = hostPort.Hostname(), hostPort.Port()
@@ -137,6 +122,21 @@ func parseURL(raw string) (u redisURL, err error) {
 		return u, errors.New("it has no path of a socket: expected one such as redis+socket:///run/redis.sock")
 	}
 	return u, nil
+}
+
+// plainScheme is redis, rediss or socket. What Celery is given may begin with the name
+// of the backend and a plus, before the URL that the backend gets.
+func plainScheme(scheme string) (string, error) {
+	backend, inner, named := strings.Cut(scheme, "+")
+	switch {
+	case scheme == "unix":
+		return "socket", nil
+	case scheme == "redis" || scheme == "rediss":
+		return scheme, nil
+	case named && (backend == "redis" || backend == "rediss") && slices.Contains([]string{"redis", "rediss", "socket"}, inner):
+		return inner, nil
+	}
+	return "", errors.New("the scheme is not one of Redis: expected redis://, rediss://, redis+socket:// or unix://")
 }
 
 func (u *redisURL) network() (network, addr string) {
@@ -181,6 +181,25 @@ const ignored = "socket_keepalive socket_keepalive_options socket_read_size retr
 // taken are the parameters that are looked at.
 const taken = "db virtual_host username password socket_timeout socket_connect_timeout max_connections protocol client_name " +
 	"ssl_cert_reqs ssl_check_hostname ssl_ca_certs ssl_ca_path ssl_ca_data ssl_certfile ssl_keyfile ssl_min_version"
+
+// read takes the parameters that are redis-py's, and returns the others.
+func (o *optionReader) read(query url.Values) (others url.Values, err error) {
+	others = url.Values{}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		values := query[name]
+		if len(values) > 1 {
+			return nil, fmt.Errorf("parameter %.40q is given %d times: expected it once", name, len(values))
+		}
+		switch known, err := o.set(name, values[0]); {
+		case values[0] == "": // Python leaves these out
+		case err != nil:
+			return nil, fmt.Errorf("parameter %s: %w", name, err)
+		case !known:
+			others[name] = values
+		}
+	}
+	return others, nil
+}
 
 // set takes a parameter; known is false if it is none of redis-py.
 func (o *optionReader) set(name, value string) (known bool, err error) {

@@ -172,7 +172,7 @@ func read(t *testing.T, file string) []byte {
 // FuzzOptions: no URL makes it panic, and what it takes can be put on another database.
 func FuzzOptions(f *testing.F) {
 	for _, u := range []string{
-		"redis://u:p@h:1/2?db=3", "rediss://h?ssl_cert_reqs=none&ssl_min_version=772", "redis+socket://:p@/run/r.sock?virtual_host=1&socket_timeout=1e3", "unix:///%zz", "redis://[::1]:1/%31#a?b", "redis://:%@h",
+		"redis://u:p@h:1/2?db=3", "rediss://h?ssl_cert_reqs=none&ssl_min_version=772", "redis+socket://:p@/run/r.sock?virtual_host=1&socket_timeout=1e3", "unix:///%zz", "redis://[::1]:1/%31#a?b", "redis://:%@h", "redis",
 	} {
 		f.Add(u)
 	}
