@@ -385,9 +385,7 @@ func (l *line) wait(ctx context.Context, pc *parcel) error {
 
 func (l *line) confirmed(ctx context.Context, pc *parcel) error {
 	timedOut := func() error { return fmt.Errorf("%w: %w", ErrUnconfirmed, context.Cause(ctx)) }
-	select {
-	case <-pc.sent:
-	case <-ctx.Done():
+	if !closed(ctx, pc.sent) {
 		return timedOut()
 	}
 	if pc.fault != nil {
@@ -396,9 +394,7 @@ func (l *line) confirmed(ctx context.Context, pc *parcel) error {
 		}
 		return pc.fault
 	}
-	select {
-	case <-pc.confirm.Done():
-	case <-ctx.Done():
+	if !closed(ctx, pc.confirm.Done()) {
 		return timedOut()
 	}
 	switch {
@@ -414,5 +410,21 @@ func (l *line) confirmed(ctx context.Context, pc *parcel) error {
 		return fmt.Errorf("%w: %w", ErrLost, l.reason())
 	default:
 		return ErrRefused
+	}
+}
+
+// closed waits until done is closed, or ctx ends, and reports whether done was closed: also if
+// that was before, while the caller waited for something else.
+func closed(ctx context.Context, done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+	}
+	select {
+	case <-done:
+		return true
+	default:
+		return false
 	}
 }
