@@ -169,7 +169,7 @@ type Cache struct {
 // are registered with reg. The caller closes client, after Close.
 func New(cfg Config, client redis.UniversalClient, reg prometheus.Registerer, log *zap.Logger) *Cache {
 	c := &Cache{
-		cfg: cfg, client: client, guard: redisretry.New("cache", log), log: log,
+		cfg: cfg, client: client, guard: redisretry.New("cache", log).On(client), log: log,
 		index: NewIndex(cfg.IndexEntries), feed: feed{turn: make(chan struct{}, 1), read: map[int64]int64{}}, flight: newFlight(),
 		locks: redsync.New(goredis.NewPool(client)), lease: lease, now: time.Now,
 	}

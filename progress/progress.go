@@ -50,7 +50,7 @@ type Store struct {
 // New returns a store on the database that client has selected. The caller
 // closes client.
 func New(client redis.UniversalClient, log *zap.Logger) *Store {
-	guard := redisretry.New("progress", log)
+	guard := redisretry.New("progress", log).On(client)
 	return &Store{client: client, guard: guard, now: time.Now, Ledger: ledger.New(client, guard, markFormat)}
 }
 
@@ -161,3 +161,6 @@ func (t *Tracker) write(ctx context.Context, u Update) error {
 	t.floor = u.Progress
 	return nil
 }
+
+// Fault returns what is wrong with Redis, nil while all is well.
+func (s *Store) Fault() *redisretry.Fault { return s.guard.Fault() }

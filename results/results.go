@@ -42,7 +42,7 @@ type Store struct {
 // New returns a store on the database that client has selected. The caller
 // closes client.
 func New(client redis.UniversalClient, log *zap.Logger) *Store {
-	guard := redisretry.New("results", log)
+	guard := redisretry.New("results", log).On(client)
 	return &Store{client: client, guard: guard, Ledger: ledger.New(client, guard, format)}
 }
 
@@ -233,3 +233,6 @@ func status(doc []byte) celery.State {
 	}
 	return m.Status
 }
+
+// Fault returns what is wrong with Redis, nil while all is well.
+func (s *Store) Fault() *redisretry.Fault { return s.guard.Fault() }

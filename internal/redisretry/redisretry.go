@@ -1,17 +1,20 @@
-// Package redisretry rides out the outage of a Redis server.
+// Package redisretry rides out the faults of a Redis server.
 //
-// A [Guard] stands before the commands of one role (results, cache, progress).
-// While the server is away it tries again with growing, jittered pauses until
-// the caller's context ends, and tells the log twice: when the server was lost
-// and when it is back. Replies that will not change by waiting (wrong type, no
-// permission) are returned at once.
+// A [Guard] stands before the commands of one role (results, cache, progress) and tells three
+// kinds of faults apart:
+//
+//   - an outage (the network, a server that starts, fails over or is full) and
+//   - missing rights or a wrong configuration (password, permissions, database number): it tries
+//     again with growing, jittered pauses until the caller's context ends, tells the log once,
+//     and once more when it is over;
+//   - a value or command that the server refuses (wrong type, larger than it takes): returned at
+//     once as a [*RefusedError], since waiting changes nothing.
 package redisretry
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -24,19 +27,32 @@ import (
 type Guard struct {
 	role string
 	log  *zap.Logger
+	ping func(context.Context) error // nil before On
 
-	mu    sync.Mutex
-	since time.Time // start of the present outage; zero while all is well
-	tries int       // failed attempts of all callers during the outage
+	mu      sync.Mutex
+	fault   *Fault          // nil while all is well
+	tries   int             // failed attempts of all callers during the fault
+	waiting int             // callers whose last attempt failed
+	told    map[string]bool // what the log knows of the fault
+	backAt  time.Time       // when the log was told last that a fault is over
+	probing bool
 }
 
 // New returns the guard of a role, by which the log calls it.
 func New(role string, log *zap.Logger) *Guard {
-	return &Guard{role: role, log: log}
+	return &Guard{role: role, log: log, told: map[string]bool{}}
 }
 
-// UnavailableError says that a context ended while Redis was away. Nothing is
-// known to be wrong with the job itself.
+// On names the client whose commands g guards, and returns g. Call it before the client is used.
+// Without it a value that is too large, and missing rights in a MULTI, look like an outage.
+func (g *Guard) On(client redis.UniversalClient) *Guard {
+	client.AddHook(causes{})
+	g.ping = func(ctx context.Context) error { return client.Ping(ctx).Err() }
+	return g
+}
+
+// UnavailableError says that a context ended while Redis was away, or did not let this program
+// work. Nothing is known to be wrong with the job itself.
 type UnavailableError struct {
 	Role string
 	Err  error // the last error of Redis
@@ -51,89 +67,113 @@ func (e *UnavailableError) Unwrap() error { return e.Err }
 // Unavailable marks the error as an outage, see worker.
 func (e *UnavailableError) Unavailable() bool { return true }
 
+// RefusedError says that the server does not take a command, however often it is sent: its value
+// is too large or of another type, or the server does not know the command.
+type RefusedError struct {
+	Role string
+	Err  error // the answer of Redis
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("redis for %s refused the command: %v", e.Role, e.Err)
+}
+
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+// Refused marks the error as a fault of the value, see worker.
+func (e *RefusedError) Refused() bool { return true }
+
 // Do runs op until it succeeds, fails for good, or ctx ends. op must be safe to
-// repeat. If ctx ends during an outage the error is an [*UnavailableError].
+// repeat. The error is
+//   - an [*UnavailableError] if ctx ends during an outage, or while rights are missing,
+//   - a [*RefusedError] for what the server never takes,
+//   - else that of op: redis.Nil, redis.TxFailedErr, redis.ErrClosed or one marked by [Final].
 func (g *Guard) Do(ctx context.Context, op func(context.Context) error) error {
-	var away error
-	attempt := func() (struct{}, error) {
-		err := op(ctx)
-		switch {
-		case err == nil:
-			away = nil
-			g.back()
-		case ctx.Err() != nil && isContext(err):
-			// The caller is gone; what Redis would have said is unknown.
-			return struct{}{}, backoff.Permanent(context.Cause(ctx))
-		case temporary(err):
-			away = err
-			g.lost(err)
-		default:
-			away = nil
-			g.back() // the server answered
-			return struct{}{}, backoff.Permanent(err)
-		}
-		return struct{}{}, err
-	}
+	c := call{g: g}
+	defer c.end()
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval = 50 * time.Millisecond
 	b.MaxInterval = 2 * time.Second
-	_, err := backoff.Retry(ctx, attempt, backoff.WithBackOff(b), backoff.WithMaxElapsedTime(0))
-	if err != nil && away != nil {
-		return &UnavailableError{Role: g.role, Err: away}
+	_, err := backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, c.attempt(ctx, op) },
+		backoff.WithBackOff(b), backoff.WithMaxElapsedTime(0))
+	if err != nil && c.away != nil {
+		return &UnavailableError{Role: g.role, Err: c.away}
 	}
 	return err
 }
 
-func (g *Guard) lost(err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.tries++
-	if g.since.IsZero() {
-		g.since = time.Now()
-		g.log.Warn("redis lost, waiting for it", zap.String("role", g.role), zap.Error(err))
+// call is one call of Do.
+type call struct {
+	g      *Guard
+	away   error // of the last attempt, if it failed in a way that may pass
+	broken int   // attempts running that broke the connection of a server that is there
+}
+
+// maxBroken is how often a large command may break its connection before that is taken for its
+// doing.
+const maxBroken = 3
+
+// attempt runs op once. Its error is permanent if it is no use to try again.
+func (c *call) attempt(ctx context.Context, op func(context.Context) error) error {
+	err := op(ctx)
+	if err != nil && ctx.Err() != nil && isContext(err) {
+		// The caller is gone; what Redis would have said is unknown.
+		return backoff.Permanent(context.Cause(ctx))
+	}
+	if c.tooLarge(ctx, err) {
+		if c.broken++; c.broken < maxBroken {
+			return err
+		}
+		c.answered()
+		return backoff.Permanent(&RefusedError{Role: c.g.role, Err: fmt.Errorf(
+			"the connection broke %d times over it, and the server answers others: the value is larger than it takes (proto-max-bulk-len, client-query-buffer-limit): %w",
+			c.broken, err)})
+	}
+	c.broken = 0
+	switch v := judge(err); v {
+	case wellDone:
+		c.answered()
+		return nil
+	case outage, missingRights:
+		c.g.lost(v, err, c.away == nil)
+		c.away = err
+		return err
+	case refused:
+		c.answered()
+		return backoff.Permanent(&RefusedError{Role: c.g.role, Err: err})
+	default:
+		c.answered()
+		return backoff.Permanent(err)
 	}
 }
 
-func (g *Guard) back() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.since.IsZero() {
-		return
+// tooLarge reports whether err is a connection that broke over a command so large that the
+// server may have closed it for that, while the server answers a PING.
+func (c *call) tooLarge(ctx context.Context, err error) bool {
+	var large *largeError
+	if c.g.ping == nil || !errors.As(err, &large) {
+		return false
 	}
-	g.log.Info("redis is back", zap.String("role", g.role),
-		zap.Float64("duration_seconds", time.Since(g.since).Seconds()), zap.Int("failed_attempts", g.tries))
-	g.since, g.tries = time.Time{}, 0
+	ctx, cancel := context.WithTimeout(ctx, pingTime)
+	defer cancel()
+	return c.g.ping(ctx) == nil
+}
+
+// answered notes that the server answered.
+func (c *call) answered() {
+	c.g.back(c.away != nil)
+	c.away = nil
+}
+
+// end notes that the caller waits no more.
+func (c *call) end() {
+	if c.away != nil {
+		c.g.leave()
+	}
 }
 
 func isContext(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
-}
-
-// temporaryReplies are the error replies of a server that is starting, failing
-// over, full, or cannot write at the moment.
-var temporaryReplies = [...]string{
-	"LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ", "NOREPLICAS ",
-	"MISCONF ", "OOM ", "EXECABORT ", "BUSY ", "ERR max number of clients reached",
-}
-
-// temporary reports whether err may pass by waiting.
-func temporary(err error) bool {
-	if errors.Is(err, redis.Nil) || errors.Is(err, redis.TxFailedErr) || errors.Is(err, redis.ErrClosed) {
-		return false
-	}
-	var reply redis.Error
-	if !errors.As(err, &reply) {
-		// Not a reply: the network, the dialler or the pool's time-out. Errors
-		// of our own op (an encoding fault) are told apart by final.
-		var f *finalError
-		return !errors.As(err, &f)
-	}
-	for _, prefix := range temporaryReplies {
-		if strings.HasPrefix(reply.Error(), prefix) {
-			return true
-		}
-	}
-	return false
 }
 
 // Final wraps an error of the caller's own that no waiting will mend.
