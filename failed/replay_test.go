@@ -89,7 +89,7 @@ func TestRunAfterCrash(t *testing.T) {
 		// A server of asynq that dies of the task, as far as Redis can tell.
 		crashed := asynq.NewServerFromRedisClient(b.client, asynq.Config{
 			Queues: map[string]int{QueueFailed: 1}, TaskCheckInterval: pollQueue, LogLevel: asynq.FatalLevel,
-			Logger:         quiet{b.store.log},
+			Logger:         newQuiet(b.store.log),
 			RetryDelayFunc: func(int, error, *asynq.Task) time.Duration { return time.Hour },
 		})
 		if err := crashed.Start(asynq.HandlerFunc(func(context.Context, *asynq.Task) error { return errors.New(lastErr) })); err != nil {

@@ -39,6 +39,7 @@ func (s *Store) Run(ctx context.Context, publish Publish) {
 	base, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	servers := map[string]*asynq.Server{}
+	logger := newQuiet(s.log.WithOptions(zap.AddCallerSkip(1)))
 	start := func(queue string, concurrency int, handler asynq.HandlerFunc) {
 		if servers[queue] != nil {
 			return
@@ -53,7 +54,7 @@ func (s *Store) Run(ctx context.Context, publish Publish) {
 			// A job that cannot be published yet has not failed.
 			IsFailure:       func(error) bool { return queue == QueueUpkeep },
 			ShutdownTimeout: 5 * time.Second,
-			Logger:          quiet{s.log.WithOptions(zap.AddCallerSkip(1))},
+			Logger:          logger,
 			LogLevel:        asynq.WarnLevel,
 		})
 		if err := server.Start(handler); err != nil { // only if it was started before
@@ -308,12 +309,3 @@ func (s *Store) Parked(ctx context.Context, limit int) ([]rabbit.Message, error)
 	}
 	return out, nil
 }
-
-// quiet is asynq's logger. What asynq warns of is an everyday matter here.
-type quiet struct{ log *zap.Logger }
-
-func (q quiet) Debug(args ...any) {}
-func (q quiet) Info(args ...any)  {}
-func (q quiet) Warn(args ...any)  { q.log.Debug(fmt.Sprint(args...)) }
-func (q quiet) Error(args ...any) { q.log.Warn(fmt.Sprint(args...)) }
-func (q quiet) Fatal(args ...any) { q.log.Error(fmt.Sprint(args...)) }

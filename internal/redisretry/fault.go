@@ -72,10 +72,9 @@ func (g *Guard) lost(v verdict, err error, first bool) {
 	}
 	now := time.Now()
 	f := Fault{Role: g.role, Kind: Outage, Since: now, Err: err}
-	if v == missingRights {
-		var reply redis.Error
-		errors.As(err, &reply)
-		f.Kind, f.Remedy = Rights, remedyFor(innermost(reply.Error()))
+	var reply redis.Error
+	if v == missingRights && errors.As(err, &reply) {
+		f.Kind, f.Remedy = Diagnose(reply.Error())
 	}
 	if g.fault != nil {
 		f.Since = g.fault.Since

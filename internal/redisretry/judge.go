@@ -36,16 +36,29 @@ func judge(err error) verdict {
 	if !errors.As(err, &reply) {
 		return outage // the network, the dialler or the pool's time-out
 	}
-	text := innermost(reply.Error())
-	if remedyFor(text) != "" {
+	switch kind, _ := Diagnose(reply.Error()); kind {
+	case Outage:
+		return outage
+	case Rights:
 		return missingRights
+	default:
+		return refused
+	}
+}
+
+// Diagnose returns of which kind an error reply of Redis is, "" for one that no waiting will
+// change, and for Rights what an operator can do.
+func Diagnose(reply string) (kind Kind, remedy string) {
+	reply = innermost(reply)
+	if remedy := remedyFor(reply); remedy != "" {
+		return Rights, remedy
 	}
 	for _, prefix := range outageReplies {
-		if strings.HasPrefix(text, prefix) {
-			return outage
+		if strings.HasPrefix(reply, prefix) {
+			return Outage, ""
 		}
 	}
-	return refused
+	return "", ""
 }
 
 // outageReplies are the error replies of a server that is starting, failing over, full, or
