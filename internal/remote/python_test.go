@@ -117,7 +117,7 @@ func TestAnswersAsPython(t *testing.T) {
 		{"rate_limit", args{}}, {"rate_limit", args{"task_name": "t", "rate_limit": "10/m"}},
 		{"time_limit", args{"task_name": "t", "hard": 10, "soft": 5.5}}, {"time_limit", args{"task_name": "t", "hard": nil}},
 		{"time_limit", args{"task_name": "none", "hard": 10}}, {"time_limit", args{}},
-		{"pool_grow", args{"n": 1}}, {"pool_restart", args{}}, {"autoscale", args{"max": 3, "min": 1}}, {"autoscale", args{"x": 3}},
+		{"pool_restart", args{}}, {"autoscale", args{"max": 3, "min": 1}}, {"autoscale", args{"x": 3}},
 		{"add_consumer", args{"queue": "other", "exchange": "x", "exchange_type": "topic", "routing_key": "k"}}, {"add_consumer", args{}},
 		{"cancel_consumer", args{"queue": "other"}},
 		{"enable_events", args{}}, {"enable_events", args{}}, {"disable_events", args{}}, {"disable_events", args{}}, {"enable_events", args{"x": 1}},
@@ -125,15 +125,18 @@ func TestAnswersAsPython(t *testing.T) {
 		{"objgraph", args{"x": 1}}, {"registered", args{"taskinfoitems": []string{"_x", "name"}, "x": 1}},
 		{"hello", args{}}, {"election", args{"id": "1"}}, {"election", args{}}, {"active_queues", args{}},
 	}
-	for i, both := range ask(t, interpreter, url, same, "py@h", "go@h") {
-		theirs, ours := both["py@h"], both["go@h"]
-		if same[i][0] == "registered" { // the tasks are others
-			theirs, ours = shape(theirs), shape(ours)
-		}
-		if diff := cmp.Diff(theirs, ours); diff != "" || len(both) != 2 {
-			t.Errorf("%v: got (+) other than Python (-)\n%s", same[i], diff)
+	compare := func(same [][2]any) {
+		for i, both := range ask(t, interpreter, url, same, "py@h", "go@h") {
+			theirs, ours := both["py@h"], both["go@h"]
+			if same[i][0] == "registered" { // the tasks are others
+				theirs, ours = shape(theirs), shape(ours)
+			}
+			if diff := cmp.Diff(theirs, ours); diff != "" || len(both) != 2 {
+				t.Errorf("%v: got (+) other than Python (-)\n%s", same[i], diff)
+			}
 		}
 	}
+	compare(same)
 
 	// The same keys, and the same kinds of values.
 	alike := [][2]any{
@@ -171,7 +174,8 @@ func TestAnswersAsPython(t *testing.T) {
 			t.Errorf("%v: got (+) another shape than Python (-)\n%s", alike[i], diff)
 		}
 	}
-	if !l.Revoked.Has("x") {
+	compare([][2]any{{"pool_grow", args{"n": 1}}}) // the job that waits runs from now on
+	if _, known := l.Revoked.Since("x"); !known {
 		t.Error("hello: what the other has revoked is not known")
 	}
 }
@@ -313,8 +317,8 @@ func TestMingle(t *testing.T) {
 
 			second := start(t, url, func(c *Config) { c.NodeName, c.Mingle = "go2@h", true })
 			wait(t, "second Remote", second.Ready())
-			if !second.Revoked.Has("from-python") || !second.Revoked.Has("from-go") {
-				t.Errorf("got %v revoked, want from-python and from-go", second.Revoked.IDs())
+			if ids := second.Revoked.IDs(); !slices.Contains(ids, "from-python") || !slices.Contains(ids, "from-go") {
+				t.Errorf("got %v revoked, want from-python and from-go", ids)
 			}
 		})
 	}
