@@ -158,10 +158,6 @@ func activeQueues(r *Remote, _ arguments) (any, error) {
 		if len(q.Arguments) > 0 {
 			args = q.Arguments
 		}
-		var noDeclare any
-		if q.NoDeclare {
-			noDeclare = true
-		}
 		out = append(out, map[string]any{
 			"name": q.Name, "routing_key": q.RoutingKey, "queue_arguments": args,
 			"exchange": map[string]any{
@@ -169,7 +165,7 @@ func activeQueues(r *Remote, _ arguments) (any, error) {
 				"auto_delete": false, "delivery_mode": nil, "no_declare": false,
 			},
 			"binding_arguments": nil, "consumer_arguments": nil, "durable": true, "exclusive": false,
-			"auto_delete": false, "no_ack": false, "alias": nil, "bindings": []any{}, "no_declare": noDeclare,
+			"auto_delete": false, "no_ack": false, "alias": nil, "bindings": []any{}, "no_declare": nil,
 			"expires": nil, "message_ttl": nil, "max_length": nil, "max_length_bytes": nil, "max_priority": nil,
 		})
 	}

@@ -55,7 +55,7 @@ func (l *link) hello(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	expires := unixSeconds(time.Now().Add(mingleTime))
+	expires := unixSeconds(time.Now().Add(helloTime))
 	err = ch.Publish(controlExchange, "", false, false, amqp.Publishing{
 		ContentType: celery.ContentTypeJSON, ContentEncoding: "utf-8", DeliveryMode: amqp.Transient,
 		Headers: amqp.Table{"clock": l.r.Clock.Forward(), "expires": expires}, Body: body,
@@ -63,7 +63,7 @@ func (l *link) hello(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	enough := time.NewTimer(mingleTime)
+	enough := time.NewTimer(helloTime)
 	defer enough.Stop()
 	for {
 		select {

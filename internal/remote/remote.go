@@ -95,7 +95,6 @@ type Queue struct {
 	ExchangeType string
 	RoutingKey   string
 	Arguments    map[string]any // of the queue; nil when none
-	NoDeclare    bool           // it was there, and nothing was declared
 }
 
 // Pool is how many jobs may run at once.
@@ -170,18 +169,18 @@ func (r *Remote) TaskEvents() bool { return r.events.tasks.Load() }
 func (r *Remote) Dropped() int64 { return r.events.dropped.Load() }
 
 const (
-	maxReconnect   = 10 * time.Second // longest pause between attempts
-	reconnectPause = 500 * time.Millisecond
-	healthyTime    = time.Minute // a connection that held so long was a good one
-	offlineTime    = time.Second // to say worker-offline
-	mingleTime     = time.Second // to wait for the other workers' hello
+	firstPause   = 500 * time.Millisecond // after a connection is lost
+	longestPause = 10 * time.Second
+	healthyTime  = time.Minute // a connection that held so long was a good one
+	offlineTime  = time.Second // to say worker-offline
+	helloTime    = time.Second // to wait for the other workers' hello
 )
 
 // Run connects and serves until ctx ends, reconnecting whenever the broker is
 // lost. At its end it sends the task events that still wait, and worker-offline,
 // for which it takes a second at most.
 func (r *Remote) Run(ctx context.Context) {
-	lost, pause := false, reconnectPause
+	lost, pause := false, firstPause
 	for ctx.Err() == nil {
 		l, failed, err := r.connect(ctx)
 		if err != nil {
@@ -198,8 +197,8 @@ func (r *Remote) Run(ctx context.Context) {
 		lost = true
 		r.log.Warn("remote control lost, reconnecting", zap.Error(err))
 		// One that is lost as soon as it is there is not tried again and again.
-		if pause = min(2*pause, maxReconnect); time.Since(began) > healthyTime {
-			pause = reconnectPause
+		if pause = min(2*pause, longestPause); time.Since(began) > healthyTime {
+			pause = firstPause
 		}
 		select {
 		case <-time.After(pause/2 + rand.N(pause)):
@@ -212,7 +211,7 @@ func (r *Remote) Run(ctx context.Context) {
 // first try. Its error is that ctx has ended. Each reason is logged once.
 func (r *Remote) connect(ctx context.Context) (_ *link, failed bool, err error) {
 	b := backoff.NewExponentialBackOff()
-	b.InitialInterval, b.MaxInterval = 100*time.Millisecond, maxReconnect
+	b.InitialInterval, b.MaxInterval = 100*time.Millisecond, longestPause
 	logged := ""
 	l, err := backoff.Retry(ctx, func() (*link, error) {
 		l, err := r.open(ctx)

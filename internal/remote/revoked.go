@@ -107,14 +107,6 @@ func (r *Revoked) merge(ids []string) {
 	}
 }
 
-// Has reports whether the id is revoked.
-func (r *Revoked) Has(id string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.ids.expire(r.now().Add(-revokedTTL))
-	return r.ids.has(id)
-}
-
 // Since is when the id was revoked, if it is.
 func (r *Revoked) Since(id string) (at time.Time, ok bool) {
 	r.mu.Lock()
