@@ -257,17 +257,46 @@ func (n *node) TimeLimits(name string, hard, soft time.Duration) error {
 	return nil
 }
 
-func (n *node) AddConsumer(q remote.Queue) {
+// declareTime is how long remote control waits for the broker.
+const declareTime = 2 * time.Second
+
+// AddConsumer consumes one more queue, unless the broker does not let us have it. While the broker
+// is away, or does not answer in time, that is found out later.
+func (n *node) AddConsumer(q remote.Queue) error {
 	add := rabbit.QueueNamed(q.Name)
 	if add.Args == nil {
 		add.Exchange = cmp.Or(q.Exchange, add.Exchange)
 		add.Kind = q.ExchangeType
 		add.BindingKey = cmp.Or(q.RoutingKey, add.BindingKey)
 	}
+	if s, _ := n.outbox.get(); s != nil {
+		answer := make(chan error, 1)
+		s.watch.Go(func() { answer <- declarable(s, add) })
+		select {
+		case err := <-answer:
+			if err != nil {
+				return err
+			}
+		case <-time.After(declareTime):
+		}
+	}
 	n.queues.add(add)
+	return nil
 }
 
-func (n *node) CancelConsumer(queue string) { n.queues.remove(queue) }
+// declarable returns why the broker does not let us have a queue, nil if it does or is away.
+func declarable(s *session, q rabbit.Queue) error {
+	d, err := rabbit.Declare(s.waits, s.conn, q)
+	if fault := d.Faults[q.Name]; err == nil && fault != nil {
+		return fault
+	}
+	return nil
+}
+
+func (n *node) CancelConsumer(queue string) {
+	n.queues.remove(queue)
+	n.faults.forget(faultQueue + queue)
+}
 
 func (n *node) Revoke(match func(*celery.Request) bool, terminate bool, signal int) (ran []string) {
 	for _, j := range n.held.list() {

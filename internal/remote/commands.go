@@ -20,8 +20,8 @@ type command struct {
 	optional []string // only where closed
 	closed   bool     // takes no other arguments; most ignore them
 	logged   bool     // changes something
-	// run returns the answer, a JSON value; an error is answered as Python's repr
-	// of the exception.
+	// run returns the answer, a JSON value, or a later; an error is answered as
+	// Python's repr of the exception.
 	run func(*Remote, arguments) (any, error)
 }
 
@@ -124,29 +124,6 @@ func autoscale(r *Remote, a arguments) (any, error) {
 		return nil, err
 	}
 	return ok(fmt.Sprintf("autoscale now max=%d min=%d", most, least)), nil
-}
-
-func addConsumer(r *Remote, a arguments) (any, error) {
-	var q Queue
-	for name, dst := range map[string]*string{"queue": &q.Name, "exchange": &q.Exchange, "exchange_type": &q.ExchangeType, "routing_key": &q.RoutingKey} {
-		if err := a.get(name, dst); err != nil {
-			return nil, err
-		}
-	}
-	if q.Name == "" || len(q.Name) > 255 {
-		return nil, celery.NewException("ValueError", "a queue name has 1 to 255 bytes", nil)
-	}
-	r.node.AddConsumer(q)
-	return ok("add consumer " + q.Name), nil
-}
-
-func cancelConsumer(r *Remote, a arguments) (any, error) {
-	var queue string
-	if err := a.get("queue", &queue); err != nil {
-		return nil, err
-	}
-	r.node.CancelConsumer(queue)
-	return ok("no longer consuming from " + queue), nil
 }
 
 func enableEvents(r *Remote, _ arguments) (any, error) {

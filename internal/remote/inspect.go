@@ -71,15 +71,17 @@ func reservedJobs(r *Remote, _ arguments) (any, error) {
 }
 
 func scheduledJobs(r *Remote, _ arguments) (any, error) {
-	jobs := append(r.node.Jobs().Scheduled, r.node.Parked()...)
-	out := make([]any, len(jobs))
-	for i, j := range jobs {
-		out[i] = map[string]any{
-			"eta":      celery.ISOTime(j.Request.ETA),
-			"priority": 6, "request": r.info(j, false),
+	return later{r.parked, func() (any, error) {
+		jobs := append(r.node.Jobs().Scheduled, r.node.Parked()...)
+		out := make([]any, len(jobs))
+		for i, j := range jobs {
+			out[i] = map[string]any{
+				"eta":      celery.ISOTime(j.Request.ETA),
+				"priority": 6, "request": r.info(j, false),
+			}
 		}
-	}
-	return out, nil
+		return out, nil
+	}}, nil
 }
 
 func revokedIDs(r *Remote, _ arguments) (any, error) { return r.Revoked.IDs(), nil }

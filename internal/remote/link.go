@@ -19,7 +19,8 @@ type link struct {
 	requests <-chan amqp.Delivery
 	gossip   <-chan amqp.Delivery
 	events   *amqp.Channel
-	replies  replies
+	replies  *replies
+	faults   chan error // the first is why serve ends
 }
 
 // errNodeName is the error of open when another worker has our node name.
@@ -39,7 +40,10 @@ func (r *Remote) open(ctx context.Context) (_ *link, err error) {
 			conn.CloseDeadline(time.Now().Add(offlineTime)) // there is nothing to lose in it
 		}
 	}()
-	l := &link{r: r, conn: conn, closed: conn.NotifyClose(make(chan *amqp.Error, 1)), replies: newReplies(r, conn)}
+	l := &link{
+		r: r, conn: conn, closed: conn.NotifyClose(make(chan *amqp.Error, 1)),
+		replies: newReplies(r, conn), faults: make(chan error, 1),
+	}
 	for _, x := range []struct {
 		name, kind string
 		durable    bool
@@ -135,14 +139,7 @@ func code(err error) int {
 func (l *link) serve(ctx context.Context) error {
 	serving, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	faults := make(chan error, 3)
-	run := func(f func(context.Context) error) {
-		wg.Go(func() {
-			if err := f(serving); err != nil {
-				faults <- err
-			}
-		})
-	}
+	run := func(f func(context.Context) error) { wg.Go(func() { l.fault(f(serving)) }) }
 	run(l.answerAll)
 	run(func(ctx context.Context) error { return l.r.events.run(ctx, l.events) })
 	run(l.followGossip)
@@ -153,7 +150,7 @@ func (l *link) serve(ctx context.Context) error {
 	}
 	var err error
 	select {
-	case err = <-faults:
+	case err = <-l.faults:
 	case fault := <-l.closed:
 		err = errors.New("connection closed")
 		if fault != nil {
@@ -170,8 +167,19 @@ func (l *link) serve(ctx context.Context) error {
 	return err
 }
 
-// answerAll answers the requests, one after the other: no command waits for
-// anything.
+// fault ends serve with err, if it is one.
+func (l *link) fault(err error) {
+	if err == nil {
+		return
+	}
+	select {
+	case l.faults <- err:
+	default: // not the first
+	}
+}
+
+// answerAll carries out the requests in their order. Those that have to wait for
+// somebody are left to a lane, so that this waits for nobody.
 func (l *link) answerAll(ctx context.Context) error {
 	for {
 		select {
@@ -179,13 +187,16 @@ func (l *link) answerAll(ctx context.Context) error {
 			if !ok {
 				return errors.New("the consumer of remote control was cancelled")
 			}
-			if reply := l.r.answer(d); reply != nil {
-				if err := l.replies.send(reply); err != nil {
-					return fmt.Errorf("reply to %s: %w", reply.method, err)
-				}
-			}
+			l.r.handle(d, l.reply)
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// reply sends a reply, or ends serve.
+func (l *link) reply(r *reply) {
+	if err := l.replies.send(r); err != nil {
+		l.fault(fmt.Errorf("reply to %s: %w", r.method, err))
 	}
 }

@@ -27,15 +27,19 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type still struct {
 	jobs    Jobs
 	autoErr error
+	addErr  error
+	// gates, where they are not nil, hold up the methods of these names until they are
+	// closed, once they have been noted.
+	gates map[string]chan struct{}
 
 	mu   sync.Mutex
 	said []string
 }
 
-func (s *still) Jobs() Jobs             { return s.jobs }
-func (s *still) Parked() []Job          { return nil }
-func (s *still) RevokeParked([]string)  {}
-func (s *still) Totals() map[string]int { return map[string]int{"t": 3} }
+func (s *still) Jobs() Jobs                { return s.jobs }
+func (s *still) Parked() []Job             { s.note("parked"); return nil }
+func (s *still) RevokeParked(ids []string) { s.note("revoke-parked", ids) }
+func (s *still) Totals() map[string]int    { return map[string]int{"t": 3} }
 func (s *still) Tasks() []Task {
 	return []Task{{Name: "t", Attributes: map[string]any{"rate_limit": "10/m", "max_retries": 3}}, {Name: "celery.map"}}
 }
@@ -63,7 +67,10 @@ func (s *still) TimeLimits(task string, hard, soft time.Duration) error {
 	s.note("limits", task, hard, soft)
 	return known(task)
 }
-func (s *still) AddConsumer(q Queue)         { s.note("add", q.Name, q.Exchange, q.RoutingKey) }
+func (s *still) AddConsumer(q Queue) error {
+	s.note("add", q.Name, q.Exchange, q.RoutingKey)
+	return s.addErr
+}
 func (s *still) CancelConsumer(queue string) { s.note("cancel", queue) }
 func (s *still) Shutdown()                   { s.note("shutdown") }
 func (s *still) Revoke(match func(*celery.Request) bool, terminate bool, signal int) (ran []string) {
@@ -83,10 +90,25 @@ func known(task string) error {
 	return nil
 }
 
-func (s *still) note(v ...any) {
+func (s *still) note(method string, v ...any) {
+	s.mu.Lock()
+	s.said = append(s.said, strings.TrimSpace(fmt.Sprintln(append([]any{method}, v...)...)))
+	s.mu.Unlock()
+	if gate := s.gates[method]; gate != nil {
+		<-gate
+	}
+}
+
+// told are the things that the node was told with one of these methods.
+func (s *still) told(methods ...string) (out []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.said = append(s.said, strings.TrimSpace(fmt.Sprintln(v...)))
+	for _, what := range s.said {
+		if method, _, _ := strings.Cut(what, " "); slices.Contains(methods, method) {
+			out = append(out, what)
+		}
+	}
+	return out
 }
 
 // lastSaid is what the node was told last, "" for nothing.
@@ -117,6 +139,17 @@ func newStill() (*Remote, *still) {
 	return New(Config{NodeName: "n@h"}, s, zap.NewNop()), s
 }
 
+// answerTo runs a request, with what it leaves to a lane.
+func answerTo(r *Remote, m *request) (answer any, answered bool) {
+	r.run(m, func(v any) { answer, answered = v, true })
+	for _, l := range []lane{r.parked, r.queues} {
+		for len(l.work) > 0 {
+			(<-l.work)()
+		}
+	}
+	return answer, answered
+}
+
 // live is a Remote on a real broker, and a channel to play the others with.
 type live struct {
 	*Remote
@@ -132,6 +165,12 @@ type live struct {
 func start(t *testing.T, url string, change func(*Config)) *live {
 	t.Helper()
 	_, node := newStill()
+	return startWith(t, url, node, change)
+}
+
+// startWith is start with a node.
+func startWith(t *testing.T, url string, node *still, change func(*Config)) *live {
+	t.Helper()
 	cfg := Config{NodeName: "go@h", Dial: func(context.Context) (*amqp.Connection, error) { return amqp.Dial(url) }}
 	if change != nil {
 		change(&cfg)
@@ -222,12 +261,18 @@ func (l *live) request(body string) {
 	}
 }
 
+// ask publishes a request and returns where the reply comes.
+func (l *live) ask(method, arguments string) <-chan amqp.Delivery {
+	l.t.Helper()
+	queue, replies := capture(l.t, l.ch, "", "")
+	l.request(fmt.Sprintf(`{"method":%q,"arguments":%s,"ticket":"T","reply_to":{"exchange":"","routing_key":%q}}`, method, arguments, queue))
+	return replies
+}
+
 // ping asks and waits for the reply.
 func (l *live) ping() amqp.Delivery {
 	l.t.Helper()
-	queue, replies := capture(l.t, l.ch, "", "")
-	l.request(fmt.Sprintf(`{"method":"ping","arguments":{},"ticket":"T","reply_to":{"exchange":"","routing_key":%q}}`, queue))
-	return wait(l.t, "reply to ping", replies)
+	return wait(l.t, "reply to ping", l.ask("ping", "{}"))
 }
 
 // python runs testdata/peer.py to its end and returns what it printed.

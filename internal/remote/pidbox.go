@@ -84,27 +84,32 @@ type reply struct {
 	body   []byte
 }
 
-// answer runs a request and returns the reply, nil if none is wanted.
-func (r *Remote) answer(d amqp.Delivery) *reply {
+// handle carries out a request. send is called with the reply, if one is wanted: by
+// a lane, if the command has to wait for somebody.
+func (r *Remote) handle(d amqp.Delivery, send func(*reply)) {
 	m, err := parseRequest(d.ContentType, d.Body)
 	if err != nil {
 		r.log.Warn("remote control request ignored", zap.Error(err))
-		return nil
+		return
 	}
 	r.adjust(d.Headers)
 	mine, err := m.isFor(r.cfg.NodeName)
 	if err != nil {
 		r.log.Warn("remote control request ignored", zap.String("method", m.Method), zap.Error(err))
-		return nil
+		return
 	}
 	if !mine {
-		return nil
+		return
 	}
-	value, answered := r.run(m)
-	if m.ReplyTo == nil || !answered {
-		return nil
-	}
-	body, err := celery.MarshalJSON(map[string]any{r.cfg.NodeName: value})
+	r.run(m, func(answer any) {
+		if m.ReplyTo != nil {
+			send(r.reply(m, answer))
+		}
+	})
+}
+
+func (r *Remote) reply(m *request, answer any) *reply {
+	body, err := celery.MarshalJSON(map[string]any{r.cfg.NodeName: answer})
 	if err != nil {
 		r.log.Error("remote control reply cannot be encoded", zap.String("method", m.Method), zap.Error(err))
 		// Two strings can be.
@@ -116,25 +121,52 @@ func (r *Remote) answer(d amqp.Delivery) *reply {
 // failure answers with Python's repr of what went wrong.
 func failure(exc *celery.Exception) map[string]any { return map[string]any{"error": exc.Repr()} }
 
-// run executes a command. What goes wrong in it is part of the answer.
-func (r *Remote) run(m *request) (value any, answered bool) {
-	defer func() {
-		if p := recover(); p != nil {
-			exc := celery.Recovered(p)
-			r.log.Error("remote control command panicked", zap.String("method", m.Method), zap.Error(exc))
-			value, answered = failure(exc), true
-		}
-	}()
+// run executes a command and calls done with the answer, if there is to be one.
+func (r *Remote) run(m *request, done func(answer any)) {
 	c, known := lookUp(m.Method)
 	if !known {
 		r.log.Warn("remote control command is not known", zap.String("method", m.Method))
-		return failure(celery.NewException("KeyError", m.Method, nil)), true
+		done(failure(celery.NewException("KeyError", m.Method, nil)))
+		return
 	}
 	a := arguments{c, m.Arguments}
-	err := a.check()
-	if err == nil {
-		value, err = c.run(r, a)
+	r.step(c, done, func() (any, error) {
+		if err := a.check(); err != nil {
+			return nil, err
+		}
+		return c.run(r, a)
+	})
+}
+
+// step executes a part of a command, and leaves the rest to a lane or ends it.
+func (r *Remote) step(c command, done func(answer any), part func() (any, error)) {
+	value, err := r.safely(c, part)
+	if rest, waits := value.(later); waits && err == nil {
+		if rest.lane.add(func() { r.step(c, done, rest.do) }) {
+			return
+		}
+		err = fmt.Errorf("%d commands wait for Redis or the broker already: try again later", laneLength)
 	}
+	if answer, answered := r.conclude(c, value, err); answered {
+		done(answer)
+	}
+}
+
+// safely calls part; a panic in it is returned as an error.
+func (r *Remote) safely(c command, part func() (any, error)) (value any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			exc := celery.Recovered(p)
+			r.log.Error("remote control command panicked", zap.String("method", c.name), zap.Error(exc))
+			value, err = nil, exc
+		}
+	}()
+	return part()
+}
+
+// conclude is the answer for what a command returned. What went wrong in it is part
+// of the answer.
+func (r *Remote) conclude(c command, value any, err error) (answer any, answered bool) {
 	switch {
 	case errors.Is(err, errNoAnswer):
 		return nil, false
@@ -143,11 +175,11 @@ func (r *Remote) run(m *request) (value any, answered bool) {
 		if !errors.As(err, &exc) {
 			exc = celery.NewException("ValueError", err.Error(), err)
 		}
-		r.log.Warn("remote control command refused", zap.String("method", m.Method), zap.Error(err))
+		r.log.Warn("remote control command refused", zap.String("method", c.name), zap.Error(err))
 		return failure(exc), true
 	}
 	if c.logged {
-		r.log.Info("remote control", zap.String("method", m.Method))
+		r.log.Info("remote control", zap.String("method", c.name))
 	}
 	return value, true
 }

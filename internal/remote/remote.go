@@ -15,16 +15,16 @@ import (
 )
 
 // Node is the worker as remote control and events see it. All methods are safe
-// for concurrent use. All but Parked and RevokeParked return at once: none waits for
-// a job, for Redis or for the broker.
+// for concurrent use. All but Parked, RevokeParked and AddConsumer return at once: none
+// waits for a job, for Redis or for the broker.
 type Node interface {
 	// Jobs is a view of what the worker holds at one moment.
 	Jobs() Jobs
 	// Parked are the jobs that no worker holds, as they are due much later, if this
-	// node is the one to tell of them. It takes half a second at most.
+	// node is the one to tell of them. It may wait for Redis.
 	Parked() []Job
-	// RevokeParked revokes the jobs of these ids that are parked, or will be. It takes
-	// half a second at most.
+	// RevokeParked revokes the jobs of these ids that are parked, or will be. It may wait
+	// for Redis.
 	RevokeParked(ids []string)
 	// Totals says how often each task has been accepted, by task name.
 	Totals() map[string]int
@@ -49,8 +49,10 @@ type Node interface {
 	RateLimit(task string, perSecond float64) error
 	// TimeLimits sets a task's limits, 0 for none. It fails with ErrUnknownTask.
 	TimeLimits(task string, hard, soft time.Duration) error
-	// AddConsumer consumes one more queue; q has a name, the rest may be empty.
-	AddConsumer(q Queue)
+	// AddConsumer consumes one more queue; q has a name, the rest may be empty. It may
+	// wait for the broker, two seconds at most. Its error is answered: as it is if it is
+	// a *celery.Exception, else as a ValueError with its text.
+	AddConsumer(q Queue) error
 	// CancelConsumer stops consuming a queue.
 	CancelConsumer(queue string)
 	// Revoke ends the jobs that match: those that wait, and if terminate is set
@@ -133,6 +135,8 @@ type Remote struct {
 	node    Node
 	log     *zap.Logger
 	events  *events
+	parked  lane // for commands that wait for Redis
+	queues  lane // for commands that wait for the broker to declare
 	started time.Time
 	ready   chan struct{}
 	once    sync.Once // closes ready
@@ -143,6 +147,7 @@ func New(cfg Config, node Node, log *zap.Logger) *Remote {
 	r := &Remote{
 		Clock: &Clock{}, Revoked: newRevoked(),
 		cfg: cfg, node: node, log: log, started: time.Now(), ready: make(chan struct{}),
+		parked: newLane(), queues: newLane(),
 	}
 	r.events = newEvents(r)
 	return r
@@ -178,8 +183,13 @@ const (
 
 // Run connects and serves until ctx ends, reconnecting whenever the broker is
 // lost. At its end it sends the task events that still wait, and worker-offline,
-// for which it takes a second at most.
+// for which it takes a second at most. It waits for those methods of Node that may
+// wait, and have been called.
 func (r *Remote) Run(ctx context.Context) {
+	var lanes sync.WaitGroup
+	defer lanes.Wait()
+	lanes.Go(func() { r.parked.run(ctx) })
+	lanes.Go(func() { r.queues.run(ctx) })
 	lost, pause := false, firstPause
 	for ctx.Err() == nil {
 		l, failed, err := r.connect(ctx)

@@ -1,7 +1,9 @@
 package remote
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -20,7 +22,7 @@ func TestCommands(t *testing.T) {
 	tests := []struct {
 		method, arguments string
 		want              string // JSON; "" for no answer
-		said              string // last thing the node was told
+		said              string // what the node was told; "" for nothing, or for what does not matter
 	}{
 		{"ping", `{}`, `{"ok":"pong"}`, ""},
 		{"clock", `{}`, `{"clock":0}`, ""},
@@ -31,13 +33,13 @@ func TestCommands(t *testing.T) {
 		{"dump_tasks", `{"taskinfoitems":["max_retries"],"builtins":true}`, `["celery.map","t [max_retries=3]"]`, ""},
 		{"conf", `{}`, `{"timezone":"UTC"}`, ""},
 		{"report", `{"x":1}`, `{"error":"TypeError(\"report() got an unexpected keyword argument 'x'\")"}`, ""},
-		{"revoke", `{"task_id":"a"}`, `{"ok":"tasks {'a'} flagged as revoked"}`, "revoke false 15"},
-		{"revoke", `{"task_id":["running"],"terminate":true,"signal":"KILL"}`, `{"ok":"terminate: running"}`, "revoke true 9"},
-		{"revoke", `{"task_id":"a","terminate":true}`, `{"ok":"terminate: tasks unknown"}`, "revoke true 15"},
-		{"revoke", `{"task_id":"a","signal":"NOPE"}`, `{"ok":"tasks {'a'} flagged as revoked"}`, "revoke false 15"},
+		{"revoke", `{"task_id":"a"}`, `{"ok":"tasks {'a'} flagged as revoked"}`, "revoke false 15; revoke-parked [a]"},
+		{"revoke", `{"task_id":["running"],"terminate":true,"signal":"KILL"}`, `{"ok":"terminate: running"}`, "revoke true 9; revoke-parked [running]"},
+		{"revoke", `{"task_id":"a","terminate":true}`, `{"ok":"terminate: tasks unknown"}`, "revoke true 15; revoke-parked [a]"},
+		{"revoke", `{"task_id":"a","signal":"NOPE"}`, `{"ok":"tasks {'a'} flagged as revoked"}`, "revoke false 15; revoke-parked [a]"},
 		{"revoke", `{"task_id":"a","terminate":true,"signal":"NOPE"}`, `{"error":"AttributeError(\"module 'signal' has no attribute 'SIGNOPE'\")"}`, ""},
 		{"revoke", `{}`, `{"error":"TypeError(\"revoke() missing 1 required positional argument: 'task_id'\")"}`, ""},
-		{"terminate", `{"task_id":"running","signal":"SIGTERM"}`, `{"ok":"terminate: running"}`, "revoke true 15"},
+		{"terminate", `{"task_id":"running","signal":"SIGTERM"}`, `{"ok":"terminate: running"}`, "revoke true 15; revoke-parked [running]"},
 		{"revoke_by_stamped_headers", `{"headers":{"who":["me"]}}`, `{"ok":"headers {'who': ['me']} flagged as revoked, but not terminated"}`, "revoke false 15"},
 		{"revoke_by_stamped_headers", `{"headers":["who=me"],"terminate":true}`, `{"ok":"headers defaultdict(<class 'set'>, {'who': {'me'}}) revoked"}`, "revoke true 15"},
 		{"revoke_by_stamped_headers", `{"headers":{"who":"7"},"terminate":true}`, `{"ok":"headers {'who': '7'} were not terminated"}`, "revoke true 15"},
@@ -51,6 +53,14 @@ func TestCommands(t *testing.T) {
 		{"pool_restart", `{}`, `{"error":"ValueError('Pool restarts not enabled')"}`, ""},
 		{"autoscale", `{"max":4,"min":1}`, `{"error":"ValueError('Autoscale not enabled')"}`, "autoscale 4 1"},
 		{"add_consumer", `{"queue":"q2","exchange":"x","routing_key":"k"}`, `{"ok":"add consumer q2"}`, "add q2 x k"},
+		{"add_consumer", `{"queue":"q2","exchange":"amq.topic","exchange_type":"x-delayed-message"}`, `{"ok":"add consumer q2"}`, "add q2 amq.topic"},
+		{"add_consumer", `{"queue":"amq.x"}`, `{"error":"ValueError(\"queue amq.x: names that begin with amq. are the broker's own, choose another\")"}`, ""},
+		{"add_consumer", `{"queue":"q","exchange_type":"bogus"}`, `{"error":"ValueError(\"exchange type 'bogus': expected direct, topic, fanout, headers, or one of a plugin, which begins with x-\")"}`, ""},
+		{"add_consumer", `{"queue":""}`, `{"error":"ValueError('the name of the queue is empty: expected 1 to 255 bytes')"}`, ""},
+		{"add_consumer", `{"queue":"` + strings.Repeat("큐", 86) + `"}`, `{"error":"ValueError('the name of the queue has 258 bytes: expected 255 at most')"}`, ""},
+		{"add_consumer", `{"queue":"q","exchange":"` + strings.Repeat("x", 256) + `"}`, `{"error":"ValueError('the name of the exchange has 256 bytes: expected 255 at most')"}`, ""},
+		{"add_consumer", `{"queue":"q","exchange_type":"x-` + strings.Repeat("x", 254) + `"}`, `{"error":"ValueError('the name of the exchange type has 256 bytes: expected 255 at most')"}`, ""},
+		{"add_consumer", `{"queue":"q","routing_key":"` + strings.Repeat("x", 256) + `"}`, `{"error":"ValueError('the name of the routing key has 256 bytes: expected 255 at most')"}`, ""},
 		{"cancel_consumer", `{"queue":"q2"}`, `{"ok":"no longer consuming from q2"}`, "cancel q2"},
 		{"enable_events", `{}`, `{"ok":"task events enabled"}`, ""},
 		{"disable_events", `{}`, `{"ok":"task events already disabled"}`, ""},
@@ -67,7 +77,7 @@ func TestCommands(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		value, answered := r.run(m)
+		value, answered := answerTo(r, m)
 		if jobs, ok := value.([]any); ok && tt.method == "active" {
 			jobs[0].(map[string]any)["worker_pid"] = 0
 		}
@@ -82,9 +92,59 @@ func TestCommands(t *testing.T) {
 		case tt.want != "" && string(got) != tt.want:
 			t.Errorf("%s(%s):\ngot  %s\nwant %s", tt.method, tt.arguments, got, tt.want)
 		}
-		if tt.said != "" && node.lastSaid() != tt.said {
-			t.Errorf("%s(%s): the node was told %q, want %q", tt.method, tt.arguments, node.lastSaid(), tt.said)
+		said := strings.Join(node.said, "; ")
+		if said != tt.said && (tt.said != "" || tt.method == "add_consumer") {
+			t.Errorf("%s(%s): the node was told %q, want %q", tt.method, tt.arguments, said, tt.said)
 		}
+	}
+}
+
+// TestQueueThatCannotBeHad is answered with the node's error.
+func TestQueueThatCannotBeHad(t *testing.T) {
+	for want, err := range map[string]error{
+		`{"error":"ValueError('declare queue q: refused')"}`: errors.New("declare queue q: refused"),
+		`{"error":"AccessRefused('q')"}`:                     celery.NewException("AccessRefused", "q", nil),
+	} {
+		r, node := newStill()
+		node.addErr = err
+		answer, _ := answerTo(r, &request{Method: "add_consumer", Arguments: map[string]json.RawMessage{"queue": json.RawMessage(`"q"`)}})
+		if got, _ := json.Marshal(answer); string(got) != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+// TestFullLane refuses, and says why.
+func TestFullLane(t *testing.T) {
+	r, node := newStill()
+	for r.parked.add(func() {}) {
+	}
+	if n := len(r.parked.work); n != laneLength {
+		t.Errorf("got %d commands in the lane, want %d", n, laneLength)
+	}
+	var got []byte
+	r.run(&request{Method: "revoke", Arguments: map[string]json.RawMessage{"task_id": json.RawMessage(`"a"`)}}, func(answer any) {
+		got, _ = json.Marshal(answer)
+	})
+	if !strings.Contains(string(got), "10000 commands wait") {
+		t.Errorf("got the answer %s, want an error", got)
+	}
+	if _, known := r.Revoked.Since("a"); !known || len(node.told("revoke")) == 0 {
+		t.Error("what is held and what will come was not revoked")
+	}
+}
+
+// TestLaneAtTheEnd carries out what was asked for before.
+func TestLaneAtTheEnd(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	l, did := newLane(), 0
+	for range 3 {
+		l.add(func() { did++ })
+	}
+	l.run(ctx)
+	if did != 3 {
+		t.Errorf("got %d of 3 commands carried out", did)
 	}
 }
 
@@ -95,12 +155,12 @@ func TestAutoscaledPool(t *testing.T) {
 		"pool_grow": `{"error":"pool_grow is not supported with autoscale. Adjust autoscale range instead."}`,
 		"autoscale": `{"ok":"autoscale now max=0 min=0"}`,
 	} {
-		value, _ := r.run(&request{Method: method})
+		value, _ := answerTo(r, &request{Method: method})
 		if got, _ := json.Marshal(value); string(got) != want {
 			t.Errorf("%s: got %s, want %s", method, got, want)
 		}
 	}
-	value, _ := r.run(&request{Method: "stats"})
+	value, _ := answerTo(r, &request{Method: "stats"})
 	if got, _ := json.Marshal(value.(map[string]any)["autoscaler"]); string(got) != `{"current":1,"max":4,"min":1,"qty":1}` {
 		t.Errorf("stats: got autoscaler %s", got)
 	}
@@ -111,7 +171,7 @@ func TestHello(t *testing.T) {
 	for _, theirs := range []string{`["theirs"]`, `{"theirs":[1.5,"theirs"]}`} {
 		r, _ := newStill()
 		r.Revoked.Add("mine")
-		value, _ := r.run(&request{Method: "hello", Arguments: map[string]json.RawMessage{
+		value, _ := answerTo(r, &request{Method: "hello", Arguments: map[string]json.RawMessage{
 			"from_node": json.RawMessage(`"other@h"`), "revoked": json.RawMessage(theirs),
 		}})
 		if got, _ := json.Marshal(value); string(got) != `{"clock":1,"revoked":["mine","theirs"]}` {
@@ -130,7 +190,7 @@ func TestHello(t *testing.T) {
 func TestPanicInACommandIsAnswered(t *testing.T) {
 	r, _ := newStill()
 	r.node = nil
-	value, answered := r.run(&request{Method: "stats"})
+	value, answered := answerTo(r, &request{Method: "stats"})
 	if got, _ := json.Marshal(value); !answered || string(got[:24]) != `{"error":"RuntimeError('` {
 		t.Errorf("got %s, want the panic as an error", got)
 	}
@@ -210,9 +270,11 @@ func TestHumanBytes(t *testing.T) {
 func TestUnwritableArguments(t *testing.T) {
 	r, node := newStill()
 	node.jobs.Active[0].Request.Args = []json.RawMessage{json.RawMessage(`NaN`)}
-	reply := r.answer(amqp.Delivery{ContentType: "application/json", Body: []byte(`{"method":"active","reply_to":{}}`)})
-	if reply == nil || !strings.Contains(string(reply.body), `"args":["NaN"]`) {
-		t.Errorf("got %+v, want args NaN", reply)
+	var got *reply
+	d := amqp.Delivery{ContentType: "application/json", Body: []byte(`{"method":"active","reply_to":{}}`)}
+	r.handle(d, func(r *reply) { got = r })
+	if got == nil || !strings.Contains(string(got.body), `"args":["NaN"]`) {
+		t.Errorf("got %+v, want args NaN", got)
 	}
 }
 
@@ -333,6 +395,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add([]byte(`{"method":"revoke","arguments":{"task_id":["a"],"terminate":true},"destination":null,"pattern":null,"matcher":null,"ticket":"t","reply_to":{"exchange":"e","routing_key":"k"}}`))
 	f.Add([]byte(`{"method":"rate_limit","arguments":{"task_name":"t","rate_limit":"1/s"},"pattern":"n*","matcher":"glob"}`))
 	f.Add([]byte(`{"method":"revoke_by_stamped_headers","arguments":{"headers":{"a":[1]}}}`))
+	f.Add([]byte(`{"method":"add_consumer","arguments":{"queue":"q","exchange":"e","exchange_type":"x-t","routing_key":"k"}}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		m, err := parseRequest("application/json", body)
 		if err != nil {
@@ -342,7 +405,7 @@ func FuzzRequest(f *testing.F) {
 		if _, err := m.isFor("n@h"); err != nil {
 			return
 		}
-		value, answered := r.run(m)
+		value, answered := answerTo(r, m)
 		if !answered {
 			return
 		}

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"errors"
+	"sync"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
@@ -11,12 +12,14 @@ import (
 
 // replies sends replies. Those to Celery's own exchange or the default one, and
 // those to wherever else a client asks for, have a channel each: the broker closes the channel of a
-// reply to an exchange that is not there, with all that follows on it. Not safe
-// for concurrent use.
+// reply to an exchange that is not there, with all that follows on it. Safe for
+// concurrent use.
 type replies struct {
-	r              *Remote
-	conn           *amqp.Connection
-	usual, unusual *replyChannel
+	r    *Remote
+	conn *amqp.Connection
+
+	mu             sync.Mutex
+	usual, unusual replyChannel
 }
 
 // replyChannel is a channel that is opened when it is needed.
@@ -25,15 +28,15 @@ type replyChannel struct {
 	closed chan *amqp.Error
 }
 
-func newReplies(r *Remote, conn *amqp.Connection) replies {
-	return replies{r, conn, &replyChannel{}, &replyChannel{}}
-}
+func newReplies(r *Remote, conn *amqp.Connection) *replies { return &replies{r: r, conn: conn} }
 
 // send publishes a reply. An error means that the connection is lost.
-func (s replies) send(r *reply) error {
-	c := s.usual
+func (s *replies) send(r *reply) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := &s.usual
 	if r.to.Exchange != replyExchange && r.to.Exchange != "" {
-		c = s.unusual
+		c = &s.unusual
 	}
 	headers := amqp.Table{"ticket": r.ticket, "clock": s.r.Clock.Forward()}
 	for {
@@ -53,7 +56,7 @@ func (s replies) send(r *reply) error {
 }
 
 // open opens a channel, a new one if the broker has closed the last.
-func (s replies) open(c *replyChannel) error {
+func (s *replies) open(c *replyChannel) error {
 	if c.closed != nil {
 		if fault := <-c.closed; fault != nil {
 			s.r.log.Warn("a remote control reply was refused", zap.Error(fault))

@@ -21,13 +21,22 @@ func revoke(r *Remote, a arguments) (any, error) {
 
 func terminate(r *Remote, a arguments) (any, error) { return revokeTasks(r, a, true) }
 
+// revokeTasks revokes at once what the worker holds and what will come, and in its
+// lane what is parked.
 func revokeTasks(r *Remote, a arguments, kill bool) (any, error) {
 	ids, err := a.texts("task_id")
 	if err != nil {
 		return nil, err
 	}
 	r.Revoked.Add(ids...)
-	r.node.RevokeParked(ids)
+	answer, err := revokeHeld(r, a, ids, kill)
+	return later{r.parked, func() (any, error) {
+		r.node.RevokeParked(ids)
+		return answer, err
+	}}, nil
+}
+
+func revokeHeld(r *Remote, a arguments, ids []string, kill bool) (answer any, err error) {
 	signal := int(syscall.SIGTERM)
 	if kill {
 		if signal, err = signalOf(a); err != nil {
