@@ -10,8 +10,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// link is one connection, from dialling to its loss. Requests, replies, events
-// and gossip have a channel each.
+// link is one connection, from dialling to its loss. Requests, replies, events,
+// gossip and marks have a channel each.
 type link struct {
 	r        *Remote
 	conn     *amqp.Connection
@@ -20,6 +20,7 @@ type link struct {
 	gossip   <-chan amqp.Delivery
 	events   *amqp.Channel
 	replies  *replies
+	marks    *marks
 	faults   chan error // the first is why serve ends
 }
 
@@ -52,7 +53,8 @@ func (r *Remote) open(ctx context.Context) (_ *link, err error) {
 			return nil, fmt.Errorf("declare exchange %s: %w", x.name, err)
 		}
 	}
-	if l.requests, err = consumePidbox(conn, r.cfg.NodeName); err != nil {
+	pidbox := r.cfg.NodeName + ".celery.pidbox"
+	if l.requests, err = consumePidbox(conn, pidbox); err != nil {
 		return nil, fmt.Errorf("consume remote control of %s: %w", r.cfg.NodeName, err)
 	}
 	if l.events, err = conn.Channel(); err != nil {
@@ -61,6 +63,11 @@ func (r *Remote) open(ctx context.Context) (_ *link, err error) {
 	if l.gossip, err = listen(conn); err != nil {
 		return nil, err
 	}
+	ch, err := conn.Channel()
+	if err != nil {
+		return nil, fmt.Errorf("open channel for marks: %w", err)
+	}
+	l.marks = newMarks(ch, pidbox)
 	return l, nil
 }
 
@@ -78,11 +85,10 @@ func declareExchange(conn *amqp.Connection, name, kind string, durable bool) err
 	})
 }
 
-// consumePidbox consumes the requests to a node from its queue, exclusive as
+// consumePidbox consumes the requests to the node from its queue, exclusive as
 // newer Celery has it. One that Celery 5.2 has left behind, with other flags, is
 // used as it stands, as long as nobody consumes from it.
-func consumePidbox(conn *amqp.Connection, node string) (<-chan amqp.Delivery, error) {
-	queue := node + ".celery.pidbox"
+func consumePidbox(conn *amqp.Connection, queue string) (<-chan amqp.Delivery, error) {
 	err := withChannel(conn, func(ch *amqp.Channel) error {
 		_, err := ch.QueueDeclare(queue, false, true, true, false,
 			amqp.Table{"x-expires": int32(10000), "x-message-ttl": int32(300000)})
@@ -141,8 +147,11 @@ func (l *link) serve(ctx context.Context) error {
 	var wg sync.WaitGroup
 	run := func(f func(context.Context) error) { wg.Go(func() { l.fault(f(serving)) }) }
 	run(l.answerAll)
+	run(l.marks.send)
 	run(func(ctx context.Context) error { return l.r.events.run(ctx, l.events) })
 	run(l.followGossip)
+	l.r.link.Store(l)
+	defer l.r.link.Store(nil)
 	if l.r.cfg.Mingle {
 		wg.Go(func() { l.mingle(serving) })
 	} else {
@@ -187,7 +196,11 @@ func (l *link) answerAll(ctx context.Context) error {
 			if !ok {
 				return errors.New("the consumer of remote control was cancelled")
 			}
-			l.r.handle(d, l.reply)
+			if d.Type == markType {
+				l.marks.pass(d.MessageId)
+			} else {
+				l.r.handle(d, l.reply)
+			}
 		case <-ctx.Done():
 			return nil
 		}

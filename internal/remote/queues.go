@@ -14,8 +14,8 @@ import (
 const maxName = 255
 
 // addConsumer answers when the node has the queue, or cannot get it. A Python worker
-// answers before it has tried, and then loses its connection over what it cannot
-// declare (celery/worker/control.py, add_consumer).
+// says ok before it has tried, and ends over a queue that it cannot declare
+// (celery/worker/control.py, add_consumer).
 func addConsumer(r *Remote, a arguments) (any, error) {
 	var q Queue
 	for name, dst := range map[string]*string{"queue": &q.Name, "exchange": &q.Exchange, "exchange_type": &q.ExchangeType, "routing_key": &q.RoutingKey} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -135,8 +136,9 @@ type Remote struct {
 	node    Node
 	log     *zap.Logger
 	events  *events
-	parked  lane // for commands that wait for Redis
-	queues  lane // for commands that wait for the broker to declare
+	parked  lane                 // for commands that wait for Redis
+	queues  lane                 // for commands that wait for the broker to declare
+	link    atomic.Pointer[link] // nil without a connection
 	started time.Time
 	ready   chan struct{}
 	once    sync.Once // closes ready

@@ -1,12 +1,16 @@
 package remote
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"onceover/internal/testenv"
 )
 
 // TestNobodyWaitsForRedisOrTheBroker has a node that cannot reach them.
@@ -90,5 +94,120 @@ func TestRepliesFromEverywhere(t *testing.T) {
 		if got[method] != each {
 			t.Errorf("got %d replies to %s, want %d", got[method], method, each)
 		}
+	}
+}
+
+// TestRunWaitsForTheNode when it ends, and what was asked for before is done.
+func TestRunWaitsForTheNode(t *testing.T) {
+	url := broker(t)
+	_, node := newStill()
+	gate, open := newGate()
+	node.gates = map[string]chan struct{}{"add": gate}
+	l := startWith(t, url, node, nil)
+	t.Cleanup(open)
+	wait(t, "Remote", l.Ready())
+	l.request(`{"method":"add_consumer","arguments":{"queue":"q1"}}`)
+	l.request(`{"method":"cancel_consumer","arguments":{"queue":"q1"}}`)
+	l.ping()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.stop()
+	}()
+	for l.link.Load() != nil { // its connection is closed
+		wait(t, "tick", time.After(time.Millisecond))
+	}
+	select {
+	case <-ended:
+		t.Error("Run has ended while the node was at work")
+	default:
+	}
+	open()
+	wait(t, "end of Run", ended)
+	if got, want := node.told("add", "cancel"), []string{"add q1", "cancel q1"}; !slices.Equal(got, want) {
+		t.Errorf("the node was told %v, want %v", got, want)
+	}
+}
+
+// TestCatchUp has a revocation lie in the queue, behind a request that is being
+// carried out.
+func TestCatchUp(t *testing.T) {
+	url := broker(t)
+	_, node := newStill()
+	gate, open := newGate()
+	node.gates = map[string]chan struct{}{"resize": gate}
+	l := startWith(t, url, node, nil)
+	wait(t, "Remote", l.Ready())
+	if err := l.ch.Confirm(false); err != nil {
+		t.Fatal(err)
+	}
+	confirmed := l.ch.NotifyPublish(make(chan amqp.Confirmation, 2))
+	l.request(`{"method":"pool_grow"}`)
+	l.request(`{"method":"revoke","arguments":{"task_id":"a"}}`)
+	for range 2 {
+		wait(t, "confirm", confirmed)
+	}
+	go func() { // as soon as the mark is on its way
+		defer open()
+		for l.waiting() == 0 && t.Context().Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	l.CatchUp(t.Context())
+	if _, known := l.Revoked.Since("a"); !known {
+		t.Error("a request that the broker had before has not been carried out")
+	}
+	if n := l.waiting(); n != 0 {
+		t.Errorf("got %d marks that somebody waits for, want none", n)
+	}
+}
+
+// waiting is how many marks somebody waits for.
+func (l *live) waiting() int {
+	m := l.link.Load().marks
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.waiting)
+}
+
+// TestCatchUpInVain has no connection, one that ends, one over which nothing comes,
+// and a job that is over.
+func TestCatchUpInVain(t *testing.T) {
+	url := broker(t)
+	r, _ := newStill()
+	r.CatchUp(t.Context()) // has never connected
+
+	uri, err := amqp.ParseURI(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := testenv.NewProxy(t, fmt.Sprintf("%s:%d", uri.Host, uri.Port))
+	l := start(t, proxy.URL(url), nil)
+	wait(t, "Remote", l.Ready())
+	proxy.Pause()
+	began := time.Now()
+	l.CatchUp(t.Context())
+	if took := time.Since(began); took < catchUpTime || took > catchUpTime+5*time.Second {
+		t.Errorf("got %v waited, want %v", took, catchUpTime)
+	}
+	over, end := context.WithCancel(t.Context())
+	end()
+	began = time.Now()
+	l.CatchUp(over)
+	if took := time.Since(began); took > catchUpTime/2 {
+		t.Errorf("got %v waited for a job that is over", took)
+	}
+	proxy.Restore()
+	l.ping() // stands behind the first mark
+	if n := l.logs.FilterMessage("remote control request ignored").Len(); n != 0 {
+		t.Error("a mark that came late was taken for a request")
+	}
+	marks := l.link.Load().marks
+	proxy.Cut()
+	wait(t, "end of the connection", marks.ended)
+	began = time.Now()
+	l.CatchUp(t.Context())
+	if took := time.Since(began); took > catchUpTime/2 {
+		t.Errorf("got %v waited without a connection", took)
 	}
 }
