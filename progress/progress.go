@@ -3,8 +3,9 @@
 //
 // Start with [Store]; [Store.Track] gives the [Tracker] through which one run
 // of a job reports. It promises that the number of a job never falls while it
-// is retried or redelivered, and that every key expires. It does not decide
-// what the stages are.
+// is retried or redelivered, that nothing lower is shown after its end, whichever
+// runs are still at work, and that every key expires. It does not decide what the
+// stages are.
 package progress
 
 import (
@@ -12,7 +13,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -75,28 +75,6 @@ func (s *Store) Load(ctx context.Context, jobID string) (*Update, error) {
 	return &u, nil
 }
 
-// Track returns the tracker of one run of a job. With resume, for a run that
-// follows an interrupted or failed one, it starts from the number that was
-// last shown, unless that was 100.
-func (s *Store) Track(ctx context.Context, jobID string, resume bool) (*Tracker, error) {
-	t := &Tracker{store: s, jobID: jobID}
-	if !resume {
-		return t, nil
-	}
-	last, err := s.Load(ctx, jobID)
-	if err != nil {
-		var damaged *json.SyntaxError
-		if errors.As(err, &damaged) {
-			return t, nil // somebody else's value: it is about to be replaced
-		}
-		return nil, err
-	}
-	if last != nil && last.Progress < 100 {
-		t.floor = last.Progress
-	}
-	return t, nil
-}
-
 // timestamp is the time as it stands in updates.
 func (s *Store) timestamp() string { return s.now().UTC().Format("2006-01-02T15:04:05") }
 
@@ -117,48 +95,6 @@ func (s *Store) Reset(ctx context.Context, jobID, stage, message string) error {
 	if err != nil {
 		return fmt.Errorf("reset progress of job %s: %w", jobID, err)
 	}
-	return nil
-}
-
-// Tracker reports the progress of one run of a job. Safe for concurrent use.
-type Tracker struct {
-	store *Store
-	jobID string
-
-	mu    sync.Mutex
-	floor int // the number last shown
-}
-
-// JobID is the job that t reports for.
-func (t *Tracker) JobID() string { return t.jobID }
-
-// Report shows the stage. progress counts from 0 to 100; a number below the one
-// last shown is raised to it.
-func (t *Tracker) Report(ctx context.Context, progress int, stage, message string) error {
-	return t.write(ctx, Update{Progress: progress, Stage: stage, Message: message})
-}
-
-// Fail shows that the job has failed: the number stays, the stage is "failed".
-func (t *Tracker) Fail(ctx context.Context, message, reason string) error {
-	return t.write(ctx, Update{Stage: "failed", Message: message, Error: reason})
-}
-
-func (t *Tracker) write(ctx context.Context, u Update) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	u.Progress = max(u.Progress, t.floor)
-	u.UpdatedAt = t.store.timestamp()
-	doc, err := celery.MarshalJSON(u)
-	if err != nil {
-		return fmt.Errorf("encode progress of job %s: %w", t.jobID, err)
-	}
-	err = t.store.guard.Do(ctx, func(ctx context.Context) error {
-		return t.store.client.Set(ctx, Key(t.jobID), doc, TTL).Err()
-	})
-	if err != nil {
-		return fmt.Errorf("write progress of job %s: %w", t.jobID, err)
-	}
-	t.floor = u.Progress
 	return nil
 }
 

@@ -109,24 +109,44 @@ func TestProgressNeverFalls(t *testing.T) {
 	}
 	check(t, load(t, s, "j"), progress.Update{Progress: 50, Stage: "failed", Message: "실패", Error: "ValueError: x"})
 
-	report(track(true), 100, "done")
-	report(track(true), 10, "download") // redelivered after the end: it is a new run
-	check(t, load(t, s, "j"), progress.Update{Progress: 10, Stage: "download"})
+	report(track(true), 100, "done") // a straggler
+	check(t, load(t, s, "j"), progress.Update{Progress: 50, Stage: "failed", Message: "실패", Error: "ValueError: x"})
+	if err := second.Finish(ctx, "done", ""); err != nil {
+		t.Fatal(err)
+	}
+	report(track(true), 10, "download") // redelivered after the end
+	check(t, load(t, s, "j"), progress.Update{Progress: 100, Stage: "done"})
 	report(track(false), 0, "download")
 	check(t, load(t, s, "j"), progress.Update{Progress: 0, Stage: "download"})
 }
 
 func TestTrackSurvivesAForeignValue(t *testing.T) {
 	s, client := setup(t)
-	client.Set(t.Context(), progress.Key("j"), "half a documen", time.Minute)
-	tr, err := s.Track(t.Context(), "j", true)
+	for _, value := range []string{"half a documen", "", "[]", "7", `{"progress":"x"}`, `{"progress":1e999}`, `{"progress":nan}`, `{"progress":-3}`, `{"stage":"x"}`} {
+		client.Set(t.Context(), progress.Key("j"), value, time.Minute)
+		report(t, track(t, s, "j", true), 10, "download")
+		check(t, load(t, s, "j"), progress.Update{Progress: 10, Stage: "download", Message: "m"})
+	}
+	client.Del(t.Context(), progress.Key("j"))
+	client.LPush(t.Context(), progress.Key("j"), "x")
+	report(t, track(t, s, "j", true), 10, "download")
+	check(t, load(t, s, "j"), progress.Update{Progress: 10, Stage: "download", Message: "m"})
+}
+
+func track(t *testing.T, s *progress.Store, jobID string, resume bool) *progress.Tracker {
+	t.Helper()
+	tr, err := s.Track(t.Context(), jobID, resume)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tr.Report(t.Context(), 10, "download", ""); err != nil {
+	return tr
+}
+
+func report(t *testing.T, tr *progress.Tracker, n int, stage string) {
+	t.Helper()
+	if err := tr.Report(t.Context(), n, stage, "m"); err != nil {
 		t.Fatal(err)
 	}
-	check(t, load(t, s, "j"), progress.Update{Progress: 10, Stage: "download"})
 }
 
 func TestLoadNothing(t *testing.T) {

@@ -134,13 +134,13 @@ func (t *ImageAnalyze) AfterReturn(ctx context.Context, req *celery.Request, sta
 	if lang == "" {
 		lang = t.cfg.Lang
 	}
-	tracker, err := t.progress.Track(ctx, a.JobID.text, state != celery.Success)
+	tracker, err := t.progress.Track(ctx, a.JobID.text, true)
 	if err != nil {
 		return err
 	}
 	switch state {
 	case celery.Success:
-		return tracker.Report(ctx, stepDone.progress, stepDone.stage, stepDone.text.in(lang))
+		return tracker.Finish(ctx, stepDone.stage, stepDone.text.in(lang))
 	case celery.Retried:
 		return tracker.Report(ctx, stepRetry.progress, stepRetry.stage, stepRetry.text.in(lang))
 	default:
