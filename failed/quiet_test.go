@@ -10,6 +10,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"onceover/rabbit"
 )
 
 // seen is what of asynq's lines an operator sees, and what is for debugging.
@@ -29,7 +31,7 @@ func (b *bundle) logged() *observer.ObservedLogs {
 	b.t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
 	store := New(Config{}, b.connect(5), b.results, b.marks, nil, zap.New(core))
-	b.run(store, func(context.Context, bool, ...Message) error { return nil })
+	b.run(store, func(context.Context, bool, ...rabbit.Message) error { return nil })
 	b.until("asynq serves", func() bool { return b.client.Exists(b.t.Context(), "asynq:servers").Val() == 1 })
 	return logs
 }

@@ -100,7 +100,7 @@ func New(cfg Config, client redis.UniversalClient, results *results.Store, marks
 		cfg: cfg, client: client, results: results, marks: marks, log: log,
 		queue:     asynq.NewClientFromRedisClient(client),
 		inspector: asynq.NewInspectorFromRedisClient(client),
-		guard:     redisretry.New("failed", log),
+		guard:     redisretry.New("failed", log).On(client),
 		metrics:   newMetrics(reg),
 		look:      make(chan struct{}, 1),
 	}

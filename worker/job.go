@@ -218,6 +218,9 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 	if err := j.waitForSlot(waits); err != nil {
 		return false, err
 	}
+	if len(j.req.StampedHeaders) > 0 {
+		j.w.remote.CatchUp(waits) // it may have been revoked by a stamp just before it was sent
+	}
 	if v, unwanted := j.unwanted(true); unwanted {
 		return false, j.conclude(jobs, v)
 	}
