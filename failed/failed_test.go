@@ -266,6 +266,16 @@ func message(t testing.TB, req *celery.Request) rabbit.Message {
 	}, "q.ai").Message
 }
 
+// requestOf is what a message asks for, as far as it can be read.
+func requestOf(t testing.TB, m rabbit.Message) *celery.Request {
+	t.Helper()
+	req, err := m.Request()
+	if err != nil {
+		return &celery.Request{}
+	}
+	return req
+}
+
 func text(v any) string {
 	s, _ := v.(string)
 	return s

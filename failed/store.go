@@ -109,14 +109,10 @@ func New(cfg Config, client redis.UniversalClient, results *results.Store, marks
 // Park puts m away until due, to within a second before it. The message is then
 // published to the queue it came from. It is idempotent for one attempt of one id:
 // parking it again changes nothing. While Redis is away it waits until ctx ends.
-func (s *Store) Park(ctx context.Context, m rabbit.Message, due time.Time) error {
-	req, _ := m.Request()
+// req is what m asks for.
+func (s *Store) Park(ctx context.Context, m rabbit.Message, req *celery.Request, due time.Time) error {
 	r := Failure(m, req, nil, "")
-	retries := 0
-	if req != nil {
-		retries = req.Retries
-	}
-	key := parkKey(r.key(), retries, m.Own.Parks)
+	key := parkKey(r.key(), req.Retries, m.Own.Parks)
 	r.Message.Own.Parks++
 	r.Message.Own.Again = true
 	where := func(context.Context) (string, error) { return QueueDelay, nil }

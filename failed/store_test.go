@@ -89,7 +89,7 @@ func TestLargeMessages(t *testing.T) {
 		b.runTask(ref(id))
 		b.until("the record is deleted", func() bool { return b.info(ref(id)) == nil })
 		parked := sized(t, fmt.Sprint("parked-", n), n, "ü")
-		if err := b.store.Park(t.Context(), parked.Message, time.Now().Add(time.Second)); err != nil {
+		if err := b.store.Park(t.Context(), parked.Message, requestOf(t, parked.Message), time.Now().Add(time.Second)); err != nil {
 			t.Fatal(err)
 		}
 		b.until("the parked job is published", func() bool { return b.out.counts()[parked.ID] > 0 })
@@ -181,7 +181,7 @@ func TestPark(t *testing.T) {
 	due := time.Now().Add(2 * time.Second)
 	for range 3 {
 		for _, s := range []*Store{b.store, other} {
-			if err := s.Park(t.Context(), m, due); err != nil {
+			if err := s.Park(t.Context(), m, requestOf(t, m), due); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -225,7 +225,7 @@ func TestPark(t *testing.T) {
 	if again.Exchange != "tasks" || again.RoutingKey != "ai.test" {
 		t.Errorf("got route %q %q, want that of the producer", again.Exchange, again.RoutingKey)
 	}
-	if err := b.store.Park(t.Context(), again, time.Now().Add(time.Hour)); err != nil {
+	if err := b.store.Park(t.Context(), again, requestOf(t, again), time.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	if b.info(Ref{QueueDelay, "a:0:2:1"}) == nil {
@@ -238,7 +238,7 @@ func TestParkedWaitForBroker(t *testing.T) {
 	b := setup(t)
 	b.out.refuse(func(rabbit.Message) error { return errAway })
 	for _, id := range ids(3) {
-		if err := b.store.Park(t.Context(), message(t, request(id)), time.Now()); err != nil {
+		if err := b.store.Park(t.Context(), message(t, request(id)), request(id), time.Now()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -255,7 +255,7 @@ func TestParkedWaitForBroker(t *testing.T) {
 func TestRevokeParked(t *testing.T) {
 	b := setup(t)
 	for _, id := range []string{"revoked", "left"} {
-		if err := b.store.Park(t.Context(), message(t, request(id)), time.Now().Add(time.Hour)); err != nil {
+		if err := b.store.Park(t.Context(), message(t, request(id)), request(id), time.Now().Add(time.Hour)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -412,7 +412,7 @@ func TestKeepAnything(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		err := b.store.Keep(ctx, r)
 		if err == nil {
-			err = b.store.Park(ctx, r.Message, time.Now().Add(time.Hour))
+			err = b.store.Park(ctx, r.Message, requestOf(t, r.Message), time.Now().Add(time.Hour))
 		}
 		if ctx.Err() != nil {
 			t.Errorf("%s: Keep waits for ever: %v", tt.name, err)

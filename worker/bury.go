@@ -27,9 +27,9 @@ func (w *Worker) acceptDead(jobs context.Context, c *consumer, raw amqp.Delivery
 		_ = d.Requeue() // an error means that it goes back by itself
 		return
 	}
-	c.hold(len(d.Body))
+	w.hold(c, d)
 	w.jobs.Go(func() {
-		defer c.release(len(d.Body))
+		defer w.letGo(c, d)
 		death := d.Death(w.cfg.DefaultQueue)
 		j := &job{consumer: c, delivery: d, received: time.Now(), place: &place{}, death: &death, stop: func(error) {}}
 		if err := w.bury(jobs, j); err != nil {

@@ -16,6 +16,7 @@ type Config struct {
 	Queues             []string      // queues to consume; default q.ai
 	Concurrency        int           // jobs in flight; default 100
 	PrefetchMultiplier int           // prefetch = Concurrency x this; default 1
+	HeldBytes          int64         // bytes of message bodies held at most: the prefetch shrinks to fit; default 512 MiB
 	NodeName           string        // Celery's node name; default celery@<host>
 	DefaultQueue       string        // where tasks go that name no queue: Celery's task_default_queue; default celery
 	RPCResults         bool          // send results to the client's queue, Celery's rpc://, and store none; default false
@@ -45,6 +46,7 @@ func DefaultConfig() Config {
 		Queues:             []string{"q.ai"},
 		Concurrency:        100,
 		PrefetchMultiplier: 1,
+		HeldBytes:          512 << 20,
 		NodeName:           "celery@" + host,
 		DefaultQueue:       "celery",
 		DelayedDelivery:    true,
@@ -82,6 +84,9 @@ func (c Config) Validate() error {
 	}
 	if c.PrefetchMultiplier < 1 || c.Concurrency*c.PrefetchMultiplier > 65535 {
 		fault("prefetch multiplier is %d: expected at least 1, and concurrency x multiplier at most 65535", c.PrefetchMultiplier)
+	}
+	if c.HeldBytes < 1<<20 {
+		fault("held bytes is %d: expected at least 1048576 (1 MiB)", c.HeldBytes)
 	}
 	if name, host, ok := strings.Cut(c.NodeName, "@"); !ok || name == "" || host == "" {
 		fault("node name is %q: expected name@host", c.NodeName)

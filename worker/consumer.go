@@ -86,12 +86,6 @@ func (c *consumer) lost() bool {
 	return errors.Is(context.Cause(c.waits), errSessionLost) || c.channel.IsClosed()
 }
 
-// hold notes a delivery of so many bytes.
-func (c *consumer) hold(int) { c.open.Add(1) }
-
-// release takes a delivery off that is settled.
-func (c *consumer) release(int) { c.settled() }
-
 // settled closes the channel of a consumer that has ended, when its last delivery is settled.
 func (c *consumer) settled() {
 	if c.open.Add(-1) == 0 {

@@ -29,10 +29,19 @@ type scale struct {
 	max, min int
 }
 
-// prefetch is how many deliveries the broker may send ahead for one queue.
-func (w *Worker) prefetch() int {
+// sentAhead is how many deliveries the broker may send ahead for one queue, if their bodies are
+// not too large.
+func (w *Worker) sentAhead() int {
 	_, size := w.pool.inUse()
 	return min(size*w.cfg.PrefetchMultiplier, 65535)
+}
+
+// prefetch is how many deliveries of a queue the broker may send ahead.
+func (w *Worker) prefetch(q rabbit.Queue) int {
+	if w.isDead(q) {
+		return deadPrefetch
+	}
+	return w.bodies.window(w.sentAhead(), w.cfg.HeldBytes/int64(w.queues.count()))
 }
 
 func (n *node) Jobs() remote.Jobs {
@@ -144,7 +153,7 @@ func (n *node) Pool() remote.Pool {
 	n.scale.mu.Lock()
 	defer n.scale.mu.Unlock()
 	return remote.Pool{
-		Size: size, Prefetch: n.worker().prefetch(),
+		Size: size, Prefetch: n.worker().sentAhead(),
 		SoftTimeLimit: n.cfg.SoftTimeLimit, TimeLimit: n.cfg.TimeLimit,
 		Autoscaled: n.scale.on, Max: n.scale.max, Min: n.scale.min,
 	}

@@ -251,7 +251,7 @@ func (e *ending) followRetry(v verdict) (func(context.Context) error, verdict) {
 	m.Own.Again = e.again
 	return func(ctx context.Context) (err error) {
 		if v.wait > maxHold {
-			err = e.park(ctx, m, next.ETA)
+			err = e.park(ctx, m, &next)
 		} else {
 			err = e.publish(ctx, m)
 		}
@@ -263,11 +263,11 @@ func (e *ending) followRetry(v verdict) (func(context.Context) error, verdict) {
 }
 
 // park puts a message away that is due later, if it can be published then.
-func (e *ending) park(ctx context.Context, m rabbit.Message, due time.Time) error {
+func (e *ending) park(ctx context.Context, m rabbit.Message, req *celery.Request) error {
 	if err := e.w.outbox.encodable(m); err != nil {
 		return err
 	}
-	return e.w.kept.Park(ctx, m, due)
+	return e.w.kept.Park(ctx, m, req, req.ETA)
 }
 
 // publish sends messages within the task's own limits.

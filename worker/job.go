@@ -65,13 +65,28 @@ func (w *Worker) accept(jobs context.Context, c *consumer, raw amqp.Delivery) {
 		_ = d.Requeue() // it was on its way; an error means that it goes back by itself
 		return
 	}
-	c.hold(len(d.Body))
+	w.hold(c, d)
 	place := w.pool.place()
 	w.jobs.Go(func() {
-		defer c.release(len(d.Body))
+		defer w.letGo(c, d)
 		defer place.leave()
 		w.handle(jobs, c, d, place)
 	})
+}
+
+// hold counts a delivery that has come, and has the consumers looked at if the next ones have to
+// be fewer, or may be more.
+func (w *Worker) hold(c *consumer, d *rabbit.Delivery) {
+	c.open.Add(1)
+	if w.bodies.take(len(d.Body)) {
+		w.queues.touch()
+	}
+}
+
+// letGo takes a delivery off that is settled.
+func (w *Worker) letGo(c *consumer, d *rabbit.Delivery) {
+	w.bodies.give(len(d.Body))
+	c.settled()
 }
 
 // handle takes a delivery to its acknowledgement, or gives it back.
@@ -297,7 +312,7 @@ func (j *job) waitForETA(jobs, waits context.Context) (parked bool, err error) {
 		return false, j.holdFor(waits, wait)
 	}
 	j.place.leave()
-	err = j.park(waits, j.message, j.req.ETA)
+	err = j.park(waits, j.message, j.req)
 	if exc := unpublishable(err); exc != nil {
 		return true, j.conclude(jobs, failure(exc, failed.ReasonFailed))
 	}

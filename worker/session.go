@@ -342,13 +342,12 @@ func (w *Worker) subscribe(ctx, jobs context.Context, s *session) error {
 }
 
 func (w *Worker) subscribeTo(ctx, jobs context.Context, s *session, q rabbit.Queue) error {
-	prefetch, accept := w.prefetch(), w.accept
-	isDead := q.Name == rabbit.QueueDeadLetter && !w.queues.has(q.Name)
-	if isDead {
-		prefetch, accept = deadPrefetch, w.acceptDead
+	prefetch, accept := w.prefetch(q), w.accept
+	if w.isDead(q) {
+		accept = w.acceptDead
 	}
 	old := s.consumers[q.Name]
-	if old != nil && old.prefetch == prefetch && (2*old.held.Load() <= int64(prefetch) || w.held.scheduled() > maxScheduled) {
+	if old != nil && old.prefetch == prefetch && (2*old.held.Load() <= int64(prefetch) || !w.mayHoldMore()) {
 		return nil
 	}
 	if old == nil && !w.mayConsume(ctx, s, q) {
@@ -391,9 +390,20 @@ func (w *Worker) mayConsume(ctx context.Context, s *session, q rabbit.Queue) boo
 	return true
 }
 
+// isDead reports whether a queue is consumed for the dead letters in it.
+func (w *Worker) isDead(q rabbit.Queue) bool {
+	return q.Name == rabbit.QueueDeadLetter && !w.queues.has(q.Name)
+}
+
 // maxScheduled bounds the deliveries that are held for their ETA; beyond it the
 // broker keeps the rest.
 const maxScheduled = 10000
+
+// mayHoldMore reports whether a consumer whose deliveries wait may be replaced by one that brings
+// others.
+func (w *Worker) mayHoldMore() bool {
+	return w.held.scheduled() <= maxScheduled && w.bodies.bytes() < w.cfg.HeldBytes
+}
 
 // holdMore notes that a delivery of c waits for a time, and has c replaced when
 // too many do. The caller takes it off c.held when it does not wait any more.
@@ -418,6 +428,13 @@ func (q *queues) list() []rabbit.Queue {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return slices.Clone(q.all)
+}
+
+// count is the number of queues, at least one.
+func (q *queues) count() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return max(len(q.all), 1)
 }
 
 func (q *queues) has(name string) bool {

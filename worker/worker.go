@@ -49,7 +49,7 @@ type Marks interface {
 // Kept is where jobs wait that are due later, and where failed ones are kept:
 // failed.Store.
 type Kept interface {
-	Park(ctx context.Context, m rabbit.Message, due time.Time) error
+	Park(ctx context.Context, m rabbit.Message, req *celery.Request, due time.Time) error
 	Keep(ctx context.Context, r failed.Record) error
 	Run(ctx context.Context, publish failed.Publish)
 	Revoke(ctx context.Context, ids []string) error
@@ -81,6 +81,7 @@ type Worker struct {
 	pool   pool
 	queues *queues
 	faults *faults
+	bodies *bodies
 	outbox *outbox
 	held   held
 	scale  scale
@@ -116,6 +117,7 @@ func New(cfg Config, results Results, marks Marks, kept Kept, reg prometheus.Reg
 		pool:     pool{size: cfg.Concurrency},
 		queues:   newQueues(cfg.Queues),
 		faults:   newFaults(log),
+		bodies:   newBodies(),
 		outbox:   newOutbox(),
 		abort:    make(chan struct{}),
 		shutdown: make(chan struct{}),

@@ -156,6 +156,7 @@ func (s *Settings) table() []setting {
 		{"queues", []string{"ONCEOVER_QUEUES"}, list(&s.Worker.Queues), "queues to consume, comma separated"},
 		{"concurrency", []string{"ONCEOVER_CONCURRENCY"}, num(&s.Worker.Concurrency), "jobs in flight"},
 		{"prefetch-multiplier", []string{"ONCEOVER_PREFETCH_MULTIPLIER"}, num(&s.Worker.PrefetchMultiplier), "prefetch = concurrency x this"},
+		{"held-bytes", []string{"ONCEOVER_HELD_BYTES"}, num64(&s.Worker.HeldBytes), "`bytes` of message bodies held at most: the prefetch shrinks to fit"},
 		{"node-name", []string{"ONCEOVER_NODE_NAME"}, str(&s.Worker.NodeName), "the Celery node name"},
 		{"default-queue", []string{"ONCEOVER_DEFAULT_QUEUE"}, str(&s.Worker.DefaultQueue), "where a task goes that a job starts and that names no queue: Celery's task_default_queue"},
 		{"track-started", []string{"ONCEOVER_TRACK_STARTED"}, yes(&s.Worker.TrackStarted), "store STARTED when a job begins, as Celery's task_track_started"},
