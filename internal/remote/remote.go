@@ -188,10 +188,13 @@ const (
 // for which it takes a second at most. It waits for those methods of Node that may
 // wait, and have been called.
 func (r *Remote) Run(ctx context.Context) {
+	// The lanes end after the last request has been taken.
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	var lanes sync.WaitGroup
 	defer lanes.Wait()
-	lanes.Go(func() { r.parked.run(ctx) })
-	lanes.Go(func() { r.queues.run(ctx) })
+	defer stopWork()
+	lanes.Go(func() { r.parked.run(work) })
+	lanes.Go(func() { r.queues.run(work) })
 	lost, pause := false, firstPause
 	for ctx.Err() == nil {
 		l, failed, err := r.connect(ctx)

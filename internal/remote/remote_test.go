@@ -1,9 +1,7 @@
 package remote
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -96,55 +94,6 @@ func TestCommands(t *testing.T) {
 		if said != tt.said && (tt.said != "" || tt.method == "add_consumer") {
 			t.Errorf("%s(%s): the node was told %q, want %q", tt.method, tt.arguments, said, tt.said)
 		}
-	}
-}
-
-// TestQueueThatCannotBeHad is answered with the node's error.
-func TestQueueThatCannotBeHad(t *testing.T) {
-	for want, err := range map[string]error{
-		`{"error":"ValueError('declare queue q: refused')"}`: errors.New("declare queue q: refused"),
-		`{"error":"AccessRefused('q')"}`:                     celery.NewException("AccessRefused", "q", nil),
-	} {
-		r, node := newStill()
-		node.addErr = err
-		answer, _ := answerTo(r, &request{Method: "add_consumer", Arguments: map[string]json.RawMessage{"queue": json.RawMessage(`"q"`)}})
-		if got, _ := json.Marshal(answer); string(got) != want {
-			t.Errorf("got %s, want %s", got, want)
-		}
-	}
-}
-
-// TestFullLane refuses, and says why.
-func TestFullLane(t *testing.T) {
-	r, node := newStill()
-	for r.parked.add(func() {}) {
-	}
-	if n := len(r.parked.work); n != laneLength {
-		t.Errorf("got %d commands in the lane, want %d", n, laneLength)
-	}
-	var got []byte
-	r.run(&request{Method: "revoke", Arguments: map[string]json.RawMessage{"task_id": json.RawMessage(`"a"`)}}, func(answer any) {
-		got, _ = json.Marshal(answer)
-	})
-	if !strings.Contains(string(got), "10000 commands wait") {
-		t.Errorf("got the answer %s, want an error", got)
-	}
-	if _, known := r.Revoked.Since("a"); !known || len(node.told("revoke")) == 0 {
-		t.Error("what is held and what will come was not revoked")
-	}
-}
-
-// TestLaneAtTheEnd carries out what was asked for before.
-func TestLaneAtTheEnd(t *testing.T) {
-	ctx, stop := context.WithCancel(t.Context())
-	stop()
-	l, did := newLane(), 0
-	for range 3 {
-		l.add(func() { did++ })
-	}
-	l.run(ctx)
-	if did != 3 {
-		t.Errorf("got %d of 3 commands carried out", did)
 	}
 }
 
