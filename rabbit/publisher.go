@@ -388,11 +388,13 @@ func (l *line) confirmed(ctx context.Context, pc *parcel) error {
 	if !closed(ctx, pc.sent) {
 		return timedOut()
 	}
-	if pc.fault != nil {
-		if l.ch.IsClosed() {
-			return fmt.Errorf("%w: %w", ErrLost, l.reason())
-		}
+	switch {
+	case errors.Is(pc.fault, ErrUnconfirmed):
 		return pc.fault
+	case pc.fault != nil && l.ch.IsClosed():
+		return fmt.Errorf("%w: %w", ErrLost, l.reason())
+	case pc.fault != nil: // the connection is about to be found closed
+		return fmt.Errorf("%w: %w", ErrLost, pc.fault)
 	}
 	if !closed(ctx, pc.confirm.Done()) {
 		return timedOut()

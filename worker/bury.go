@@ -33,6 +33,7 @@ func (w *Worker) acceptDead(jobs context.Context, c *consumer, raw amqp.Delivery
 		death := d.Death(w.cfg.DefaultQueue)
 		j := &job{consumer: c, delivery: d, received: time.Now(), place: &place{}, death: &death, stop: func(error) {}}
 		if err := w.bury(jobs, j); err != nil {
+			j.release(verdict{}, false) // all of it is done once more
 			j.returned(jobs, err)
 		}
 	})
@@ -58,13 +59,7 @@ func (w *Worker) bury(jobs context.Context, j *job) error {
 	if err := j.untilNotAtWork(); err != nil {
 		return err
 	}
-	now, err := j.book.Look(j.consumer.waits, req.ID)
-	if err != nil {
-		return errors.Join(context.Cause(j.consumer.waits), err)
-	}
-	if j.over(now) {
-		return j.concludeOther(jobs, now)
-	}
+	j.seen, j.twice = true, j.delivery.Own.Again
 	return j.conclude(jobs, verdictOnDeath(*j.death, req))
 }
 

@@ -304,6 +304,7 @@ func TestRateLimit(t *testing.T) {
 			return nil, nil
 		})})
 	b.start()
+	began := time.Now()
 	var ids []string
 	for range 3 {
 		ids = append(ids, b.send("t", nil))
@@ -314,8 +315,8 @@ func TestRateLimit(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	slices.SortFunc(at, time.Time.Compare)
-	if took := at[2].Sub(at[0]); took < 95*time.Millisecond {
-		t.Errorf("three runs within %v, want two intervals of 50 ms", took)
+	if took := at[2].Sub(began); took < 100*time.Millisecond {
+		t.Errorf("three runs within %v, want at least two intervals of 50 ms", took)
 	}
 }
 

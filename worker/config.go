@@ -32,6 +32,9 @@ type Config struct {
 	Grace              time.Duration // how long jobs in flight may finish after Run's context ends; default 25 s
 }
 
+// maxNodeName leaves room in the names that are made of a node name, which AMQP bounds at 255 bytes.
+const maxNodeName = 200
+
 // maxConcurrency is the most slots that can be asked for.
 const maxConcurrency = 10000
 
@@ -88,8 +91,8 @@ func (c Config) Validate() error {
 	if c.HeldBytes < 1<<20 {
 		fault("held bytes is %d: expected at least 1048576 (1 MiB)", c.HeldBytes)
 	}
-	if name, host, ok := strings.Cut(c.NodeName, "@"); !ok || name == "" || host == "" {
-		fault("node name is %q: expected name@host", c.NodeName)
+	if name, host, ok := strings.Cut(c.NodeName, "@"); !ok || name == "" || host == "" || len(c.NodeName) > maxNodeName {
+		fault("node name is %q: expected name@host, of at most %d bytes", c.NodeName, maxNodeName)
 	}
 	if c.DefaultQueue == "" || len(c.DefaultQueue) > 255 {
 		fault("default queue is %q: expected 1 to 255 bytes, such as celery", c.DefaultQueue)

@@ -11,38 +11,74 @@ import (
 	"onceover/rabbit"
 )
 
-// consumer is one subscription to a queue, on a channel of its own: what the broker ends, for one
-// queue or for a delivery that took too long, is this consumer and no other.
-type consumer struct {
-	queue    rabbit.Queue
-	tag      string
-	prefetch int
-	channel  *amqp.Channel
-	closing  chan *amqp.Error // has the reason if the broker closes the channel
+// channel is the channel of the consumers of one queue, of which one takes the place of another.
+// What the broker ends, for one queue or for a delivery that took too long, is this channel and
+// no other.
+type channel struct {
+	*amqp.Channel
+	open atomic.Int64 // deliveries that are not settled, and one for each reader
+	why  atomic.Pointer[amqp.Error]
 
-	deliveries <-chan amqp.Delivery
-	held       atomic.Int64 // deliveries that wait for something other than a slot
-	open       atomic.Int64 // deliveries that are not settled, and one for the reader
-	cancelled  atomic.Bool  // by us
-
-	// waits ends when the broker has ended the consumer, and when the session ends.
+	// waits ends when the channel does.
 	waits    context.Context
 	endWaits context.CancelCauseFunc
 }
 
-func (s *session) newConsumer(q rabbit.Queue, prefetch int, tag string) (*consumer, error) {
+// openChannel opens a channel and watches it.
+func (s *session) openChannel() (*channel, error) {
 	ch, err := s.conn.Channel()
 	if err != nil {
 		return nil, fmt.Errorf("open channel: %w", err)
 	}
-	c := &consumer{queue: q, tag: tag, prefetch: prefetch, channel: ch, closing: ch.NotifyClose(make(chan *amqp.Error, 1))}
-	c.open.Store(1)
+	c := &channel{Channel: ch}
 	c.waits, c.endWaits = context.WithCancelCause(s.waits)
+	closing := ch.NotifyClose(make(chan *amqp.Error, 1))
+	s.readers.Go(func() {
+		c.why.Store(<-closing)
+		c.endWaits(errSessionLost)
+	})
+	return c, nil
+}
+
+// settled closes a channel whose consumers have ended, when its last delivery is settled.
+func (c *channel) settled() {
+	if c.open.Add(-1) == 0 {
+		_ = c.Close() // an error means that it is closed
+	}
+}
+
+// consumer is one subscription to a queue.
+type consumer struct {
+	*channel
+	queue    rabbit.Queue
+	tag      string
+	prefetch int
+
+	deliveries <-chan amqp.Delivery
+	mine       atomic.Int64 // deliveries of this consumer that are not settled, and one for the reader
+	held       atomic.Int64 // deliveries that wait for something other than a slot
+	cancelled  atomic.Bool  // by us
+
+	// waits ends when the broker has ended the consumer, and when the channel ends.
+	waits    context.Context
+	endWaits context.CancelCauseFunc
+}
+
+// newConsumer consumes a queue on the channel of old, which it replaces, or on a new one.
+func (s *session) newConsumer(old *consumer, q rabbit.Queue, prefetch int, tag string) (_ *consumer, err error) {
+	c := &consumer{queue: q, tag: tag, prefetch: prefetch}
+	if old != nil {
+		c.channel = old.channel
+	} else if c.channel, err = s.openChannel(); err != nil {
+		return nil, err
+	}
+	c.waits, c.endWaits = context.WithCancelCause(c.channel.waits)
+	c.taken() // by the reader
 	// Per consumer: quorum queues refuse the global flag.
-	if err := ch.Qos(prefetch, 0, false); err != nil {
+	if err := c.Qos(prefetch, 0, false); err != nil {
 		return nil, fmt.Errorf("set prefetch %d: %w", prefetch, err)
 	}
-	if c.deliveries, err = ch.Consume(q.Name, tag, false, false, false, false, nil); err != nil {
+	if c.deliveries, err = c.Consume(q.Name, tag, false, false, false, false, nil); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -63,32 +99,35 @@ func (c *consumer) read(s *session, accept func(amqp.Delivery)) {
 	c.settled()
 }
 
+// taken counts a delivery.
+func (c *consumer) taken() {
+	c.open.Add(1)
+	c.mine.Add(1)
+}
+
+// settled takes a delivery off.
+func (c *consumer) settled() {
+	if c.mine.Add(-1) == 0 {
+		c.endWaits(nil) // nobody waits
+	}
+	c.channel.settled()
+}
+
 // cancel ends the consumer. What it has delivered is still to be acknowledged.
 func (c *consumer) cancel() error {
 	c.cancelled.Store(true)
-	return c.channel.Cancel(c.tag, false)
+	return c.Cancel(c.tag, false)
 }
 
 // reason is why the broker has ended the consumer.
 func (c *consumer) reason() error {
-	select {
-	case err := <-c.closing:
-		if err != nil {
-			return err
-		}
-	default:
+	if why := c.why.Load(); why != nil {
+		return why
 	}
 	return errors.New("cancelled by the broker")
 }
 
 // lost reports whether the broker has taken back what the consumer had.
 func (c *consumer) lost() bool {
-	return errors.Is(context.Cause(c.waits), errSessionLost) || c.channel.IsClosed()
-}
-
-// settled closes the channel of a consumer that has ended, when its last delivery is settled.
-func (c *consumer) settled() {
-	if c.open.Add(-1) == 0 {
-		_ = c.channel.Close() // an error means that it is closed
-	}
+	return errors.Is(context.Cause(c.waits), errSessionLost) || c.IsClosed()
 }

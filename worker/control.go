@@ -305,6 +305,7 @@ func declarable(s *session, q rabbit.Queue) error {
 func (n *node) CancelConsumer(queue string) {
 	n.queues.remove(queue)
 	n.faults.forget(faultQueue + queue)
+	n.faults.forget(faultConsume + queue)
 }
 
 func (n *node) Revoke(match func(*celery.Request) bool, terminate bool, signal int) (ran []string) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -95,7 +96,7 @@ func (e *ending) record(ctx context.Context, v verdict) (verdict, error) {
 		if err != nil {
 			return v, err
 		}
-		if e.overtaken(now) {
+		if e.overtaken(e.since, now) {
 			return verdictOn(now.Meta), nil
 		}
 		if v.fate == retry {
@@ -130,8 +131,10 @@ func (e *ending) record(ctx context.Context, v verdict) (verdict, error) {
 	return v, err
 }
 
-// overtaken reports whether an end is on record that was not when this run began.
-func (e *ending) overtaken(now celery.Stored) bool { return now.Ended() && now.Raw != e.since.Raw }
+// overtaken reports whether an end is on record now that was not before.
+func (e *ending) overtaken(before, now celery.Stored) bool {
+	return now.Ended() && now.Raw != before.Raw
+}
 
 // document returns what is recorded of a verdict. It is the same however often it is asked for,
 // as the book knows by it that it has recorded it already.
@@ -145,7 +148,7 @@ func (e *ending) document(v verdict) (*celery.Meta, error) {
 	} else if v.exc != nil {
 		result = v.exc
 	}
-	m, err := e.metaOf(v.state(), result, v.children)
+	m, err := e.metaOf(v.state(), result, slices.Concat(v.children, v.followers))
 	if err == nil {
 		e.meta = &m
 	}
@@ -201,7 +204,7 @@ func (e *ending) followSuccess(v verdict) (func(context.Context) error, verdict)
 	if len(p.Messages) == 0 {
 		return nil, v
 	}
-	v.children = append(v.children[:len(v.children):len(v.children)], p.Children...)
+	v.followers = p.Children
 	return func(ctx context.Context) error { return e.flush(ctx, &p) }, v
 }
 

@@ -311,13 +311,27 @@ func TestDeadLetterOfWhatGoesOn(t *testing.T) {
 	if m := b.wait(id); m.Status != celery.Success {
 		t.Errorf("got %s, want the next attempt to run", m.Status)
 	}
+	// Its run could not acknowledge it, and did not keep it any more.
 	id = uuid.NewString()
 	b.saveState(id, celery.Failure, celery.NewException("ValueError", "no picture", nil), 0)
+	if _, taken, err := b.results.Begin(t.Context(), id, "run", false); err != nil || !taken {
+		t.Fatal(taken, err)
+	}
+	if err := b.results.Ended(t.Context(), id, "run"); err != nil {
+		t.Fatal(err)
+	}
 	dead(id)
 	dropped(2)
 	b.wantException(b.wait(id), celery.Failure, "ValueError: no picture")
 	if r := b.record(id); r.Error != "ValueError" || r.Replays != 0 {
 		t.Errorf("got record %+v", r)
+	}
+	// An earlier message with its id failed, long ago.
+	id = uuid.NewString()
+	b.saveState(id, celery.Failure, celery.NewException("ValueError", "no picture", nil), 0)
+	dead(id)
+	if r := b.record(id); r.Error != "Reject" || r.Reason != rabbit.Rejected {
+		t.Errorf("got record %+v, want it kept as rejected", r)
 	}
 }
 

@@ -17,8 +17,9 @@ import (
 
 // Names of faults.
 const (
-	faultBroker = "broker" // connecting
-	faultQueue  = "queue " // with the name of the queue, "" for what all queues share
+	faultBroker  = "broker"   // connecting
+	faultQueue   = "queue "   // with the name of the queue, "" for what all queues share
+	faultConsume = "consume " // with the name of the queue
 )
 
 // faults are what keeps the worker from working and does not pass by itself, or not soon. Each is

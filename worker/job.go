@@ -45,8 +45,12 @@ type job struct {
 
 	death *rabbit.Death // of a dead letter, else nil
 
-	delayed bool // something that the job needs was away, and the log says so
-	seen    bool // delivered before, or published again: another run may be at work, or have been
+	delayed bool          // something that the job needs was away, and the log says so
+	seen    bool          // delivered before, or published again: another run may be at work, or have been
+	twice   bool          // the message may have been published twice
+	past    celery.Stored // on record of a job that was seen and has not ended
+
+	verdict verdict // that is on record
 
 	mu      sync.Mutex
 	counted string // the name under which its run counts among those that may have died of it
@@ -77,7 +81,7 @@ func (w *Worker) accept(jobs context.Context, c *consumer, raw amqp.Delivery) {
 // hold counts a delivery that has come, and has the consumers looked at if the next ones have to
 // be fewer, or may be more.
 func (w *Worker) hold(c *consumer, d *rabbit.Delivery) {
-	c.open.Add(1)
+	c.taken()
 	if w.bodies.take(len(d.Body)) {
 		w.queues.touch()
 	}
@@ -133,7 +137,7 @@ func (j *job) returned(jobs context.Context, err error) {
 // travelSafely is travel, and survives a panic outside of the handler. The begin of such a
 // job stays counted, so that it does not go round for ever.
 func (j *job) travelSafely(jobs context.Context) (err error) {
-	defer j.release()
+	defer func() { j.release(j.verdict, false) }()
 	defer func() {
 		if p := recover(); p != nil {
 			exc := celery.Recovered(p)
@@ -156,7 +160,8 @@ func (j *job) travel(jobs context.Context) error {
 	j.stop = stopWaiting
 	j.mu.Unlock()
 
-	j.seen = j.delivery.Redelivered || j.message.Own.Again
+	j.twice = j.message.Own.Again
+	j.seen = j.delivery.Redelivered || j.twice
 	unlock, err := j.lock(waits)
 	if err == nil {
 		defer unlock()
@@ -176,14 +181,8 @@ func (j *job) travel(jobs context.Context) error {
 
 // rounds takes the job from its place in the line to its end.
 func (j *job) rounds(jobs, waits context.Context) error {
-	if j.seen {
-		now, err := j.book.Look(waits, j.req.ID)
-		if err != nil {
-			return err
-		}
-		if j.over(now) {
-			return j.concludeOther(jobs, now)
-		}
+	if done, err := j.endedBefore(jobs, waits); done || err != nil {
+		return err
 	}
 	if v, unwanted := j.unwanted(false); unwanted {
 		return j.conclude(jobs, v)
@@ -223,7 +222,9 @@ func (j *job) lock(waits context.Context) (unlock func(), err error) {
 	if unlock, err = j.w.running.lock(waits, j.req.ID); err != nil {
 		return nil, err
 	}
-	j.seen = j.seen || !j.task.AckEarly
+	if !j.task.AckEarly {
+		j.seen, j.twice = true, true
+	}
 	return unlock, nil
 }
 
@@ -239,15 +240,18 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 	if v, unwanted := j.unwanted(true); unwanted {
 		return false, j.conclude(jobs, v)
 	}
-	taken, err := j.begin(waits)
+	if done, err := j.endedBefore(jobs, waits); done || err != nil {
+		return false, err // while this waited
+	}
+	taken, err := j.begin(waits, j.delivery.Redelivered)
 	switch {
 	case err != nil:
 		return false, err
 	case !taken:
 		// Another worker runs the same id, which was published twice. Its end is this job's.
-		j.seen = true
+		j.seen, j.twice = true, true
 		return true, j.holdFor(waits, time.Second)
-	case j.seen && j.over(j.since):
+	case j.seen && j.overtaken(j.past, j.since):
 		return false, j.concludeOther(jobs, j.since)
 	}
 	v, err := j.attempt(jobs)
@@ -258,7 +262,8 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 	if v.fate != giveBack {
 		return false, j.conclude(jobs, v)
 	}
-	j.release()
+	j.release(verdict{}, false)
+	j.again = true // what it has started it may start once more
 	j.mu.Lock()
 	j.phase, j.stop = reserved, j.stopWaiting
 	j.mu.Unlock()
@@ -337,41 +342,72 @@ func (j *job) holdFor(waits context.Context, wait time.Duration) error {
 	return pause(waits, wait)
 }
 
-// over reports whether what is on record is the end of the job in another run, or of the present
-// attempt: then the next one has been published.
-func (j *job) over(now celery.Stored) bool {
-	return now.Ended() || now.Meta != nil && now.Meta.Status == celery.Retried && now.Meta.Attempt() >= j.req.Attempt()
+// endedBefore concludes a job that has been seen before and has ended in another run, or whose
+// attempt has: then the next one has been published.
+func (j *job) endedBefore(jobs, waits context.Context) (done bool, err error) {
+	if !j.seen {
+		return false, nil
+	}
+	now, over, err := j.book.Past(waits, j.req.ID, j.twice)
+	if err != nil {
+		return false, err
+	}
+	retried := now.Meta != nil && now.Meta.Status == celery.Retried && now.Meta.Attempt() >= j.req.Attempt()
+	if !over && !retried {
+		j.past = now
+		return false, nil
+	}
+	return true, j.concludeOther(jobs, now)
 }
 
-// begin takes the id of the job for its run, and notes what is on record. A job that may have
-// been at work elsewhere takes the id away: nobody knows whether that run is alive. A task that
-// is acknowledged early may run twice, as in Celery.
-func (j *job) begin(ctx context.Context) (taken bool, err error) {
+// begin takes the id of the job for its run, and notes what is on record. With steal it takes it
+// away from another run: nobody knows whether that is alive. A task that is acknowledged early
+// may run twice, as in Celery.
+func (j *job) begin(ctx context.Context, steal bool) (taken bool, err error) {
 	if j.task.AckEarly {
 		j.since, err = j.book.Look(ctx, j.req.ID)
 		return true, err
 	}
 	run := uuid.NewString()
-	if j.since, taken, err = j.book.Begin(ctx, j.req.ID, run, j.delivery.Redelivered); taken {
-		j.mu.Lock()
-		j.run = run
-		j.mu.Unlock()
+	if j.since, taken, err = j.book.Begin(ctx, j.req.ID, run, steal); err != nil || !taken {
+		return false, err
 	}
-	return taken, err
+	if j.since.Ended() { // an earlier message's, as this one would have been recognised by now
+		if run, err = j.book.Earlier(ctx, j.req.ID, run, j.since); err != nil {
+			return false, err
+		}
+	}
+	j.setRun(run)
+	return true, nil
 }
 
-// release gives the id of the job back. One that stays taken runs out.
-func (j *job) release() {
+// setRun changes the name under which the job has its id, "" if it has not.
+func (j *job) setRun(run string) (before string) {
 	j.mu.Lock()
-	run := j.run
-	j.run = ""
-	j.mu.Unlock()
+	defer j.mu.Unlock()
+	before, j.run = j.run, run
+	return before
+}
+
+// release gives the id of the job back, after a verdict or without one. That of a job that has
+// failed or was revoked stays marked: a message that comes again must be told from another one
+// with the same id. A lease that stays by mistake runs out.
+func (j *job) release(v verdict, acked bool) {
+	run := j.setRun("")
 	if run == "" {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if err := j.book.Release(ctx, j.req.ID, run); err != nil {
+	var err error
+	if state := v.state(); state == celery.Failure || state == celery.Revoked {
+		if err = j.book.Ended(ctx, j.req.ID, run); err == nil && acked {
+			err = j.book.Acknowledged(ctx, j.req.ID)
+		}
+	} else {
+		err = j.book.Release(ctx, j.req.ID, run)
+	}
+	if err != nil {
 		j.w.log.Debug("id not released", zap.String("task_id", j.req.ID), zap.Error(err))
 	}
 }
@@ -401,7 +437,7 @@ func (j *job) attempt(jobs context.Context) (verdict, error) {
 	}
 	j.event("task-started", nil)
 
-	j.again = j.seen
+	j.again = j.again || j.seen
 	a := &attempt{job: j, plan: j.plan(fmt.Sprintf("send/%d", j.req.Retries))}
 	soft, hard := j.limits()
 	value, cause, err := runAttempt(context.WithValue(ctx, attemptKey{}, a), j.task.Handler, j.req, soft, hard)
@@ -454,11 +490,16 @@ func (j *job) conclude(jobs context.Context, v verdict) error {
 	defer done()
 	j.place.leave()
 	j.enter(settled)
-	if j.since.Raw == "" && !j.recorded && j.started.IsZero() && j.req.ID != "" {
-		// It has not run: an end that is on record is of an earlier life of the id.
-		var err error
-		if j.since, err = j.book.Look(ctx, j.req.ID); err != nil {
+	if !j.recorded && j.started.IsZero() && j.req.ID != "" && v.state() != "" {
+		// It has not run, nor will it: nobody else has to.
+		if done, err := j.endedBefore(jobs, ctx); done || err != nil {
+			return err
+		}
+		if _, err := j.begin(ctx, true); err != nil {
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+		if j.seen && j.overtaken(j.past, j.since) {
+			return j.concludeOther(jobs, j.since)
 		}
 	}
 	slow := time.AfterFunc(time.Second, func() { j.w.holdMore(j.consumer) })
@@ -470,7 +511,11 @@ func (j *job) conclude(jobs context.Context, v verdict) error {
 	for wait, logged := settlePause, ""; ; wait = min(2*wait, maxSettlePause) {
 		j.again = j.again || j.seen || j.consumer.lost()
 		var err error
-		if v, err = j.settle(ctx, v); err == nil {
+		v, err = j.settle(ctx, v)
+		if j.recorded {
+			j.verdict = v
+		}
+		if err == nil {
 			break
 		}
 		if ctx.Err() != nil {
@@ -498,9 +543,11 @@ func (j *job) conclude(jobs context.Context, v verdict) error {
 func (j *job) end(v verdict) {
 	j.uncountSoon()
 	var extra []zap.Field
-	if err := j.ack(); err != nil {
+	ackErr := j.ack()
+	if ackErr != nil {
 		extra = append(extra, zap.Bool("ack_lost", true))
 	}
+	j.release(v, ackErr == nil)
 	name := j.w.taskLabel(j.task.Name)
 	j.w.metrics.jobs.WithLabelValues(name, v.outcome).Inc()
 	took := time.Since(j.received)

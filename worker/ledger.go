@@ -18,6 +18,10 @@ type Ledger interface {
 	Renew(ctx context.Context, runs map[string]string) error
 	Release(ctx context.Context, taskID, run string) error
 	Held(ctx context.Context, taskID string) (bool, error)
+	Past(ctx context.Context, taskID string, again bool) (stored celery.Stored, over bool, err error)
+	Earlier(ctx context.Context, taskID, run string, earlier celery.Stored) (named string, err error)
+	Ended(ctx context.Context, taskID, run string) error
+	Acknowledged(ctx context.Context, taskID string) error
 	Record(ctx context.Context, m celery.Meta, since celery.Stored) (theirs celery.Stored, err error)
 }
 

@@ -115,7 +115,7 @@ func (p *posting) round(ctx context.Context, s *session) {
 		case ctx.Err() != nil:
 			p.faults[l.index] = err
 		case errors.Is(err, rabbit.ErrUnroutable):
-			if err = p.createQueue(ctx, s, l.message, err); err == nil {
+			if err = p.createQueue(s, l.message, err); err == nil {
 				left = append(left, l)
 			}
 			p.faults[l.index] = err
@@ -147,12 +147,12 @@ func (p *posting) mayWait() bool {
 
 // createQueue creates the missing queue of a message, as Celery does before it publishes. What
 // cannot be created is the message's fault, and so is a message that comes back once more.
-func (p *posting) createQueue(ctx context.Context, s *session, m rabbit.Message, unroutable error) error {
+func (p *posting) createQueue(s *session, m rabbit.Message, unroutable error) error {
 	queue, ok := m.QueueOf()
 	if !ok || p.declared[queue] {
 		return unroutable
 	}
-	d, err := rabbit.Declare(ctx, s.conn, rabbit.QueueNamed(queue))
+	d, err := rabbit.Declare(s.waits, s.conn, rabbit.QueueNamed(queue))
 	if err != nil {
 		s.fail(err)
 		return nil // the next session tries again
@@ -181,6 +181,7 @@ func (p *posting) lostAgain(s *session, l letter, err error) error {
 // messages from anybody.
 func (s *session) patience(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	began := time.Now()
 	var timer *time.Timer
 	var mu sync.Mutex // of timer, which may fire before it is set
 	mu.Lock()
@@ -188,8 +189,8 @@ func (s *session) patience(ctx context.Context, limit time.Duration) (context.Co
 	timer = time.AfterFunc(limit, func() {
 		mu.Lock()
 		defer mu.Unlock()
-		if s.blocked.Load() && ctx.Err() == nil {
-			timer.Reset(limit)
+		if left := limit - s.takingSince(began); left > 0 && ctx.Err() == nil {
+			timer.Reset(left)
 			return
 		}
 		cancel(errUnconfirmed)
@@ -200,6 +201,17 @@ func (s *session) patience(ctx context.Context, limit time.Duration) (context.Co
 		timer.Stop()
 		cancel(nil)
 	}
+}
+
+// takingSince is how long the broker has taken messages without a break since a time.
+func (s *session) takingSince(began time.Time) time.Duration {
+	if s.blocked.Load() {
+		return 0
+	}
+	if unblocked := time.Unix(0, s.unblocked.Load()); unblocked.After(began) {
+		began = unblocked
+	}
+	return time.Since(began)
 }
 
 // errUnconfirmed is the cause with which the wait for a confirm ends.

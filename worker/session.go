@@ -33,7 +33,8 @@ type session struct {
 	conn      *rabbit.Conn // consumes, acknowledges and declares
 	out       *rabbit.Conn // publishes
 	publisher *rabbit.Publisher
-	blocked   atomic.Bool // the broker takes no messages
+	blocked   atomic.Bool  // the broker takes no messages
+	unblocked atomic.Int64 // Unix nanoseconds of when it last took messages again
 
 	// waits ends when the session does, and with it what only waits to run.
 	waits    context.Context
@@ -42,6 +43,7 @@ type session struct {
 	watch     sync.WaitGroup
 	readers   sync.WaitGroup
 	consumers map[string]*consumer // by queue; used by the goroutine of consume only
+	refused   map[string]time.Time // when the broker did not let us consume a queue; likewise
 	declared  time.Time            // when the broker was last asked for queues that it had not let us have
 
 	connClosed chan *amqp.Error
@@ -84,7 +86,7 @@ func names(queues []rabbit.Queue) []string {
 
 // open dials and declares what is missing.
 func (w *Worker) open(ctx context.Context) (_ *session, err error) {
-	s := &session{consumers: map[string]*consumer{}, ended: make(chan *consumer), failed: make(chan error, 1)}
+	s := &session{consumers: map[string]*consumer{}, refused: map[string]time.Time{}, ended: make(chan *consumer), failed: make(chan error, 1)}
 	s.waits, s.endWaits = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
@@ -176,7 +178,9 @@ func (s *session) hangUp() {
 func (w *Worker) watchBlocked(s *session, blocked <-chan amqp.Blocking) {
 	defer w.metrics.blocked.Set(0)
 	for b := range blocked {
-		s.blocked.Store(b.Active)
+		if s.blocked.Store(b.Active); !b.Active {
+			s.unblocked.Store(time.Now().UnixNano())
+		}
 		if b.Active {
 			w.metrics.blocked.Set(1)
 			w.log.Error("the broker takes no messages, what publishes waits: free memory or disk there", zap.String("reason", b.Reason))
@@ -353,15 +357,17 @@ func (w *Worker) subscribeTo(ctx, jobs context.Context, s *session, q rabbit.Que
 	if old == nil && !w.mayConsume(ctx, s, q) {
 		return nil
 	}
-	c, err := s.newConsumer(q, prefetch, fmt.Sprintf("%s/%s/%d", q.Name, w.cfg.NodeName, w.tags.Add(1)))
+	c, err := s.newConsumer(old, q, prefetch, fmt.Sprintf("%s/%d", w.cfg.NodeName, w.tags.Add(1)))
 	if rabbit.Refused(err) {
-		w.faults.set(faultQueue+q.Name, &rabbit.ConfigError{Doing: "consume from " + q.Name, Err: err,
+		s.refused[q.Name] = time.Now()
+		w.faults.set(faultConsume+q.Name, &rabbit.ConfigError{Doing: "consume from " + q.Name, Err: err,
 			Remedy: "grant the user the permission to read it, or do not consume it"})
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("consume from %s: %w", q.Name, err)
 	}
+	w.faults.set(faultConsume+q.Name, nil)
 	s.consumers[q.Name] = c
 	s.readers.Go(func() { c.read(s, func(d amqp.Delivery) { accept(jobs, c, d) }) })
 	if old != nil {
@@ -375,7 +381,7 @@ func (w *Worker) subscribeTo(ctx, jobs context.Context, s *session, q rabbit.Que
 // mayConsume reports whether a queue is there, and creates it if it is not. A queue that the
 // broker does not let us have is left until declare is called again.
 func (w *Worker) mayConsume(ctx context.Context, s *session, q rabbit.Queue) bool {
-	if w.faults.has(faultQueue + q.Name) {
+	if w.faults.has(faultQueue+q.Name) || time.Since(s.refused[q.Name]) < retryFaults {
 		return false
 	}
 	d, err := rabbit.Declare(ctx, s.conn, q)

@@ -15,33 +15,35 @@ import (
 type fate int
 
 const (
-	fail     fate = iota
-	succeed       // with a value
-	retry         // the next attempt is published or parked
-	revoke        // expired, revoked or terminated
-	ignore        // by the task's own wish: nothing is recorded
-	replace       // another signature takes its place
-	requeue       // back to its queue, because the task wants it so
-	giveBack      // not an end: nothing is wrong with the job, it runs again later
+	none     fate = iota // not decided
+	fail                 // with an exception
+	succeed              // with a value
+	retry                // the next attempt is published or parked
+	revoke               // expired, revoked or terminated
+	ignore               // by the task's own wish: nothing is recorded
+	replace              // another signature takes its place
+	requeue              // back to its queue, because the task wants it so
+	giveBack             // not an end: nothing is wrong with the job, it runs again later
 )
 
 // verdict is how a job ends, with all that is needed to end it. A run, a refusal, a dead letter,
 // a revocation and a redelivery of what has ended each come to one; ending.settle carries it out.
 type verdict struct {
 	fate
-	value    any               // of a success, or nil and
-	raw      json.RawMessage   // the value in JSON
-	exc      *celery.Exception // why; nil on success, and for a retry without a reason
-	err      error             // the Go error, for the log
-	reason   celery.Reason     // why the job is kept as a failed one; "": it is not kept
-	stage    string            // how far the handler had come when it failed, "" if it does not say
-	children []*celery.Result  // of a run: the tasks that the handler has started
-	wait     time.Duration     // before the next attempt
-	expires  time.Time         // of the next attempt; zero: as before
-	replace  *celery.Replace
-	why      revocation
-	outcome  string // as it is counted and logged
-	rejected bool   // by the task itself
+	value     any               // of a success, or nil and
+	raw       json.RawMessage   // the value in JSON
+	exc       *celery.Exception // why; nil on success, and for a retry without a reason
+	err       error             // the Go error, for the log
+	reason    celery.Reason     // why the job is kept as a failed one; "": it is not kept
+	stage     string            // how far the handler had come when it failed, "" if it does not say
+	children  []*celery.Result  // of a run: the tasks that the handler has started
+	followers []*celery.Result  // of a success: those that come after it
+	wait      time.Duration     // before the next attempt
+	expires   time.Time         // of the next attempt; zero: as before
+	replace   *celery.Replace
+	why       revocation
+	outcome   string // as it is counted and logged
+	rejected  bool   // by the task itself
 }
 
 // revocation is the part of a task-revoked event that says how.

@@ -482,6 +482,14 @@ func TestFinishedIsNotRunAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	begin := func(id string) celery.Stored {
+		t.Helper()
+		earlier, taken, err := b.results.Begin(t.Context(), id, "run", false)
+		if err != nil || !taken {
+			t.Fatal(taken, err)
+		}
+		return earlier
+	}
 	tests := []struct {
 		name    string
 		prepare func(id string)
@@ -490,7 +498,25 @@ func TestFinishedIsNotRunAgain(t *testing.T) {
 		runs    int32
 	}{
 		{"success", func(id string) { save(id, celery.Success, 1) }, nil, "SUCCESS stored=SUCCESS exc=false", 0},
-		{"failure", func(id string) { save(id, celery.Failure, celery.NewException("ValueError", "x", nil)) }, nil, "FAILURE stored=FAILURE exc=true", 0},
+		{"failure, by a run that died", func(id string) {
+			begin(id)
+			save(id, celery.Failure, celery.NewException("ValueError", "x", nil))
+		}, nil, "FAILURE stored=FAILURE exc=true", 0},
+		{"failure, acknowledged in vain", func(id string) {
+			begin(id)
+			save(id, celery.Failure, celery.NewException("ValueError", "x", nil))
+			if err := b.results.Ended(t.Context(), id, "run"); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, "FAILURE stored=FAILURE exc=true", 0},
+		{"failure of an earlier message", func(id string) { save(id, celery.Failure, celery.NewException("ValueError", "x", nil)) }, nil,
+			"SUCCESS stored=SUCCESS exc=false", 1},
+		{"failure of an earlier message, begun again", func(id string) {
+			save(id, celery.Failure, celery.NewException("ValueError", "x", nil))
+			if _, err := b.results.Earlier(t.Context(), id, "run", begin(id)); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, "SUCCESS stored=SUCCESS exc=false", 1},
 		{"ignored", func(id string) {
 			if _, err := b.marks.Record(t.Context(), celery.Meta{TaskID: id, Status: celery.Success}, celery.Stored{}); err != nil {
 				t.Fatal(err)

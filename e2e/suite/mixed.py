@@ -4,6 +4,7 @@ and a client whose chords both work off.
     mixed.py worker                 until SIGTERM
     mixed.py rpc                    with results by message
     mixed.py delayed                with a countdown
+    mixed.py revoked ROUNDS         prints how many tasks ran although their stamp was revoked before they were sent
     mixed.py client CHORDS SIZE     prints JSON: what the chords gave, and which worker ran how many parts
 """
 import collections
@@ -11,8 +12,10 @@ import json
 import os
 import sys
 import time
+import uuid
 
 from celery import Celery, chord, group
+from celery.exceptions import TaskRevokedError
 from kombu import Exchange, Queue
 
 app = Celery("mixed", broker=os.environ["TEST_BROKER"], backend=os.environ["TEST_BACKEND"])
@@ -85,6 +88,26 @@ def delayed():
     print(json.dumps({"value": value, "seconds": time.monotonic() - began, "key": result.queue}))
 
 
+def revoked(rounds):
+    """A revocation by a stamp, and then a task that has it, as Celery's
+    test_revoked_by_headers_complex_canvas sends them."""
+    # The broker has the revocation before the task is sent.
+    app.conf.broker_transport_options = {"confirm_publish": True}
+    while not app.control.ping(timeout=1):
+        pass
+    ran = 0
+    for _ in range(rounds):
+        stamp = str(uuid.uuid4())
+        app.control.revoke_by_stamped_headers({"order": stamp})
+        result = add.apply_async((1, 2), stamped_headers=["order"], order=stamp)
+        try:
+            result.get(timeout=30)
+            ran += 1
+        except TaskRevokedError:
+            pass
+    print(ran)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "worker":
         app.worker_main(["worker", "-P", "prefork", "-c", os.environ.get("MIXED_CONCURRENCY", "2"), "-n", "python@mixed", "--without-gossip", "-l", "INFO"])
@@ -92,5 +115,7 @@ if __name__ == "__main__":
         rpc()
     elif sys.argv[1] == "delayed":
         delayed()
+    elif sys.argv[1] == "revoked":
+        revoked(int(sys.argv[2]))
     else:
         client(int(sys.argv[2]), int(sys.argv[3]))

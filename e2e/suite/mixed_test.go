@@ -144,6 +144,26 @@ func TestNativeDelayedDelivery(t *testing.T) {
 	}
 }
 
+// TestRevokedBeforeItWasSent has a client revoke by a stamp, and then send a task that
+// has it. The two reach the worker over two connections.
+func TestRevokedBeforeItWasSent(t *testing.T) {
+	t.Parallel()
+	broker, store := testenv.SharedRabbitMQ(t), testenv.Redis(t)
+	startWorker(t, t.TempDir(), []string{"ONCEOVER_BROKER_URL=" + broker, "ONCEOVER_REDIS_URL=" + store.URL(),
+		"ONCEOVER_NODE_NAME=" + node, "ONCEOVER_QUEUES=celery", "ONCEOVER_MINGLE=false", "ONCEOVER_RESULT_EXTENDED=true"})
+	const rounds = "400"
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, testenv.Python(t, "celery", "redis"), "mixed.py", "revoked", rounds)
+	cmd.Env = append(os.Environ(), "TEST_BROKER="+broker, "TEST_BACKEND="+store.URL()+"/0", "PYTHONDONTWRITEBYTECODE=1")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if got := strings.TrimSpace(string(out)); err != nil || got != "0" {
+		t.Errorf("got %s of %s tasks run although they had been revoked (%v), want none\n%s", got, rounds, err, stderr.String())
+	}
+}
+
 // waiter keeps what a process writes and lets a test wait for a part of it. Safe
 // for concurrent use.
 type waiter struct {

@@ -24,6 +24,9 @@ func (l *Ledger) Begin(ctx context.Context, taskID, run string, steal bool) (sto
 	var holder, raw string
 	err = l.guard.Do(ctx, func(ctx context.Context) (err error) {
 		holder, raw, err = l.begin(ctx, taskID, run, steal)
+		if err == nil && !atWork(holder) {
+			holder, raw, err = l.begin(ctx, taskID, run, true) // it was an ended message's
+		}
 		return err
 	})
 	if err != nil {
@@ -119,13 +122,13 @@ func (l *Ledger) Release(ctx context.Context, taskID, run string) error {
 
 // Held reports whether some run has the id at this moment.
 func (l *Ledger) Held(ctx context.Context, taskID string) (bool, error) {
-	var n int64
+	var lease string
 	err := l.guard.Do(ctx, func(ctx context.Context) (err error) {
-		n, err = l.client.Exists(ctx, l.format.LeaseKey(taskID)).Result()
+		lease, err = l.client.Get(ctx, l.format.LeaseKey(taskID)).Result()
 		return err
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, redis.Nil) {
 		return false, fmt.Errorf("look whether task %s is taken: %w", taskID, err)
 	}
-	return n > 0, nil
+	return atWork(lease), nil
 }

@@ -1,0 +1,112 @@
+package ledger
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"onceover/celery"
+)
+
+// An id may be used again: a producer that retries sends the same id after a FAILURE. Whether an
+// end that is on record is that of a message which comes again, or of an earlier message with the
+// id, is told by the lease. It has one of these values:
+//
+//	RUN            a run is at work, or has died
+//	RUN DIGEST     likewise, and the document with this digest is of an earlier message
+//	ended          the end on record is of a message that may come again: it is not acknowledged
+//	acknowledged   the end on record is of a message that will not come again, unless it was
+//	               published twice
+const (
+	leaseEnded = "ended"
+	leaseAcked = "acknowledged"
+)
+
+// endTTL is how long the ledger knows to which message a FAILURE or REVOKED belongs: as long as
+// the document is kept.
+const endTTL = 24 * time.Hour
+
+// atWork reports whether a lease is that of a run.
+func atWork(lease string) bool { return lease != "" && lease != leaseEnded && lease != leaseAcked }
+
+func digest(raw string) string {
+	sum := sha256.Sum256([]byte(raw))
+	return hex.EncodeToString(sum[:16])
+}
+
+// Past returns what is on record of a task whose message may have been delivered before, and
+// whether that is an end of this very message. again says that the message may have been
+// published twice; else it was redelivered.
+//
+// A SUCCESS always is: Celery never replaces one. A FAILURE or REVOKED may be of an earlier
+// message with the same id: then this one has not run.
+func (l *Ledger) Past(ctx context.Context, taskID string, again bool) (stored celery.Stored, over bool, err error) {
+	var lease, raw string
+	err = l.guard.Do(ctx, func(ctx context.Context) error {
+		pipe := l.client.Pipeline()
+		has, doc := pipe.Get(ctx, l.format.LeaseKey(taskID)), pipe.Get(ctx, l.format.DocumentKey(taskID))
+		if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+			return err
+		}
+		lease, raw = has.Val(), doc.Val()
+		return errors.Join(failure(has), failure(doc))
+	})
+	if err != nil {
+		return stored, false, fmt.Errorf("look for an end of task %s: %w", taskID, err)
+	}
+	stored = l.stored(taskID, raw)
+	switch {
+	case !stored.Ended():
+		return stored, false, nil
+	case stored.Meta.Status == celery.Success, lease == leaseEnded:
+		return stored, true, nil
+	case atWork(lease):
+		// Recorded by the run that had the lease, which died before it could say so.
+		return stored, !strings.HasSuffix(lease, " "+digest(raw)), nil
+	}
+	return stored, lease == leaseAcked && again, nil
+}
+
+// change replaces the value of a lease.
+//
+// KEYS: the lease. ARGV: the value that it has, the one that it gets, TTL in seconds.
+// Returns 1 if it had that value.
+var change = redis.NewScript(`
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+return 1
+`)
+
+func (l *Ledger) change(ctx context.Context, taskID, from, to string, ttl time.Duration) error {
+	err := l.guard.Do(ctx, func(ctx context.Context) error {
+		return change.Run(ctx, l.client, []string{l.format.LeaseKey(taskID)}, from, to, int(ttl.Seconds())).Err()
+	})
+	if err != nil {
+		return fmt.Errorf("change the lease of task %s: %w", taskID, err)
+	}
+	return nil
+}
+
+// Earlier notes that earlier, which was on record when a run began, is of an earlier message with
+// the id, and returns the name that the run has from now on. A redelivery of this message is not
+// taken for ended therefore.
+func (l *Ledger) Earlier(ctx context.Context, taskID, run string, earlier celery.Stored) (named string, err error) {
+	named = run + " " + digest(earlier.Raw)
+	return named, l.change(ctx, taskID, run, named, LeaseTTL)
+}
+
+// Ended notes that the run has recorded the end of its message, which is not acknowledged yet.
+func (l *Ledger) Ended(ctx context.Context, taskID, run string) error {
+	return l.change(ctx, taskID, run, leaseEnded, endTTL)
+}
+
+// Acknowledged notes that the message is, of which Ended was said.
+func (l *Ledger) Acknowledged(ctx context.Context, taskID string) error {
+	return l.change(ctx, taskID, leaseEnded, leaseAcked, endTTL)
+}
