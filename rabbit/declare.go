@@ -54,10 +54,12 @@ func Declare(ctx context.Context, conn *Conn, queues ...Queue) (Declared, error)
 	if err := note("", d.exchange(ExchangeTasks, amqp.ExchangeTopic)); err != nil {
 		return out, err
 	}
+	d.broken = len(out.Faults) > 0
 	for _, q := range queues {
 		if err := ctx.Err(); err != nil {
 			return out, context.Cause(ctx)
 		}
+		d.strict = q.Kind != ""
 		isNew, err := d.queue(q)
 		if isNew {
 			out.Created = append(out.Created, q.Name)
@@ -85,8 +87,10 @@ func (d Declared) Err() error {
 // declarer declares on a channel that it replaces when the broker closes it, as
 // a passive declaration of something missing does.
 type declarer struct {
-	conn *Conn
-	ch   *amqp.Channel
+	conn   *Conn
+	ch     *amqp.Channel
+	strict bool // every exchange has to be of the type that is named
+	broken bool // the fixed exchange of the producers is not as it has to be, which has been said
 }
 
 func (d *declarer) close() {
@@ -118,6 +122,9 @@ func (d *declarer) do(what string, f func(*amqp.Channel) error) error {
 func remedyOf(err error) string {
 	switch answerCode(err) {
 	case amqp.AccessRefused:
+		if strings.Contains(err.Error(), "reserved") {
+			return "names that begin with amq. are the broker's own: name another"
+		}
 		return "grant the user the permission that is named (rabbitmqctl set_permissions), or let somebody declare it who has it"
 	case amqp.ResourceLocked:
 		return "it is exclusive to another connection: name another, or end that connection"
@@ -146,7 +153,7 @@ func (d *declarer) exchange(name, kind string) error {
 	created, err := d.once("exchange "+name, func(ch *amqp.Channel) error {
 		return ch.ExchangeDeclarePassive(name, kind, true, false, false, false, nil)
 	}, declare)
-	if err != nil || created || !ours(name) {
+	if err != nil || created || !(ours(name) || d.strict) {
 		return err
 	}
 	err = d.do("declare exchange "+name, declare)
@@ -155,7 +162,7 @@ func (d *declarer) exchange(name, kind string) error {
 	case !errors.As(err, &fault):
 		return err
 	case strings.Contains(fault.Err.Error(), "arg 'type'"):
-		fault.Remedy = fmt.Sprintf("exchange %s has to be of type %s, or nothing that is published to it arrives: delete it, and it is declared again", name, kind)
+		fault.Remedy = fmt.Sprintf("exchange %s has to be of type %s, or not all that is published to it arrives: delete it, and it is declared again", name, kind)
 		return fault
 	}
 	return nil // its other arguments are its owner's, as is what we may not look at
@@ -176,6 +183,9 @@ func (d *declarer) queue(q Queue) (created bool, err error) {
 	})
 	if err != nil || (!created && len(q.Args) == 0 && q.Kind == "") {
 		return created && err == nil, err // somebody else's queue: its bindings are theirs too
+	}
+	if d.broken && q.Exchange == ExchangeTasks {
+		return created, nil // what is in the queue can be consumed
 	}
 	if err := d.exchange(q.Exchange, q.ExchangeKind()); err != nil {
 		return created, err

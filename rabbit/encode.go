@@ -2,6 +2,7 @@ package rabbit
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -27,6 +28,14 @@ func encodable(pc *parcel, frameSize int) error {
 			return fmt.Errorf("the %s %q has %d bytes: AMQP takes at most %d", s.what, shorten(s.text), len(s.text), maxShortString)
 		}
 	}
+	if _, err := strconv.ParseUint(p.Expiration, 10, 32); p.Expiration != "" && err != nil {
+		return fmt.Errorf("the expiration is %q: expected milliseconds", shorten(p.Expiration))
+	}
+	for _, name := range []string{"CC", "BCC"} {
+		if err := checkCopies(p.Headers[name]); err != nil {
+			return fmt.Errorf("header %s: %w", name, err)
+		}
+	}
 	headers, err := tableSize(p.Headers)
 	if err != nil {
 		return fmt.Errorf("headers: %w", err)
@@ -38,6 +47,22 @@ func encodable(pc *parcel, frameSize int) error {
 	if frameSize > 0 && size > frameSize-frameOverhead {
 		return fmt.Errorf("the headers have %d bytes: at most %d fit into a frame of the broker (its setting frame_max)",
 			headers, frameSize-frameOverhead-(size-headers))
+	}
+	return nil
+}
+
+// checkCopies says why a header is not RabbitMQ's list of further routing keys.
+func checkCopies(v any) error {
+	if v == nil {
+		return nil
+	}
+	list, ok := v.([]any)
+	for _, key := range list {
+		_, isText := key.(string)
+		ok = ok && isText
+	}
+	if !ok {
+		return fmt.Errorf("%s: expected a list of routing keys", shorten(fmt.Sprint(v)))
 	}
 	return nil
 }
@@ -105,11 +130,11 @@ func shorten(text string) string {
 	return text[:maxShown] + "…"
 }
 
-// lean are the headers of a message whose marks made them too large: without the error before
-// the last replay, and without Celery's texts of the arguments, which are for people.
+// lean are the headers of a message whose marks made them too large: without those that are for
+// people, and without Celery's texts of the arguments, which are, too.
 func (m Message) lean() amqp.Table {
 	m = m.Clone()
-	m.Own.Previous = ""
+	m.Own.Previous, m.Own.First = "", time.Time{}
 	for _, name := range []string{"argsrepr", "kwargsrepr"} {
 		if _, ok := m.Headers[name]; ok {
 			m.Headers[name] = "…"

@@ -82,12 +82,13 @@ type Publisher struct {
 	opening chan struct{}  // holds an element while somebody opens a channel
 	lines   sync.WaitGroup // the goroutines of all channels
 	mu      sync.Mutex
-	line    *line // nil before the first message
+	line    *line           // nil before the first message
+	proven  map[string]bool // exchanges that have taken a message
 }
 
 // NewPublisher returns a publisher on conn. It opens its channel when it is used.
 func NewPublisher(conn *amqp.Connection) *Publisher {
-	return &Publisher{conn: conn, opening: make(chan struct{}, 1)}
+	return &Publisher{conn: conn, opening: make(chan struct{}, 1), proven: map[string]bool{}}
 }
 
 // Close closes the channel and waits for the goroutines. Messages that are on their way end with
@@ -104,27 +105,96 @@ func (p *Publisher) Close() {
 // [ErrUnroutable]), [ErrRefused], [ErrUnconfirmed] or [ErrLost].
 func (p *Publisher) Publish(ctx context.Context, messages ...Message) error {
 	faults := make(Errors, len(messages))
-	parcels := make([]*parcel, 0, len(messages))
+	var together []*parcel
+	var apart []trial
+	finish := func(t trial) { faults[t.parcel.index] = p.finish(ctx, t) }
 	for i, m := range messages {
 		pc, err := p.wrap(m)
-		if faults[i] = err; err == nil {
-			pc.index = i
-			parcels = append(parcels, pc)
+		if err != nil {
+			faults[i] = err
+			continue
 		}
+		if pc.index = i; !p.doubtful(pc) {
+			together = append(together, pc)
+			continue
+		}
+		if len(apart) == maxApart {
+			finish(apart[0])
+			apart = apart[1:]
+		}
+		apart = append(apart, p.try(ctx, pc))
 	}
-	if len(parcels) > 0 {
+	if len(together) > 0 {
 		l, err := p.open(ctx)
-		for _, pc := range parcels {
-			faults[pc.index] = err
-		}
 		if err == nil {
-			l.send(ctx, parcels)
-			for _, pc := range parcels {
+			l.send(ctx, together)
+		}
+		for _, pc := range together {
+			if faults[pc.index] = err; err == nil {
 				faults[pc.index] = p.settle(ctx, l, pc)
 			}
 		}
 	}
+	for _, t := range apart {
+		finish(t)
+	}
 	return faults.OrNil()
+}
+
+// largeBody is the size from which the broker may refuse a message for it, in bytes: RabbitMQ's
+// smallest usual max_message_size is 16 MiB.
+const largeBody = 1 << 20
+
+// doubtful reports whether the broker may close the channel over a message: it is the first one
+// for an exchange, which may be missing or forbidden, or it is large. Other messages, which would
+// have to be sent again, do not share its channel.
+func (p *Publisher) doubtful(pc *parcel) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.proven[pc.exchange] || len(pc.publishing.Body) > largeBody
+}
+
+// maxApart is how many messages of one list may be on their way on channels of their own.
+const maxApart = 16
+
+// trial is a message that is on its way on a channel of its own.
+type trial struct {
+	parcel *parcel
+	line   *line
+	err    error // why there is no channel
+}
+
+// try publishes a message on a channel of its own. If the broker does not close that over it, its
+// exchange takes messages, whether this one is confirmed or not.
+func (p *Publisher) try(ctx context.Context, pc *parcel) trial {
+	l, err := p.newLine()
+	if err != nil {
+		return trial{pc, nil, pc.wrapped(fmt.Errorf("%w: open channel for publishing: %w", ErrLost, err))}
+	}
+	l.send(ctx, []*parcel{pc})
+	// The broker answers the second method after it has looked at the first.
+	if closed(ctx, pc.sent) && pc.fault == nil && l.ch.Qos(0, 0, false) == nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.proven[pc.exchange] = true
+	}
+	return trial{pc, l, nil}
+}
+
+// finish waits for what becomes of a trial. If the broker has closed its channel, it is the
+// message's fault.
+func (p *Publisher) finish(ctx context.Context, t trial) error {
+	if t.err != nil {
+		return t.err
+	}
+	err := t.line.wait(ctx, t.parcel)
+	if !t.line.ch.IsClosed() {
+		t.line.close()
+	}
+	if errors.Is(err, ErrLost) && !p.conn.IsClosed() && Refused(t.line.reason()) {
+		return t.parcel.undeliverable(fmt.Errorf("the broker does not take it: %w", t.line.reason()))
+	}
+	return err
 }
 
 // Encodable returns an *[UndeliverableError] for a message that the connection cannot carry.
@@ -210,28 +280,15 @@ func (p *Publisher) current() *line {
 }
 
 // settle waits for what becomes of a message. One that was on its way when the broker closed
-// the channel, which it does for the fault of some message, is sent once more on a channel of
-// its own: the one that is at fault has that closed, too.
+// the channel, over a message that nobody had doubted, is sent once more, alone.
 func (p *Publisher) settle(ctx context.Context, l *line, pc *parcel) error {
 	err := l.wait(ctx, pc)
 	if !errors.Is(err, ErrLost) || p.conn.IsClosed() {
 		return err
 	}
 	pc.markAgain(p.conn.Config.FrameSize)
-	alone := &parcel{exchange: pc.exchange, routingKey: pc.routingKey, mandatory: pc.mandatory, publishing: pc.publishing, sent: make(chan struct{})}
-	own, openErr := p.newLine()
-	if openErr != nil {
-		return err
-	}
-	own.send(ctx, []*parcel{alone})
-	err = own.wait(ctx, alone)
-	if !own.ch.IsClosed() {
-		own.close()
-	}
-	if errors.Is(err, ErrLost) && !p.conn.IsClosed() {
-		return pc.undeliverable(fmt.Errorf("the broker does not take it: %w", own.reason()))
-	}
-	return err
+	return p.finish(ctx, p.try(ctx, &parcel{exchange: pc.exchange, routingKey: pc.routingKey, mandatory: pc.mandatory,
+		publishing: pc.publishing, sent: make(chan struct{})}))
 }
 
 // line is one channel in confirm mode. One goroutine writes to it, so that nobody waits for a
