@@ -67,21 +67,21 @@ func failure(cmd *redis.StringCmd) error {
 	return nil
 }
 
-// renew lets a lease last longer that is the run's, or nobody's.
+// renew lets a lease last longer that is the run's.
 //
 // KEYS: the lease. ARGV: run, TTL in seconds.
 const renew = `
-local has = redis.call('GET', KEYS[1])
-if not has or has == ARGV[1] then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
 return 1
 `
 
-// Renew keeps the ids for their runs, by task id, in one round trip.
+// Renew lets the leases that the runs still have last LeaseTTL from now, by task id, in one round
+// trip.
 //
-// A lease that has vanished is taken again: its run is still at work, and an outage of Redis
-// that lasts longer than LeaseTTL, or an eviction, would have every redelivery run beside it.
-// One that another run has got stays with that. The caller must not release a run while Renew
-// names it, or the id would be taken for LeaseTTL by a run that has ended.
+// A lease that another run has got, or that has vanished, stays as it is. The run of a vanished
+// one may have been released while this call was on its way. Or Redis was away for longer than
+// LeaseTTL, or evicted the lease: then a second run of the task may begin, and as always one of
+// the two records the end.
 func (l *Ledger) Renew(ctx context.Context, runs map[string]string) error {
 	if len(runs) == 0 {
 		return nil
