@@ -181,11 +181,11 @@ func (b *bundle) end(id string, state celery.State) {
 		result = boom
 	}
 	meta, err := celery.NewMeta(&celery.Request{ID: id, Task: "t"}, state, result, time.Now())
-	if err == nil {
-		_, err = b.results.Save(b.t.Context(), meta)
-	}
 	if err != nil {
 		b.t.Fatal(err)
+	}
+	if theirs, err := b.results.Record(b.t.Context(), meta, celery.Stored{}); err != nil || theirs.Raw != "" {
+		b.t.Fatalf("got %q, %v, want %s recorded", theirs.Raw, err, state)
 	}
 }
 

@@ -247,32 +247,15 @@ redis.call('EXPIRE', grown, ARGV[2])
 return 1
 `)
 
-// GrowChordBy makes the chord wait for the task memberID too. A second call for the same member
+// GrowChord makes the chord wait for the task memberID too. A second call for the same member
 // changes nothing: a run that is redelivered adds the members that its first run added.
-func (s *Store) GrowChordBy(ctx context.Context, groupID, memberID string) error {
+func (s *Store) GrowChord(ctx context.Context, groupID, memberID string) error {
 	err := s.guard.Do(ctx, func(ctx context.Context) error {
 		return growChord.Run(ctx, s.client, []string{GroupKey(groupID) + ".t", grownKey(groupID)},
 			memberID, int(TTL.Seconds())).Err()
 	})
 	if err != nil {
 		return fmt.Errorf("grow chord %s by task %s: %w", groupID, memberID, err)
-	}
-	return nil
-}
-
-// GrowChord makes the chord wait for one more part.
-func (s *Store) GrowChord(ctx context.Context, groupID string) error {
-	key := GroupKey(groupID) + ".t"
-	err := s.guard.Do(ctx, func(ctx context.Context) error {
-		_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
-			p.Incr(ctx, key)
-			p.Expire(ctx, key, TTL)
-			return nil
-		})
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("grow chord %s: %w", groupID, err)
 	}
 	return nil
 }

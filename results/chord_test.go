@@ -75,7 +75,7 @@ func TestChordGrows(t *testing.T) {
 	t.Parallel()
 	store, count := chordStore(t)
 	begin(t, store, 1)
-	if err := store.GrowChord(t.Context(), "g"); err != nil {
+	if err := store.GrowChord(t.Context(), "g", "added"); err != nil {
 		t.Fatal(err)
 	}
 	count(part(0, celery.Success, "1"), false)
@@ -121,9 +121,7 @@ func TestNestedHeader(t *testing.T) {
 	if err := store.SaveGroup(t.Context(), shape); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Save(t.Context(), meta(t, "elsewhere", celery.Success, "loaded")); err != nil {
-		t.Fatal(err)
-	}
+	record(t, store, meta(t, "elsewhere", celery.Success, "loaded"))
 	count(part(0, celery.Success, "1"), false)
 	count(part(1, celery.Success, "2"), true)
 	got, err := store.Header(t.Context(), "g")
@@ -161,7 +159,7 @@ func TestChordGrowsOnce(t *testing.T) {
 	store, count := chordStore(t)
 	grow := func(member string) {
 		t.Helper()
-		if err := store.GrowChordBy(t.Context(), "g", member); err != nil {
+		if err := store.GrowChord(t.Context(), "g", member); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -2,7 +2,7 @@
 // worker writes and a client reads.
 //
 // Start with [Store]. It promises what Celery clients rely on: the document is
-// SET with its expiry and PUBLISHed on its own key in one MULTI, and a stored
+// SET with its expiry and PUBLISHed on its own key in one step, and a stored
 // SUCCESS is never overwritten. It counts the parts of chords, on the same keys as
 // Python workers do.
 //
@@ -10,7 +10,6 @@
 package results
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -64,69 +63,6 @@ var format = ledger.Format{
 	local ok, meta = pcall(cjson.decode, doc)
 	if not ok then return nil end -- not JSON, or nested more deeply than Lua reads
 	return type(meta) == 'table' and type(meta.status) == 'string' and meta.status or ''`,
-}
-
-// Save stores and publishes m, unless a SUCCESS is stored already: then it does
-// nothing and reports false, as Celery does. While Redis is away it waits until ctx ends.
-func (s *Store) Save(ctx context.Context, m celery.Meta) (saved bool, err error) {
-	return s.SaveIf(ctx, m, nil)
-}
-
-// Stored returns what is stored of a task as it stands, nil if nothing is.
-func (s *Store) Stored(ctx context.Context, taskID string) (doc []byte, err error) {
-	err = s.guard.Do(ctx, func(ctx context.Context) (err error) {
-		doc, err = s.client.Get(ctx, Key(taskID)).Bytes()
-		return err
-	})
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return nil, fmt.Errorf("load meta of task %s: %w", taskID, err)
-	}
-	return doc, nil
-}
-
-// SaveIf is Save if may allows it for what is stored (nil: nothing); else it does
-// nothing and reports false. The look and the write are one step. may is nil if it would
-// always allow it.
-func (s *Store) SaveIf(ctx context.Context, m celery.Meta, may func(stored []byte) bool) (saved bool, err error) {
-	doc, err := celery.MarshalJSON(m)
-	if err != nil {
-		return false, fmt.Errorf("encode meta of task %s: %w", m.TaskID, err)
-	}
-	key := Key(m.TaskID)
-	write := func(ctx context.Context, tx *redis.Tx) error {
-		stored, err := tx.Get(ctx, key).Bytes()
-		if err != nil && !errors.Is(err, redis.Nil) {
-			return err
-		}
-		if bytes.Equal(stored, doc) {
-			saved = true // by a write whose answer was lost
-			return nil
-		}
-		if saved = status(stored) != celery.Success && (may == nil || may(stored)); !saved {
-			return nil
-		}
-		_, err = tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
-			p.Set(ctx, key, doc, TTL)
-			p.Publish(ctx, key, doc)
-			return nil
-		})
-		return err
-	}
-	err = s.guard.Do(ctx, func(ctx context.Context) error {
-		for {
-			// WATCH makes the look before the write and the write one step. Only
-			// a second writer of the same task can make it fail, and each round
-			// lets one of them through.
-			err := s.client.Watch(ctx, func(tx *redis.Tx) error { return write(ctx, tx) }, key)
-			if !errors.Is(err, redis.TxFailedErr) {
-				return err
-			}
-		}
-	})
-	if err != nil {
-		return false, fmt.Errorf("store %s of task %s: %w", m.Status, m.TaskID, err)
-	}
-	return saved, nil
 }
 
 // Load returns the stored document, nil if there is none. A document that is

@@ -2,7 +2,6 @@ package results_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -47,7 +45,15 @@ func meta(t *testing.T, id string, state celery.State, result any) celery.Meta {
 	return m
 }
 
-func TestSave(t *testing.T) {
+// record stores m for the first run of its task.
+func record(t *testing.T, s *results.Store, m celery.Meta) {
+	t.Helper()
+	if theirs, err := s.Record(t.Context(), m, celery.Stored{}); err != nil || theirs.Raw != "" {
+		t.Fatalf("got %q, %v, want the end of task %s to be ours", theirs.Raw, err, m.TaskID)
+	}
+}
+
+func TestRecord(t *testing.T) {
 	t.Parallel()
 	client := open(t, testenv.Redis(t).URL())
 	store := results.New(client, zap.NewNop())
@@ -58,9 +64,7 @@ func TestSave(t *testing.T) {
 	if _, err := sub.Receive(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Save(ctx, meta(t, "a", celery.Success, map[string]string{"feedback": "병"})); err != nil {
-		t.Fatal(err)
-	}
+	record(t, store, meta(t, "a", celery.Success, map[string]string{"feedback": "병"}))
 	msg, err := sub.ReceiveMessage(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -84,8 +88,8 @@ func TestSave(t *testing.T) {
 	}
 }
 
-// TestSaveIsOneTransaction watches the commands that the server sees.
-func TestSaveIsOneTransaction(t *testing.T) {
+// TestRecordIsOneStep watches the commands that the server sees: a script runs them as one step.
+func TestRecordIsOneStep(t *testing.T) {
 	t.Parallel()
 	server := testenv.Redis(t)
 	monitor, err := net.Dial("tcp", server.Addr())
@@ -98,85 +102,20 @@ func TestSaveIsOneTransaction(t *testing.T) {
 	if !lines.Scan() || lines.Text() != "+OK" {
 		t.Fatalf("MONITOR: got %q", lines.Text())
 	}
-	client := open(t, server.URL())
-	if _, err := results.New(client, zap.NewNop()).Save(t.Context(), meta(t, "tx", celery.Success, 1)); err != nil {
-		t.Fatal(err)
-	}
+	record(t, results.New(open(t, server.URL()), zap.NewNop()), meta(t, "a", celery.Success, 1))
 	var got []string
-	for len(got) == 0 || got[len(got)-1] != "exec" {
+	for len(got) == 0 || !strings.HasSuffix(got[len(got)-1], " publish") {
 		if !lines.Scan() {
-			t.Fatalf("MONITOR ended: %v", lines.Err())
+			t.Fatalf("MONITOR ended after %q: %v", got, lines.Err())
 		}
-		_, command, _ := strings.Cut(lines.Text(), "] ")
+		from, command, _ := strings.Cut(lines.Text(), "] ")
 		name := strings.ToLower(strings.Trim(strings.Fields(command)[0], `"`))
-		if slices.Contains([]string{"get", "multi", "set", "publish", "exec"}, name) {
-			got = append(got, name)
+		if slices.Contains([]string{"get", "set", "publish"}, name) {
+			got = append(got, from[strings.LastIndex(from, " ")+1:]+" "+name)
 		}
 	}
-	if want := "get multi set publish exec"; strings.Join(got, " ") != want {
-		t.Errorf("got commands %v, want %s", got, want)
-	}
-}
-
-func TestSaveNeverOverwritesSuccess(t *testing.T) {
-	t.Parallel()
-	client := open(t, testenv.Redis(t).URL())
-	store := results.New(client, zap.NewNop())
-	ctx := t.Context()
-	exc := celery.NewException("ValueError", "late", nil)
-	steps := []struct {
-		state  celery.State
-		result any
-		want   celery.State
-	}{
-		{celery.Started, nil, celery.Started},
-		{celery.Retried, exc, celery.Retried},
-		{celery.Failure, exc, celery.Failure},
-		{celery.Success, 1, celery.Success}, // a replay may succeed
-		{celery.Failure, exc, celery.Success},
-		{celery.Started, nil, celery.Success},
-		{celery.Success, 2, celery.Success},
-	}
-	for _, s := range steps {
-		if _, err := store.Save(ctx, meta(t, "a", s.state, s.result)); err != nil {
-			t.Fatal(err)
-		}
-		m, err := store.Load(ctx, "a")
-		if err != nil || m.Status != s.want {
-			t.Errorf("after saving %s: got %+v, %v, want %s", s.state, m, err, s.want)
-		}
-	}
-	if m, _ := store.Load(ctx, "a"); string(m.Result) != "1" {
-		t.Errorf("got result %s, want the first success 1", m.Result)
-	}
-}
-
-// TestSaveRace lets many writers store failures while one stores the success:
-// whatever the order, the success must be there in the end.
-func TestSaveRace(t *testing.T) {
-	t.Parallel()
-	client := open(t, testenv.Redis(t).URL())
-	store := results.New(client, zap.NewNop())
-	for range 20 {
-		var writers sync.WaitGroup
-		failure := meta(t, "race", celery.Failure, celery.NewException("ValueError", "x", nil))
-		success := meta(t, "race", celery.Success, 1)
-		for i := range 8 {
-			m := failure
-			if i == 4 {
-				m = success
-			}
-			writers.Go(func() {
-				if _, err := store.Save(t.Context(), m); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		writers.Wait()
-		if m, err := store.Load(t.Context(), "race"); err != nil || m.Status != celery.Success {
-			t.Fatalf("got %+v, %v, want SUCCESS", m, err)
-		}
-		client.Del(t.Context(), results.Key("race"))
+	if want := []string{"lua get", "lua set", "lua publish"}; !slices.Equal(got, want) {
+		t.Errorf("got commands %q, want %q", got, want)
 	}
 }
 
@@ -204,64 +143,28 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// TestSaveIf asks before it replaces anything, and replaces no SUCCESS even if it may.
-func TestSaveIf(t *testing.T) {
-	t.Parallel()
-	client := open(t, testenv.Redis(t).URL())
-	store := results.New(client, zap.NewNop())
-	for _, tt := range []struct {
-		before celery.State // "": nothing
-		may    bool
-		saved  bool
-	}{{"", true, true}, {"", false, false}, {celery.Failure, true, true}, {celery.Failure, false, false}, {celery.Success, true, false}} {
-		id := fmt.Sprintf("%s %t", tt.before, tt.may)
-		if tt.before != "" {
-			if _, err := store.Save(t.Context(), meta(t, id, tt.before, nil)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := store.Stored(t.Context(), id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		saved, err := store.SaveIf(t.Context(), meta(t, id, celery.Success, 1), func(stored []byte) bool {
-			if !bytes.Equal(stored, want) {
-				t.Errorf("%s: asked about %s, want %s", id, stored, want)
-			}
-			return tt.may
-		})
-		if err != nil || saved != tt.saved {
-			t.Errorf("%s: got %t, %v, want %t", id, saved, err, tt.saved)
-		}
-		got, err := store.Stored(t.Context(), id)
-		if err != nil || bytes.Equal(got, want) == tt.saved {
-			t.Errorf("%s: got %s, %v, and before it was %s", id, got, err, want)
-		}
-	}
-}
-
-// TestSaveRidesOutARestart stops Redis, saves, and starts it again.
-func TestSaveRidesOutARestart(t *testing.T) {
+// TestRecordRidesOutARestart stops Redis, records an end, and starts it again.
+func TestRecordRidesOutARestart(t *testing.T) {
 	t.Parallel()
 	server := testenv.Redis(t)
 	core, logs := observer.New(zap.InfoLevel)
 	store := results.New(open(t, server.URL()), zap.New(core))
 	server.Stop()
 	m := meta(t, "a", celery.Success, json.RawMessage(`1`))
-	saved := make(chan error, 1)
+	recorded := make(chan error, 1)
 	go func() {
-		_, err := store.Save(t.Context(), m)
-		saved <- err
+		_, err := store.Record(t.Context(), m, celery.Stored{})
+		recorded <- err
 	}()
 	for logs.FilterMessage("redis lost, waiting for it").Len() == 0 {
 		select {
-		case err := <-saved:
-			t.Fatalf("saved without a server: %v", err)
+		case err := <-recorded:
+			t.Fatalf("recorded without a server: %v", err)
 		case <-time.After(time.Millisecond):
 		}
 	}
 	server.Start()
-	if err := <-saved; err != nil {
+	if err := <-recorded; err != nil {
 		t.Fatal(err)
 	}
 	if got, err := store.Load(t.Context(), "a"); err != nil || got.Status != celery.Success {
@@ -272,14 +175,14 @@ func TestSaveRidesOutARestart(t *testing.T) {
 	}
 }
 
-func TestSaveGivesUpWithItsContext(t *testing.T) {
+func TestRecordGivesUpWithItsContext(t *testing.T) {
 	t.Parallel()
 	server := testenv.Redis(t)
 	store := results.New(open(t, server.URL()), zap.NewNop())
 	server.Stop()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	_, err := store.Save(ctx, meta(t, "a", celery.Success, 1))
+	_, err := store.Record(ctx, meta(t, "a", celery.Success, 1), celery.Stored{})
 	var away interface{ Unavailable() bool }
 	if !errors.As(err, &away) || !strings.Contains(err.Error(), "task a") {
 		t.Errorf("got %v, want an outage that names the task", err)
@@ -300,9 +203,7 @@ func TestReset(t *testing.T) {
 		if state == celery.Success {
 			result = 1
 		}
-		if _, err := store.Save(ctx, meta(t, id, state, result)); err != nil {
-			t.Fatal(err)
-		}
+		record(t, store, meta(t, id, state, result))
 	}
 	if err := client.Set(ctx, results.Key("foreign"), "[1,", time.Hour).Err(); err != nil {
 		t.Fatal(err)
@@ -337,9 +238,7 @@ func TestReset(t *testing.T) {
 		t.Error("somebody else's value is gone")
 	}
 	// And back, unless something is stored since.
-	if _, err := store.Save(ctx, meta(t, "revoked", celery.Success, 1)); err != nil {
-		t.Fatal(err)
-	}
+	record(t, store, meta(t, "revoked", celery.Success, 1))
 	for _, id := range []string{"failed", "revoked"} {
 		if err := store.PutBack(ctx, id, deleted[id]); err != nil {
 			t.Fatal(err)

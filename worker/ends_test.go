@@ -27,11 +27,15 @@ import (
 func (b *bundle) saveState(id string, state celery.State, result any, retries int) {
 	b.t.Helper()
 	m, err := celery.NewMeta(&celery.Request{ID: id, Retries: retries}, state, result, time.Now())
-	if err == nil {
-		_, err = b.results.Save(b.t.Context(), m)
-	}
 	if err != nil {
 		b.t.Error(err)
+	}
+	since, err := b.results.Look(b.t.Context(), id)
+	if err != nil {
+		b.t.Error(err)
+	}
+	if theirs, err := b.results.Record(b.t.Context(), m, since); err != nil || theirs.Raw != "" {
+		b.t.Errorf("got %q, %v, want %s recorded", theirs.Raw, err, state)
 	}
 }
 

@@ -157,13 +157,7 @@ func TestReplayOfSuccess(t *testing.T) {
 	id := b.send("flaky", nil)
 	b.wait(id)
 	b.record(id)
-	m, err := celery.NewMeta(&celery.Request{ID: id}, celery.Success, 1, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.results.Save(t.Context(), m); err != nil {
-		t.Fatal(err)
-	}
+	b.saveState(id, celery.Success, 1, 0)
 	if o := b.replay(id); o.Done || !strings.Contains(o.Why, "succeeded") {
 		t.Errorf("got %+v, want it left alone", o)
 	}

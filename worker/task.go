@@ -201,7 +201,7 @@ func AddToChord(ctx context.Context, s *celery.Signature) (*celery.Result, error
 		return nil, err
 	}
 	// A run after a crash adds the same task, which is counted once.
-	if err := a.job.w.results.GrowChordBy(ctx, req.Group, r.ID); err != nil {
+	if err := a.job.w.results.GrowChord(ctx, req.Group, r.ID); err != nil {
 		return nil, err
 	}
 	return r, a.job.flush(ctx, todo)

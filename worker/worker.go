@@ -29,7 +29,7 @@ type Results interface {
 	SaveGroup(ctx context.Context, g *celery.Result) error
 	BeginChord(ctx context.Context, c celery.ChordSize) error
 	BeginFreshChord(ctx context.Context, c celery.ChordSize) error
-	GrowChordBy(ctx context.Context, groupID, memberID string) error
+	GrowChord(ctx context.Context, groupID, memberID string) error
 	CountPart(ctx context.Context, p results.Part) (complete bool, err error)
 	Header(ctx context.Context, groupID string) (json.RawMessage, error)
 	ChordDone(ctx context.Context, groupID string) error

@@ -472,16 +472,7 @@ func TestFinishedIsNotRunAgain(t *testing.T) {
 	calls := make(chan string, 8)
 	var runs atomic.Int32
 	b.task("t", after{func(context.Context, *celery.Request) (any, error) { runs.Add(1); return 2, nil }, b, calls})
-	save := func(id string, state celery.State, result any) {
-		t.Helper()
-		m, err := celery.NewMeta(&celery.Request{ID: id}, state, result, time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := b.results.Save(t.Context(), m); err != nil {
-			t.Fatal(err)
-		}
-	}
+	save := func(id string, state celery.State, result any) { b.saveState(id, state, result, 0) }
 	begin := func(id string) celery.Stored {
 		t.Helper()
 		earlier, taken, err := b.results.Begin(t.Context(), id, "run", false)

@@ -194,7 +194,7 @@ func TestCluster(t *testing.T) {
 		held(t, l, "t", true)
 	}
 	store := results.New(c, zap.NewNop())
-	if err := store.GrowChordBy(t.Context(), "g", "m"); err != nil {
+	if err := store.GrowChord(t.Context(), "g", "m"); err != nil {
 		t.Error(err)
 	}
 	if err := store.BeginFreshChord(t.Context(), celery.ChordSize{Group: "g", Size: 1}); err != nil {
