@@ -261,8 +261,9 @@ func TestReplayStates(t *testing.T) {
 
 func (b *bundle) mark(id string, state celery.State) {
 	b.t.Helper()
-	if err := b.marks.MarkFinished(b.t.Context(), id, state, 0); err != nil {
-		b.t.Fatal(err)
+	m := celery.Meta{TaskID: id, Status: state}
+	if theirs, err := b.marks.Record(b.t.Context(), m, celery.Stored{}); err != nil || theirs.Raw != "" {
+		b.t.Fatalf("got %q, %v, want %s recorded", theirs.Raw, err, state)
 	}
 }
 

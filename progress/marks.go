@@ -2,7 +2,6 @@ package progress
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -50,45 +49,6 @@ func readMark(taskID, raw string) *celery.Meta {
 	return nil
 }
 
-// MarkFinished records the state in which an attempt ended whose result is not
-// stored, so that its redelivery is recognised: a final state, or RETRY. attempt
-// is celery.Request.Attempt.
-func (s *Store) MarkFinished(ctx context.Context, taskID string, state celery.State, attempt int) error {
-	mark := fmt.Sprintf("%s %d %d", state, attempt, s.now().UnixMicro())
-	err := s.guard.Do(ctx, func(ctx context.Context) error {
-		return s.client.Set(ctx, finishedKey(taskID), mark, finishedTTL).Err()
-	})
-	if err != nil {
-		return fmt.Errorf("mark task %s as finished: %w", taskID, err)
-	}
-	return nil
-}
-
-// A Mark is what MarkFinished recorded.
-type Mark struct {
-	State   celery.State // "" for nothing
-	Attempt int
-	At      time.Time
-}
-
-// Finished returns what MarkFinished recorded for the task within a day.
-func (s *Store) Finished(ctx context.Context, taskID string) (m Mark, err error) {
-	var text string
-	err = s.guard.Do(ctx, func(ctx context.Context) (err error) {
-		text, err = s.client.Get(ctx, finishedKey(taskID)).Result()
-		return err
-	})
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return m, fmt.Errorf("look for the completion mark of task %s: %w", taskID, err)
-	}
-	var state string
-	var micros int64
-	// What is missing stays 0, as it was written before there was more than the state.
-	_, _ = fmt.Sscan(text, &state, &m.Attempt, &micros)
-	m.State, m.At = celery.State(state), time.UnixMicro(micros)
-	return m, nil
-}
-
 // CountRun notes that a run begins of a job that had been delivered before, and returns
 // how many have within a day that were not taken back. run names it among all of the
 // job.
@@ -120,15 +80,21 @@ func (s *Store) NotBegun(ctx context.Context, taskID, run string) error {
 	return nil
 }
 
-// ResetMarks forgets what was recorded of the ends and runs of a task, unless it
-// succeeded or is to be retried. It returns the state that Finished would have, "" for none.
+// ResetMarks forgets what was recorded of the ends and runs of a task, and which run has its id,
+// unless it succeeded or is to be retried. It returns the state on record, "" for none.
 func (s *Store) ResetMarks(ctx context.Context, taskID string) (was celery.State, err error) {
-	m, err := s.Finished(ctx, taskID)
-	if was = m.State; err != nil || was == celery.Success || was == celery.Retried {
-		return was, err
+	mark, err := s.Look(ctx, taskID)
+	if err != nil {
+		return "", err
+	}
+	if mark.Meta != nil {
+		was = mark.Meta.Status
+	}
+	if was == celery.Success || was == celery.Retried {
+		return was, nil
 	}
 	err = s.guard.Do(ctx, func(ctx context.Context) error {
-		return s.client.Unlink(ctx, finishedKey(taskID), runsKey(taskID)).Err()
+		return s.client.Unlink(ctx, finishedKey(taskID), runsKey(taskID), runKey(taskID)).Err()
 	})
 	if err != nil {
 		return "", fmt.Errorf("forget the marks of task %s: %w", taskID, err)

@@ -156,23 +156,6 @@ func TestLoadNothing(t *testing.T) {
 	}
 }
 
-func TestFinished(t *testing.T) {
-	s, client := setup(t)
-	if m, err := s.Finished(t.Context(), "t"); m.State != "" || err != nil {
-		t.Errorf("before: got %+v, %v", m, err)
-	}
-	before := time.Now().Truncate(time.Microsecond)
-	if err := s.MarkFinished(t.Context(), "t", celery.Retried, 3); err != nil {
-		t.Fatal(err)
-	}
-	if m, err := s.Finished(t.Context(), "t"); m.State != celery.Retried || m.Attempt != 3 || m.At.Before(before) || err != nil {
-		t.Errorf("after: got %+v, %v, want RETRY 3, now", m, err)
-	}
-	if ttl := client.TTL(t.Context(), "job:t:finished").Val(); ttl <= 23*time.Hour {
-		t.Errorf("got TTL %v, want 24 h", ttl)
-	}
-}
-
 // TestCountRun counts the runs of a task, and forgets them with its marks.
 func TestCountRun(t *testing.T) {
 	s, c := setup(t)
@@ -199,20 +182,24 @@ func TestCountRun(t *testing.T) {
 	for _, tt := range []struct {
 		state celery.State
 		left  int64 // keys
-	}{{"", 0}, {celery.Failure, 0}, {celery.Revoked, 0}, {celery.Success, 2}, {celery.Retried, 2}} {
+	}{{"", 0}, {celery.Failure, 0}, {celery.Revoked, 0}, {celery.Success, 3}, {celery.Retried, 3}} {
 		id := "t-" + string(tt.state)
 		if _, err := s.CountRun(ctx, id, "a"); err != nil {
 			t.Fatal(err)
 		}
+		since, _, err := s.Begin(ctx, id, "a", false)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if tt.state != "" {
-			if err := s.MarkFinished(ctx, id, tt.state, 1); err != nil {
-				t.Fatal(err)
+			if theirs, err := s.Record(ctx, celery.Meta{TaskID: id, Status: tt.state}, since); theirs.Raw != "" || err != nil {
+				t.Fatalf("got %q, %v, want %s recorded", theirs.Raw, err, tt.state)
 			}
 		}
 		if was, err := s.ResetMarks(ctx, id); was != tt.state || err != nil {
 			t.Errorf("got %q, %v, want %q", was, err, tt.state)
 		}
-		if n := c.Exists(ctx, "job:"+id+":runs", "job:"+id+":finished").Val(); n != tt.left {
+		if n := c.Exists(ctx, "job:"+id+":runs", "job:"+id+":finished", "job:"+id+":run").Val(); n != tt.left {
 			t.Errorf("%q: got %d keys left, want %d", tt.state, n, tt.left)
 		}
 	}

@@ -429,8 +429,17 @@ func TestOldMarks(t *testing.T) {
 	if s := look(t, l, "t"); s.Raw != "RETRY 1048579" || s.Meta.Attempt() != retry.Attempt() {
 		t.Errorf("got %q, want RETRY of attempt %d", s.Raw, retry.Attempt())
 	}
-	// And with the functions from before.
-	if m, err := l.Finished(t.Context(), "t"); m.State != celery.Retried || m.Attempt != retry.Attempt() || err != nil {
-		t.Errorf("got %+v, %v", m, err)
+	// The mark of an end has the time of the end.
+	failure := meta(t, "t", celery.Failure)
+	done, err := celery.ParseTime(*failure.DateDone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.FlushDB(t.Context())
+	if _, err := l.Record(t.Context(), failure, celery.Stored{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := look(t, l, "t").Raw, fmt.Sprint("FAILURE 0 ", done.UnixMicro()); got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
