@@ -199,27 +199,19 @@ func (s *Store) ChordFailed(ctx context.Context, groupID string) error {
 
 // BeginChord stores how many parts the chord waits for. It must be done before
 // the last task of its header is published.
-func (s *Store) BeginChord(ctx context.Context, c celery.ChordSize) error {
-	key := GroupKey(c.Group)
-	err := s.guard.Do(ctx, func(ctx context.Context) error {
-		return s.client.Set(ctx, key+".s", c.Size, TTL).Err()
-	})
-	if err != nil {
-		return fmt.Errorf("store size of chord %s: %w", c.Group, err)
-	}
-	return nil
-}
-
-// BeginFreshChord is BeginChord for the first run of a task: it also forgets that a chord of
-// the same id was done, as Celery does since 5.7, because a frozen chord that is applied once
-// more keeps its id (celery/backends/redis.py, set_chord_size). A run that is redelivered must
-// not: it would open a chord that its first run began and that has ended.
-func (s *Store) BeginFreshChord(ctx context.Context, c celery.ChordSize) error {
+//
+// It also forgets that a chord of the same id was done, as Celery does since 5.7, because a
+// frozen chord that is applied once more keeps its id (celery/backends/redis.py, set_chord_size).
+// With again, for a run that is redelivered, it does not: it would open a chord that the first run
+// began and that has ended.
+func (s *Store) BeginChord(ctx context.Context, c celery.ChordSize, again bool) error {
 	key := GroupKey(c.Group)
 	err := s.guard.Do(ctx, func(ctx context.Context) error {
 		// As Celery does, these are not one step: both may be repeated.
 		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-			p.Del(ctx, key+".c")
+			if !again {
+				p.Del(ctx, key+".c")
+			}
 			p.Set(ctx, key+".s", c.Size, TTL)
 			return nil
 		})

@@ -46,7 +46,7 @@ func chordStore(t *testing.T) (*results.Store, func(p results.Part, want bool)) 
 
 func begin(t *testing.T, s *results.Store, size int) {
 	t.Helper()
-	if err := s.BeginChord(t.Context(), celery.ChordSize{Group: "g", Size: size}); err != nil {
+	if err := s.BeginChord(t.Context(), celery.ChordSize{Group: "g", Size: size}, true); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -167,7 +167,7 @@ func TestChordGrowsOnce(t *testing.T) {
 		return results.Part{TaskID: member, Group: "g", State: celery.Success, Result: json.RawMessage("2")}
 	}
 	for life := range 2 { // the same id once more, as of a frozen chord that is applied again
-		if err := store.BeginFreshChord(t.Context(), celery.ChordSize{Group: "g", Size: 1}); err != nil {
+		if err := store.BeginChord(t.Context(), celery.ChordSize{Group: "g", Size: 1}, false); err != nil {
 			t.Fatal(err)
 		}
 		grow("a")
@@ -197,7 +197,7 @@ func TestFreshChord(t *testing.T) {
 	}
 	begin(t, store, 1) // redelivered
 	count(part(0, celery.Success, "1"), false)
-	if err := store.BeginFreshChord(t.Context(), celery.ChordSize{Group: "g", Size: 1}); err != nil {
+	if err := store.BeginChord(t.Context(), celery.ChordSize{Group: "g", Size: 1}, false); err != nil {
 		t.Fatal(err)
 	}
 	count(part(0, celery.Success, "1"), true)

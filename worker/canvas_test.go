@@ -54,8 +54,8 @@ func (c *crashing) ChordDone(ctx context.Context, id string) error {
 	return c.Store.ChordDone(ctx, id)
 }
 
-func (c *crashing) BeginFreshChord(ctx context.Context, s celery.ChordSize) error {
-	err := c.Store.BeginFreshChord(ctx, s)
+func (c *crashing) BeginChord(ctx context.Context, s celery.ChordSize, again bool) error {
+	err := c.Store.BeginChord(ctx, s, again)
 	if c.dies("after chord begun") {
 		panic(errCrash)
 	}
@@ -173,7 +173,7 @@ func TestFailureReachesWhatFollows(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range p.ChordSizes {
-		if err := b.results.BeginChord(t.Context(), c); err != nil {
+		if err := b.results.BeginChord(t.Context(), c, true); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -53,12 +53,8 @@ func followers(p *celery.Plan, req *celery.Request, result json.RawMessage) erro
 // flush carries out a plan: chords are begun before any task of their headers is
 // published.
 func (e *ending) flush(ctx context.Context, p *celery.Plan) error {
-	begin := e.w.results.BeginFreshChord
-	if e.again {
-		begin = e.w.results.BeginChord // one that is finished must not begin once more
-	}
 	for _, c := range p.ChordSizes {
-		if err := begin(ctx, c); err != nil {
+		if err := e.w.results.BeginChord(ctx, c, e.again); err != nil {
 			return err
 		}
 	}

@@ -27,8 +27,7 @@ type Results interface {
 	Ledger
 	Load(ctx context.Context, taskID string) (*celery.Meta, error)
 	SaveGroup(ctx context.Context, g *celery.Result) error
-	BeginChord(ctx context.Context, c celery.ChordSize) error
-	BeginFreshChord(ctx context.Context, c celery.ChordSize) error
+	BeginChord(ctx context.Context, c celery.ChordSize, again bool) error
 	GrowChord(ctx context.Context, groupID, memberID string) error
 	CountPart(ctx context.Context, p results.Part) (complete bool, err error)
 	Header(ctx context.Context, groupID string) (json.RawMessage, error)

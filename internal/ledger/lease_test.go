@@ -197,7 +197,7 @@ func TestCluster(t *testing.T) {
 	if err := store.GrowChord(t.Context(), "g", "m"); err != nil {
 		t.Error(err)
 	}
-	if err := store.BeginFreshChord(t.Context(), celery.ChordSize{Group: "g", Size: 1}); err != nil {
+	if err := store.BeginChord(t.Context(), celery.ChordSize{Group: "g", Size: 1}, false); err != nil {
 		t.Error(err)
 	}
 }
