@@ -35,9 +35,6 @@ type Update struct {
 	Error     string `json:"error,omitempty"` // only when the job has failed
 }
 
-// LeaseTTL is how long an id stays taken by a run that is not renewed.
-const LeaseTTL = ledger.LeaseTTL
-
 // Store reads and writes progress. The ledger in it records how tasks end whose result is not
 // stored, and which run is at work on each. Safe for concurrent use.
 type Store struct {

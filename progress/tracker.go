@@ -33,9 +33,6 @@ func (s *Store) Track(_ context.Context, jobID string, resume bool) (*Tracker, e
 	return &Tracker{store: s, jobID: jobID, fresh: !resume}, nil
 }
 
-// JobID is the job that t reports for.
-func (t *Tracker) JobID() string { return t.jobID }
-
 // Report shows the stage. progress counts from 0 to 100; a number below the one
 // last shown is raised to it. After the end of the job it does nothing.
 func (t *Tracker) Report(ctx context.Context, progress int, stage, message string) error {

@@ -27,9 +27,6 @@ import (
 // TTL is how long a result is kept: Celery's result_expires, one day.
 const TTL = 24 * time.Hour
 
-// LeaseTTL is how long an id stays taken by a run that is not renewed.
-const LeaseTTL = ledger.LeaseTTL
-
 // Store keeps task meta documents. The ledger in it records how tasks end and which run is at
 // work on each. Safe for concurrent use.
 type Store struct {
