@@ -22,6 +22,9 @@ type crashing struct {
 	*results.Store
 	at   string // name of the call, and whether it is done
 	left atomic.Int32
+
+	mu    sync.Mutex
+	begun []bool // for each call of BeginChord, whether it was by a redelivered run
 }
 
 var errCrash = errors.New("crashed")
@@ -55,6 +58,9 @@ func (c *crashing) ChordDone(ctx context.Context, id string) error {
 }
 
 func (c *crashing) BeginChord(ctx context.Context, s celery.ChordSize, again bool) error {
+	c.mu.Lock()
+	c.begun = append(c.begun, again)
+	c.mu.Unlock()
 	err := c.Store.BeginChord(ctx, s, again)
 	if c.dies("after chord begun") {
 		panic(errCrash)
@@ -130,6 +136,11 @@ func TestCanvasSurvivesCrashes(t *testing.T) {
 			defer mu.Unlock()
 			if runs[last.Options.TaskID] != 1 || sums[last.Options.TaskID] != "163" {
 				t.Errorf("the last step ran %d times with %s, want once with 163", runs[last.Options.TaskID], sums[last.Options.TaskID])
+			}
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if want, ok := map[string][]bool{"none": {false}, "after chord begun": {false, true}}[tt.at]; ok && !slices.Equal(c.begun, want) {
+				t.Errorf("got the chord begun by redelivered runs %t, want %t", c.begun, want)
 			}
 		})
 	}
