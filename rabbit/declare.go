@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -113,9 +111,14 @@ func (d *declarer) do(what string, f func(*amqp.Channel) error) error {
 	case err == nil:
 		return nil
 	case Refused(err):
-		return &ConfigError{what, err, remedyOf(err)}
+		return NewConfigError(what, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// NewConfigError returns the error of something that the broker has refused.
+func NewConfigError(doing string, err error) *ConfigError {
+	return &ConfigError{doing, err, remedyOf(err)}
 }
 
 // remedyOf says what helps against a refusal.
@@ -128,6 +131,10 @@ func remedyOf(err error) string {
 		return "grant the user the permission that is named (rabbitmqctl set_permissions), or let somebody declare it who has it"
 	case amqp.ResourceLocked:
 		return "it is exclusive to another connection: name another, or end that connection"
+	case amqp.NotFound:
+		return "create it, or name another"
+	case amqp.CommandInvalid, amqp.NotImplemented:
+		return "the broker does not know of such a thing: enable the plugin that has it, or name another type"
 	case amqp.PreconditionFailed:
 		return "it exists with other arguments: delete it, or name another"
 	default:
@@ -197,143 +204,4 @@ func (d *declarer) queue(q Queue) (created bool, err error) {
 		return created, &unboundError{err}
 	}
 	return created, err
-}
-
-// ErrNoQueue says that the queue of a message does not exist.
-var ErrNoQueue = errors.New("its queue does not exist")
-
-// FullError says that a queue would drop older messages for new ones.
-type FullError struct {
-	Queue           string
-	Messages, Limit int
-}
-
-func (e *FullError) Error() string {
-	return fmt.Sprintf("queue %s is nearly full: %d messages wait there, and it holds %d", e.Queue, e.Messages, e.Limit)
-}
-
-// QueueExists returns an error that wraps [ErrNoQueue] if the queue does not exist.
-func QueueExists(conn *Conn, queue string) error {
-	d := declarer{conn: conn}
-	defer d.close()
-	_, err := d.look(queue)
-	return err
-}
-
-// look returns what is known of a queue.
-func (d *declarer) look(queue string) (q amqp.Queue, err error) {
-	err = d.do("look for queue "+shorten(queue), func(ch *amqp.Channel) (err error) {
-		q, err = ch.QueueDeclarePassive(queue, true, false, false, false, nil)
-		return err
-	})
-	if notFound(err) {
-		err = fmt.Errorf("%w (%q)", ErrNoQueue, queue)
-	}
-	return q, err
-}
-
-// HaveRoom looks at the queues of messages. The error is an [Errors] with an element for each
-// message: one that wraps [ErrNoQueue] if its queue does not exist, a *[FullError] if that is of
-// the topology and has no room for all of them: it would dead-letter others. It calls idle, if
-// that is not nil, for queues that nobody consumes.
-func HaveRoom(conn *Conn, messages []Message, idle func(Queue)) error {
-	d := declarer{conn: conn}
-	defer d.close()
-	coming := map[string]int{}
-	for _, m := range messages {
-		coming[m.Queue]++
-	}
-	faults := map[string]error{}
-	for name, n := range coming {
-		if len(name) > maxShortString {
-			continue // it cannot be published, which says so
-		}
-		q, err := d.look(name)
-		queue := QueueNamed(name)
-		limit, limited := queue.Args["x-max-length"].(int32)
-		switch {
-		case err != nil:
-			faults[name] = err
-		case limited && q.Messages+n > int(limit)*9/10:
-			faults[name] = &FullError{Queue: name, Messages: q.Messages, Limit: int(limit)}
-		case q.Consumers == 0 && idle != nil:
-			idle(queue)
-		}
-	}
-	each := make(Errors, len(messages))
-	for i, m := range messages {
-		each[i] = faults[m.Queue]
-	}
-	return each.OrNil()
-}
-
-// Sender publishes messages back to queues that exist, for commands.
-type Sender struct {
-	Conn *Conn
-	// Waiting is called each second while a queue is full.
-	Waiting func(*FullError)
-	// Idle is called once for each queue that nobody consumes, with the time after which it drops
-	// messages; 0 if it does not, or is not of the topology.
-	Idle func(queue string, ttl time.Duration)
-
-	once sync.Once
-	pub  *Publisher
-	told sync.Map
-}
-
-// Send publishes messages and returns once the broker has confirmed each. It waits for queues that
-// are full. The error is an [Errors].
-func (s *Sender) Send(ctx context.Context, messages ...Message) error {
-	s.once.Do(func() { s.pub = NewPublisher(s.Conn) })
-	faults, err := s.room(ctx, messages)
-	if err != nil {
-		return err
-	}
-	var indexes []int
-	var able []Message
-	for i, m := range messages {
-		if faults[i] == nil {
-			indexes, able = append(indexes, i), append(able, m)
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
-	defer cancel()
-	for i, err := range ErrorsOf(s.pub.Publish(ctx, able...), len(able)) {
-		faults[indexes[i]] = err
-	}
-	return faults.OrNil()
-}
-
-// sendTimeout bounds how long Send waits for confirms.
-const sendTimeout = 30 * time.Second
-
-// room waits until no queue is full.
-func (s *Sender) room(ctx context.Context, messages []Message) (Errors, error) {
-	for {
-		err := HaveRoom(s.Conn, messages, s.idle)
-		var full *FullError
-		if !errors.As(err, &full) {
-			return ErrorsOf(err, len(messages)), nil
-		}
-		s.Waiting(full)
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), full)
-		}
-	}
-}
-
-func (s *Sender) idle(q Queue) {
-	if _, told := s.told.LoadOrStore(q.Name, true); !told {
-		ttl, _ := q.Args["x-message-ttl"].(int32)
-		s.Idle(q.Name, time.Duration(ttl)*time.Millisecond)
-	}
-}
-
-// Close waits for what Send has begun.
-func (s *Sender) Close() {
-	if s.pub != nil {
-		s.pub.Close()
-	}
 }

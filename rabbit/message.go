@@ -41,6 +41,7 @@ type Own struct {
 	Replayed time.Time // the last replay
 	First    time.Time // the job's first failure
 	Previous string    // the error before the last replay
+	Since    string    // digest of an end on record that the message comes after: see celery.Stored
 	Routed   bool      // it had gone back to its queue before, so that its route stood in marks
 }
 
@@ -53,6 +54,7 @@ const (
 	headerReplayed   = "x-onceover-replayed" // RFC 3339
 	headerFirst      = "x-onceover-first"    // RFC 3339
 	headerPrevious   = "x-onceover-previous"
+	headerSince      = "x-onceover-since"
 	headerExchange   = "x-onceover-exchange"
 	headerRoutingKey = "x-onceover-routing-key"
 )
@@ -101,6 +103,7 @@ func messageOf(d amqp.Delivery, queue string) Message {
 		First:    moment(m.take(headerFirst)),
 	}
 	m.Own.Previous, _ = m.take(headerPrevious).(string)
+	m.Own.Since, _ = m.take(headerSince).(string)
 	return m
 }
 
@@ -157,6 +160,9 @@ func (o Own) headers() amqp.Table {
 	if o.Previous != "" {
 		out[headerPrevious] = o.Previous
 	}
+	if o.Since != "" {
+		out[headerSince] = o.Since
+	}
 	return out
 }
 
@@ -208,6 +214,15 @@ func (m Message) target() (exchange, routingKey string) {
 		return "", m.Queue
 	}
 	return m.Exchange, m.RoutingKey
+}
+
+// Destination names where the message goes, for people.
+func (m Message) Destination() string {
+	exchange, key := m.target()
+	if exchange == "" {
+		return "queue " + shorten(key)
+	}
+	return "exchange " + shorten(exchange) + ", key " + shorten(key)
 }
 
 // QueueOf returns the queue that the message goes to through the default exchange, "" and false

@@ -131,7 +131,7 @@ func TestMessageRoundTrip(t *testing.T) {
 			ContentType: "application/json", ContentEncoding: "utf-8", DeliveryMode: 2, Priority: new(uint8),
 			CorrelationID: "c", ReplyTo: "r", Expiration: "60000", MessageID: "m", Timestamp: time.Unix(1_700_000_000, 0), Type: "t", AppID: "app",
 		}, Body: []byte{0, 1, 255}, Own: Own{
-			Again: true, Revoked: true, Replays: 2, Parks: 3, Previous: "ValueError: x",
+			Again: true, Revoked: true, Replays: 2, Parks: 3, Previous: "ValueError: x", Since: "0123",
 			Replayed: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), First: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Routed: true,
 		}},
 	} {

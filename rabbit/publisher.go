@@ -60,6 +60,24 @@ func (e Errors) OrNil() error {
 	return e
 }
 
+// Rest publishes those of messages that have no fault, and returns the faults of all.
+func (e Errors) Rest(messages []Message, publish func(...Message) error) error {
+	var indexes []int
+	var rest []Message
+	for i, m := range messages {
+		if e[i] == nil {
+			indexes, rest = append(indexes, i), append(rest, m)
+		}
+	}
+	if len(rest) == 0 {
+		return e.OrNil()
+	}
+	for i, err := range ErrorsOf(publish(rest...), len(rest)) {
+		e[indexes[i]] = err
+	}
+	return e.OrNil()
+}
+
 // ErrorsOf returns the fault of each of n messages that were published together.
 func ErrorsOf(err error, n int) Errors {
 	var each Errors
@@ -82,6 +100,7 @@ type Publisher struct {
 	opening chan struct{}  // holds an element while somebody opens a channel
 	lines   sync.WaitGroup // the goroutines of all channels
 	mu      sync.Mutex
+	closing bool
 	line    *line           // nil before the first message
 	proven  map[string]bool // exchanges that have taken a message
 }
@@ -94,11 +113,27 @@ func NewPublisher(conn *amqp.Connection) *Publisher {
 // Close closes the channel and waits for the goroutines. Messages that are on their way end with
 // ErrLost. Close the connection first if the broker may not answer.
 func (p *Publisher) Close() {
+	p.mu.Lock()
+	p.closing = true
+	p.mu.Unlock()
 	if l := p.current(); l != nil {
 		l.close()
 	}
 	p.lines.Wait()
 }
+
+// start runs f on a goroutine that Close waits for, unless the publisher is closed.
+func (p *Publisher) start(f func()) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closing {
+		p.lines.Go(f)
+	}
+	return !p.closing
+}
+
+// errClosed says that the publisher is closed.
+var errClosed = fmt.Errorf("%w: the publisher is closed", ErrLost)
 
 // Publish sends messages in order and waits until the broker has each in a queue, or ctx ends.
 // The error is an [Errors] with one element for each message: an *[UndeliverableError] (also for
@@ -167,16 +202,26 @@ type trial struct {
 // try publishes a message on a channel of its own. If the broker does not close that over it, its
 // exchange takes messages, whether this one is confirmed or not.
 func (p *Publisher) try(ctx context.Context, pc *parcel) trial {
-	l, err := p.newLine()
+	l, err := p.newLineWithin(ctx)
 	if err != nil {
-		return trial{pc, nil, pc.wrapped(fmt.Errorf("%w: open channel for publishing: %w", ErrLost, err))}
+		return trial{pc, nil, pc.wrapped(err)}
 	}
 	l.send(ctx, []*parcel{pc})
-	// The broker answers the second method after it has looked at the first.
-	if closed(ctx, pc.sent) && pc.fault == nil && l.ch.Qos(0, 0, false) == nil {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.proven[pc.exchange] = true
+	if !closed(ctx, pc.sent) || pc.fault != nil {
+		return trial{pc, l, nil}
+	}
+	answered := make(chan struct{})
+	started := p.start(func() {
+		defer close(answered)
+		// The broker answers the second method after it has looked at the first.
+		if l.ch.Qos(0, 0, false) == nil {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.proven[pc.exchange] = true
+		}
+	})
+	if started {
+		closed(ctx, answered)
 	}
 	return trial{pc, l, nil}
 }
@@ -189,7 +234,7 @@ func (p *Publisher) finish(ctx context.Context, t trial) error {
 	}
 	err := t.line.wait(ctx, t.parcel)
 	if !t.line.ch.IsClosed() {
-		t.line.close()
+		p.start(t.line.close)
 	}
 	if errors.Is(err, ErrLost) && !p.conn.IsClosed() && Refused(t.line.reason()) {
 		return t.parcel.undeliverable(fmt.Errorf("the broker does not take it: %w", t.line.reason()))
@@ -255,19 +300,51 @@ func (p *Publisher) open(ctx context.Context) (*line, error) {
 	case p.opening <- struct{}{}:
 		defer func() { <-p.opening }()
 	case <-ctx.Done():
-		return nil, fmt.Errorf("open channel for publishing: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("%w: open channel for publishing: %w", ErrUnconfirmed, context.Cause(ctx))
 	}
 	if l := p.current(); l != nil {
 		return l, nil
 	}
-	l, err := p.newLine()
+	l, err := p.newLineWithin(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("%w: open channel for publishing: %w", ErrLost, err)
+		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.line = l
 	return l, nil
+}
+
+// newLineWithin opens a line within ctx. A broker that reads nothing, as in an alarm, does not
+// answer: the line is closed when it comes too late.
+func (p *Publisher) newLineWithin(ctx context.Context) (*line, error) {
+	type answer struct {
+		line *line
+		err  error
+	}
+	got := make(chan answer)
+	started := p.start(func() {
+		l, err := p.newLine()
+		select {
+		case got <- answer{l, err}:
+		case <-ctx.Done():
+			if err == nil {
+				l.close()
+			}
+		}
+	})
+	if !started {
+		return nil, errClosed
+	}
+	select {
+	case a := <-got:
+		if a.err != nil {
+			return nil, fmt.Errorf("%w: open channel for publishing: %w", ErrLost, a.err)
+		}
+		return a.line, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: open channel for publishing: %w", ErrUnconfirmed, context.Cause(ctx))
+	}
 }
 
 func (p *Publisher) current() *line {
@@ -320,8 +397,11 @@ func (p *Publisher) newLine() (*line, error) {
 	}
 	// Unbuffered: the client hands a return over before it looks at the confirm that follows it.
 	returns := ch.NotifyReturn(make(chan amqp.Return))
-	p.lines.Go(func() { l.takeReturns(returns) })
-	p.lines.Go(l.write)
+	if !p.start(func() { l.takeReturns(returns) }) {
+		l.close()
+		return nil, errClosed
+	}
+	p.start(l.write)
 	return l, nil
 }
 

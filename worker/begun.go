@@ -12,10 +12,10 @@ import (
 	"onceover/celery"
 )
 
-// killed counts the run of a redelivered job that begins, and returns the failure of one of which
+// killed counts the run of a job that begins and was seen before, and returns the failure of one of which
 // too many processes died.
 func (j *job) killed(ctx context.Context) (*celery.Exception, error) {
-	if !j.delivery.Redelivered || j.w.cfg.MaxCrashes == 0 || j.isCounted() {
+	if !j.seen || j.w.cfg.MaxCrashes == 0 || j.isCounted() {
 		return nil, nil
 	}
 	run := uuid.NewString()

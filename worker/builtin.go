@@ -179,5 +179,5 @@ func unlockChord(ctx context.Context, a unlockArgs) (any, error) {
 	if _, err := at.plan.Apply(a.Callback, []json.RawMessage{list}, celery.Options{}); err != nil {
 		return nil, err
 	}
-	return nil, j.flush(ctx, &at.plan)
+	return nil, j.flush(ctx, &at.plan, at.again)
 }

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"onceover/celery"
+	"onceover/internal/crash"
 	"onceover/rabbit"
 )
 
@@ -56,8 +57,12 @@ func (w *Worker) bury(jobs context.Context, j *job) error {
 		return err
 	}
 	defer unlock()
-	if err := j.untilNotAtWork(); err != nil {
+	died, err := j.untilNotAtWork()
+	if err != nil {
 		return err
+	}
+	if died && j.death.Reason == rabbit.Expired {
+		return j.resume(jobs)
 	}
 	j.seen, j.twice = true, j.delivery.Own.Again
 	return j.conclude(jobs, verdictOnDeath(*j.death, req))
@@ -75,16 +80,16 @@ func (j *job) endOfDeath(v verdict, extra []zap.Field) {
 
 // untilNotAtWork waits while some process runs the job: its connection was lost, the broker gave
 // the message back to its queue, and there it ran out or was returned too often. The run has an
-// end of its own.
-func (j *job) untilNotAtWork() error {
+// end of its own. It reports whether the process has died instead.
+func (j *job) untilNotAtWork() (died bool, err error) {
 	waits := j.consumer.waits
 	for told := false; ; told = true {
 		atWork, err := j.book.Held(waits, j.req.ID)
 		if err != nil {
-			return errors.Join(context.Cause(waits), err)
+			return false, errors.Join(context.Cause(waits), err)
 		}
 		if !atWork {
-			return nil
+			return told && !j.endedMeanwhile(waits), nil
 		}
 		if !told {
 			j.w.log.Info("dead letter of a job that is at work waits for its end", zap.String("task_id", j.req.ID))
@@ -92,7 +97,32 @@ func (j *job) untilNotAtWork() error {
 			defer j.consumer.held.Add(-1)
 		}
 		if err := pause(waits, whileAtWork); err != nil {
-			return err
+			return false, err
 		}
 	}
+}
+
+// endedMeanwhile reports whether an end is on record, or the job goes on in its next attempt.
+func (j *job) endedMeanwhile(ctx context.Context) bool {
+	now, err := j.book.Look(ctx, j.req.ID)
+	return err != nil || now.Ended() || now.Meta != nil && now.Meta.Status == celery.Retried
+}
+
+// resume publishes a job once more that was delivered in time, and whose process died: that its
+// message has run out since, in its queue, is no wish of its producer.
+func (j *job) resume(jobs context.Context) error {
+	ctx, done := lingering(jobs, lastWrites)
+	defer done()
+	m := j.delivery.Clone()
+	m.ForgetDeaths()
+	m.Own.Again = true
+	if err := j.publish(ctx, m); err != nil {
+		return stopped(ctx, err)
+	}
+	crash.Point("resume-before-ack")
+	ackErr := j.ack()
+	j.w.metrics.jobs.WithLabelValues(j.w.taskLabel(j.req.Task), outcomeResumed).Inc()
+	j.w.log.Warn("job whose process died is published once more: its message had run out in its queue",
+		j.fields(zap.String("queue", j.death.Queue), zap.Bool("ack_lost", ackErr != nil))...)
+	return nil
 }

@@ -280,25 +280,17 @@ func (n *node) AddConsumer(q remote.Queue) error {
 	}
 	if s, _ := n.outbox.get(); s != nil {
 		answer := make(chan error, 1)
-		s.watch.Go(func() { answer <- declarable(s, add) })
+		s.watch.Go(func() { answer <- n.worker().declarable(s.waits, s, add) })
+		var fault *rabbit.ConfigError
 		select {
 		case err := <-answer:
-			if err != nil {
-				return err
+			if errors.As(err, &fault) {
+				return fault
 			}
 		case <-time.After(declareTime):
 		}
 	}
 	n.queues.add(add)
-	return nil
-}
-
-// declarable returns why the broker does not let us have a queue, nil if it does or is away.
-func declarable(s *session, q rabbit.Queue) error {
-	d, err := rabbit.Declare(s.waits, s.conn, q)
-	if fault := d.Faults[q.Name]; err == nil && fault != nil {
-		return fault
-	}
 	return nil
 }
 

@@ -29,8 +29,9 @@ type ending struct {
 	again   bool          // what is published may have been published before
 	started time.Time     // of the run, zero if there was none
 
-	recorded bool         // the verdict is on record: settle goes on behind that
-	meta     *celery.Meta // the document of the verdict, made once
+	shortened bool         // the exception was too large for the server
+	recorded  bool         // the verdict is on record: settle goes on behind that
+	meta      *celery.Meta // the document of the verdict, made once
 }
 
 // newEnding returns the ending of a request. t is nil for a task that is not registered here.
@@ -96,7 +97,10 @@ func (e *ending) record(ctx context.Context, v verdict) (verdict, error) {
 		if err != nil {
 			return v, err
 		}
-		if e.overtaken(e.since, now) {
+		switch {
+		case e.isMine(now):
+			follow = func(context.Context) error { return nil } // it was published before that
+		case e.overtaken(e.since, now):
 			return verdictOn(now.Meta), nil
 		}
 		if v.fate == retry {
@@ -121,9 +125,17 @@ func (e *ending) record(ctx context.Context, v verdict) (verdict, error) {
 		return v, err
 	}
 	theirs, err := e.book.Result(ctx, *m, e.since, e.req.ReplyTo)
-	if exc := unstorable(err); exc != nil && v.err != exc.Err && v.fate == succeed {
-		e.meta = nil
-		return e.record(ctx, v.instead(exc))
+	if exc := unstorable(err); exc != nil {
+		switch {
+		case v.fate == succeed:
+			return e.record(ctx, v.instead(exc))
+		case v.fate == retry:
+			err = nil // the next attempt is on its way; RETRY is for those who look
+		case v.exc != nil && !e.shortened:
+			e.shortened, e.meta = true, nil
+			v.exc = shortened(v.exc)
+			return e.record(ctx, v)
+		}
 	}
 	if err == nil && theirs.Meta != nil && v.fate != retry {
 		v = verdictOn(theirs.Meta)
@@ -134,6 +146,12 @@ func (e *ending) record(ctx context.Context, v verdict) (verdict, error) {
 // overtaken reports whether an end is on record now that was not before.
 func (e *ending) overtaken(before, now celery.Stored) bool {
 	return now.Ended() && now.Raw != before.Raw
+}
+
+// isMine reports whether the end on record is the one that this run tried to record.
+func (e *ending) isMine(now celery.Stored) bool {
+	m := now.Meta
+	return now.Ended() && e.meta != nil && m.Status == e.meta.Status && m.DateDone != nil && e.meta.DateDone != nil && *m.DateDone == *e.meta.DateDone
 }
 
 // document returns what is recorded of a verdict. It is the same however often it is asked for,
@@ -205,7 +223,7 @@ func (e *ending) followSuccess(v verdict) (func(context.Context) error, verdict)
 		return nil, v
 	}
 	v.followers = p.Children
-	return func(ctx context.Context) error { return e.flush(ctx, &p) }, v
+	return func(ctx context.Context) error { return e.flush(ctx, &p, e.again) }, v
 }
 
 // marshal encodes the value that a handler has returned, whose own code may panic in it.
@@ -231,7 +249,7 @@ func (e *ending) followReplace(v verdict) (func(context.Context) error, verdict)
 	if _, err := p.Apply(s, nil, celery.Options{}); err != nil {
 		return nil, v.instead(exceptionOf(err))
 	}
-	return func(ctx context.Context) error { return e.flush(ctx, &p) }, v
+	return func(ctx context.Context) error { return e.flush(ctx, &p, e.again) }, v
 }
 
 // followRetry makes the next attempt, which is published at once and waits in the worker that
@@ -253,6 +271,7 @@ func (e *ending) followRetry(v verdict) (func(context.Context) error, verdict) {
 	}
 	m.Own.Again = e.again
 	return func(ctx context.Context) (err error) {
+		m.Own.Since = e.since.Digest()
 		if v.wait > maxHold {
 			err = e.park(ctx, m, &next)
 		} else {
@@ -273,13 +292,15 @@ func (e *ending) park(ctx context.Context, m rabbit.Message, req *celery.Request
 	return e.w.kept.Park(ctx, m, req, req.ETA)
 }
 
-// publish sends messages within the task's own limits.
+// publish sends messages within what is left of the task's own time limit.
 func (e *ending) publish(ctx context.Context, messages ...rabbit.Message) error {
 	limit := confirmLimit
 	if _, hard := e.limits(); hard > 0 {
-		limit = min(limit, hard)
+		if limit = hard; !e.started.IsZero() {
+			limit -= time.Since(e.started)
+		}
 	}
-	return e.w.outbox.publish(ctx, limit, messages...)
+	return e.w.outbox.publish(ctx, max(limit, leastConfirm), messages...)
 }
 
 // tell hands an end on: to the chord, to the steps that would have followed, to the errbacks.

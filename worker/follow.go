@@ -52,9 +52,9 @@ func followers(p *celery.Plan, req *celery.Request, result json.RawMessage) erro
 
 // flush carries out a plan: chords are begun before any task of their headers is
 // published.
-func (e *ending) flush(ctx context.Context, p *celery.Plan) error {
+func (e *ending) flush(ctx context.Context, p *celery.Plan, again bool) error {
 	for _, c := range p.ChordSizes {
-		if err := e.w.results.BeginChord(ctx, c, e.again); err != nil {
+		if err := e.w.results.BeginChord(ctx, c, again); err != nil {
 			return err
 		}
 	}
@@ -72,7 +72,7 @@ func (e *ending) flush(ctx context.Context, p *celery.Plan) error {
 		if messages[i], err = rabbit.New(m); err != nil {
 			return err
 		}
-		messages[i].Own.Again = e.again
+		messages[i].Own.Again = again
 	}
 	return e.publish(ctx, messages...)
 }
@@ -89,9 +89,15 @@ func (e *ending) countPart(ctx context.Context, req *celery.Request, state celer
 	if req.Chord == nil || req.Group == "" {
 		return nil
 	}
-	complete, err := e.w.results.CountPart(ctx, results.Part{
-		TaskID: req.ID, Group: req.Group, Index: req.GroupIndex, State: state, Result: result,
-	})
+	part := results.Part{TaskID: req.ID, Group: req.Group, Index: req.GroupIndex, State: state, Result: result}
+	complete, err := e.w.results.CountPart(ctx, part)
+	if exc := unstorable(err); exc != nil {
+		if part.Result, err = celery.MarshalJSON(shortened(exc)); err != nil {
+			return err
+		}
+		part.State = celery.Failure
+		complete, err = e.w.results.CountPart(ctx, part)
+	}
 	if err != nil || !complete {
 		return err
 	}
@@ -102,7 +108,7 @@ func (e *ending) countPart(ctx context.Context, req *celery.Request, state celer
 		if _, planErr := p.Apply(req.Chord, []json.RawMessage{header}, celery.Options{}); planErr != nil {
 			exc = &celery.Exception{Type: "ChordError", Module: celery.ModuleCelery,
 				Args: []any{"Callback error: " + planErr.Error()}, Err: planErr}
-		} else if err := e.flush(ctx, &p); err == nil {
+		} else if err := e.flush(ctx, &p, e.again); err == nil {
 			return e.w.results.ChordDone(ctx, req.Group)
 		} else if unpublishable(err) == nil {
 			return err
@@ -245,7 +251,7 @@ func (e *ending) errbacks(ctx context.Context, failed *celery.Request, list cele
 		e.w.log.Warn("error callbacks not sent", zap.String("task_id", failed.ID), zap.Error(err))
 		return nil, nil
 	}
-	err = e.flush(ctx, &p)
+	err = e.flush(ctx, &p, e.again)
 	if unpublishable(err) != nil {
 		e.w.log.Warn("error callbacks not sent", zap.String("task_id", failed.ID), zap.Error(err))
 		return nil, nil

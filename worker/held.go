@@ -37,6 +37,17 @@ func (h *held) list() []*job {
 	return out
 }
 
+// unacknowledged counts the jobs whose deliveries go back when the connection is closed.
+func (h *held) unacknowledged() int {
+	n := 0
+	for _, j := range h.list() {
+		if !j.hasAcked() {
+			n++
+		}
+	}
+	return n
+}
+
 // leases returns the names under which the jobs at work have their ids in a ledger.
 func (h *held) leases(l Ledger) map[string]string {
 	out := map[string]string{}

@@ -45,10 +45,11 @@ type job struct {
 
 	death *rabbit.Death // of a dead letter, else nil
 
-	delayed bool          // something that the job needs was away, and the log says so
-	seen    bool          // delivered before, or published again: another run may be at work, or have been
-	twice   bool          // the message may have been published twice
-	past    celery.Stored // on record of a job that was seen and has not ended
+	admitted bool          // by the rate limit of its task
+	delayed  bool          // something that the job needs was away, and the log says so
+	seen     bool          // delivered before, or published again: another run may be at work, or have been
+	twice    bool          // the message may have been published twice
+	past     celery.Stored // on record of a job that was seen and has not ended
 
 	verdict verdict // that is on record
 
@@ -107,7 +108,8 @@ func (w *Worker) handle(jobs context.Context, c *consumer, d *rabbit.Delivery, p
 	var refused *celery.MessageError
 	if errors.As(err, &refused) {
 		place.leave()
-		j.ending = w.newRefusal(d.Message, refused)
+		j.ending, j.twice = w.newRefusal(d.Message, refused), d.Own.Again
+		j.seen = d.Redelivered || j.twice
 		err = j.conclude(jobs, verdictOnRefusal(refused))
 	} else {
 		req.Delivery = celery.DeliveryInfo{Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered}
@@ -271,17 +273,23 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 		j.delayed = true
 		j.w.log.Warn("task waits until it can run again", j.fields(zap.Error(v.err))...)
 	}
+	if j.hasAcked() {
+		waits = jobs // the broker does not have it any more
+	}
 	return true, j.w.obstacleOver(waits)
 }
 
 // waitForSlot waits for the task's rate limit, and for a slot. A job that waits for a rate limit
 // does not stand in the line: others would wait, too.
 func (j *job) waitForSlot(waits context.Context) error {
-	if j.task.limiter.limited() {
+	if !j.admitted && j.task.limiter.limited() {
 		j.place.leave()
 	}
-	if err := j.task.limiter.wait(waits); err != nil {
-		return err
+	if !j.admitted {
+		if err := j.task.limiter.wait(waits); err != nil {
+			return err
+		}
+		j.admitted = true
 	}
 	if err := j.place.wait(waits); err != nil {
 		return err
@@ -317,7 +325,15 @@ func (j *job) waitForETA(jobs, waits context.Context) (parked bool, err error) {
 		return false, j.holdFor(waits, wait)
 	}
 	j.place.leave()
-	err = j.park(waits, j.message, j.req)
+	m := j.message
+	if m.Own.Since == "" {
+		now, err := j.book.Look(waits, j.req.ID)
+		if err != nil {
+			return false, err
+		}
+		m.Own.Since = now.Digest() // of an earlier message with the id
+	}
+	err = j.park(waits, m, j.req)
 	if exc := unpublishable(err); exc != nil {
 		return true, j.conclude(jobs, failure(exc, failed.ReasonFailed))
 	}
@@ -348,7 +364,7 @@ func (j *job) endedBefore(jobs, waits context.Context) (done bool, err error) {
 	if !j.seen {
 		return false, nil
 	}
-	now, over, err := j.book.Past(waits, j.req.ID, j.twice)
+	now, over, err := j.book.Past(waits, j.req.ID, j.twice, j.message.Own.Since)
 	if err != nil {
 		return false, err
 	}
@@ -438,7 +454,7 @@ func (j *job) attempt(jobs context.Context) (verdict, error) {
 	j.event("task-started", nil)
 
 	j.again = j.again || j.seen
-	a := &attempt{job: j, plan: j.plan(fmt.Sprintf("send/%d", j.req.Retries))}
+	a := &attempt{job: j, again: j.again, plan: j.plan(fmt.Sprintf("send/%d", j.req.Retries))}
 	soft, hard := j.limits()
 	value, cause, err := runAttempt(context.WithValue(ctx, attemptKey{}, a), j.task.Handler, j.req, soft, hard)
 	j.enter(settled)
@@ -496,7 +512,7 @@ func (j *job) conclude(jobs context.Context, v verdict) error {
 			return err
 		}
 		if _, err := j.begin(ctx, true); err != nil {
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+			return stopped(ctx, err)
 		}
 		if j.seen && j.overtaken(j.past, j.since) {
 			return j.concludeOther(jobs, j.since)
@@ -519,7 +535,7 @@ func (j *job) conclude(jobs context.Context, v verdict) error {
 			break
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("%w before the outcome was stored: %w", context.Cause(ctx), err)
+			return stopped(ctx, err)
 		}
 		if logged != err.Error() {
 			logged = err.Error()
@@ -537,6 +553,14 @@ func (j *job) conclude(jobs context.Context, v verdict) error {
 	}
 	j.end(v)
 	return nil
+}
+
+// stopped is err with the reason for which ctx has ended, if it has.
+func stopped(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
 }
 
 // end acknowledges, counts and logs: the one line of the job's outcome.

@@ -17,6 +17,7 @@ const (
 	outcomeReturned  = "returned"  // given back to its queue
 	outcomeRefused   = "refused"   // cannot be run, kept as failed
 	outcomeParked    = "parked"    // due later, published anew then
+	outcomeResumed   = "resumed"   // its process died and its message ran out: published once more
 	outcomeDead      = "dead"      // dead-lettered by the broker, kept as failed
 )
 

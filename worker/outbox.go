@@ -7,12 +7,18 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"onceover/rabbit"
 )
 
-// confirmLimit is how long a message waits for its confirm while the broker is there and takes
-// messages. RabbitMQ confirms within milliseconds; a queue without a majority never does.
-const confirmLimit = 30 * time.Second
+// How long a message waits for its confirm while the broker is there and takes messages.
+// RabbitMQ confirms within milliseconds; a queue without a majority does when it has one again.
+const (
+	confirmLimit = 5 * time.Minute // without a time limit of the task
+	leastConfirm = 2 * time.Second // also if nothing is left of the task's time limit
+	slowConfirm  = 5 * time.Second // after which the log says so
+)
 
 // refusedPause is how long a message waits that a full queue has refused.
 const refusedPause = 500 * time.Millisecond
@@ -24,12 +30,40 @@ const maxLost = 3
 // outbox publishes over whichever session there is: a message that was not confirmed because the
 // broker went away is sent again on the next session.
 type outbox struct {
+	log *zap.Logger
+
 	mu      sync.Mutex
 	session *session
-	changed chan struct{} // closed when session changes
+	changed chan struct{}   // closed when session changes
+	slow    map[string]bool // destinations that do not confirm at the moment
 }
 
-func newOutbox() *outbox { return &outbox{changed: make(chan struct{})} }
+func newOutbox(log *zap.Logger) *outbox {
+	return &outbox{log: log, changed: make(chan struct{}), slow: map[string]bool{}}
+}
+
+// tellSlow says once of each destination of messages that it does not confirm.
+func (o *outbox) tellSlow(messages []rabbit.Message) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, m := range messages {
+		if to := m.Destination(); !o.slow[to] {
+			o.slow[to] = true
+			o.log.Warn("a destination does not confirm messages: a full or missing queue process, or a quorum queue without a majority; only jobs that publish to it wait",
+				zap.String("destination", to))
+		}
+	}
+}
+
+// tellConfirmed says that a destination confirms again.
+func (o *outbox) tellConfirmed(m rabbit.Message) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if to := m.Destination(); o.slow[to] {
+		delete(o.slow, to)
+		o.log.Info("the destination confirms messages again", zap.String("destination", to))
+	}
+}
 
 func (o *outbox) set(s *session) {
 	o.mu.Lock()
@@ -64,7 +98,7 @@ func (o *outbox) wait(ctx context.Context) (*session, error) {
 // or takes no messages it waits until ctx ends, and for a confirm at most limit. A queue that does
 // not exist is created as Celery creates it. The error is a rabbit.Errors.
 func (o *outbox) publish(ctx context.Context, limit time.Duration, messages ...rabbit.Message) error {
-	p := posting{limit: min(limit, confirmLimit), faults: make(rabbit.Errors, len(messages)), lost: map[int]int{}, declared: map[string]bool{}}
+	p := posting{outbox: o, limit: limit, faults: make(rabbit.Errors, len(messages)), lost: map[int]int{}, declared: map[string]bool{}}
 	for i, m := range messages {
 		p.left = append(p.left, letter{i, m.Clone()})
 	}
@@ -89,6 +123,7 @@ type letter struct {
 
 // posting is one call of publish.
 type posting struct {
+	outbox *outbox
 	limit  time.Duration // of one round, and of refusals
 	left   []letter
 	faults rabbit.Errors
@@ -107,11 +142,18 @@ func (p *posting) round(ctx context.Context, s *session) {
 	}
 	patient, cancel := s.patience(ctx, p.limit)
 	defer cancel()
+	slow := time.AfterFunc(slowConfirm, func() {
+		if s.takingSince(time.Time{}) >= slowConfirm {
+			p.outbox.tellSlow(messages)
+		}
+	})
+	defer slow.Stop()
 	refused := false
 	for i, err := range rabbit.ErrorsOf(s.publisher.Publish(patient, messages...), len(sending)) {
 		l := sending[i]
 		switch {
 		case err == nil:
+			p.outbox.tellConfirmed(l.message)
 		case ctx.Err() != nil:
 			p.faults[l.index] = err
 		case errors.Is(err, rabbit.ErrUnroutable):

@@ -113,7 +113,7 @@ func (w *Worker) open(ctx context.Context) (_ *session, err error) {
 // declare creates what is missing, and notes what the broker does not let us have: the other
 // queues are consumed all the same.
 func (w *Worker) declare(ctx context.Context, s *session) error {
-	queues := w.queues.list()
+	queues := slices.DeleteFunc(w.queues.list(), func(q rabbit.Queue) bool { return q.Kind != "" }) // see mayConsume
 	d, err := rabbit.Declare(ctx, s.conn, queues...)
 	if err != nil {
 		return err
@@ -192,8 +192,7 @@ func (w *Worker) watchBlocked(s *session, blocked <-chan amqp.Blocking) {
 }
 
 // consume runs the session: deliveries are accepted, until the session is lost
-// or ctx ends. When ctx ends, what has not begun goes back to its queue. It
-// returns why the session was lost, nil when ctx ended.
+// or ctx ends. It returns why the session was lost, nil when ctx ended.
 func (w *Worker) consume(ctx, jobs context.Context, s *session) error {
 	w.outbox.set(s)
 	defer w.outbox.set(nil)
@@ -212,9 +211,6 @@ func (w *Worker) consume(ctx, jobs context.Context, s *session) error {
 			w.beat()
 		case <-w.queues.changed: // as is what they are consumed with
 		case <-ctx.Done():
-			w.consuming.Store(false)
-			s.endWaits(errStopping)
-			w.cancelConsumers(s)
 			return nil
 		case err := <-s.connClosed:
 			return lost("connection closed", err)
@@ -287,7 +283,10 @@ func (w *Worker) prepareDelays(s *session) {
 	var created bool
 	conn, err := rabbit.Dial(s.waits, w.cfg.NodeName+" (delayed delivery)", w.cfg.BrokerURLs)
 	if err == nil {
+		// A broker that does not answer does not keep the session from ending.
+		stop := context.AfterFunc(s.waits, func() { _ = conn.CloseDeadline(time.Now()) })
 		created, err = rabbit.DeclareDelays(s.waits, conn, queues)
+		stop()
 		conn.Close() // it may be closed already
 	}
 	switch {
@@ -360,8 +359,7 @@ func (w *Worker) subscribeTo(ctx, jobs context.Context, s *session, q rabbit.Que
 	c, err := s.newConsumer(old, q, prefetch, fmt.Sprintf("%s/%d", w.cfg.NodeName, w.tags.Add(1)))
 	if rabbit.Refused(err) {
 		s.refused[q.Name] = time.Now()
-		w.faults.set(faultConsume+q.Name, &rabbit.ConfigError{Doing: "consume from " + q.Name, Err: err,
-			Remedy: "grant the user the permission to read it, or do not consume it"})
+		w.faults.set(faultConsume+q.Name, rabbit.NewConfigError("consume from queue "+q.Name, err))
 		return nil
 	}
 	if err != nil {
@@ -381,19 +379,41 @@ func (w *Worker) subscribeTo(ctx, jobs context.Context, s *session, q rabbit.Que
 // mayConsume reports whether a queue is there, and creates it if it is not. A queue that the
 // broker does not let us have is left until declare is called again.
 func (w *Worker) mayConsume(ctx context.Context, s *session, q rabbit.Queue) bool {
-	if w.faults.has(faultQueue+q.Name) || time.Since(s.refused[q.Name]) < retryFaults {
+	if time.Since(s.refused[q.Name]) < retryFaults || q.Kind == "" && w.faults.has(faultQueue+q.Name) {
 		return false
 	}
-	d, err := rabbit.Declare(ctx, s.conn, q)
-	if err != nil {
-		s.fail(err)
-		return false
-	}
-	if fault := d.Faults[q.Name]; fault != nil {
+	err := w.declarable(ctx, s, q)
+	var fault *rabbit.ConfigError
+	switch {
+	case errors.As(err, &fault):
 		w.faults.set(faultQueue+q.Name, fault)
-		return false
+		s.refused[q.Name] = time.Now()
+	case err != nil:
+		s.fail(err)
+	default:
+		w.faults.set(faultQueue+q.Name, nil)
 	}
-	return true
+	return err == nil
+}
+
+// declarable creates a queue where it is missing. A *rabbit.ConfigError says why the broker does
+// not let us have it. A queue with an exchange of somebody's choice is declared on a connection
+// that may be lost over it: RabbitMQ closes one over a type of exchange that it does not know.
+func (w *Worker) declarable(ctx context.Context, s *session, q rabbit.Queue) error {
+	conn := s.conn
+	if q.Kind != "" {
+		own, err := rabbit.Dial(ctx, w.cfg.NodeName+" (declaring)", w.cfg.BrokerURLs)
+		if err != nil {
+			return err
+		}
+		defer own.CloseDeadline(time.Now().Add(closeTimeout))
+		conn = own
+	}
+	d, err := rabbit.Declare(ctx, conn, q)
+	if fault := d.Faults[q.Name]; fault != nil {
+		return fault
+	}
+	return err
 }
 
 // isDead reports whether a queue is consumed for the dead letters in it.

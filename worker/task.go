@@ -121,8 +121,9 @@ type attemptKey struct{}
 
 // attempt is what a handler's context carries.
 type attempt struct {
-	job  *job
-	plan celery.Plan
+	job   *job
+	plan  celery.Plan
+	again bool // the job may have run before, and started the same
 
 	mu   sync.Mutex // of plan, while the handler runs
 	over bool
@@ -141,7 +142,7 @@ func (a *attempt) start(ctx context.Context, s *celery.Signature, over celery.Op
 	if err != nil {
 		return nil, err
 	}
-	return r, a.job.flush(ctx, todo)
+	return r, a.job.flush(ctx, todo, a.again)
 }
 
 // apply returns what is to be published; the children stay with the plan.
@@ -204,7 +205,7 @@ func AddToChord(ctx context.Context, s *celery.Signature) (*celery.Result, error
 	if err := a.job.w.results.GrowChord(ctx, req.Group, r.ID); err != nil {
 		return nil, err
 	}
-	return r, a.job.flush(ctx, todo)
+	return r, a.job.flush(ctx, todo, a.again)
 }
 
 // task is a registered task with what remote control may change.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"onceover/celery"
@@ -186,6 +187,19 @@ func unpublishable(err error) *celery.Exception {
 		return operationalError(err)
 	}
 	return nil
+}
+
+// maxExceptionText bounds what is stored of an exception that was too large for the server, in
+// bytes.
+const maxExceptionText = 4 << 10
+
+// shortened is exc with its message cut, and without the place where it happened.
+func shortened(exc *celery.Exception) *celery.Exception {
+	text := exc.Message()
+	if len(text) > maxExceptionText {
+		text = strings.ToValidUTF8(text[:maxExceptionText], "") + "…"
+	}
+	return &celery.Exception{Type: exc.Type, Module: exc.Module, Args: []any{text}, Err: exc.Err}
 }
 
 func operationalError(err error) *celery.Exception {

@@ -117,7 +117,7 @@ func New(cfg Config, results Results, marks Marks, kept Kept, reg prometheus.Reg
 		queues:   newQueues(cfg.Queues),
 		faults:   newFaults(log),
 		bodies:   newBodies(),
-		outbox:   newOutbox(),
+		outbox:   newOutbox(log),
 		abort:    make(chan struct{}),
 		shutdown: make(chan struct{}),
 	}
@@ -226,13 +226,15 @@ func (w *Worker) inFlight() int {
 // Abort ends the grace period at once: the second signal.
 func (w *Worker) Abort() { w.abortOnce.Do(func() { close(w.abort) }) }
 
-// drain waits for the jobs in flight. The connection stays open meanwhile, so
-// that they can be acknowledged.
+// drain takes no more deliveries, returns those that have not begun, and waits for the jobs in
+// flight. The connection stays open until then, so that they can be acknowledged.
 func (w *Worker) drain(s *session, stopJobs context.CancelCauseFunc) error {
 	defer s.close()
 	if s != nil {
 		w.outbox.set(s) // what the last jobs start is still published
 		defer w.outbox.set(nil)
+		w.cancelConsumers(s)
+		s.endWaits(errStopping)
 	}
 	inFlight := w.inFlight()
 	w.log.Info("stopping", zap.Int("jobs_in_flight", inFlight), zap.Duration("grace", w.cfg.Grace))
@@ -267,7 +269,7 @@ func (w *Worker) drain(s *session, stopJobs context.CancelCauseFunc) error {
 	select {
 	case <-done:
 	case <-last.C:
-		w.returned.Add(int64(w.inFlight()))
+		w.returned.Add(int64(w.held.unacknowledged()))
 	}
 	w.log.Warn("stopped before all jobs had finished", zap.Int64("jobs_returned", w.returned.Load()))
 	return w.stopError()
@@ -289,10 +291,8 @@ func (w *Worker) publishKept(ctx context.Context, create bool, messages ...rabbi
 		if err != nil {
 			return err
 		}
-		if err := rabbit.HaveRoom(s.conn, messages, nil); err != nil {
-			return err
-		}
-		return w.outbox.publish(ctx, confirmLimit, messages...)
+		room := rabbit.ErrorsOf(rabbit.HaveRoom(s.conn, messages, nil), len(messages))
+		return room.Rest(messages, func(m ...rabbit.Message) error { return w.outbox.publish(ctx, confirmLimit, m...) })
 	}
 	faults := rabbit.ErrorsOf(w.outbox.publish(ctx, confirmLimit, messages...), len(messages))
 	for i, err := range faults {

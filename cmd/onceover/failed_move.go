@@ -139,7 +139,7 @@ as soon as a worker runs on this store.`,
 		}
 		fresh, known, err := importRecords(ctx, store, interruptible{ctx, in})
 		if err != nil {
-			return fmt.Errorf("%w; %s imported before, %d were kept already", err, jobs(fresh), known)
+			return fmt.Errorf("%w\n%s imported, %d were kept already", err, jobs(fresh), known)
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "%s imported, %d were kept already\n", jobs(fresh), known)
 		return nil
@@ -149,20 +149,26 @@ as soon as a worker runs on this store.`,
 
 func importRecords(ctx context.Context, store *failed.Store, in io.Reader) (fresh, known int, err error) {
 	dec := json.NewDecoder(bufio.NewReader(in))
-	for {
-		var r failed.Record
-		err := dec.Decode(&r)
+	var bad []error // of records that are passed over
+	for n := 0; ; {
+		var line json.RawMessage
+		err := dec.Decode(&line)
 		if errors.Is(err, io.EOF) {
-			return fresh, known, nil
+			return fresh, known, errors.Join(bad...)
 		}
 		if cause := context.Cause(ctx); cause != nil {
 			return fresh, known, cause
 		}
-		if err == nil {
+		if n++; err != nil {
+			return fresh, known, errors.Join(append(bad, fmt.Errorf("record %d cannot be read, nor what is behind it: %w", n, err))...)
+		}
+		var r failed.Record
+		if err = json.Unmarshal(line, &r); err == nil {
 			err = r.Validate()
 		}
 		if err != nil {
-			return fresh, known, fmt.Errorf("record %d is not one of onceover failed export: %w", fresh+known+1, err)
+			bad = append(bad, fmt.Errorf("record %d is not one of onceover failed export: %w", n, err))
+			continue
 		}
 		isNew, err := store.Import(ctx, r)
 		if err != nil {

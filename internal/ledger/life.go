@@ -2,8 +2,6 @@ package ledger
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -35,18 +33,15 @@ const endTTL = 24 * time.Hour
 // atWork reports whether a lease is that of a run.
 func atWork(lease string) bool { return lease != "" && lease != leaseEnded && lease != leaseAcked }
 
-func digest(raw string) string {
-	sum := sha256.Sum256([]byte(raw))
-	return hex.EncodeToString(sum[:16])
-}
-
 // Past returns what is on record of a task whose message may have been delivered before, and
 // whether that is an end of this very message. again says that the message may have been
-// published twice; else it was redelivered.
+// published twice; else it was redelivered. since is the digest of an end that the message is
+// known to come after, "" for none.
 //
-// A SUCCESS always is: Celery never replaces one. A FAILURE or REVOKED may be of an earlier
-// message with the same id: then this one has not run.
-func (l *Ledger) Past(ctx context.Context, taskID string, again bool) (stored celery.Stored, over bool, err error) {
+// An end may be of an earlier message with the same id: then this one has not run. Where nothing
+// is known of that, a SUCCESS counts as this message's, since Celery never replaces one, and a
+// FAILURE or REVOKED does not, since a job would be lost.
+func (l *Ledger) Past(ctx context.Context, taskID string, again bool, since string) (stored celery.Stored, over bool, err error) {
 	var lease, raw string
 	err = l.guard.Do(ctx, func(ctx context.Context) error {
 		pipe := l.client.Pipeline()
@@ -61,14 +56,12 @@ func (l *Ledger) Past(ctx context.Context, taskID string, again bool) (stored ce
 		return stored, false, fmt.Errorf("look for an end of task %s: %w", taskID, err)
 	}
 	stored = l.stored(taskID, raw)
-	switch {
-	case !stored.Ended():
+	switch digest := stored.Digest(); {
+	case digest == "", digest == since, strings.HasSuffix(lease, " "+digest):
 		return stored, false, nil
-	case stored.Meta.Status == celery.Success, lease == leaseEnded:
+	case stored.Meta.Status == celery.Success, lease == leaseEnded, atWork(lease):
+		// At work: recorded by the run that had the lease, which died before it could say so.
 		return stored, true, nil
-	case atWork(lease):
-		// Recorded by the run that had the lease, which died before it could say so.
-		return stored, !strings.HasSuffix(lease, " "+digest(raw)), nil
 	}
 	return stored, lease == leaseAcked && again, nil
 }
@@ -97,7 +90,7 @@ func (l *Ledger) change(ctx context.Context, taskID, from, to string, ttl time.D
 // the id, and returns the name that the run has from now on. A redelivery of this message is not
 // taken for ended therefore.
 func (l *Ledger) Earlier(ctx context.Context, taskID, run string, earlier celery.Stored) (named string, err error) {
-	named = run + " " + digest(earlier.Raw)
+	named = run + " " + earlier.Digest()
 	return named, l.change(ctx, taskID, run, named, LeaseTTL)
 }
 

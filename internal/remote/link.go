@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -77,12 +78,18 @@ func declareExchange(conn *amqp.Connection, name, kind string, durable bool) err
 	err := withChannel(conn, func(ch *amqp.Channel) error {
 		return ch.ExchangeDeclarePassive(name, kind, durable, false, false, false, nil)
 	})
-	if code(err) != amqp.NotFound {
+	exists := err == nil
+	if !exists && code(err) != amqp.NotFound {
 		return err
 	}
-	return withChannel(conn, func(ch *amqp.Channel) error {
+	err = withChannel(conn, func(ch *amqp.Channel) error {
 		return ch.ExchangeDeclare(name, kind, durable, false, false, false, nil)
 	})
+	// Passively, the broker does not look at the type, without which nothing arrives.
+	if exists && !(code(err) == amqp.PreconditionFailed && strings.Contains(err.Error(), "arg 'type'")) {
+		return nil
+	}
+	return err
 }
 
 // consumePidbox consumes the requests to the node from its queue, exclusive as
