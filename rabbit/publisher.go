@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -91,32 +93,46 @@ func ErrorsOf(err error, n int) Errors {
 	return each
 }
 
-// Publisher publishes with confirms. Any number of callers wait for their confirms beside each
-// other: a queue that does not confirm holds up only those that publish to it. Safe for
-// concurrent use.
+// Publisher publishes with confirms. Any number of callers wait for their confirms at the same
+// time, and each destination has a channel of its own: RabbitMQ may confirm nothing on a channel
+// while one quorum queue that it publishes to has no majority. Safe for concurrent use.
 type Publisher struct {
 	conn *amqp.Connection
 
-	opening chan struct{}  // holds an element while somebody opens a channel
 	lines   sync.WaitGroup // the goroutines of all channels
 	mu      sync.Mutex
 	closing bool
-	line    *line           // nil before the first message
-	proven  map[string]bool // exchanges that have taken a message
+	lanes   map[string]*lane // by destination
 }
 
-// NewPublisher returns a publisher on conn. It opens its channel when it is used.
+// maxLanes is how many destinations keep their channel while nothing is on its way to them.
+const maxLanes = 64
+
+// lane is what goes to one destination.
+type lane struct {
+	opening chan struct{} // holds an element while somebody opens a channel
+	line    *line         // nil before the first message; guarded by Publisher.mu, as is
+	used    time.Time
+}
+
+// NewPublisher returns a publisher on conn. It opens channels when they are used.
 func NewPublisher(conn *amqp.Connection) *Publisher {
-	return &Publisher{conn: conn, opening: make(chan struct{}, 1), proven: map[string]bool{}}
+	return &Publisher{conn: conn, lanes: map[string]*lane{}}
 }
 
-// Close closes the channel and waits for the goroutines. Messages that are on their way end with
+// Close closes the channels and waits for the goroutines. Messages that are on their way end with
 // ErrLost. Close the connection first if the broker may not answer.
 func (p *Publisher) Close() {
 	p.mu.Lock()
 	p.closing = true
+	var open []*line
+	for _, l := range p.lanes {
+		if l.line != nil {
+			open = append(open, l.line)
+		}
+	}
 	p.mu.Unlock()
-	if l := p.current(); l != nil {
+	for _, l := range open {
 		l.close()
 	}
 	p.lines.Wait()
@@ -135,111 +151,51 @@ func (p *Publisher) start(f func()) bool {
 // errClosed says that the publisher is closed.
 var errClosed = fmt.Errorf("%w: the publisher is closed", ErrLost)
 
-// Publish sends messages in order and waits until the broker has each in a queue, or ctx ends.
-// The error is an [Errors] with one element for each message: an *[UndeliverableError] (also for
-// [ErrUnroutable]), [ErrRefused], [ErrUnconfirmed] or [ErrLost].
+// Publish sends messages, in order to each destination, and waits until the broker has each in a
+// queue, or ctx ends. The error is an [Errors] with one element for each message: an
+// *[UndeliverableError] (also for [ErrUnroutable]), [ErrRefused], [ErrUnconfirmed] or [ErrLost].
 func (p *Publisher) Publish(ctx context.Context, messages ...Message) error {
 	faults := make(Errors, len(messages))
-	var together []*parcel
-	var apart []trial
-	finish := func(t trial) { faults[t.parcel.index] = p.finish(ctx, t) }
+	batches := map[string][]*parcel{}
 	for i, m := range messages {
 		pc, err := p.wrap(m)
 		if err != nil {
 			faults[i] = err
 			continue
 		}
-		if pc.index = i; !p.doubtful(pc) {
-			together = append(together, pc)
-			continue
-		}
-		if len(apart) == maxApart {
-			finish(apart[0])
-			apart = apart[1:]
-		}
-		apart = append(apart, p.try(ctx, pc))
+		pc.index = i
+		batches[pc.lane()] = append(batches[pc.lane()], pc)
 	}
-	if len(together) > 0 {
-		l, err := p.open(ctx)
-		if err == nil {
-			l.send(ctx, together)
-		}
-		for _, pc := range together {
-			if faults[pc.index] = err; err == nil {
-				faults[pc.index] = p.settle(ctx, l, pc)
+	var all sync.WaitGroup
+	for name, batch := range batches {
+		work := func() {
+			for i, err := range p.publish(ctx, name, batch) {
+				faults[batch[i].index] = err
 			}
 		}
+		if len(batches) == 1 {
+			work()
+			break
+		}
+		all.Go(work)
 	}
-	for _, t := range apart {
-		finish(t)
-	}
+	all.Wait()
 	return faults.OrNil()
 }
 
-// largeBody is the size from which the broker may refuse a message for it, in bytes: RabbitMQ's
-// smallest usual max_message_size is 16 MiB.
-const largeBody = 1 << 20
-
-// doubtful reports whether the broker may close the channel over a message: it is the first one
-// for an exchange, which may be missing or forbidden, or it is large. Other messages, which would
-// have to be sent again, do not share its channel.
-func (p *Publisher) doubtful(pc *parcel) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return !p.proven[pc.exchange] || len(pc.publishing.Body) > largeBody
-}
-
-// maxApart is how many messages of one list may be on their way on channels of their own.
-const maxApart = 16
-
-// trial is a message that is on its way on a channel of its own.
-type trial struct {
-	parcel *parcel
-	line   *line
-	err    error // why there is no channel
-}
-
-// try publishes a message on a channel of its own. If the broker does not close that over it, its
-// exchange takes messages, whether this one is confirmed or not.
-func (p *Publisher) try(ctx context.Context, pc *parcel) trial {
-	l, err := p.newLineWithin(ctx)
-	if err != nil {
-		return trial{pc, nil, pc.wrapped(err)}
+// publish sends a batch to one destination.
+func (p *Publisher) publish(ctx context.Context, name string, batch []*parcel) []error {
+	faults := make([]error, len(batch))
+	l, err := p.open(ctx, name)
+	if err == nil {
+		l.send(ctx, batch)
 	}
-	l.send(ctx, []*parcel{pc})
-	if !closed(ctx, pc.sent) || pc.fault != nil {
-		return trial{pc, l, nil}
-	}
-	answered := make(chan struct{})
-	started := p.start(func() {
-		defer close(answered)
-		// The broker answers the second method after it has looked at the first.
-		if l.ch.Qos(0, 0, false) == nil {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.proven[pc.exchange] = true
+	for i, pc := range batch {
+		if faults[i] = err; err == nil {
+			faults[i] = p.settle(ctx, l, pc)
 		}
-	})
-	if started {
-		closed(ctx, answered)
 	}
-	return trial{pc, l, nil}
-}
-
-// finish waits for what becomes of a trial. If the broker has closed its channel, it is the
-// message's fault.
-func (p *Publisher) finish(ctx context.Context, t trial) error {
-	if t.err != nil {
-		return t.err
-	}
-	err := t.line.wait(ctx, t.parcel)
-	if !t.line.ch.IsClosed() {
-		p.start(t.line.close)
-	}
-	if errors.Is(err, ErrLost) && !p.conn.IsClosed() && Refused(t.line.reason()) {
-		return t.parcel.undeliverable(fmt.Errorf("the broker does not take it: %w", t.line.reason()))
-	}
-	return err
+	return faults
 }
 
 // Encodable returns an *[UndeliverableError] for a message that the connection cannot carry.
@@ -255,10 +211,28 @@ type parcel struct {
 	mandatory            bool
 	publishing           amqp.Publishing
 
-	sent     chan struct{} // closed once confirm or fault is set
-	confirm  *amqp.DeferredConfirmation
-	fault    error
-	returned *amqp.Return // guarded by line.mu
+	sent      chan struct{} // closed once confirm or fault is set
+	confirm   *amqp.DeferredConfirmation
+	fault     error
+	abandoned atomic.Bool  // nobody waits any more
+	returned  *amqp.Return // guarded by line.mu
+}
+
+// largeBody is the size from which the broker may close the channel over a message, in bytes:
+// RabbitMQ's smallest usual max_message_size is 16 MiB.
+const largeBody = 1 << 20
+
+// lane names the channel on which a message goes: that of its destination; large ones, over
+// which the broker may close it, have their own, and those that nobody minds share one.
+func (pc *parcel) lane() string {
+	switch {
+	case !pc.mandatory:
+		return "optional"
+	case len(pc.publishing.Body) > largeBody:
+		return "large\x00" + pc.exchange + "\x00" + pc.routingKey
+	default:
+		return pc.exchange + "\x00" + pc.routingKey
+	}
 }
 
 // wrap encodes m, and refuses one that the connection could not carry.
@@ -291,18 +265,19 @@ func (pc *parcel) wrapped(err error) error {
 	return fmt.Errorf("publish to exchange %q with key %q: %w", shorten(pc.exchange), shorten(pc.routingKey), err)
 }
 
-// open returns the channel that is in use, or opens one.
-func (p *Publisher) open(ctx context.Context) (*line, error) {
-	if l := p.current(); l != nil {
+// open returns the channel of a destination, or opens one.
+func (p *Publisher) open(ctx context.Context, name string) (*line, error) {
+	lane, l := p.laneOf(name)
+	if l != nil {
 		return l, nil
 	}
 	select {
-	case p.opening <- struct{}{}:
-		defer func() { <-p.opening }()
+	case lane.opening <- struct{}{}:
+		defer func() { <-lane.opening }()
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: open channel for publishing: %w", ErrUnconfirmed, context.Cause(ctx))
 	}
-	if l := p.current(); l != nil {
+	if lane, l = p.laneOf(name); l != nil {
 		return l, nil
 	}
 	l, err := p.newLineWithin(ctx)
@@ -311,8 +286,47 @@ func (p *Publisher) open(ctx context.Context) (*line, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.line = l
+	lane.line = l
 	return l, nil
+}
+
+// laneOf returns the lane of a destination, with its channel if that is open.
+func (p *Publisher) laneOf(name string) (*lane, *line) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l, known := p.lanes[name]
+	if !known {
+		p.retire()
+		l = &lane{opening: make(chan struct{}, 1)}
+		p.lanes[name] = l
+	}
+	l.used = time.Now()
+	if l.line == nil || l.line.ch.IsClosed() {
+		return l, nil
+	}
+	return l, l.line
+}
+
+// retire closes the channel that was not used for the longest time, if there are too many. p.mu
+// is held.
+func (p *Publisher) retire() {
+	if len(p.lanes) < maxLanes {
+		return
+	}
+	oldest := ""
+	for name, l := range p.lanes {
+		idle := len(l.opening) == 0 && (l.line == nil || !l.line.busy())
+		if idle && time.Since(l.used) > time.Second && (oldest == "" || l.used.Before(p.lanes[oldest].used)) {
+			oldest = name
+		}
+	}
+	if oldest == "" {
+		return
+	}
+	if l := p.lanes[oldest].line; l != nil && !p.closing {
+		p.lines.Go(l.close)
+	}
+	delete(p.lanes, oldest)
 }
 
 // newLineWithin opens a line within ctx. A broker that reads nothing, as in an alarm, does not
@@ -338,35 +352,55 @@ func (p *Publisher) newLineWithin(ctx context.Context) (*line, error) {
 	}
 	select {
 	case a := <-got:
-		if a.err != nil {
-			return nil, fmt.Errorf("%w: open channel for publishing: %w", ErrLost, a.err)
+		switch {
+		case a.err == nil:
+			return a.line, nil
+		case errors.Is(a.err, amqp.ErrChannelMax):
+			return nil, fmt.Errorf("%w: open channel for publishing: %w", ErrRefused, a.err)
 		}
-		return a.line, nil
+		return nil, fmt.Errorf("%w: open channel for publishing: %w", ErrLost, a.err)
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: open channel for publishing: %w", ErrUnconfirmed, context.Cause(ctx))
 	}
 }
 
-func (p *Publisher) current() *line {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.line == nil || p.line.ch.IsClosed() {
-		return nil
-	}
-	return p.line
-}
-
-// settle waits for what becomes of a message. One that was on its way when the broker closed
-// the channel, over a message that nobody had doubted, is sent once more, alone.
+// settle waits for what becomes of a message. When the broker closes the channel because of the
+// exchange, every message to it is at fault; else it is over one of them, and those that were on
+// their way are sent once more, each alone: the one that is at fault has that channel closed, too.
 func (p *Publisher) settle(ctx context.Context, l *line, pc *parcel) error {
 	err := l.wait(ctx, pc)
 	if !errors.Is(err, ErrLost) || p.conn.IsClosed() {
 		return err
 	}
+	if why := l.reason(); answerCode(why) == amqp.NotFound || answerCode(why) == amqp.AccessRefused {
+		return pc.undeliverable(fmt.Errorf("the broker does not take it: %w", why))
+	}
 	pc.markAgain(p.conn.Config.FrameSize)
-	return p.finish(ctx, p.try(ctx, &parcel{exchange: pc.exchange, routingKey: pc.routingKey, mandatory: pc.mandatory,
-		publishing: pc.publishing, sent: make(chan struct{})}))
+	return p.alone(ctx, &parcel{exchange: pc.exchange, routingKey: pc.routingKey, mandatory: pc.mandatory,
+		publishing: pc.publishing, sent: make(chan struct{})})
 }
+
+// alone publishes a message on a channel of its own. If the broker closes that, it is the
+// message's fault.
+func (p *Publisher) alone(ctx context.Context, pc *parcel) error {
+	l, err := p.newLineWithin(ctx)
+	if err != nil {
+		return pc.wrapped(err)
+	}
+	l.send(ctx, []*parcel{pc})
+	err = l.wait(ctx, pc)
+	if !l.ch.IsClosed() {
+		p.start(l.close)
+	}
+	if errors.Is(err, ErrLost) && !p.conn.IsClosed() && Refused(l.reason()) {
+		return pc.undeliverable(fmt.Errorf("the broker does not take it: %w", l.reason()))
+	}
+	return err
+}
+
+// window is how many messages may be unconfirmed on one channel. RabbitMQ stops reading from the
+// whole connection when a channel that does not go on has a few hundred (its credit flow).
+const window = 128
 
 // line is one channel in confirm mode. One goroutine writes to it, so that nobody waits for a
 // connection that the broker does not read longer than its context lasts; another one takes what
@@ -377,6 +411,8 @@ type line struct {
 	closing chan *amqp.Error // has the reason once ch is closed by the broker
 	done    chan struct{}    // closed when ch is
 	barrier chan struct{}    // taken by the goroutine of the returns between two of them
+	window  chan struct{}    // holds an element for each message that is not confirmed
+	start   func(func()) bool
 
 	mu  sync.Mutex
 	why error
@@ -392,7 +428,7 @@ func (p *Publisher) newLine() (*line, error) {
 		return nil, fmt.Errorf("ask for publisher confirms: %w", err)
 	}
 	l := &line{
-		ch: ch, queue: make(chan []*parcel), done: make(chan struct{}), barrier: make(chan struct{}),
+		ch: ch, start: p.start, queue: make(chan []*parcel), done: make(chan struct{}), barrier: make(chan struct{}), window: make(chan struct{}, window),
 		closing: ch.NotifyClose(make(chan *amqp.Error, 1)), out: map[string][]*parcel{},
 	}
 	// Unbuffered: the client hands a return over before it looks at the confirm that follows it.
@@ -407,6 +443,13 @@ func (p *Publisher) newLine() (*line, error) {
 
 // close ends a line that nobody uses.
 func (l *line) close() { _ = l.ch.Close() } // an error means that it is closed
+
+// busy reports whether messages are on their way.
+func (l *line) busy() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.out) > 0
+}
 
 // reason is why the broker closed the channel.
 func (l *line) reason() error {
@@ -466,12 +509,30 @@ func (l *line) write() {
 		select {
 		case parcels := <-l.queue:
 			for _, pc := range parcels {
-				pc.confirm, pc.fault = l.ch.PublishWithDeferredConfirm(pc.exchange, pc.routingKey, pc.mandatory, false, pc.publishing)
-				close(pc.sent)
+				l.publish(pc)
 			}
 		case <-l.done:
 			return
 		}
+	}
+}
+
+// publish sends a parcel when there is room in the window.
+func (l *line) publish(pc *parcel) {
+	defer close(pc.sent)
+	select {
+	case l.window <- struct{}{}:
+	case <-l.done:
+		pc.fault = ErrLost
+		return
+	}
+	if pc.abandoned.Load() {
+		pc.fault = ErrUnconfirmed
+	} else {
+		pc.confirm, pc.fault = l.ch.PublishWithDeferredConfirm(pc.exchange, pc.routingKey, pc.mandatory, false, pc.publishing)
+	}
+	if pc.fault != nil {
+		<-l.window
 	}
 }
 
@@ -521,7 +582,16 @@ func (l *line) wait(ctx context.Context, pc *parcel) error {
 }
 
 func (l *line) confirmed(ctx context.Context, pc *parcel) error {
-	timedOut := func() error { return fmt.Errorf("%w: %w", ErrUnconfirmed, context.Cause(ctx)) }
+	timedOut := func() error {
+		pc.abandoned.Store(true)
+		l.start(func() { // its place in the window is free when the confirm comes, or the channel ends
+			if <-pc.sent; pc.confirm != nil {
+				<-pc.confirm.Done()
+				<-l.window
+			}
+		})
+		return fmt.Errorf("%w: %w", ErrUnconfirmed, context.Cause(ctx))
+	}
 	if !closed(ctx, pc.sent) {
 		return timedOut()
 	}
@@ -536,6 +606,7 @@ func (l *line) confirmed(ctx context.Context, pc *parcel) error {
 	if !closed(ctx, pc.confirm.Done()) {
 		return timedOut()
 	}
+	<-l.window
 	switch {
 	case pc.confirm.Acked():
 		// RabbitMQ sends basic.return before the confirm of the same message: it has been handed

@@ -239,7 +239,7 @@ func TestConnectionLost(t *testing.T) {
 	suspend(server, "suspend", "stuck")
 	done := make(chan error, 1)
 	go func() { done <- b.pub.Publish(b.within(), to("stuck", "a")) }()
-	for end := time.Now().Add(20 * time.Second); !b.pub.current().busy() && time.Now().Before(end); {
+	for end := time.Now().Add(20 * time.Second); !b.pub.busy() && time.Now().Before(end); {
 		time.Sleep(time.Millisecond) // until it is on its way
 	}
 	server.Kill()
@@ -251,10 +251,66 @@ func TestConnectionLost(t *testing.T) {
 	}
 }
 
-func (l *line) busy() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.out) > 0
+// busy reports whether anything is on its way.
+func (p *Publisher) busy() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.lanes {
+		if l.line != nil && l.line.busy() {
+			return true
+		}
+	}
+	return false
+}
+
+// TestNoMajority has a quorum queue without a majority from the start: RabbitMQ confirms nothing on
+// a channel whose first message to such a queue waits, whatever else is published on it.
+func TestNoMajority(t *testing.T) {
+	t.Parallel()
+	server := testenv.RabbitMQ(t)
+	b := connect(t, server.URL())
+	b.queue("stuck", amqp.Table{"x-queue-type": "quorum"})
+	b.queue("q", nil)
+	server.Ctl("eval", "sys:suspend('%2F_stuck').")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	var waiting sync.WaitGroup
+	for i := range 300 { // more than RabbitMQ takes from one connection for a channel that does not go on
+		waiting.Go(func() {
+			if err := b.pub.Publish(ctx, to("stuck", fmt.Sprint("s", i))); !errors.Is(err, ErrUnconfirmed) {
+				t.Errorf("got %v, want ErrUnconfirmed", err)
+			}
+		})
+	}
+	for end := time.Now().Add(20 * time.Second); !b.pub.busy() && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	for i := range 300 {
+		if err := b.pub.Publish(b.within(), to("q", fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel(errors.New("long enough"))
+	waiting.Wait()
+	server.Ctl("eval", "sys:resume('%2F_stuck').")
+	if err := b.pub.Publish(b.within(), to("stuck", "last")); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestManyDestinations publishes to more destinations than keep their channels.
+func TestManyDestinations(t *testing.T) {
+	b := setup(t)
+	var list []Message
+	for i := range 3 * maxLanes {
+		name := fmt.Sprint("q", i)
+		b.queue(name, amqp.Table{"x-expires": int32(60000)})
+		list = append(list, to(name, "a"))
+	}
+	for range 2 {
+		if err := b.pub.Publish(b.within(), list...); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestTooLarge publishes a body that the broker does not take, while others publish.
