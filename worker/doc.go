@@ -1,32 +1,36 @@
-// Package worker takes task messages off RabbitMQ, runs them, stores what
-// became of them, and acknowledges them: the life of a job from delivery to
-// ack.
+// Package worker takes task messages off RabbitMQ, runs them, stores how they ended, and
+// acknowledges them: the life of a job from delivery to ack.
 //
-// Start with [Worker]: [New] it, [Worker.Register] tasks, [Worker.Run] until
-// the context ends. One job goes like this:
+// Start with [Worker]: [New] it, [Worker.Register] tasks, [Worker.Run] until the context ends. A
+// [Task] is a name and a [Handler]; [Func] makes a handler of a function with typed arguments. The
+// handler's return decides: a value, an error, [Retry], [ErrIgnore], [Reject], [Replace].
 //
-//	delivery ─ decode ─ known id? ─ expired, revoked? ─ wait for ETA ─ wait for a slot ─ run
-//	              │          │                                                            │
-//	              │          └─ finished before: what comes after its result ─ ack        │
-//	              └─ cannot be run: store FAILURE ─ keep with the reason ─ ack            │
-//	                                                                                      │
-//	      publish what follows ─ store the result ─ count the chord's part ─ AfterReturn ─ ack
-//	 or   AfterReturn ─ publish or park the next attempt ─ store RETRY ─ ack
-//	 or   store FAILURE ─ tell chord, chain and errbacks ─ keep ─ AfterReturn ─ ack
+// To read the code, follow a delivery from Worker.accept (job.go). Whatever happens to it comes
+// to a verdict (verdict.go), and ending.settle carries that out (ending.go):
 //
-// A [Task] is a name and a [Handler]; [Func] makes one of a function with typed
-// arguments. What a handler returns decides: a value, an error, [Retry],
-// [ErrIgnore], [Reject], [Replace].
+//	delivery ─ lock ─ ended before? ─ wait for ETA ─ slot ─ take the id ─ attempt ─ decide ─┐
+//	cannot be run, revoked, expired, dead-lettered, ended by another run ───────────────────┤ verdict
+//	                                                                                        ▼
+//	publish what follows ─ record ─ tell chord, chain, errbacks ─ keep ─ AfterReturn ─ ack ─ release the id
 //
-// It promises that nothing is acknowledged before what follows from it is
-// stored, so that a crash at any point repeats work and loses none; that a task
-// id which is finished is not run again when it is redelivered; that one id
-// never runs twice at the same time in one process; that a message which cannot
-// be run is kept; and that broker and Redis may go away and come back.
+// docs/state.md has the whole of it, by the names of the code.
 //
-// What goes back to its queue keeps its age: RabbitMQ dead-letters it when the
-// queue's own TTL has passed. Dead letters are kept, too, and their end is stored.
+// What is promised:
 //
-// Remote control and events are internal/remote's, which asks the worker through
-// node.
+//   - Nothing is acknowledged before what follows from it is stored. A crash at any point repeats
+//     work and loses none.
+//   - Of several runs of a job one records the end, decided in Redis ([Ledger]). A job that has
+//     ended is not run again when it is redelivered.
+//   - While a run is at work, another message with its id waits, in whichever worker, unless the
+//     task is acknowledged early.
+//   - A message that cannot be run is kept as a failed job.
+//   - Broker and Redis may go away and come back, or not let the worker work for a time. Jobs are
+//     held until then, and consuming is paused: nothing is given back in a loop, which brokers
+//     count.
+//
+// A message that goes back to its queue, as the worker stops or loses its connection, keeps its
+// age: RabbitMQ dead-letters it once the queue's own TTL has passed. The worker keeps dead letters
+// as failed jobs, and stores their end.
+//
+// Remote control and events are internal/remote's, which asks the worker through node.
 package worker
