@@ -13,7 +13,7 @@
 //
 //   - A message that cannot be encoded (a name over 255 bytes, headers over a frame) is refused
 //     before it reaches the connection, as an *[UndeliverableError].
-//   - Callers of a [Publisher] wait for their confirms beside each other: a queue that does not
+//   - Callers of a [Publisher] do not wait for each other's confirms: a queue that does not
 //     confirm holds up only those that publish to it. Each message of a list has its own fault,
 //     see [Errors].
 //   - A refusal by the broker that waiting does not change is a *[ConfigError] with a remedy.
