@@ -2,6 +2,7 @@ package failed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -86,7 +87,8 @@ func (s *Store) watch(ctx context.Context) {
 	for {
 		select {
 		case <-settings.C:
-			if _, err := s.Check(ctx); err != nil && ctx.Err() == nil {
+			var evicts *EvictionError
+			if _, err := s.Check(ctx); errors.As(err, &evicts) && ctx.Err() == nil {
 				s.log.Error("failed and parked jobs are not safe", zap.Error(err))
 			}
 		case <-size.C:
@@ -143,6 +145,12 @@ func infoField(reply, name string) string {
 		}
 	}
 	return ""
+}
+
+// Probe asks the server for a sign of life, so that Fault knows. It waits until ctx ends while the
+// server is away.
+func (s *Store) Probe(ctx context.Context) error {
+	return s.guard.Do(ctx, func(ctx context.Context) error { return s.client.Ping(ctx).Err() })
 }
 
 // Fault returns what keeps the store from working, nil while all is well.

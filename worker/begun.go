@@ -33,14 +33,16 @@ func (j *job) killed(ctx context.Context) (*celery.Exception, error) {
 		fmt.Sprintf("work on the task has begun %d times and did not end: the processes that ran it seem to have died of it", times)}}, nil
 }
 
-// outlive takes the job out of the crash count when its session is lost: the broker redelivers it
-// although this process is alive. The caller calls stop when the run has ended.
+// outlive says that the run goes on when its session is lost, and takes it out of the crash
+// count: the broker redelivers the job although this process is alive. The caller calls stop when
+// the run has ended.
 func (j *job) outlive(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	unwatch := context.AfterFunc(j.consumer.waits, func() {
 		defer close(done)
 		if errors.Is(context.Cause(j.consumer.waits), errSessionLost) {
+			j.sayAlive(ctx)
 			j.uncount(ctx)
 		}
 	})
@@ -49,6 +51,26 @@ func (j *job) outlive(ctx context.Context) (stop func()) {
 		if !unwatch() {
 			<-done
 		}
+	}
+}
+
+// sayAlive tells the workers to which the broker redelivers the job that this run goes on.
+func (j *job) sayAlive(ctx context.Context) {
+	j.mu.Lock()
+	run := j.run
+	j.mu.Unlock()
+	if run == "" {
+		return
+	}
+	named, err := j.book.Alive(ctx, j.req.ID, run)
+	if err != nil {
+		j.w.log.Debug("others do not know that the run goes on", zap.String("task_id", j.req.ID), zap.Error(err))
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.run == run {
+		j.run = named
 	}
 }
 

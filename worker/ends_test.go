@@ -101,6 +101,49 @@ func (b *bundle) startBehindProxy() *testenv.Proxy {
 	return proxy
 }
 
+// forget has the ledger forget the run of a job that goes on without its broker, as when Redis
+// has evicted its lease: another worker runs the job, too.
+func (b *bundle) forget(id string, ignored bool) {
+	b.t.Helper()
+	key := "onceover:run:" + id
+	if ignored {
+		key = "job:" + id + ":run"
+	}
+	b.until(func() bool { return strings.HasPrefix(b.redis.Get(b.t.Context(), key).Val(), "alive ") })
+	b.redis.Del(b.t.Context(), key)
+}
+
+// TestRunIsWaitedFor cuts a worker off from the broker while it runs a job: the worker that gets
+// the job waits for the end of that run, and does not run it.
+func TestRunIsWaitedFor(t *testing.T) {
+	b := setup(t)
+	g := newGate()
+	b.task("t", g)
+	proxy := b.startBehindProxy()
+	id := b.send("t", nil)
+	<-g.entered
+	proxy.Cut()
+	b.start()
+	b.until(func() bool { return b.left("q.ai") == 0 })
+	b.until(func() bool { return strings.HasPrefix(b.redis.Get(t.Context(), "onceover:run:"+id).Val(), "alive ") })
+	b.waits(id)
+	close(g.release)
+	b.until(func() bool { return len(b.outcomes(id)) == 2 })
+	if got := b.outcomes(id); got[0] == got[1] || g.runs.Load() != 1 { // in any order
+		t.Errorf("got runs that were duplicates: %v, and %d runs; want one run, and its redelivery recognised", got, g.runs.Load())
+	}
+}
+
+// waits waits until a job was held longer than a run takes to say that it is alive.
+func (b *bundle) waits(id string) {
+	b.t.Helper()
+	began := time.Now()
+	b.until(func() bool { return time.Since(began) > 2500*time.Millisecond })
+	if len(b.outcomes(id)) != 0 {
+		b.t.Errorf("the job has ended")
+	}
+}
+
 // TestFailureStays cuts a worker off from the broker while it runs a job, which another
 // worker gets then and fails. That was told to everybody, so it stays, although the first
 // one succeeds.
@@ -122,6 +165,7 @@ func TestFailureStays(t *testing.T) {
 			<-g.entered
 			proxy.Cut()
 			b.start()
+			b.forget(id, ignored)
 			b.record(id)
 			b.until(func() bool { return len(b.outcomes(id)) == 1 })
 			close(g.release)
@@ -165,6 +209,7 @@ func TestEndWhileWaiting(t *testing.T) {
 	id := b.send("t", nil)
 	<-g.entered
 	proxy.Cut()
+	b.forget(id, false)
 	b.until(func() bool { return b.left("q.ai") == 1 })
 	close(busy.release)
 	<-filler.entered
@@ -191,9 +236,11 @@ func TestLostSessionsAreNoDeaths(t *testing.T) {
 	<-g.entered
 	second := b.startBehindProxy()
 	first.Cut()
+	b.forget(id, false)
 	<-g.entered // redelivered, and counted
 	second.Cut()
 	b.until(func() bool { return b.redis.Exists(t.Context(), "job:"+id+":runs").Val() == 0 })
+	b.forget(id, false)
 	b.start()
 	<-g.entered // by a third
 	close(g.release)

@@ -17,8 +17,9 @@ import (
 
 // Names of faults.
 const (
-	faultBroker  = "broker"   // connecting
-	faultQueue   = "queue "   // with the name of the queue, "" for what all queues share
+	faultBroker  = "broker" // connecting
+	faultQueue   = "queue " // with the name of the queue, "" for what all queues share
+	faultPublish = "publish"
 	faultConsume = "consume " // with the name of the queue
 )
 
@@ -117,8 +118,11 @@ const patience = 2 * time.Second
 func (w *Worker) obstacle() error {
 	for _, store := range []interface{ Fault() *redisretry.Fault }{w.results, w.marks, w.kept} {
 		f := store.Fault()
-		if f != nil && (f.Kind == redisretry.Rights || time.Since(f.Since) > patience) {
-			return fmt.Errorf("redis for %s: %w: %s", f.Role, f.Err, f.Remedy)
+		if f != nil && (f.Kind == redisretry.Rights || !w.consuming.Load() || time.Since(f.Since) > patience) {
+			if f.Remedy != "" {
+				return fmt.Errorf("redis for %s: %w: %s", f.Role, f.Err, f.Remedy)
+			}
+			return fmt.Errorf("redis for %s: %w", f.Role, f.Err)
 		}
 	}
 	return nil

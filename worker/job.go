@@ -41,6 +41,7 @@ type job struct {
 	received time.Time
 	place    *place
 
+	watching    func()                  // ends the watch for the loss of the session; nil before the first run
 	stopWaiting context.CancelCauseFunc // ends the wait for a slot
 
 	death *rabbit.Death // of a dead letter, else nil
@@ -139,7 +140,12 @@ func (j *job) returned(jobs context.Context, err error) {
 // travelSafely is travel, and survives a panic outside of the handler. The begin of such a
 // job stays counted, so that it does not go round for ever.
 func (j *job) travelSafely(jobs context.Context) (err error) {
-	defer func() { j.release(j.verdict, false) }()
+	defer func() {
+		if j.watching != nil {
+			j.watching()
+		}
+		j.release(j.verdict, false)
+	}()
 	defer func() {
 		if p := recover(); p != nil {
 			exc := celery.Recovered(p)
@@ -184,6 +190,9 @@ func (j *job) travel(jobs context.Context) error {
 // rounds takes the job from its place in the line to its end.
 func (j *job) rounds(jobs, waits context.Context) error {
 	if done, err := j.endedBefore(jobs, waits); done || err != nil {
+		return err
+	}
+	if done, err := j.takeOver(jobs, waits); done || err != nil {
 		return err
 	}
 	if v, unwanted := j.unwanted(false); unwanted {
@@ -242,19 +251,8 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 	if v, unwanted := j.unwanted(true); unwanted {
 		return false, j.conclude(jobs, v)
 	}
-	if done, err := j.endedBefore(jobs, waits); done || err != nil {
-		return false, err // while this waited
-	}
-	taken, err := j.begin(waits, j.delivery.Redelivered)
-	switch {
-	case err != nil:
-		return false, err
-	case !taken:
-		// Another worker runs the same id, which was published twice. Its end is this job's.
-		j.seen, j.twice = true, true
-		return true, j.holdFor(waits, time.Second)
-	case j.seen && j.overtaken(j.past, j.since):
-		return false, j.concludeOther(jobs, j.since)
+	if goOn, again, err := j.mayRun(jobs, waits); !goOn {
+		return again, err
 	}
 	v, err := j.attempt(jobs)
 	j.place.leave()
@@ -277,6 +275,33 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 		waits = jobs // the broker does not have it any more
 	}
 	return true, j.w.obstacleOver(waits)
+}
+
+// mayRun takes the id of the job, which may have ended in another run while this one waited. If
+// the job does not go on, it is at its end, or has to go round once more.
+func (j *job) mayRun(jobs, waits context.Context) (goOn, again bool, err error) {
+	if j.hasRun() {
+		now, err := j.book.Look(waits, j.req.ID)
+		if err == nil && j.overtaken(j.since, now) {
+			return false, false, j.concludeOther(jobs, now)
+		}
+		return err == nil, false, err
+	}
+	if done, err := j.endedBefore(jobs, waits); done || err != nil {
+		return false, false, err
+	}
+	taken, err := j.begin(waits, false)
+	switch {
+	case err != nil:
+		return false, false, err
+	case !taken:
+		// Another worker runs the same id, which was published twice. Its end is this job's.
+		j.seen, j.twice = true, true
+		return false, true, j.holdFor(waits, time.Second)
+	case j.seen && j.overtaken(j.past, j.since):
+		return false, false, j.concludeOther(jobs, j.since)
+	}
+	return true, false, nil
 }
 
 // waitForSlot waits for the task's rate limit, and for a slot. A job that waits for a rate limit
@@ -342,6 +367,7 @@ func (j *job) waitForETA(jobs, waits context.Context) (parked bool, err error) {
 	}
 	crash.Point("park-before-ack")
 	j.enter(settled)
+	j.release(verdict{}, false)
 	ackErr := j.ack()
 	j.w.metrics.jobs.WithLabelValues(j.task.Name, outcomeParked).Inc()
 	j.w.log.Info("task parked", j.fields(zap.Time("eta", j.req.ETA), zap.Bool("ack_lost", ackErr != nil))...)
@@ -374,6 +400,42 @@ func (j *job) endedBefore(jobs, waits context.Context) (done bool, err error) {
 		return false, nil
 	}
 	return true, j.concludeOther(jobs, now)
+}
+
+// saysAlive is how long a redelivered job waits for the run before it to say that it is alive. A
+// process learns at once that the broker has ended its connection or its consumer.
+const saysAlive = 1500 * time.Millisecond
+
+// takeOver takes the id of a redelivered job from the run before it, which has died or has lost
+// its connection. One that goes on is waited for: its end is this job's.
+func (j *job) takeOver(jobs, waits context.Context) (done bool, err error) {
+	if !j.delivery.Redelivered || j.task.AckEarly {
+		return false, nil
+	}
+	for wait, steal := saysAlive, false; ; wait, steal = time.Second, true {
+		taken, err := j.begin(waits, steal)
+		switch {
+		case err != nil:
+			return false, err
+		case taken && j.overtaken(j.past, j.since):
+			return true, j.concludeOther(jobs, j.since)
+		case taken:
+			return false, nil
+		}
+		if err := j.holdFor(waits, wait); err != nil {
+			return false, err
+		}
+		if done, err := j.endedBefore(jobs, waits); done || err != nil {
+			return done, err
+		}
+	}
+}
+
+// hasRun reports whether the job has its id already.
+func (j *job) hasRun() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.run != ""
 }
 
 // begin takes the id of the job for its run, and notes what is on record. With steal it takes it
@@ -443,7 +505,9 @@ func (j *job) attempt(jobs context.Context) (verdict, error) {
 		}
 		return failure(fatal, failed.ReasonPoison), nil
 	}
-	defer j.outlive(ctx)()
+	if j.watching == nil {
+		j.watching = j.outlive(context.WithoutCancel(jobs))
+	}
 	j.task.runs.Add(1)
 	if j.task.AckEarly {
 		j.ack()
@@ -506,7 +570,7 @@ func (j *job) conclude(jobs context.Context, v verdict) error {
 	defer done()
 	j.place.leave()
 	j.enter(settled)
-	if !j.recorded && j.started.IsZero() && j.req.ID != "" && v.state() != "" {
+	if !j.recorded && j.started.IsZero() && !j.hasRun() && j.req.ID != "" && v.state() != "" {
 		// It has not run, nor will it: nobody else has to.
 		if done, err := j.endedBefore(jobs, ctx); done || err != nil {
 			return err

@@ -19,6 +19,7 @@ type Ledger interface {
 	Release(ctx context.Context, taskID, run string) error
 	Held(ctx context.Context, taskID string) (bool, error)
 	Past(ctx context.Context, taskID string, again bool, since string) (stored celery.Stored, over bool, err error)
+	Alive(ctx context.Context, taskID, run string) (named string, err error)
 	Earlier(ctx context.Context, taskID, run string, earlier celery.Stored) (named string, err error)
 	Ended(ctx context.Context, taskID, run string) error
 	Acknowledged(ctx context.Context, taskID string) error

@@ -200,6 +200,7 @@ func (w *Worker) consume(ctx, jobs context.Context, s *session) error {
 	if w.cfg.DelayedDelivery {
 		s.readers.Go(func() { w.prepareDelays(s) })
 	}
+	s.readers.Go(func() { w.tryPublish(s) })
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -294,6 +295,21 @@ func (w *Worker) prepareDelays(s *session) {
 		w.log.Warn("native delayed delivery is not available", zap.Error(err))
 	case created:
 		w.log.Info("native delayed delivery declared", zap.Float64("duration_seconds", time.Since(began).Seconds()))
+	}
+}
+
+// tryPublish looks whether we may publish to queues, by a message that goes nowhere: without that
+// right no retry is sent, no callback and no next step. Jobs that need none of these still run.
+func (w *Worker) tryPublish(s *session) {
+	ctx, cancel := context.WithTimeout(s.waits, confirmLimit)
+	defer cancel()
+	err := s.publisher.Publish(ctx, rabbit.Message{RoutingKey: w.cfg.NodeName + ".nowhere", Optional: true})
+	var undeliverable *rabbit.UndeliverableError
+	switch {
+	case errors.As(err, &undeliverable):
+		w.faults.set(faultPublish, rabbit.NewConfigError("publish to the default exchange", undeliverable.Err))
+	case err == nil:
+		w.faults.set(faultPublish, nil)
 	}
 }
 

@@ -54,6 +54,7 @@ type Kept interface {
 	Revoke(ctx context.Context, ids []string) error
 	First(ctx context.Context) (bool, error)
 	Parked(ctx context.Context, limit int) ([]rabbit.Message, error)
+	Probe(ctx context.Context) error
 	Fault() *redisretry.Fault
 }
 
@@ -190,6 +191,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		}
 	})
 
+	w.askStores(ctx)
 	// What was revoked before is known before the first job is taken.
 	select {
 	case <-w.remote.Ready():
@@ -321,6 +323,22 @@ func (w *Worker) failParked(ctx context.Context, m rabbit.Message, why error) er
 	w.metrics.jobs.WithLabelValues(w.taskLabel(req.Task), v.outcome).Inc()
 	w.log.Error("parked job is due and can never be published, kept as failed", e.fields(zap.Error(why))...)
 	return nil
+}
+
+// askStores finds out whether the stores answer, before jobs are taken: one that is taken in vain
+// is returned when the worker stops, which the broker counts.
+func (w *Worker) askStores(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, ask := range []func() error{
+		func() error { _, err := w.results.Held(ctx, w.cfg.NodeName); return err },
+		func() error { _, err := w.marks.Held(ctx, w.cfg.NodeName); return err },
+		func() error { return w.kept.Probe(ctx) },
+	} {
+		all.Go(func() { _ = ask() }) // the stores' Fault says what is wrong
+	}
+	all.Wait()
 }
 
 // obstacleOver waits until nothing is known to keep a job from running, at least a moment.

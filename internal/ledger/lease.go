@@ -16,7 +16,7 @@ const LeaseTTL = 60 * time.Second
 
 // Begin takes the id for a run and returns what is on record, in one round trip. run is a name
 // that no other run has. taken is false if another run has the id at this moment. With steal the
-// id is taken all the same.
+// id is taken all the same, unless that run has said that it is alive ([Ledger.Alive]).
 //
 // The id is taken before the record is read. An end that is recorded before its lease is
 // released is seen therefore by whoever gets the lease next.
@@ -35,12 +35,21 @@ func (l *Ledger) Begin(ctx context.Context, taskID, run string, steal bool) (sto
 	return l.stored(taskID, raw), holder == run, nil
 }
 
+// stealScript takes a lease, unless its run has said that it is alive.
+//
+// KEYS: the lease. ARGV: run, TTL in seconds.
+const stealScript = `
+local has = redis.call('GET', KEYS[1])
+if not has or string.sub(has, 1, 6) ~= 'alive ' then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
+return 1
+`
+
 // begin returns who has the id, by reading the lease again: when an answer was lost, SET NX
 // says no although the run has it.
 func (l *Ledger) begin(ctx context.Context, taskID, run string, steal bool) (holder, raw string, err error) {
 	pipe := l.client.Pipeline()
 	if steal {
-		pipe.Set(ctx, l.format.LeaseKey(taskID), run, LeaseTTL)
+		pipe.Eval(ctx, stealScript, []string{l.format.LeaseKey(taskID)}, run, int(LeaseTTL.Seconds()))
 	} else {
 		pipe.SetNX(ctx, l.format.LeaseKey(taskID), run, LeaseTTL)
 	}

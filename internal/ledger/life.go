@@ -18,10 +18,12 @@ import (
 //
 //	RUN            a run is at work, or has died
 //	RUN DIGEST     likewise, and the document with this digest is of an earlier message
+//	alive RUN …    likewise, and the run goes on although the broker has taken its message back
 //	ended          the end on record is of a message that may come again: it is not acknowledged
 //	acknowledged   the end on record is of a message that will not come again, unless it was
 //	               published twice
 const (
+	leaseAlive = "alive " // followed by the run
 	leaseEnded = "ended"
 	leaseAcked = "acknowledged"
 )
@@ -84,6 +86,15 @@ func (l *Ledger) change(ctx context.Context, taskID, from, to string, ttl time.D
 		return fmt.Errorf("change the lease of task %s: %w", taskID, err)
 	}
 	return nil
+}
+
+// Alive notes that a run goes on although the broker has taken its message back, and returns the
+// name that the run has from now on. Nobody takes the id away from it.
+func (l *Ledger) Alive(ctx context.Context, taskID, run string) (named string, err error) {
+	if strings.HasPrefix(run, leaseAlive) {
+		return run, nil
+	}
+	return leaseAlive + run, l.change(ctx, taskID, run, leaseAlive+run, LeaseTTL)
 }
 
 // Earlier notes that earlier, which was on record when a run began, is of an earlier message with

@@ -3,7 +3,9 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -222,6 +224,9 @@ func (r *Remote) Run(ctx context.Context) {
 	}
 }
 
+// randomNames are parts of queue names that differ in each attempt.
+var randomNames = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f-]{27}`)
+
 // connect tries until there is a connection, and says whether that was not the
 // first try. Its error is that ctx has ended. Each reason is logged once.
 func (r *Remote) connect(ctx context.Context) (_ *link, failed bool, err error) {
@@ -230,8 +235,8 @@ func (r *Remote) connect(ctx context.Context) (_ *link, failed bool, err error) 
 	logged := ""
 	l, err := backoff.Retry(ctx, func() (*link, error) {
 		l, err := r.open(ctx)
-		if err != nil && ctx.Err() == nil && err.Error() != logged {
-			logged = err.Error()
+		if reason := randomNames.ReplaceAllString(fmt.Sprint(err), "…"); err != nil && ctx.Err() == nil && reason != logged {
+			logged = reason
 			level := zap.WarnLevel
 			if errors.Is(err, errNodeName) {
 				level = zap.ErrorLevel
