@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -249,24 +250,31 @@ func TestHandlersStartTasks(t *testing.T) {
 	}
 }
 
-// TestScheduledJobsHoldNoSlot sends more jobs with an ETA than the prefetch
-// allows before one without: that one runs at once.
+// heldETA is an ETA near enough for a job to be held, and not parked, and far enough to do
+// something else before it.
+func heldETA() time.Time { return time.Now().Add(9 * time.Second) }
+
+// TestScheduledJobsHoldNoSlot sends far more jobs with an ETA than the prefetch allows before one
+// without. That one runs before the time of the others has come: the consumer is replaced as soon
+// as its deliveries wait, as once a second would not be enough.
 func TestScheduledJobsHoldNoSlot(t *testing.T) {
 	b := setup(t)
 	b.cfg.Concurrency, b.cfg.PrefetchMultiplier = 1, 4
 	b.task("t", value(1))
 	b.start()
+	b.wait(b.send("t", nil))
+	eta := heldETA()
 	var waiting []string
-	for range 20 {
-		waiting = append(waiting, b.send("t", func(r *celery.Request) { r.ETA = time.Now().Add(time.Hour) }))
+	for range 100 {
+		waiting = append(waiting, b.send("t", func(r *celery.Request) { r.ETA = eta }))
 	}
-	now := b.send("t", nil)
-	if m := b.wait(now); m.Status != celery.Success {
-		t.Errorf("got %s, want SUCCESS", m.Status)
+	m := b.wait(b.send("t", nil))
+	if late := time.Since(eta); m.Status != celery.Success || late > 0 {
+		t.Errorf("got %s, %v after the ETA of the others, want SUCCESS before it", m.Status, late)
 	}
 	for _, id := range waiting {
-		if m, err := b.results.Load(t.Context(), id); m != nil || err != nil {
-			t.Errorf("task %s: got %v, %v, want it to wait", id, m, err)
+		if m := b.wait(id); m.Status != celery.Success {
+			t.Errorf("task %s: got %s, want SUCCESS", id, m.Status)
 		}
 	}
 }
@@ -283,10 +291,14 @@ func TestRevoked(t *testing.T) {
 		t.Helper()
 		b.control("revoke", map[string]any{"task_id": id, "terminate": terminate})
 	}
-	later := b.send("t", func(r *celery.Request) { r.ETA = time.Now().Add(time.Hour) })
-	b.until(func() bool { return b.left("q.ai") == 0 })
+	eta := heldETA()
+	later := b.send("t", func(r *celery.Request) { r.ETA = eta })
+	b.until(func() bool { return strings.Contains(string(b.control("scheduled", nil)), later) })
 	revoke(later, false)
 	b.wantException(b.wait(later), celery.Revoked, "celery.exceptions.TaskRevokedError: revoked")
+	if late := time.Since(eta); late > 0 {
+		t.Errorf("revoked %v after its ETA, want it before", late)
+	}
 
 	running := b.send("t", nil)
 	<-g.entered

@@ -249,10 +249,10 @@ func TestDeadLetters(t *testing.T) {
 		}
 		d := <-deliveries
 		for requeue && d.Headers["x-delivery-count"] != int64(1) {
-			_ = d.Nack(false, true)
+			_ = d.Reject(true) // RabbitMQ 4.3 does not count a nack towards the limit
 			d = <-deliveries
 		}
-		if err := d.Nack(false, requeue); err != nil {
+		if err := d.Reject(requeue); err != nil {
 			t.Fatal(err)
 		}
 		if err := ch.Cancel(queue, false); err != nil {
