@@ -1,0 +1,122 @@
+package worker_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"onceover/celery"
+	"onceover/internal/testenv"
+	"onceover/rabbit"
+)
+
+// TestExchangeOfAnotherType has the exchange of the producers be of a type through which nothing
+// would arrive: that is a problem with a remedy, said once, and over when the exchange is deleted,
+// without a restart. It takes up to retryFaults, 10 s, to be seen.
+func TestExchangeOfAnotherType(t *testing.T) {
+	b := setup(t)
+	b.task("t", value(1))
+	ch := b.channel()
+	if err := ch.ExchangeDelete(rabbit.ExchangeTasks, false, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.ExchangeDeclare(rabbit.ExchangeTasks, amqp.ExchangeDirect, true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	w, _ := b.start()
+	b.until(func() bool { return strings.Contains(fmt.Sprint(w.Problems()), "has to be of type topic") })
+	id := b.sendTo("q.ai", "t", nil) // what is in the queue can be run
+	if m := b.wait(id); m.Status != celery.Success {
+		t.Errorf("got %s, want SUCCESS", m.Status)
+	}
+	if err := ch.ExchangeDelete(rabbit.ExchangeTasks, false, false); err != nil {
+		t.Fatal(err)
+	}
+	b.until(func() bool { return len(w.Problems()) == 0 })
+	if m := b.wait(b.send("t", nil)); m.Status != celery.Success {
+		t.Errorf("through the exchange: got %s, want SUCCESS", m.Status)
+	}
+	if n := b.logs.FilterLevelExact(zap.ErrorLevel).Len(); n != 1 {
+		t.Errorf("got %d lines at level error, want 1: %v", n, b.logs.FilterLevelExact(zap.ErrorLevel).All())
+	}
+}
+
+// TestAddConsumerOfWhatCannotBe asks for queues that the broker does not let the worker have: each
+// is answered with an error, and the worker's own queue goes on.
+func TestAddConsumerOfWhatCannotBe(t *testing.T) {
+	b := setup(t)
+	b.task("t", value(1))
+	other, err := rabbit.Dial(t.Context(), "another", []string{b.url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	theirs, err := other.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := theirs.QueueDeclare("exclusive", true, false, true, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	w, _ := b.start()
+	b.wait(b.send("t", nil))
+	for name, arguments := range map[string]map[string]any{
+		"name of the broker's":      {"queue": "amq.x"},
+		"no such type":              {"queue": "new", "exchange": "new", "exchange_type": "bogus"},
+		"no such type of a plugin":  {"queue": "new", "exchange": "new", "exchange_type": "x-bogus"},
+		"exchange of the broker's":  {"queue": "new", "exchange": "amq.new", "exchange_type": "direct"},
+		"exclusive to somebody":     {"queue": "exclusive"},
+		"exclusive, and own a type": {"queue": "exclusive", "exchange": "e", "exchange_type": "direct"},
+	} {
+		reply := string(b.control("add_consumer", arguments))
+		if !strings.HasPrefix(reply, `{"error"`) {
+			t.Errorf("%s: got %s, want an error", name, reply)
+		}
+		if m := b.wait(b.send("t", nil)); m.Status != celery.Success {
+			t.Errorf("%s: the configured queue: got %s, want SUCCESS", name, m.Status)
+		}
+	}
+	if reply := string(b.control("add_consumer", map[string]any{"queue": "fine"})); !strings.HasPrefix(reply, `{"ok"`) {
+		t.Errorf("a queue that can be declared: got %s, want ok", reply)
+	}
+	if m := b.wait(b.sendTo("fine", "t", nil)); m.Status != celery.Success {
+		t.Errorf("got %s, want SUCCESS", m.Status)
+	}
+	if n := b.logs.FilterMessage("broker lost, reconnecting").Len(); n != 0 || len(w.Problems()) != 0 {
+		t.Errorf("the session was lost %d times, and there are problems %v", n, w.Problems())
+	}
+}
+
+// TestWithoutConfigureRight runs a worker whose user may declare nothing, where all is declared.
+func TestWithoutConfigureRight(t *testing.T) {
+	t.Parallel()
+	server := testenv.RabbitMQ(t)
+	b := setupOn(t, server.URL())
+	b.task("t", value(1))
+	_, stop := b.start() // declares what remote control needs
+	b.wait(b.send("t", nil))
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	before := b.logs.Len()
+	server.Ctl("add_user", "w", "w")
+	server.Ctl("set_permissions", "w", "^$", ".*", ".*")
+	b.cfg.BrokerURLs = []string{strings.Replace(server.URL(), "guest:guest", "w:w", 1)}
+	w, _ := b.start()
+	b.until(func() bool { return len(w.Problems()) == 0 })
+	if m := b.wait(b.send("t", callback("q.ai", nil))); m.Status != celery.Success {
+		t.Errorf("got %s, want SUCCESS", m.Status)
+	}
+	b.until(func() bool { return b.left("q.ai") == 0 })
+	for _, e := range b.logs.All()[before:] {
+		if e.Level >= zap.ErrorLevel {
+			t.Errorf("got %s %v at level %s, want a warning at most", e.Message, e.ContextMap(), e.Level)
+		}
+	}
+	if p := w.Problems(); len(p) != 0 {
+		t.Errorf("got problems %v, want none", p)
+	}
+}
