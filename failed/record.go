@@ -91,10 +91,14 @@ func (r *Record) key() string {
 	return id + ":" + strconv.Itoa(r.Replays)
 }
 
-// bodySum tells messages with one id apart.
-func (r *Record) bodySum() string {
-	sum := sha256.Sum256(r.Message.Body)
-	return hex.EncodeToString(sum[:8])
+// callSum tells calls with one id apart, see sameCall.
+func (r *Record) callSum() string {
+	sum := sha256.New()
+	sum.Write(r.Message.Body)
+	if req, err := r.Request(); err == nil && req.Retries == 0 && !req.ETA.IsZero() {
+		sum.Write([]byte(req.ETA.UTC().Format(time.RFC3339Nano)))
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:8])
 }
 
 // Name is the id by which people and commands call the record.

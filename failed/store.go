@@ -184,7 +184,7 @@ func (s *Store) put(ctx context.Context, j job, key string, where func(context.C
 			if err != nil || same {
 				return err
 			}
-			key += "~" + j.bodySum()
+			key += "~" + j.callSum()
 		}
 		return nil
 	})
@@ -239,17 +239,23 @@ func (s *Store) holds(ctx context.Context, queue, key string, r *Record) (bool, 
 }
 
 // sameCall tells whether two records are of one call. The bodies may differ in form:
-// an attempt that is retried is written anew.
+// an attempt that is retried is written anew. So may the times of two attempts that are
+// retried, as each run of the one before computes its own; a producer's call for another
+// time is another call.
 func sameCall(a, b *Record) bool {
-	if bytes.Equal(a.Message.Body, b.Message.Body) {
-		return true
+	x, errX := a.Request()
+	y, errY := b.Request()
+	sameBody := bytes.Equal(a.Message.Body, b.Message.Body)
+	if errX != nil || errY != nil {
+		return sameBody
 	}
-	x, err := a.Request()
-	if err != nil {
+	if x.Retries == 0 && y.Retries == 0 && !x.ETA.Equal(y.ETA) {
 		return false
 	}
-	y, err := b.Request()
-	if err != nil || x.Task != y.Task {
+	if sameBody {
+		return true
+	}
+	if x.Task != y.Task {
 		return false
 	}
 	mine, err := celery.MarshalJSON([]any{x.Args, x.Kwargs})

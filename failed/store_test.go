@@ -233,6 +233,44 @@ func TestPark(t *testing.T) {
 	}
 }
 
+// TestParkedForOtherTimes parks calls to which a producer has given one id and the same arguments:
+// each time is a call of its own. An attempt that is retried, of which two runs have computed the
+// time, is one.
+func TestParkedForOtherTimes(t *testing.T) {
+	b := setup(t)
+	park := func(id string, retries int, eta time.Time) {
+		t.Helper()
+		req := request(id)
+		req.Retries, req.ETA = retries, eta
+		m := message(t, req)
+		if err := b.store.Park(t.Context(), m, requestOf(t, m), eta); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := time.Now().Add(time.Hour).Truncate(time.Second)
+	times := []time.Time{first, first.Add(-30 * time.Minute), first.Add(time.Second), first, first.In(time.FixedZone("", 9*3600))}
+	for _, eta := range times {
+		park("call", 0, eta)
+		park("attempt", 1, eta)
+	}
+	parked, err := b.store.Parked(t.Context(), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string][]time.Time{}
+	for _, m := range parked {
+		req := requestOf(t, m)
+		got[req.ID] = append(got[req.ID], req.ETA)
+	}
+	slices.SortFunc(got["call"], time.Time.Compare)
+	if !slices.EqualFunc(got["call"], []time.Time{times[1], times[0], times[2]}, time.Time.Equal) {
+		t.Errorf("got calls parked until %v, want each of three times once", got["call"])
+	}
+	if len(got["attempt"]) != 1 || !got["attempt"][0].Equal(first) {
+		t.Errorf("got an attempt parked until %v, want it once, until %v", got["attempt"], first)
+	}
+}
+
 // TestParkedWaitForBroker has jobs fall due while the broker is away.
 func TestParkedWaitForBroker(t *testing.T) {
 	b := setup(t)
