@@ -93,7 +93,7 @@ func (e *ending) settle(ctx context.Context, v verdict) (verdict, error) {
 func (e *ending) record(ctx context.Context, v verdict) (verdict, error) {
 	follow, v := e.follow(v)
 	if follow != nil {
-		now, err := e.book.Look(ctx, e.req.ID)
+		now, err := e.look(ctx, v)
 		if err != nil {
 			return v, err
 		}
@@ -141,6 +141,15 @@ func (e *ending) record(ctx context.Context, v verdict) (verdict, error) {
 		v = verdictOn(theirs.Meta)
 	}
 	return v, err
+}
+
+// look returns what is on record before what follows from a verdict is published. Nobody else can
+// have ended a task whose id this run has had all the time, so that this is not asked.
+func (e *ending) look(ctx context.Context, v verdict) (celery.Stored, error) {
+	if !e.again && v.fate != retry {
+		return e.since, nil
+	}
+	return e.book.Look(ctx, e.req.ID)
 }
 
 // overtaken reports whether an end is on record now that was not before.
