@@ -101,22 +101,28 @@ func TestWithoutConfigureRight(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	before := b.logs.Len()
 	server.Ctl("add_user", "w", "w")
-	server.Ctl("set_permissions", "w", "^$", ".*", ".*")
 	b.cfg.BrokerURLs = []string{strings.Replace(server.URL(), "guest:guest", "w:w", 1)}
-	w, _ := b.start()
-	b.until(func() bool { return len(w.Problems()) == 0 })
-	if m := b.wait(b.send("t", callback("q.ai", nil))); m.Status != celery.Success {
-		t.Errorf("got %s, want SUCCESS", m.Status)
-	}
-	b.until(func() bool { return b.left("q.ai") == 0 })
-	for _, e := range b.logs.All()[before:] {
-		if e.Level >= zap.ErrorLevel {
-			t.Errorf("got %s %v at level %s, want a warning at most", e.Message, e.ContextMap(), e.Level)
+	for name, write := range map[string]string{
+		"may bind":     ".*",
+		"may not bind": "^(tasks|dlx|amq\\.default|celery.*)$", // which takes the right to write to the queue
+	} {
+		server.Ctl("set_permissions", "w", "^$", write, ".*")
+		before := b.logs.Len()
+		w, stop := b.start()
+		b.until(func() bool { return len(w.Problems()) == 0 })
+		if m := b.wait(b.send("t", callback("q.ai", nil))); m.Status != celery.Success {
+			t.Errorf("%s: got %s, want SUCCESS", name, m.Status)
 		}
-	}
-	if p := w.Problems(); len(p) != 0 {
-		t.Errorf("got problems %v, want none", p)
+		b.until(func() bool { return b.left("q.ai") == 0 })
+		for _, e := range b.logs.All()[before:] {
+			if e.Level >= zap.ErrorLevel {
+				t.Errorf("%s: got %s %v at level %s, want a warning at most", name, e.Message, e.ContextMap(), e.Level)
+			}
+		}
+		if p := w.Problems(); len(p) != 0 {
+			t.Errorf("%s: got problems %v, want none", name, p)
+		}
+		_ = stop() // the next one is to be alone
 	}
 }
