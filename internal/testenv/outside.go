@@ -15,9 +15,10 @@ import (
 
 // OpenRabbitMQ starts a RabbitMQ without plugins, of the release that
 // ONCEOVER_TEST_RABBITMQ names, that keeps its files in dir, an
-// empty folder. Use only Open's own methods on it: Up, Down, End and Control.
-func OpenRabbitMQ(ctx context.Context, dir string) (*Rabbit, error) {
-	r, err := newRabbit(dir, rabbitOptions{release: os.Getenv(rabbitReleaseEnv)})
+// empty folder, with the lines conf in its rabbitmq.conf. Use only Open's own methods
+// on it: Up, Down, End, Control and Release.
+func OpenRabbitMQ(ctx context.Context, dir string, conf ...string) (*Rabbit, error) {
+	r, err := newRabbit(dir, rabbitOptions{release: os.Getenv(rabbitReleaseEnv), conf: conf})
 	if err != nil {
 		return nil, err
 	}
@@ -27,6 +28,9 @@ func OpenRabbitMQ(ctx context.Context, dir string) (*Rabbit, error) {
 	}
 	return r, nil
 }
+
+// Release asks the running server for its version.
+func (r *Rabbit) Release() (Version, error) { return rabbitVersion(r.Addr()) }
 
 // Up starts the server again, with the same port and data.
 func (r *Rabbit) Up(ctx context.Context) error { return r.start(ctx) }

@@ -31,6 +31,7 @@ type Rabbit struct {
 	dist     int    // port of Erlang's distribution, to which rabbitmqctl talks
 	ctl      int    // port of rabbitmqctl's own end of it
 	api      int    // port of the management API; 0: without the management plugin
+	late     bool   // a consumer time-out of seconds is configured
 
 	names  *process // epmd
 	server *process
@@ -95,6 +96,7 @@ func newRabbit(dir string, opt rabbitOptions) (*Rabbit, error) {
 	if opt.management {
 		r.api = n[4]
 	}
+	r.late = strings.Contains(strings.Join(opt.conf, "\n"), "consumer_timeout")
 	return r, r.configure(opt.conf)
 }
 
@@ -236,6 +238,12 @@ func (r *Rabbit) end() {
 // env is the whole environment of the node and of rabbitmqctl: nothing that the
 // machine has set for another RabbitMQ gets in.
 func (r *Rabbit) env() []string {
+	// Two schedulers and few I/O threads: tests run beside each other.
+	args := "+S 2:2 +SDio 2 -start_epmd false -kernel inet_dist_use_interface {127,0,0,1}"
+	if r.late {
+		// Late acknowledgements are looked for each second, instead of each minute.
+		args += " -rabbit channel_tick_interval 1000 -rabbit quorum_tick_interval 1000"
+	}
 	return []string{
 		"PATH=" + os.Getenv("PATH"),
 		"LANG=C.UTF-8",
@@ -252,9 +260,7 @@ func (r *Rabbit) env() []string {
 		"RABBITMQ_ENABLED_PLUGINS_FILE=" + r.path("enabled_plugins"),
 		"RABBITMQ_MNESIA_BASE=" + r.path("data"),
 		"RABBITMQ_LOG_BASE=" + r.path("log"),
-		// Two schedulers and few I/O threads: tests run beside each other.
-		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+S 2:2 +SDio 2 -start_epmd false" +
-			" -kernel inet_dist_use_interface {127,0,0,1}",
+		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=" + args,
 		// The script replaces itself by the Erlang machine, so that the process
 		// we start, signal and wait for is the server.
 		"RUNNING_UNDER_SYSTEMD=true",

@@ -3,16 +3,12 @@ package violence
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/hibiken/asynq"
 
 	"onceover/celery"
 	"onceover/failed"
@@ -89,10 +85,6 @@ func (r *run) moving(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// aside are the reasons for which a job may be kept that would have succeeded: it
-// waited too long, or too many processes died of it.
-var aside = []celery.Reason{rabbit.Expired, failed.ReasonPoison, rabbit.MaxLength, rabbit.DeliveryLimit}
-
 // records returns all records, by the id of their jobs.
 func (r *run) records(ctx context.Context) (map[string][]failed.Entry, error) {
 	out := map[string][]failed.Entry{}
@@ -106,6 +98,9 @@ func (r *run) records(ctx context.Context) (map[string][]failed.Entry, error) {
 // account compares every task with what is to have become of it. After the replay
 // all are to have succeeded, and no record is left.
 func (r *run) account(ctx context.Context, replayed bool) error {
+	if err := r.crew.readLives(); err != nil {
+		return err
+	}
 	all := r.ledger.tasks()
 	ids := make([]string, len(all))
 	for i, t := range all {
@@ -119,63 +114,136 @@ func (r *run) account(ctx context.Context, replayed bool) error {
 	if err != nil {
 		return fmt.Errorf("read the records: %w", err)
 	}
-	when := "before the replay"
-	if replayed {
-		when = "after the replay"
+	called, err := r.servers.called(ctx)
+	if err != nil {
+		return fmt.Errorf("read the callbacks: %w", err)
 	}
-	setAside := map[*task]bool{}
+	judge := &judge{run: r, when: "before the replay", called: called, aside: map[*task]bool{}}
+	if replayed {
+		judge.when = "after the replay"
+	}
 	for i, t := range all {
 		t.state = states[i]
-		row := &r.report.Kinds[t.kind]
 		kept := records[t.id]
 		delete(records, t.id)
-		fault := func(format string, args ...any) {
-			r.taskFault(t, when, fmt.Sprintf(format, args...))
-		}
 		if replayed {
-			switch {
-			case !final(t.state):
-				row.Lost++
-				fault("lost: its state is %q, and it has %d records", t.state, len(kept))
-			case r.isHeld(t) && t.state != celery.Success && len(kept) == t.records:
-				r.report.Held += len(kept)
-			case t.state != celery.Success || len(kept) > 0:
-				row.Wrong++
-				fault("state %q with %d records, want SUCCESS and none", t.state, len(kept))
-			default:
-				row.Mended++
-			}
-			continue
-		}
-		row.Tasks++
-		odd := slices.IndexFunc(kept, func(e failed.Entry) bool { return slices.Contains(aside, e.Reason) })
-		switch {
-		case !final(t.state):
-			row.Lost++
-			fault("lost: its state is %q, and it has %d records", t.state, len(kept))
-		case odd >= 0 && len(kept) == 1 && t.state != celery.Success:
-			setAside[t] = true
-			row.Aside++
-			r.report.aside[string(kept[odd].Reason)]++
-		case t.after != nil && setAside[t.after] && t.state == celery.Failure && len(kept) == 0:
-			row.Aside++ // with the step before it
-		case t.state != t.want:
-			row.Wrong++
-			fault("state %s with %d records, want %s", t.state, len(kept), t.want)
-		case len(kept) != t.records:
-			row.Wrong++
-			fault("state %s with %d records, want %d", t.state, len(kept), t.records)
-		case t.state == celery.Success:
-			row.Succeeded++
-			r.checkProgress(ctx, t, fault)
-		default:
-			row.Failed++
+			judge.mended(t, kept)
+		} else {
+			judge.first(ctx, t, kept)
 		}
 	}
 	for id, kept := range records {
-		r.tally.fault("%s: %d records of %q, which was never published", when, len(kept), id)
+		r.tally.fault("%s: %d records of %q, which was never published", judge.when, len(kept), id)
 	}
 	return nil
+}
+
+// judge compares tasks with what is to have become of them.
+type judge struct {
+	*run
+	when   string
+	called map[string]int // how often each callback was published
+	aside  map[*task]bool // ended otherwise than wanted, by what the harness has done
+}
+
+func (j *judge) fault(t *task, format string, args ...any) {
+	j.taskFault(t, j.when, fmt.Sprintf(format, args...))
+}
+
+// first judges a task before the replay.
+func (j *judge) first(ctx context.Context, t *task, kept []failed.Entry) {
+	row := &j.report.Kinds[t.kind]
+	row.Tasks++
+	wrong := func(format string, args ...any) {
+		row.Wrong++
+		j.fault(t, format, args...)
+	}
+	var reason celery.Reason
+	if len(kept) > 0 {
+		reason = kept[0].Reason
+	}
+	switch {
+	case !final(t.state):
+		row.Lost++
+		j.fault(t, "lost: its state is %q, and it has %d records", t.state, len(kept))
+	case t.kind == deadly && t.state == celery.Failure && len(kept) == 1:
+		j.deadly(t, reason, wrong)
+	case len(kept) == 1 && t.state != celery.Success && asideReasons[reason]:
+		why := j.excuse(t, reason)
+		if why == "" {
+			wrong("%s", j.unexcused(t, reason))
+			return
+		}
+		j.setAside(t, string(reason)+": "+why)
+	case j.mayGoUnconfirmed(t) && t.state == celery.Failure && len(kept) == 1 && kept[0].Error == "OperationalError":
+		j.setAside(t, "its callback was not confirmed in time")
+	case t.after != nil && j.aside[t.after] && t.state == celery.Failure && len(kept) == 0:
+		row.Aside++ // with the step before it
+	case t.state != t.want:
+		wrong("state %s with %d records, want %s", t.state, len(kept), t.want)
+	case len(kept) != t.records:
+		wrong("state %s with %d records, want %d", t.state, len(kept), t.records)
+	case t.kind == unsayable && t.records > 0 && kept[0].Error != "OperationalError":
+		wrong("it failed with %s: %s, want OperationalError", kept[0].Error, kept[0].Text)
+	case t.state == celery.Success:
+		j.success(ctx, t, wrong)
+	default:
+		row.Failed++
+	}
+}
+
+// asideReasons are those for which a job may be kept that would have succeeded.
+var asideReasons = map[celery.Reason]bool{rabbit.Expired: true, failed.ReasonPoison: true, rabbit.MaxLength: true, rabbit.DeliveryLimit: true}
+
+func (j *judge) setAside(t *task, why string) {
+	j.aside[t] = true
+	j.report.Kinds[t.kind].Aside++
+	reason, _, _ := strings.Cut(why, ":")
+	j.report.aside[reason]++
+	j.tally.say("task %s (%s) set aside as %s", t.id, t.kind, why)
+}
+
+// deadly judges a job that kills its workers.
+func (j *judge) deadly(t *task, reason celery.Reason, wrong func(string, ...any)) {
+	died, _ := j.deaths(t)
+	switch {
+	case reason != failed.ReasonPoison && j.excuse(t, reason) == "":
+		wrong("%s, want poison", j.unexcused(t, reason))
+	case died > maxCrashes+1:
+		wrong("%d processes died of it, want %d", died, maxCrashes)
+	default:
+		j.report.Kinds[t.kind].Failed++
+	}
+}
+
+// success judges a task that has succeeded, as it was to.
+func (j *judge) success(ctx context.Context, t *task, wrong func(string, ...any)) {
+	if t.next != "" && j.called[t.next] == 0 {
+		wrong("it succeeded, and its callback was never published")
+		return
+	}
+	j.report.Kinds[t.kind].Succeeded++
+	j.checkProgress(ctx, t, func(format string, args ...any) { j.fault(t, format, args...) })
+}
+
+// mended judges a task after the replay.
+func (j *judge) mended(t *task, kept []failed.Entry) {
+	row := &j.report.Kinds[t.kind]
+	switch {
+	case !final(t.state):
+		row.Lost++
+		j.fault(t, "lost: its state is %q, and it has %d records", t.state, len(kept))
+	case j.isHeld(t) && t.state != celery.Success && len(kept) == t.records:
+		j.report.Held += len(kept)
+	case t.state != celery.Success || len(kept) > 0:
+		row.Wrong++
+		j.fault(t, "state %q with %d records, want SUCCESS and none", t.state, len(kept))
+	case t.next != "" && j.called[t.next] == 0:
+		row.Wrong++
+		j.fault(t, "it succeeded, and its callback was never published")
+	default:
+		row.Mended++
+	}
 }
 
 // checkProgress wants 100 in DB2.
@@ -221,194 +289,4 @@ func (r *run) logged(id string) string {
 		}
 	}
 	return strings.Join(out, "")
-}
-
-// countCalls compares the calls of the model with what the jobs need.
-func (r *run) countCalls() {
-	for _, t := range r.ledger.tasks() {
-		row := &r.report.Kinds[t.kind]
-		calls := r.servers.host.callsOf(t.picture)
-		row.Calls += calls
-		switch {
-		case calls > t.calls:
-			row.Doubled += calls - t.calls
-		case calls < t.calls && t.state == celery.Success:
-			row.Wrong++
-			r.taskFault(t, "model", fmt.Sprintf("%d calls, want %d", calls, t.calls))
-		}
-	}
-	doubled := 0
-	for _, row := range r.report.Kinds {
-		doubled += row.Doubled
-	}
-	if n := r.servers.host.unreadable.Load(); n > 0 {
-		r.tally.fault("the model was asked %d times about no picture of ours", n)
-	}
-	died := r.tally.count(actKill) + r.tally.count(actTerm)
-	for _, p := range points {
-		died += r.tally.hits(p.name)
-	}
-	for _, p := range replayPoints {
-		died += r.tally.hits(p)
-	}
-	// A worker that loses the broker goes on with jobs that others get again.
-	cut := r.tally.count(actCutBroker) + r.tally.count(actStallBroker) + r.tally.count(actRabbit)*r.cfg.Workers
-	r.report.Doubled, r.report.Bound = doubled, (died+cut)*r.cfg.Concurrency+r.producer.again
-	if doubled > r.report.Bound {
-		r.tally.fault("%d doubled calls of the model, more than the bound of %d", doubled, r.report.Bound)
-	}
-}
-
-// replay mends what was at fault and runs all records again, in all ways that there
-// are, until none is left.
-func (r *run) replay(ctx context.Context) error {
-	r.servers.host.mended.Store(true)
-	all := r.ledger.tasks()
-	byID := map[string]*task{}
-	for _, t := range all {
-		byID[t.id] = t
-	}
-	edit := func(rec *failed.Record) error { return r.mend(rec, byID[rec.ID]) }
-	entries, err := r.records(ctx)
-	if err != nil {
-		return err
-	}
-	var refs, plainRefs []failed.Ref
-	for id, kept := range entries {
-		for _, e := range kept {
-			refs = append(refs, e.Ref)
-			state, err := r.stateOf(e.Ref)
-			if err != nil {
-				return err
-			}
-			if t := byID[id]; t != nil && t.kind != unknown && t.kind != garbled && state == asynq.TaskStateArchived {
-				plainRefs = append(plainRefs, e.Ref)
-			}
-		}
-	}
-	r.report.Records = len(refs)
-	r.tally.say("%d records are run again", len(refs))
-	if err := r.replayByCommand(ctx, plainRefs[:len(plainRefs)/3]); err != nil {
-		return err
-	}
-	if err := r.replayByRun(ctx, plainRefs[len(plainRefs)/3:2*len(plainRefs)/3]); err != nil {
-		return err
-	}
-	publish, err := r.producer.kept(ctx)
-	if err != nil {
-		return err
-	}
-	limit, cancel := context.WithTimeout(ctx, r.cfg.Settle)
-	defer cancel()
-	tick := time.NewTicker(500 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		left, err := r.replayRest(limit, publish, edit)
-		if err != nil && limit.Err() == nil {
-			return err
-		}
-		if left == 0 && err == nil {
-			r.ledger.reopen(all) // by now their states have been reset
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-limit.Done():
-			r.tally.fault("%d records could not be run again within %v", left, r.cfg.Settle)
-			return nil
-		}
-	}
-}
-
-// mend corrects the message of a job that could not be run as it was.
-func (r *run) mend(rec *failed.Record, t *task) error {
-	if t == nil {
-		return nil
-	}
-	switch t.kind {
-	case unknown:
-		rec.Message.Headers["task"] = taskName
-	case garbled:
-		req := &celery.Request{ID: t.id, Task: taskName, Kwargs: kwargs(r.servers.host, t)}
-		_, _, body, err := req.Encode()
-		if err != nil {
-			return err
-		}
-		rec.Message.Body = body
-	}
-	return nil
-}
-
-// stateOf is where asynq has a record, 0 if it has gone.
-func (r *run) stateOf(ref failed.Ref) (asynq.TaskState, error) {
-	info, err := r.servers.inspector.GetTaskInfo(ref.Queue, ref.Key)
-	switch {
-	case errors.Is(err, asynq.ErrTaskNotFound):
-		return 0, nil
-	case err != nil:
-		return 0, fmt.Errorf("look up record %s: %w", ref.Key, err)
-	}
-	return info.State, nil
-}
-
-// isHeld tells a task whose record, or that of the step before it, is with a dead
-// worker.
-func (r *run) isHeld(t *task) bool { return r.held[t.id] || t.after != nil && r.held[t.after.id] }
-
-// replayRest replays what is archived, and discards what has succeeded although it
-// is there: whoever replayed it died before he could forget it. It returns how many
-// records were found.
-func (r *run) replayRest(ctx context.Context, publish failed.Publish, edit func(*failed.Record) error) (int, error) {
-	entries, err := r.records(ctx)
-	if err != nil {
-		return 0, err
-	}
-	found := 0
-	clear(r.held)
-	var refs []failed.Ref
-	for id, kept := range entries {
-		for _, e := range kept {
-			state, err := r.stateOf(e.Ref)
-			if err != nil {
-				return found, err
-			}
-			if r.cfg.Short && state == asynq.TaskStateActive {
-				r.held[id] = true
-				continue
-			}
-			found++
-			if state != asynq.TaskStateArchived {
-				continue // on its way
-			}
-			states, err := r.servers.results.States(ctx, []string{id})
-			if err != nil {
-				return found, err
-			}
-			if states[0] == celery.Success {
-				r.report.Left++
-				if err := r.servers.failed.Discard(ctx, e.Ref); err != nil {
-					return found, err
-				}
-				continue
-			}
-			if len(refs) < failed.ReplayBatch {
-				refs = append(refs, e.Ref)
-			}
-		}
-	}
-	if len(refs) == 0 {
-		return found, nil
-	}
-	outcomes, err := r.servers.failed.Replay(ctx, refs, publish, edit)
-	why := map[string]int{}
-	for _, o := range outcomes {
-		if !o.Done && o.Why != "" {
-			why[o.Why]++
-		}
-	}
-	if len(why) > 0 && time.Since(r.told) > 10*time.Second {
-		r.told = time.Now()
-		r.tally.say("not replayed yet: %v", why)
-	}
-	return found, err
 }

@@ -21,6 +21,13 @@ const (
 	actRedis        = "restart of the Redis of DB0-4"
 	actKeeper       = "kill -9 of the Redis of DB5"
 	actFull         = "Redis of DB0-4 full (OOM)"
+	actPassword     = "password of DB0-4 wrong"
+	actRights       = "rights in DB0-4 missing"
+	actKeepPassword = "password of DB5 wrong"
+	actKeepRights   = "rights in DB5 missing"
+	actStuck        = "destination without a majority"
+	actDeadly       = "job kills its worker"
+	actLate         = "consumer ended by the broker (time-out)"
 	actReplayKilled = "onceover failed replay killed"
 )
 
@@ -54,10 +61,12 @@ type point struct {
 	slow     bool // a task of asynq is active then, and comes back after a minute only
 }
 
-// lane does one deck of acts after another until ctx ends, with pauses of about gap.
-// An act that has begun is done to its end.
-func lane(ctx, undo context.Context, t *tally, rng *rand.Rand, gap time.Duration, deck []act) {
-	for {
+// lane does one deck of acts after another until ctx ends, with pauses of about gap. It
+// calls all when each has been done, or cannot be. An act that has begun is done to its
+// end.
+func lane(ctx, undo context.Context, t *tally, rng *rand.Rand, gap time.Duration, deck []act, all func()) {
+	defer all()
+	for ; ; all() {
 		rng.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
 		for _, a := range deck {
 			if pause(ctx, gap/2+time.Duration(rng.Int64N(int64(gap)))) != nil {
@@ -88,6 +97,8 @@ func workerActs(c *crew, rng *rand.Rand, short bool) []act {
 			w := c.any()
 			p := w.broker
 			switch which {
+			case broker:
+				defer w.touching()()
 			case redis:
 				p = w.redis
 			case keeper:
@@ -122,18 +133,48 @@ func workerActs(c *crew, rng *rand.Rand, short bool) []act {
 }
 
 // serverActs are done to the servers.
-func serverActs(s *servers, rng *rand.Rand, short bool) []act {
+func serverActs(c *crew, rng *rand.Rand, short bool) []act {
+	s := c.servers
+	long := func(inShort, full time.Duration) time.Duration {
+		if short {
+			return inShort
+		}
+		return full
+	}
+	// away waits for up to so long, for half of it at least.
 	away := func(ctx context.Context, longest time.Duration) func() error {
-		return func() error { return pause(ctx, time.Duration(rng.Int64N(int64(longest)))) }
+		return func() error { return pause(ctx, longest/2+time.Duration(rng.Int64N(int64(longest/2)))) }
+	}
+	rabbit := act{actRabbit, func(ctx context.Context) error {
+		for _, w := range c.slots {
+			defer w.touching()()
+		}
+		return s.restartRabbit(ctx)
+	}}
+	stuck := func(longest time.Duration) act {
+		return act{actStuck, func(ctx context.Context) error { return s.stick(ctx, away(ctx, longest)) }}
 	}
 	out := []act{
-		{actRabbit, s.restartRabbit},
+		rabbit,
 		{actRedis, func(ctx context.Context) error { return s.restartRedis(ctx, away(ctx, 2*time.Second)) }},
-		{actFull, func(ctx context.Context) error { return s.fill(ctx, away(ctx, 4*time.Second)) }},
+		{actFull, func(ctx context.Context) error { return s.fill(ctx, away(ctx, long(2, 4)*time.Second)) }},
+		{actPassword, func(ctx context.Context) error {
+			return wrongPassword(ctx, s.admin, away(ctx, long(5, 16)*time.Second))
+		}},
+		{actRights, func(ctx context.Context) error {
+			return noRights(ctx, s.admin, rng, away(ctx, long(3, 10)*time.Second))
+		}},
+		{actKeepPassword, func(ctx context.Context) error {
+			return wrongPassword(ctx, s.keepAdmin, away(ctx, long(3, 10)*time.Second))
+		}},
+		{actKeepRights, func(ctx context.Context) error {
+			return noRights(ctx, s.keepAdmin, rng, away(ctx, long(3, 10)*time.Second))
+		}},
+		stuck(4 * time.Second),
 	}
 	if !short {
-		out = append(out, act{actKeeper, func(ctx context.Context) error { return s.killKeeper(ctx, away(ctx, 2*time.Second)) }},
-			act{actKeeper, func(ctx context.Context) error { return s.killKeeper(ctx, away(ctx, 2*time.Second)) }})
+		kill := act{actKeeper, func(ctx context.Context) error { return s.killKeeper(ctx, away(ctx, 2*time.Second)) }}
+		out = append(out, kill, kill, rabbit, stuck(70*time.Second)) // longer than a worker waits for a confirm
 	}
 	return out
 }

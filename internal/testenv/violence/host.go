@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ type host struct {
 	calls      atomic.Int64 // vision calls
 	unreadable atomic.Int64 // vision calls about no picture of ours
 	slow       time.Duration
+	kill       func(life string) // of a process that has begun what is deadly; set before it is asked
 
 	mu       sync.Mutex
 	pictures map[int]*picture
@@ -34,9 +36,13 @@ type host struct {
 // picture is what is known of one, by its number.
 type picture struct {
 	data    []byte
-	missing bool // 404 until mended
-	busy    int  // how many vision calls are still answered with 503
-	calls   int  // vision calls, the 503s among them
+	missing bool    // 404 until mended
+	busy    int     // how many vision calls are still answered with 503
+	calls   []visit // for the model, those answered by 503 among them
+	fetches []visit // of the picture, by those that say who they are
+
+	takes  time.Duration // how long the model takes for it; 0: as for others
+	deadly bool          // kills who gets it, until mended
 
 	parked    bool      // with the 503 comes a pause so long that the retry is parked
 	notBefore time.Time // and that ends no earlier than this
@@ -52,7 +58,8 @@ func openHost(slow time.Duration) (*host, error) {
 	h := &host{url: "http://" + l.Addr().String(), pictures: map[int]*picture{}, done: make(chan error, 1), slow: slow}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /picture/{number}", h.serve)
-	mux.HandleFunc("POST /v1/chat/completions", h.analyze)
+	mux.HandleFunc("GET /"+bucket+"/{number}", h.serve)
+	mux.HandleFunc("POST /w/{life}/v1/chat/completions", h.analyze)
 	h.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { h.done <- h.server.Serve(l) }()
 	return h, nil
@@ -70,25 +77,63 @@ func (h *host) add(number int, p *picture) {
 	h.pictures[number] = p
 }
 
-func (h *host) urlOf(number int) string { return fmt.Sprintf("%s/picture/%d", h.url, number) }
+// bucket is where pictures are in S3, whose reader tells the host who it is.
+const bucket = "violence"
 
-// callsOf returns how often the model was asked about the picture.
-func (h *host) callsOf(number int) int {
+func (h *host) urlOf(number int, k kind) string {
+	if k == missing || k == broken {
+		return fmt.Sprintf("%s/picture/%d", h.url, number)
+	}
+	return fmt.Sprintf("s3://%s/%d", bucket, number)
+}
+
+// modelOf is the base URL of the model for a life.
+func (h *host) modelOf(life string) string { return h.url + "/w/" + life + "/v1" }
+
+// callsOf returns the calls of the model about the picture.
+func (h *host) callsOf(number int) []visit {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.pictures[number].calls
+	return slices.Clone(h.pictures[number].calls)
+}
+
+// fetchesOf returns who got the picture.
+func (h *host) fetchesOf(number int) []visit {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.pictures[number].fetches)
+}
+
+// lifeOf is who asks S3: the access key of the signature (AWS4-HMAC-SHA256 Credential=KEY/…).
+func lifeOf(r *http.Request) string {
+	_, rest, _ := strings.Cut(r.Header.Get("Authorization"), "Credential=")
+	key, _, _ := strings.Cut(rest, "/")
+	return key
 }
 
 func (h *host) serve(w http.ResponseWriter, r *http.Request) {
 	number, err := strconv.Atoi(r.PathValue("number"))
+	life := lifeOf(r)
 	h.mu.Lock()
 	p := h.pictures[number]
+	if p != nil && life != "" {
+		p.fetches = append(p.fetches, visit{life, time.Now()})
+	}
 	h.mu.Unlock()
 	if err != nil || p == nil || p.missing && !h.mended.Load() {
 		http.NotFound(w, r)
 		return
 	}
+	if p.deadly && !h.mended.Load() {
+		// Those that have begun before have ended by then.
+		if pause(r.Context(), h.slow+200*time.Millisecond) == nil {
+			h.kill(life)
+		}
+		return
+	}
 	w.Header().Set("Content-Type", "image/png")
+	w.Header().Set("Last-Modified", "Mon, 02 Jan 2006 15:04:05 GMT")
+	w.Header().Set("ETag", fmt.Sprintf(`"%d"`, number))
 	_, _ = w.Write(p.data)
 }
 
@@ -98,13 +143,16 @@ func (h *host) analyze(w http.ResponseWriter, r *http.Request) {
 		return // the worker died
 	}
 	h.calls.Add(1)
-	busy, after, err := h.count(string(body))
+	busy, takes, after, err := h.count(r.PathValue("life"), string(body))
 	if err != nil {
 		h.unreadable.Add(1)
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if pause(r.Context(), time.Duration(rand.Int64N(int64(h.slow)))) != nil {
+	if takes == 0 {
+		takes = rand.N(h.slow)
+	}
+	if pause(r.Context(), takes) != nil {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -124,36 +172,37 @@ func (h *host) analyze(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// count counts a call for the picture in it, and says whether to refuse it.
-func (h *host) count(body string) (busy bool, after time.Duration, err error) {
+// count counts a call of a life for the picture in it, and says how long it takes, and
+// whether it is refused.
+func (h *host) count(life, body string) (busy bool, takes, after time.Duration, err error) {
 	_, data, ok := strings.Cut(body, "data:image/jpeg;base64,")
 	if !ok {
-		return false, 0, fmt.Errorf("no picture in the request")
+		return false, 0, 0, fmt.Errorf("no picture in the request")
 	}
 	data, _, _ = strings.Cut(data, `"`)
 	preview, err := base64.StdEncoding.DecodeString(data)
 	if err != nil {
-		return false, 0, err
+		return false, 0, 0, err
 	}
 	number, err := readNumber(preview)
 	if err != nil {
-		return false, 0, err
+		return false, 0, 0, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p := h.pictures[number]
 	if p == nil {
-		return false, 0, fmt.Errorf("no picture %d", number)
+		return false, 0, 0, fmt.Errorf("no picture %d", number)
 	}
-	p.calls++
+	p.calls = append(p.calls, visit{life, time.Now()})
 	if p.busy > 0 {
 		p.busy--
 		if p.parked {
 			after = max(parkedPause, time.Until(p.notBefore)+time.Second)
 		}
-		return true, after, nil
+		return true, 0, after, nil
 	}
-	return false, 0, nil
+	return false, p.takes, 0, nil
 }
 
 // pause waits for d, or returns why ctx ended.

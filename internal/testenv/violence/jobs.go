@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -18,27 +19,41 @@ import (
 type kind int
 
 const (
-	plain   kind = iota
-	missing      // its picture is not there: fails
-	busy         // the model answers 503 twice: retried
-	later        // the model answers 503 and asks for a pause so long that the retry is parked
-	delayed      // has an ETA so far that it is parked
-	chain        // two tasks
-	broken       // two tasks, and the picture of the first is not there: both fail
-	unknown      // of a task that nobody has
-	garbled      // its body cannot be read
+	plain     kind = iota
+	missing        // its picture is not there: fails
+	busy           // the model answers 503 twice: retried
+	later          // the model answers 503 and asks for a pause so long that the retry is parked
+	delayed        // has an ETA so far that it is parked
+	chain          // two tasks
+	broken         // two tasks, and the picture of the first is not there: both fail
+	unknown        // of a task that nobody has
+	garbled        // its body cannot be read
+	slow           // takes longer than the broker's consumer time-out
+	brief          // takes longer than a message may stay in its queue
+	linked         // has a callback to a queue that does not always confirm
+	unsayable      // two tasks, and the second can never be published: both fail
+	deadly         // kills whoever works on it: poison
 	kinds
 )
 
 func (k kind) String() string {
-	return [kinds]string{"plain", "404", "503 twice", "503, retry parked", "ETA", "chain of two", "chain, first 404", "unknown task", "garbled body"}[k]
+	return [kinds]string{"plain", "404", "503 twice", "503, retry parked", "ETA", "chain of two", "chain, first 404", "unknown task", "garbled body",
+		"longer than consumer time-out", "longer than queue TTL", "callback, no majority", "next step unpublishable", "kills its worker"}[k]
 }
 
 // shares of the kinds among 100 jobs.
-var shares = [kinds]int{plain: 40, missing: 14, busy: 10, later: 6, delayed: 10, chain: 8, broken: 4, unknown: 4, garbled: 4}
+var shares = [kinds]int{plain: 30, missing: 10, busy: 9, later: 6, delayed: 10, chain: 8, broken: 4, unknown: 3, garbled: 3,
+	slow: 2, brief: 4, linked: 6, unsayable: 5}
+
+// jobsPerDeadly is how many jobs there are for each that is deadly, as that is the death of
+// so many workers.
+const jobsPerDeadly = 1000
 
 // parked tells the kinds that take long.
 func (k kind) parked() bool { return k == later || k == delayed }
+
+// spoilt reports whether the message has to be mended before it can be run again.
+func (k kind) spoilt() bool { return k == unknown || k == garbled || k == unsayable }
 
 // task is one task id and what is to become of it.
 type task struct {
@@ -49,8 +64,11 @@ type task struct {
 	want    celery.State // before the replay; after it all are SUCCESS
 	records int          // wanted before the replay
 	calls   int          // of the model, wanted after the replay
+	next    string       // the id of its callback, "" if it has none
 
-	state celery.State // found
+	published time.Time
+	state     celery.State // found
+	ended     time.Time    // when it was found to be final, for the last time that it was
 }
 
 // job is a message and the tasks that come of it.
@@ -64,22 +82,42 @@ const (
 	exchange   = rabbit.ExchangeTasks
 	routingKey = "ai.analyze"
 	queue      = "q.ai"
+	briefQueue = "q.brief" // its messages stay for briefTTL at most
+)
+
+// What the slow jobs outlast, and how long they take.
+const (
+	consumerTimeout = 5 * time.Second
+	slowTakes       = 7 * time.Second
+	briefTTL        = 3 * time.Second
+	briefTakes      = 4500 * time.Millisecond
 )
 
 // parkedPause is the shortest time for which a job is parked.
 const parkedPause = 12 * time.Second
 
-// newJob makes a job of this kind, due no earlier than notBefore if it is to be
-// parked. Its pictures are added to the host.
-func newJob(k kind, h *host, a *album, next func() int, notBefore time.Time, rng *rand.Rand) (*job, error) {
+// factory makes jobs.
+type factory struct {
+	host       *host
+	album      album
+	rng        *rand.Rand
+	pictures   int       // so far
+	impossible int       // next steps that cannot be published, so far
+	notBefore  time.Time // what is parked is due no earlier
+}
+
+// job makes a job of this kind. Its pictures are added to the host.
+func (f *factory) job(k kind) (*job, error) {
 	j := &job{kind: k}
+	h, rng := f.host, f.rng
 	add := func(want celery.State, records, calls int, p picture) (*task, error) {
-		t := &task{id: uuid.NewString(), kind: k, picture: next(), want: want, records: records, calls: calls}
+		t := &task{id: uuid.NewString(), kind: k, picture: f.pictures, want: want, records: records, calls: calls, published: time.Now()}
+		f.pictures++
 		if n := len(j.tasks); n > 0 {
 			t.after = j.tasks[n-1]
 		}
 		var err error
-		if p.data, err = a.draw(t.picture); err != nil {
+		if p.data, err = f.album.draw(t.picture); err != nil {
 			return nil, err
 		}
 		h.add(t.picture, &p)
@@ -93,9 +131,15 @@ func newJob(k kind, h *host, a *album, next func() int, notBefore time.Time, rng
 		case busy:
 			return add(celery.Success, 0, 3, picture{busy: 2})
 		case later:
-			return add(celery.Success, 0, 2, picture{busy: 1, parked: true, notBefore: notBefore})
-		case unknown, garbled:
+			return add(celery.Success, 0, 2, picture{busy: 1, parked: true, notBefore: f.notBefore})
+		case unknown, garbled, unsayable:
 			return add(celery.Failure, 1, 1, picture{})
+		case slow:
+			return add(celery.Success, 0, 1, picture{takes: slowTakes})
+		case brief:
+			return add(celery.Success, 0, 1, picture{takes: briefTakes})
+		case deadly:
+			return add(celery.Failure, 1, 1, picture{deadly: true})
 		default:
 			return add(celery.Success, 0, 1, picture{})
 		}
@@ -109,24 +153,33 @@ func newJob(k kind, h *host, a *album, next func() int, notBefore time.Time, rng
 	case unknown:
 		req.Task = "image.unheard_of"
 	case delayed:
-		if req.ETA = time.Now().Add(parkedPause); req.ETA.Before(notBefore) {
-			req.ETA = notBefore
+		if req.ETA = time.Now().Add(parkedPause); req.ETA.Before(f.notBefore) {
+			req.ETA = f.notBefore
 		}
 		req.ETA = req.ETA.Add(time.Duration(rng.Int64N(int64(parkedPause / 2))))
-	case chain, broken:
+	case linked:
+		t.next = uuid.NewString()
+		req.Callbacks = celery.Signatures{{Task: "violence.called", Options: celery.Options{TaskID: t.next, Queue: stuckQueue}}}
+	case chain, broken, unsayable:
 		want := celery.Success
-		if k == broken {
+		if k != chain {
 			want = celery.Failure
 		}
 		second, err := add(want, 0, 1, picture{})
 		if err != nil {
 			return nil, err
 		}
-		req.Chain = celery.Signatures{{Task: tasks.NameAnalyze, Kwargs: kwargs(h, second), Immutable: true, Options: celery.Options{
-			TaskID: second.id, RootID: t.id, ParentID: t.id, Exchange: exchange, RoutingKey: routingKey,
-		}}}
+		req.Chain = celery.Signatures{step(h, second)}
+		if k == unsayable {
+			spoil[f.impossible%len(spoil)](&req.Chain[0].Options)
+			f.impossible++
+		}
 	}
-	if j.outgoing, err = rabbit.New(celery.Message{Request: req, Exchange: exchange, RoutingKey: routingKey}); err != nil {
+	out := celery.Message{Request: req, Exchange: exchange, RoutingKey: routingKey}
+	if k == brief {
+		out.Exchange, out.RoutingKey, out.Queue = "", "", briefQueue
+	}
+	if j.outgoing, err = rabbit.New(out); err != nil {
 		return nil, err
 	}
 	if k == garbled {
@@ -135,8 +188,31 @@ func newJob(k kind, h *host, a *album, next func() int, notBefore time.Time, rng
 	return j, nil
 }
 
+// step is the step of a chain that t is.
+func step(h *host, t *task) *celery.Signature {
+	return &celery.Signature{Task: tasks.NameAnalyze, Kwargs: kwargs(h, t), Immutable: true, Options: celery.Options{
+		TaskID: t.id, RootID: t.after.id, ParentID: t.after.id, Exchange: exchange, RoutingKey: routingKey,
+	}}
+}
+
+// spoil are the ways in which the next step can never be published.
+var spoil = []func(o *celery.Options){
+	func(o *celery.Options) { // AMQP takes 255 bytes
+		o.Exchange, o.RoutingKey, o.Queue = "", "", strings.Repeat("q", 300)
+	},
+	func(o *celery.Options) { // a frame has 128 KiB
+		o.Headers = map[string]json.RawMessage{"note": json.RawMessage(`"` + strings.Repeat("n", 200_000) + `"`)}
+	},
+	func(o *celery.Options) { // it does not exist
+		o.Exchange = "violence.nowhere"
+	},
+	func(o *celery.Options) { // nobody may declare it
+		o.Exchange, o.RoutingKey, o.Queue = "", "", "amq.violence"
+	},
+}
+
 func kwargs(h *host, t *task) map[string]json.RawMessage {
-	url, err := celery.MarshalJSON(h.urlOf(t.picture))
+	url, err := celery.MarshalJSON(h.urlOf(t.picture, t.kind))
 	if err != nil { // a string is always JSON
 		panic(err)
 	}
@@ -146,7 +222,13 @@ func kwargs(h *host, t *task) map[string]json.RawMessage {
 // plan is the order of the kinds.
 func plan(jobs int, rng *rand.Rand) []kind {
 	var out []kind
+	for range max(1, jobs/jobsPerDeadly) {
+		out = append(out, deadly)
+	}
 	for k, share := range shares {
+		if kind(k) == deadly {
+			continue
+		}
 		for range max(1, jobs*share/100) {
 			out = append(out, kind(k))
 		}

@@ -3,12 +3,12 @@ package violence
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"onceover/celery"
-	"onceover/phash"
 	"onceover/rabbit"
 )
 
@@ -19,11 +19,28 @@ const mostOpen = 400
 // mostAtOnce is how many jobs are published at once.
 const mostAtOnce = 20
 
+// queuesOf are the queues that the jobs go to, and the one that does not always confirm.
+func queuesOf(deliveryLimit int) []rabbit.Queue {
+	limited := func(q rabbit.Queue) rabbit.Queue {
+		if deliveryLimit > 0 {
+			q.Args["x-delivery-limit"] = int32(deliveryLimit)
+		}
+		return q
+	}
+	short := rabbit.QueueNamed(queue)
+	short.Name, short.Exchange, short.BindingKey = briefQueue, briefQueue, briefQueue
+	short.Args["x-message-ttl"] = int32(briefTTL.Milliseconds())
+	stuck := rabbit.QueueNamed(stuckQueue)
+	stuck.Args = amqp.Table{"x-queue-type": "quorum"}
+	return []rabbit.Queue{limited(rabbit.QueueNamed(queue)), limited(short), stuck}
+}
+
 // producer publishes jobs as a Celery producer does that publishes once more when
 // it did not see the confirm.
 type producer struct {
 	servers *servers
 	tally   *tally
+	queues  []rabbit.Queue
 	conn    *rabbit.Conn
 	pub     *rabbit.Publisher
 	again   int // publications that were repeated
@@ -36,7 +53,7 @@ func (p *producer) connect(ctx context.Context) error {
 		return err
 	}
 	p.conn = conn
-	if _, err := rabbit.Declare(ctx, conn, rabbit.QueueNamed(queue)); err != nil {
+	if _, err := rabbit.Declare(ctx, conn, p.queues...); err != nil {
 		return err
 	}
 	p.pub = rabbit.NewPublisher(conn)
@@ -121,12 +138,30 @@ func (l *ledger) openCount() (all, working int) {
 	return len(l.open), working
 }
 
-// reopen has all tasks looked at again.
+// after returns the task that follows t in its chain, nil if there is none.
+func (l *ledger) after(t *task) *task {
+	for _, next := range l.tasks() {
+		if next.after == t {
+			return next
+		}
+	}
+	return nil
+}
+
+func (l *ledger) hasEnded(t *task) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.open[t.id] == nil
+}
+
+// reopen has all tasks looked at again that have not succeeded.
 func (l *ledger) reopen(tasks []*task) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, t := range tasks {
-		l.open[t.id] = t
+		if t.state != celery.Success {
+			l.open[t.id] = t
+		}
 	}
 }
 
@@ -148,6 +183,7 @@ func (l *ledger) look(ctx context.Context, s *servers) error {
 		if t := l.open[id]; t != nil {
 			if t.state = states[i]; final(t.state) {
 				delete(l.open, id)
+				t.ended = time.Now()
 			}
 		}
 	}
@@ -174,20 +210,10 @@ func (l *ledger) watch(ctx context.Context, s *servers) {
 
 // publishAll publishes the jobs at an even pace over the duration, slower if the
 // workers do not keep up.
-func publishAll(ctx context.Context, cfg Config, s *servers, l *ledger, p *producer, rng *rand.Rand) error {
-	a := &album{seed: cfg.Seed, seen: map[phash.Hash]bool{}}
-	last := -1
-	next := func() int { last++; return last }
+func publishAll(ctx context.Context, cfg Config, l *ledger, p *producer, f *factory, order []kind) error {
 	began := time.Now()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	order := plan(cfg.Jobs, rng)
-	var notBefore time.Time
-	if cfg.Short {
-		// A worker that dies while it publishes what is due leaves a task of asynq
-		// active, which comes back after a minute or more.
-		notBefore = began.Add(cfg.Duration + 3*time.Second)
-	}
 	for sent := 0; sent < len(order); {
 		select {
 		case <-tick.C:
@@ -195,24 +221,31 @@ func publishAll(ctx context.Context, cfg Config, s *servers, l *ledger, p *produ
 			return context.Cause(ctx)
 		}
 		due := int(float64(len(order)) * float64(time.Since(began)) / float64(cfg.Duration))
-		var batch []rabbit.Message
-		for ; sent < min(due, len(order)) && len(batch) < mostAtOnce; sent++ {
-			if _, working := l.openCount(); working >= mostOpen {
-				break
-			}
-			j, err := newJob(order[sent], s.host, a, next, notBefore, rng)
-			if err != nil {
-				return err
-			}
-			l.add(j)
-			batch = append(batch, j.outgoing)
-		}
-		if len(batch) == 0 {
+		end := min(due, len(order), sent+mostAtOnce)
+		if _, working := l.openCount(); working+end-sent > mostOpen {
 			continue
 		}
-		if err := p.publish(ctx, batch...); err != nil {
+		if err := publishJobs(ctx, l, p, f, order[sent:end]); err != nil {
 			return err
 		}
+		sent = end
 	}
 	return nil
+}
+
+// publishJobs publishes a job of each of these kinds.
+func publishJobs(ctx context.Context, l *ledger, p *producer, f *factory, order []kind) error {
+	var batch []rabbit.Message
+	for _, k := range order {
+		j, err := f.job(k)
+		if err != nil {
+			return err
+		}
+		l.add(j)
+		batch = append(batch, j.outgoing)
+	}
+	if len(batch) == 0 {
+		return nil
+	}
+	return p.publish(ctx, batch...)
 }

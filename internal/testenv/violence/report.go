@@ -20,7 +20,7 @@ type Row struct {
 	Tasks     int // task ids
 	Succeeded int
 	Failed    int // as they should, with exactly one record where there is to be one
-	Aside     int // kept as expired, poison, …, of those that would have succeeded
+	Aside     int // of those that would have succeeded, kept as expired, poison, …, by what is proven to be our own doing
 	Lost      int // without a final state
 	Wrong     int // any other end than wanted
 	Mended    int // SUCCESS and no record after the replay
@@ -32,6 +32,7 @@ type Row struct {
 type Report struct {
 	Seed    uint64
 	Took    time.Duration
+	Servers string
 	Acts    []Count
 	Crashes []Count // by crash.Point
 	Aside   []Count // by reason
@@ -63,6 +64,11 @@ func (r *run) fill() {
 	for _, j := range r.ledger.jobs {
 		out.Kinds[j.kind].Jobs++
 	}
+	limit := "no delivery limit"
+	if r.limit > 0 {
+		limit = fmt.Sprintf("delivery limit %d", r.limit)
+	}
+	out.Servers = fmt.Sprintf("RabbitMQ %s (%s), %s", r.servers.version, limit, r.servers.redis.Version())
 	out.Took, out.Repeated = time.Since(out.began), r.producer.again
 	out.Acts, out.Crashes, out.Aside = list(r.tally.acts), list(r.tally.crashes), list(out.aside)
 	out.Faults = r.tally.faults
@@ -70,7 +76,7 @@ func (r *run) fill() {
 
 // Write writes the report as tables.
 func (r *Report) Write(w io.Writer) {
-	fmt.Fprintf(w, "\nseed %d, %v\n\n", r.Seed, r.Took.Round(time.Second))
+	fmt.Fprintf(w, "\nseed %d, %v, %s\n\n", r.Seed, r.Took.Round(time.Second), r.Servers)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "violence\tcount")
 	for _, c := range r.Acts {
@@ -95,7 +101,7 @@ func (r *Report) Write(w io.Writer) {
 		sum.Calls, sum.Doubled = sum.Calls+k.Calls, sum.Doubled+k.Doubled
 	}
 	_ = t.Flush()
-	fmt.Fprintf(w, "\ndoubled vision calls: %d, bound %d (deaths and lost broker connections x concurrency)\n", r.Doubled, r.Bound)
+	fmt.Fprintf(w, "\ndoubled vision calls: %d, bound %d (those in flight when their worker died or lost them)\n", r.Doubled, r.Bound)
 	for _, c := range r.Aside {
 		fmt.Fprintf(w, "set aside as %s: %d\n", c.Name, c.N)
 	}

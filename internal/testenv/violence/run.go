@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"onceover/phash"
 	"onceover/tasks"
 )
 
@@ -20,8 +21,10 @@ type run struct {
 	servers  *servers
 	crew     *crew
 	ledger   *ledger
+	factory  *factory
 	producer *producer
 	report   *Report
+	limit    int // the queues' delivery limit, 0 if they have none
 	evidence int // tasks with a fault
 	// held are the jobs whose records were being archived when a worker died. Asynq
 	// gives them back after a minute, for which a short run does not wait: they
@@ -39,17 +42,27 @@ func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, cfg.Limit(), fmt.Errorf("not done within %v", cfg.Limit()))
 	defer cancel()
 	r := &run{cfg: cfg, tally: newTally(cfg.Log), ledger: newLedger(), report: newReport(cfg), held: map[string]bool{}}
-	r.tally.say("seed %d: %d jobs, %d workers with %d at once", cfg.Seed, cfg.Jobs, cfg.Workers, cfg.Concurrency)
+	r.tally.say("seed %d: %d jobs, %d workers with %d at once, delivery limit %d (0: the release's)",
+		cfg.Seed, cfg.Jobs, cfg.Workers, cfg.Concurrency, cfg.deliveryLimit())
 	r.servers, err = openServers(ctx, cfg)
 	defer r.servers.close()
 	if err != nil {
 		return nil, err
 	}
 	r.tally.say("servers are up")
-	r.producer = &producer{servers: r.servers, tally: r.tally}
+	r.factory = &factory{host: r.servers.host, album: album{seed: cfg.Seed, seen: map[phash.Hash]bool{}}, rng: r.random(6)}
+	if cfg.Short {
+		// A worker that dies while it publishes what is due leaves a task of asynq
+		// active, which comes back after a minute or more.
+		r.factory.notBefore = time.Now().Add(cfg.Duration + 3*time.Second)
+	}
+	r.producer = &producer{servers: r.servers, tally: r.tally, queues: queuesOf(cfg.deliveryLimit())}
 	defer r.producer.close()
 	if err := r.producer.connect(ctx); err != nil {
 		return nil, err
+	}
+	if r.limit = cfg.deliveryLimit(); r.limit == 0 && r.servers.version.AtLeast(4, 0) {
+		r.limit = 20
 	}
 	r.crew, err = newCrew(cfg, r.servers, r.tally, r.random(1))
 	defer r.crew.close()
@@ -71,6 +84,9 @@ func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
 	if left := r.settle(ctx, cfg.Settle); left != "" {
 		r.tally.fault("not settled within %v: %s", cfg.Settle, left)
 	}
+	if err := r.trial(ctx); err != nil {
+		return nil, fmt.Errorf("trial: %w", err)
+	}
 	if err := r.account(ctx, false); err != nil {
 		return nil, err
 	}
@@ -86,7 +102,20 @@ func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
 	if err := r.account(ctx, true); err != nil {
 		return nil, err
 	}
+	stopWorking()
+	r.crew.close()
+	if err := r.crew.readLives(); err != nil {
+		return nil, err
+	}
 	r.countCalls()
+	r.countLosses()
+	r.countEnemies()
+	r.fill()
+	return r.report, nil
+}
+
+// countEnemies wants each crash point to have been hit, and each enemy to have been there.
+func (r *run) countEnemies() {
 	for _, p := range r.wantedPoints() {
 		if r.tally.hits(p) > 0 {
 			continue
@@ -97,45 +126,40 @@ func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
 			r.tally.fault("crash point %s was never hit", p)
 		}
 	}
-	stopWorking()
-	r.crew.close()
-	r.fill()
-	return r.report, nil
+	for _, name := range []string{actPassword, actRights, actKeepPassword, actKeepRights, actStuck, actDeadly, actLate, actRabbit, actRedis, actFull} {
+		if r.tally.count(name) == 0 {
+			r.tally.fault("%s: never happened", name)
+		}
+	}
 }
 
 func (r *run) random(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(r.cfg.Seed, stream)) }
 
-// rage publishes all jobs while the violence goes on: for cfg.Duration, or if the run
-// is long until all is published.
+// rage publishes all jobs while the violence goes on, until all is published and all
+// has been done at least once.
 func (r *run) rage(ctx context.Context) error {
 	violent, stop := context.WithCancel(ctx)
-	if r.cfg.Short {
-		violent, stop = context.WithTimeout(ctx, r.cfg.Duration)
-	}
 	defer stop()
-	gap := 2500 * time.Millisecond
+	gap, serverGap := 2500*time.Millisecond, 5*time.Second
 	if r.cfg.Short {
-		gap = 1200 * time.Millisecond
+		gap, serverGap = 1200*time.Millisecond, 600*time.Millisecond
 	}
-	var lanes sync.WaitGroup
-	lanes.Go(func() {
-		lane(violent, ctx, r.tally, r.random(2), gap, workerActs(r.crew, r.random(3), r.cfg.Short))
-	})
-	lanes.Go(func() {
-		lane(violent, ctx, r.tally, r.random(4), 3*gap, serverActs(r.servers, r.random(5), r.cfg.Short))
-	})
-	calm := make(chan error, 1)
-	go func() {
-		<-violent.Done()
-		lanes.Wait()
-		calm <- r.crew.disarm(ctx)
-	}()
-	err := publishAll(ctx, r.cfg, r.servers, r.ledger, r.producer, r.random(6))
+	var lanes, decks sync.WaitGroup
+	start := func(stream uint64, gap time.Duration, deck []act) {
+		decks.Add(1)
+		all := sync.OnceFunc(decks.Done)
+		lanes.Go(func() { lane(violent, ctx, r.tally, r.random(stream), gap, deck, all) })
+	}
+	start(2, gap, workerActs(r.crew, r.random(3), r.cfg.Short))
+	start(4, serverGap, serverActs(r.crew, r.random(5), r.cfg.Short))
+	err := publishAll(ctx, r.cfg, r.ledger, r.producer, r.factory, plan(r.cfg.Jobs, r.random(8)))
 	if err == nil {
 		r.tally.say("all is published")
+		decks.Wait()
 	}
 	stop()
-	return errors.Join(err, <-calm)
+	lanes.Wait()
+	return errors.Join(err, r.crew.disarm(ctx))
 }
 
 // armed is the order in which workers are armed with crash points.

@@ -25,16 +25,19 @@ import (
 type servers struct {
 	program string
 	rabbit  *testenv.Rabbit
+	version testenv.Version      // of RabbitMQ
 	redis   *testenv.RedisServer // DB0 to DB4
 	keeper  *testenv.RedisServer // DB5
 	host    *host
 
 	clients   []*redis.Client
-	admin     *redis.Client // of redis, for CONFIG
+	admin     *redis.Client // of redis, for CONFIG and ACL
+	keepAdmin *redis.Client // of keeper
 	results   *results.Store
 	progress  *progress.Store
 	failed    *failed.Store
 	inspector *asynq.Inspector
+	silence   silence
 }
 
 // openServers starts everything; the slow ones, and the build, beside each other.
@@ -48,19 +51,30 @@ func openServers(ctx context.Context, cfg Config) (*servers, error) {
 	}
 	var built, rabbitErr error
 	var both sync.WaitGroup
-	both.Go(func() { built = build(ctx, s.program, cfg.Race) })
-	both.Go(func() { s.rabbit, rabbitErr = testenv.OpenRabbitMQ(ctx, filepath.Join(cfg.Dir, "rabbitmq")) })
+	if cfg.Program != "" {
+		s.program = cfg.Program
+	} else {
+		both.Go(func() { built = build(ctx, s.program, cfg.Race) })
+	}
+	both.Go(func() {
+		s.rabbit, rabbitErr = testenv.OpenRabbitMQ(ctx, filepath.Join(cfg.Dir, "rabbitmq"),
+			fmt.Sprintf("consumer_timeout = %d", consumerTimeout.Milliseconds()))
+	})
 	var redisErr, keeperErr, hostErr error
-	s.redis, redisErr = testenv.OpenRedis(ctx, filepath.Join(cfg.Dir, "redis"))
+	s.redis, redisErr = testenv.OpenRedis(ctx, filepath.Join(cfg.Dir, "redis"), userOptions...)
 	s.keeper, keeperErr = testenv.OpenRedis(ctx, filepath.Join(cfg.Dir, "keeper"),
-		"--appendfsync", "always", "--maxmemory-policy", "noeviction")
+		append(userOptions, "--appendfsync", "always", "--maxmemory-policy", "noeviction")...)
 	s.host, hostErr = openHost(cfg.slowest())
 	both.Wait()
 	if err := errors.Join(built, rabbitErr, redisErr, keeperErr, hostErr); err != nil {
 		return s, err
 	}
+	var err error
+	if s.version, err = s.rabbit.Release(); err != nil {
+		return s, err
+	}
 	open := func(server *testenv.RedisServer, db int) *redis.Client {
-		opt, err := redisretry.Options(fmt.Sprintf("%s/%d", server.URL(), db))
+		opt, err := redisretry.Options(fmt.Sprintf("redis://%s:any@%s/%d", harnessUser, server.Addr(), db))
 		if err != nil { // our own URL
 			panic(err)
 		}
@@ -71,6 +85,7 @@ func openServers(ctx context.Context, cfg Config) (*servers, error) {
 	log := zap.NewNop()
 	s.admin = open(s.redis, 0)
 	keeper := open(s.keeper, 5)
+	s.keepAdmin = keeper
 	s.results, s.progress = results.New(s.admin, log), progress.New(open(s.redis, 2), log)
 	s.failed = failed.New(failed.Config{BeforeReplay: tasks.ResetProgress(s.progress, tasks.DefaultConfig())}, keeper, s.results, s.progress, nil, log)
 	s.inspector = asynq.NewInspectorFromRedisClient(keeper)

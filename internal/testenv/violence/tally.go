@@ -32,10 +32,12 @@ func (t *tally) say(format string, args ...any) {
 	fmt.Fprintf(t.log, "%s %6.1fs  %s\n", time.Now().Format("15:04:05"), time.Since(t.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
-func (t *tally) did(act string) {
+func (t *tally) did(act string) { t.add(act, 1) }
+
+func (t *tally) add(act string, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.acts[act]++
+	t.acts[act] += n
 }
 
 func (t *tally) hit(point string) {

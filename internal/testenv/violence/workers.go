@@ -33,6 +33,7 @@ type crew struct {
 	rng    *rand.Rand
 	points []string // crash points that the next starts are armed with
 	over   bool     // no more of them
+	lives  map[string]*life
 }
 
 // slot is the place of one worker: its proxies stay, its processes come and go.
@@ -42,17 +43,23 @@ type slot struct {
 	broker  *testenv.Proxy
 	redis   *testenv.Proxy
 	keeper  *testenv.Proxy
-	lives   int
+	lives   int           // so far
 	changed chan struct{} // has an element when the process was replaced
 
-	mu     sync.Mutex
-	proc   *testenv.Program
-	armed  string // "" if the process has no crash point
-	ending string // why we end it, "" if we do not
+	mu      sync.Mutex
+	proc    *testenv.Program
+	life    *life
+	armed   string // "" if the process has no crash point
+	ending  string // why we end it, "" if we do not
+	touched []window
 }
 
 func newCrew(cfg Config, s *servers, t *tally, rng *rand.Rand) (*crew, error) {
-	c := &crew{cfg: cfg, servers: s, tally: t, rng: rng}
+	c := &crew{cfg: cfg, servers: s, tally: t, rng: rng, lives: map[string]*life{}}
+	s.host.kill = func(life string) {
+		t.did(actDeadly)
+		c.kill(life)
+	}
 	for n := range cfg.Workers {
 		w := &slot{crew: c, n: n, changed: make(chan struct{}, 1)}
 		c.slots = append(c.slots, w)
@@ -127,13 +134,13 @@ func (c *crew) any() *slot {
 func (w *slot) own(ctx context.Context) {
 	for ctx.Err() == nil {
 		point := w.crew.nextPoint()
-		proc, log, err := w.open(point)
+		proc, l, err := w.open(point)
 		if err != nil {
 			w.crew.tally.fault("worker %d: %v", w.n, err)
 			return
 		}
 		w.mu.Lock()
-		w.proc, w.armed, w.ending = proc, point, ""
+		w.proc, w.life, w.armed, w.ending = proc, l, point, ""
 		w.mu.Unlock()
 		select {
 		case w.changed <- struct{}{}:
@@ -141,12 +148,12 @@ func (w *slot) own(ctx context.Context) {
 		}
 		select {
 		case <-proc.Ended():
-			w.judge(proc, log, point)
+			w.judge(proc, l, point)
 		case <-ctx.Done():
 			w.end("the end", syscall.SIGTERM)
 			select {
 			case <-proc.Ended():
-				w.judge(proc, log, point)
+				w.judge(proc, l, point)
 			case <-time.After(40 * time.Second):
 				w.crew.tally.fault("worker %d did not end within 40 s of SIGTERM", w.n)
 				proc.Kill()
@@ -156,17 +163,21 @@ func (w *slot) own(ctx context.Context) {
 }
 
 // open starts a process.
-func (w *slot) open(point string) (proc *testenv.Program, log string, err error) {
+func (w *slot) open(point string) (*testenv.Program, *life, error) {
 	cfg, s := w.crew.cfg, w.crew.servers
 	w.lives++
-	log = filepath.Join(cfg.Dir, "log", fmt.Sprintf("worker%d-%03d.log", w.n, w.lives))
+	l := &life{slot: w, name: fmt.Sprintf("%d-%03d", w.n, w.lives)}
+	l.log = filepath.Join(cfg.Dir, "log", "worker"+l.name+".log")
 	cmd := exec.Command(s.program, "worker")
 	cmd.Env = append(s.environment(w.broker.Addr(), w.redis.Addr(), w.keeper.Addr()),
 		fmt.Sprintf("ONCEOVER_NODE_NAME=celery@violence%d", w.n),
 		fmt.Sprintf("ONCEOVER_CONCURRENCY=%d", cfg.Concurrency),
-		"ONCEOVER_QUEUES="+queue,
+		"ONCEOVER_QUEUES="+queue+","+briefQueue,
+		fmt.Sprintf("ONCEOVER_MAX_CRASHES=%d", maxCrashes),
 		"ONCEOVER_IMAGE_ALLOW=127.0.0.1/32",
-		"ONCEOVER_VISION_URL="+s.host.url+"/v1", "ONCEOVER_VISION_MODEL=violence",
+		"ONCEOVER_VISION_URL="+s.host.modelOf(l.name), "ONCEOVER_VISION_MODEL=violence",
+		// The key by which the life is known to the picture host.
+		"AWS_ENDPOINT_URL_S3="+s.host.url, "AWS_ACCESS_KEY_ID="+l.name, "AWS_SECRET_ACCESS_KEY=violence",
 		"ONCEOVER_HTTP_ADDR=off", "ONCEOVER_LOG_FORMAT=json",
 		// 28 queues that nothing here uses.
 		"ONCEOVER_DELAYED_DELIVERY=false",
@@ -174,8 +185,14 @@ func (w *slot) open(point string) (proc *testenv.Program, log string, err error)
 	if point != "" {
 		cmd.Env = append(cmd.Env, crashVariable+"="+point)
 	}
-	proc, err = testenv.OpenProgram(cmd, log)
-	return proc, log, err
+	proc, err := testenv.OpenProgram(cmd, l.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	w.crew.mu.Lock()
+	defer w.crew.mu.Unlock()
+	w.crew.lives[l.name] = l
+	return proc, l, nil
 }
 
 // environment leads the program to the servers at these addresses, and nowhere else.
@@ -190,18 +207,25 @@ func (s *servers) environment(broker, redis, keeper string) []string {
 }
 
 // judge notes how a process ended. One that ends by itself is a fault.
-func (w *slot) judge(proc *testenv.Program, log, point string) {
-	text, err := os.ReadFile(log)
+func (w *slot) judge(proc *testenv.Program, l *life, point string) {
+	text, err := os.ReadFile(l.log)
 	if err != nil {
 		w.crew.tally.fault("worker %d: %v", w.n, err)
 	}
 	for _, bad := range []string{"DATA RACE", "panic:", "fatal error:"} {
 		if i := bytes.Index(text, []byte(bad)); i >= 0 {
-			w.crew.tally.fault("worker %d: %s, see %s:\n%s", w.n, bad, filepath.Base(log), text[i:min(len(text), i+2000)])
+			w.crew.tally.fault("worker %d: %s, see %s:\n%s", w.n, bad, filepath.Base(l.log), text[i:min(len(text), i+2000)])
 		}
 	}
+	w.mu.Lock()
+	ending := w.ending
+	w.mu.Unlock()
 	name, _, _ := strings.Cut(point, ":")
-	if name != "" && bytes.Contains(text, []byte("crash point "+name+"\n")) {
+	crashed := name != "" && bytes.Contains(text, []byte("crash point "+name+"\n"))
+	w.crew.mu.Lock()
+	l.ended, l.killed = time.Now(), crashed || ending == killed || !cleanExit(proc.Err())
+	w.crew.mu.Unlock()
+	if crashed {
 		w.crew.tally.hit(name)
 		w.crew.tally.say("worker %d died at %s", w.n, point)
 		return
@@ -209,20 +233,20 @@ func (w *slot) judge(proc *testenv.Program, log, point string) {
 	if point != "" {
 		w.crew.notHit(point)
 	}
-	w.mu.Lock()
-	ending := w.ending
-	w.mu.Unlock()
 	switch {
 	case ending == "":
-		w.crew.tally.fault("worker %d ended by itself: %v, see %s:\n%s", w.n, proc.Err(), filepath.Base(log), text[max(0, len(text)-1500):])
+		w.crew.tally.fault("worker %d ended by itself: %v, see %s:\n%s", w.n, proc.Err(), filepath.Base(l.log), text[max(0, len(text)-1500):])
 	case ending != killed && !cleanExit(proc.Err()) && bytes.Contains(text, []byte(`"msg":"starting"`)):
 		// Before that it does not take the signal yet.
-		w.crew.tally.fault("worker %d ended with %v after SIGTERM, see %s:\n%s", w.n, proc.Err(), filepath.Base(log), text[max(0, len(text)-1500):])
+		w.crew.tally.fault("worker %d ended with %v after SIGTERM, see %s:\n%s", w.n, proc.Err(), filepath.Base(l.log), text[max(0, len(text)-1500):])
 	}
 }
 
 // killed is why a process ends that gets SIGKILL.
 const killed = "kill -9"
+
+// maxCrashes is how many processes may die of a job. It is the default.
+const maxCrashes = 5
 
 // cleanExit tells the exit codes of a stop: 0, and 5 if jobs were given back.
 func cleanExit(err error) bool {

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -40,11 +41,18 @@ func run(ctx context.Context, args []string) (ok bool, err error) {
 	fs.DurationVar(&cfg.Duration, "duration", cfg.Duration, "how long jobs are published, and violence done")
 	fs.DurationVar(&cfg.Settle, "settle", cfg.Settle, "how long the rest may take")
 	fs.BoolVar(&cfg.Race, "race", cfg.Race, "workers with the race detector")
+	fs.IntVar(&cfg.DeliveryLimit, "delivery-limit", 0, "of the queues; 0: by the seed, the release's own or a low one")
+	fs.StringVar(&cfg.Program, "program", "", "a worker built with -tags crashpoints, instead of the present one")
+	rabbitRelease := fs.String("rabbitmq", os.Getenv("ONCEOVER_TEST_RABBITMQ"), "release of RabbitMQ, such as 4.3; the machine's if empty")
+	redisRelease := fs.String("redis", os.Getenv("ONCEOVER_TEST_REDIS"), "release of Redis or Valkey, such as valkey-9; the machine's Redis if empty")
 	keep := fs.Bool("keep", false, "keep the folder with servers and logs in any case")
 	_ = fs.Parse(args) // it exits
 	if *short {
 		cfg = violence.ShortConfig()
 		_ = fs.Parse(args) // flags win
+	}
+	if err := errors.Join(os.Setenv("ONCEOVER_TEST_RABBITMQ", *rabbitRelease), os.Setenv("ONCEOVER_TEST_REDIS", *redisRelease)); err != nil {
+		return false, err
 	}
 	if cfg.Dir, err = os.MkdirTemp("", "onceover-violence-"); err != nil {
 		return false, err
