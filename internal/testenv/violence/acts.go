@@ -28,6 +28,7 @@ const (
 	actStuck        = "destination without a majority"
 	actDeadly       = "job kills its worker"
 	actLate         = "consumer ended by the broker (time-out)"
+	actLateSession  = "connection lost over that"
 	actReplayKilled = "onceover failed replay killed"
 )
 
@@ -119,12 +120,12 @@ func workerActs(c *crew, rng *rand.Rand, short bool) []act {
 	kill := signal(actKill, killed, syscall.SIGKILL)
 	term := signal(actTerm, "SIGTERM", syscall.SIGTERM)
 	out := []act{
-		kill, kill, kill, term,
+		kill, term,
 		proxied(actCutBroker, broker, true, time.Second), proxied(actStallBroker, broker, false, 2*time.Second),
 		proxied(actCutRedis, redis, true, time.Second), proxied(actStallRedis, redis, false, 2*time.Second),
 	}
 	if !short {
-		out = append(out, kill, kill,
+		out = append(out, kill, kill, kill, kill,
 			proxied(actStallBroker, broker, false, 30*time.Second), // more than two heartbeats
 			proxied(actStallRedis, redis, false, 10*time.Second),
 			proxied(actCutKeeper, keeper, true, 3*time.Second), proxied(actStallKeeper, keeper, false, 6*time.Second))

@@ -39,8 +39,8 @@ func ShortConfig() Config {
 }
 
 // lowLimit is a delivery limit that is low, and that the deaths of a run do not use up by
-// chance: it took ten of one job.
-const lowLimit = 10
+// chance: it took fifteen of one job.
+const lowLimit = 15
 
 // deliveryLimit is what the queues are declared with; 0: nothing.
 func (c Config) deliveryLimit() int {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,7 +48,7 @@ var shares = [kinds]int{plain: 30, missing: 10, busy: 9, later: 6, delayed: 10, 
 
 // jobsPerDeadly is how many jobs there are for each that is deadly, as that is the death of
 // so many workers.
-const jobsPerDeadly = 1000
+const jobsPerDeadly = 2000
 
 // parked tells the kinds that take long.
 func (k kind) parked() bool { return k == later || k == delayed }
@@ -65,6 +66,7 @@ type task struct {
 	records int          // wanted before the replay
 	calls   int          // of the model, wanted after the replay
 	next    string       // the id of its callback, "" if it has none
+	alone   bool         // nothing that was done excuses another end
 
 	published time.Time
 	state     celery.State // found
@@ -219,24 +221,25 @@ func kwargs(h *host, t *task) map[string]json.RawMessage {
 	return map[string]json.RawMessage{"image_url": url}
 }
 
-// plan is the order of the kinds.
-func plan(jobs int, rng *rand.Rand) []kind {
+// plan is the order of the kinds. In a short run the trials have those after whose
+// violence the leases of dead workers have to run out.
+func plan(cfg Config, rng *rand.Rand) []kind {
+	shares := shares
+	shares[deadly] = cfg.Jobs / jobsPerDeadly
+	if cfg.Short {
+		shares[brief], shares[deadly] = 0, 0
+	}
 	var out []kind
-	for range max(1, jobs/jobsPerDeadly) {
-		out = append(out, deadly)
-	}
 	for k, share := range shares {
-		if kind(k) == deadly {
-			continue
+		n := share
+		if share > 0 && kind(k) != deadly {
+			n = max(1, cfg.Jobs*share/100)
 		}
-		for range max(1, jobs*share/100) {
-			out = append(out, kind(k))
-		}
+		out = append(out, slices.Repeat([]kind{kind(k)}, n)...)
 	}
-	for len(out) < jobs {
+	for len(out) < cfg.Jobs {
 		out = append(out, plain)
 	}
-	out = out[:jobs]
 	rng.Shuffle(len(out), func(i, k int) { out[i], out[k] = out[k], out[i] })
-	return out
+	return out[:cfg.Jobs]
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -20,7 +21,8 @@ type life struct {
 	killed bool      // it did not end in an orderly way
 
 	lost    []time.Time    // when it lost the broker
-	late    []time.Time    // when the broker ended a consumer of it
+	late    []time.Time    // when the broker ended a consumer of it,
+	torn    []time.Time    // and when its connection with that
 	givenUp map[string]int // returns that the worker itself has made, by task id
 }
 
@@ -31,13 +33,20 @@ const (
 	lineGivenUp = "job goes back to its queue"
 )
 
+// RabbitMQ may close the channel of a consumer twice over a time-out, and then takes the
+// second answer for a fault of the connection. A worker sees either that or the end.
+const (
+	twice = "expected 'channel.open'"
+	gone  = "channel/connection is not open"
+)
+
 // read finds in the log of a life how often it lost what it had.
 func (l *life) read() error {
 	text, err := os.ReadFile(l.log)
 	if err != nil {
 		return err
 	}
-	l.lost, l.late, l.givenUp = nil, nil, map[string]int{}
+	l.lost, l.late, l.torn, l.givenUp = nil, nil, nil, map[string]int{}
 	for line := range bytes.Lines(text) {
 		if !bytes.Contains(line, []byte(lineLost)) && !bytes.Contains(line, []byte(lineLate)) && !bytes.Contains(line, []byte(lineGivenUp)) {
 			continue
@@ -45,12 +54,15 @@ func (l *life) read() error {
 		var entry struct {
 			Time   time.Time
 			Msg    string
+			Error  string
 			TaskID string `json:"task_id"`
 		}
 		if json.Unmarshal(line, &entry) != nil {
 			continue // cut short by the end of the process
 		}
 		switch {
+		case strings.HasPrefix(entry.Msg, lineLost) && (strings.Contains(entry.Error, twice) || strings.Contains(entry.Error, gone)):
+			l.torn = append(l.torn, entry.Time)
 		case strings.HasPrefix(entry.Msg, lineLost):
 			l.lost = append(l.lost, entry.Time)
 		case strings.HasPrefix(entry.Msg, lineLate):
@@ -69,7 +81,7 @@ const closing = 3 * time.Second
 // lossesWithin counts how often the life lost its deliveries in a time.
 func (l *life) lossesWithin(from, to time.Time) int {
 	n := 0
-	for _, at := range l.lost {
+	for _, at := range slices.Concat(l.lost, l.torn) {
 		if at.After(from) && at.Add(-closing).Before(to) {
 			n++
 		}

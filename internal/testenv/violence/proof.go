@@ -44,6 +44,21 @@ func (r *run) deaths(t *task) (died, returned int) {
 	return died, returned
 }
 
+// losses counts how often any worker died or lost what it held while the task was open: it
+// cannot have been delivered more often, but for what workers give back themselves.
+func (r *run) losses(t *task) int {
+	r.crew.mu.Lock()
+	defer r.crew.mu.Unlock()
+	n := 0
+	for _, l := range r.crew.lives {
+		if !l.ended.IsZero() && l.ended.After(t.published) && l.ended.Before(endOf(t)) {
+			n++
+		}
+		n += l.lossesWithin(t.published, endOf(t))
+	}
+	return n
+}
+
 // stillAtWork returns a life that had begun a task and was there when it ended; nil if
 // there is none.
 func (r *run) stillAtWork(t *task) *life {
@@ -58,12 +73,15 @@ func (r *run) stillAtWork(t *task) *life {
 // excuse says why a job that would have succeeded may end for another reason: it is
 // proven that the harness has made it so. "" means that it may not.
 func (r *run) excuse(t *task, reason celery.Reason) string {
-	died, returned := r.deaths(t)
+	if t.alone {
+		return ""
+	}
+	died, _ := r.deaths(t)
 	switch {
 	case reason == failed.ReasonPoison && died >= maxCrashes-1: // the first delivery is not counted
 		return fmt.Sprintf("%d processes died of it", died)
-	case reason == rabbit.DeliveryLimit && r.limit > 0 && died+returned > r.limit:
-		return fmt.Sprintf("%d processes died of it, %d times it was taken back", died, returned)
+	case reason == rabbit.DeliveryLimit && r.limit > 0 && r.losses(t) > r.limit:
+		return fmt.Sprintf("%d processes died of it, and all workers lost what they held %d times while it was open", died, r.losses(t))
 	case reason == rabbit.Expired && t.kind == brief && endOf(t).Sub(t.published) > briefTTL && r.stillAtWork(t) == nil:
 		return "it waited too long, or who ran it died"
 	}
@@ -158,6 +176,7 @@ func clock(t time.Time) string { return t.UTC().Format("15:04:05.000") }
 func (r *run) countLosses() {
 	for _, l := range r.crew.lives {
 		r.tally.add(actLate, len(l.late))
+		r.tally.add(actLateSession, len(l.torn))
 		untouched := 0
 		for _, at := range l.lost {
 			if !l.slot.wasTouched(at) {

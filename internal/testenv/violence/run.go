@@ -84,8 +84,11 @@ func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
 	if left := r.settle(ctx, cfg.Settle); left != "" {
 		r.tally.fault("not settled within %v: %s", cfg.Settle, left)
 	}
-	if err := r.trial(ctx); err != nil {
+	if err := r.trials(ctx); err != nil {
 		return nil, fmt.Errorf("trial: %w", err)
+	}
+	if left := r.settle(ctx, cfg.Settle); left != "" {
+		r.tally.fault("not settled within %v of the trials: %s", cfg.Settle, left)
 	}
 	if err := r.account(ctx, false); err != nil {
 		return nil, err
@@ -152,7 +155,7 @@ func (r *run) rage(ctx context.Context) error {
 	}
 	start(2, gap, workerActs(r.crew, r.random(3), r.cfg.Short))
 	start(4, serverGap, serverActs(r.crew, r.random(5), r.cfg.Short))
-	err := publishAll(ctx, r.cfg, r.ledger, r.producer, r.factory, plan(r.cfg.Jobs, r.random(8)))
+	err := publishAll(ctx, r.cfg, r.ledger, r.producer, r.factory, plan(r.cfg, r.random(8)))
 	if err == nil {
 		r.tally.say("all is published")
 		decks.Wait()

@@ -4,42 +4,67 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
-// What the jobs of the trial may take: those that nothing holds up, and those with a
-// callback once it can be published.
+// trialLimit is what jobs of a trial may take at most that nothing holds up.
 const trialLimit = 10 * time.Second
 
-// trial publishes jobs when no violence is done any more, some of them to a destination
-// without a majority and some whose next step can never be published: these end at
-// once, and the others are not held up. It needs that all is settled.
-func (r *run) trial(ctx context.Context) error {
+// trials do single kinds of violence to workers that have nothing else to bear, so that
+// it is exact what is to become of each job. They need that all is settled.
+func (r *run) trials(ctx context.Context) error {
+	for _, trial := range []func(context.Context) error{r.tryStuck, r.tryBrief, r.tryDeadly} {
+		if err := trial(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// try publishes jobs of these kinds and returns their tasks.
+func (r *run) try(ctx context.Context, order []kind) ([]*task, error) {
+	before := len(r.ledger.tasks())
+	err := publishJobs(ctx, r.ledger, r.producer, r.factory, order)
+	return r.ledger.tasks()[before:], err
+}
+
+// reconnect cuts the connections of all workers to the broker.
+func (r *run) reconnect() error {
+	for _, w := range r.crew.slots {
+		defer w.touching()()
+		w.broker.Cut()
+		if err := w.broker.Mend(); err != nil {
+			return err
+		}
+		r.tally.did(actCutBroker)
+	}
+	return nil
+}
+
+// tryStuck has callbacks to a destination that has no majority, to which the workers'
+// channels have never published, beside next steps that can never be published and
+// others that can: only the callbacks wait.
+func (r *run) tryStuck(ctx context.Context) error {
 	if err := r.servers.suspendQueue(ctx); err != nil {
 		return err
 	}
 	r.tally.did(actStuck)
-	var order []kind
-	for range 6 {
-		order = append(order, linked, plain, unsayable, plain, chain)
+	err := r.reconnect()
+	var tried []*task
+	if err == nil {
+		tried, err = r.try(ctx, slices.Repeat([]kind{linked, plain, unsayable, plain, chain}, 6))
 	}
-	before := len(r.ledger.tasks())
-	err := publishJobs(ctx, r.ledger, r.producer, r.factory, order)
-	tried := r.ledger.tasks()[before:]
 	if err == nil {
 		r.untilEnded(ctx, tried, "while a destination has no majority", func(t *task) bool { return t.kind != linked })
 	}
-	early := 0
 	for _, t := range tried {
 		if t.kind == linked && r.ledger.hasEnded(t) {
-			early++
+			r.taskFault(t, "trial", "it ended although its callback was not confirmed")
 		}
 	}
-	if early > 0 {
-		r.tally.fault("trial: %d jobs ended although their callback was not confirmed", early)
-	}
-	if resumeErr := r.servers.resumeQueue(ctx); resumeErr != nil || err != nil {
-		return errors.Join(err, resumeErr)
+	if err = errors.Join(err, r.servers.resumeQueue(ctx)); err != nil {
+		return err
 	}
 	r.untilEnded(ctx, tried, "when it has one again", func(*task) bool { return true })
 	for _, t := range tried {
@@ -47,12 +72,52 @@ func (r *run) trial(ctx context.Context) error {
 			r.taskFault(t, "trial", fmt.Sprintf("begun %d times, want once: nothing kept it from its end", n))
 		}
 	}
-	r.tally.say("trial: %d tasks", len(tried))
 	return nil
 }
 
-// untilEnded waits until those tasks have ended that count, for trialLimit at most.
+// tryBrief cuts the connections of workers that run jobs whose messages are older than
+// their queue keeps them: the broker lets these run out, and the runs go on.
+func (r *run) tryBrief(ctx context.Context) error {
+	tried, err := r.try(ctx, slices.Repeat([]kind{brief}, 2*r.cfg.Workers))
+	if err == nil {
+		err = pause(ctx, briefTTL+300*time.Millisecond)
+	}
+	if err == nil {
+		err = r.reconnect()
+	}
+	if err != nil {
+		return err
+	}
+	r.untilEnded(ctx, tried, "run out under work", func(*task) bool { return true })
+	for _, t := range tried {
+		t.alone = true
+	}
+	return nil
+}
+
+// tryDeadly has a job that kills its workers, beside others.
+func (r *run) tryDeadly(ctx context.Context) error {
+	tried, err := r.try(ctx, append([]kind{deadly}, slices.Repeat([]kind{plain}, 10)...))
+	if err != nil {
+		return err
+	}
+	r.untilEndedWithin(ctx, tried, "killing their workers", (maxCrashes+2)*trialLimit/2, func(*task) bool { return true })
+	for _, t := range tried {
+		died, _ := r.deaths(t)
+		if t.kind == deadly && died != maxCrashes {
+			r.taskFault(t, "trial", fmt.Sprintf("%d workers died of it, want %d", died, maxCrashes))
+		}
+		t.alone = t.kind != deadly
+	}
+	return nil
+}
+
 func (r *run) untilEnded(ctx context.Context, tried []*task, when string, counts func(*task) bool) {
+	r.untilEndedWithin(ctx, tried, when, trialLimit, counts)
+}
+
+// untilEndedWithin waits until those tasks have ended that count.
+func (r *run) untilEndedWithin(ctx context.Context, tried []*task, when string, limit time.Duration, counts func(*task) bool) {
 	began := time.Now()
 	for {
 		open := 0
@@ -65,8 +130,8 @@ func (r *run) untilEnded(ctx context.Context, tried []*task, when string, counts
 			r.tally.say("trial: %s, all have ended within %.1fs", when, time.Since(began).Seconds())
 			return
 		}
-		if time.Since(began) > trialLimit {
-			r.tally.fault("trial: %s, %d tasks have not ended within %v that nothing holds up", when, open, trialLimit)
+		if time.Since(began) > limit {
+			r.tally.fault("trial: %s, %d tasks have not ended within %v that nothing holds up", when, open, limit)
 			return
 		}
 		if pause(ctx, 50*time.Millisecond) != nil {
