@@ -3,7 +3,7 @@
 # make test   every check; installs what is missing (scripts/setup)
 # make newest the tests of the newest RabbitMQ and Valkey alone
 # make matrix each pair of releases of RabbitMQ and of Redis or Valkey; writes docs/tested-with.md
-# make violence   ten minutes of kill -9, restarts and cut connections, and an account of every job
+# make violence   twelve minutes of kill -9, restarts, lost rights and time-outs, and an account of every job
 # make build  bin/onceover, static
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -35,8 +35,9 @@ matrix:
 celery-suite: setup
 	ONCEOVER_TEST_SUITE=all scripts/test unit ./e2e/suite -timeout 30m
 
-# Workers killed at random and at each crash point, servers restarted, killed and full,
-# connections cut; then every job is accounted for. FLAGS="-seed 7 -jobs 8000"
+# Workers killed at random and at each crash point, servers restarted, killed, full and
+# without rights for the workers, connections cut, consumers ended by the broker; then every
+# job is accounted for. FLAGS="-seed 7 -rabbitmq 4.3 -redis valkey-9"
 violence:
 	go run ./internal/testenv/cmd/violence -jobs 6000 $(FLAGS)
 

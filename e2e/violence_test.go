@@ -7,9 +7,11 @@ import (
 	"onceover/internal/testenv/violence"
 )
 
-// TestViolence is a minute of "make violence": workers die at random and at every
+// TestViolence is the short form of "make violence": workers die at random and at every
 // crash point that does not leave asynq waiting, RabbitMQ and Redis are restarted,
-// connections cut, Redis is full. Then every job is accounted for.
+// connections cut, Redis is full, passwords and rights are taken away, consumers ended by
+// the broker, messages run out under work, a destination has no majority. Then every job is
+// accounted for. It takes 80 s, as each enemy needs its time.
 func TestViolence(t *testing.T) {
 	testenv.RequireServers(t)
 	t.Parallel()

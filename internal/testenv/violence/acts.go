@@ -160,22 +160,22 @@ func serverActs(c *crew, rng *rand.Rand, short bool) []act {
 		{actRedis, func(ctx context.Context) error { return s.restartRedis(ctx, away(ctx, 2*time.Second)) }},
 		{actFull, func(ctx context.Context) error { return s.fill(ctx, away(ctx, long(2, 4)*time.Second)) }},
 		{actPassword, func(ctx context.Context) error {
-			return wrongPassword(ctx, s.admin, away(ctx, long(5, 16)*time.Second))
+			return wrongPassword(ctx, s.admin, away(ctx, long(5, 8)*time.Second))
 		}},
 		{actRights, func(ctx context.Context) error {
-			return noRights(ctx, s.admin, rng, away(ctx, long(3, 10)*time.Second))
+			return noRights(ctx, s.admin, rng, away(ctx, long(3, 5)*time.Second))
 		}},
 		{actKeepPassword, func(ctx context.Context) error {
-			return wrongPassword(ctx, s.keepAdmin, away(ctx, long(3, 10)*time.Second))
+			return wrongPassword(ctx, s.keepAdmin, away(ctx, long(3, 5)*time.Second))
 		}},
 		{actKeepRights, func(ctx context.Context) error {
-			return noRights(ctx, s.keepAdmin, rng, away(ctx, long(3, 10)*time.Second))
+			return noRights(ctx, s.keepAdmin, rng, away(ctx, long(3, 5)*time.Second))
 		}},
 		stuck(4 * time.Second),
 	}
 	if !short {
 		kill := act{actKeeper, func(ctx context.Context) error { return s.killKeeper(ctx, away(ctx, 2*time.Second)) }}
-		out = append(out, kill, kill, rabbit, stuck(70*time.Second)) // longer than a worker waits for a confirm
+		out = append(out, kill, kill, rabbit, stuck(64*time.Second)) // longer than a worker waits for a confirm
 	}
 	return out
 }

@@ -3,8 +3,12 @@ package violence
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -17,6 +21,7 @@ type life struct {
 	slot *slot
 	log  string
 
+	began  time.Time
 	ended  time.Time // zero while it runs
 	killed bool      // it did not end in an orderly way
 
@@ -72,6 +77,38 @@ func (l *life) read() error {
 		}
 	}
 	return nil
+}
+
+// timedOut finds in RabbitMQ's log which slot's consumer it has ended, and when: a worker
+// that has stopped consuming itself does not tell.
+var timedOut = regexp.MustCompile(`(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+\d\d:\d\d) \[warning\].* Consumer '[^']*celery@violence(\d+)/\d+'.* has timed out`)
+
+// readTimeouts adds to the lives what RabbitMQ's log says of their time-outs.
+func (c *crew) readTimeouts(log string) error {
+	text, err := os.ReadFile(log)
+	if err != nil {
+		return err
+	}
+	for _, m := range timedOut.FindAllSubmatch(text, -1) {
+		at, err := time.Parse("2006-01-02 15:04:05.999999-07:00", string(m[1]))
+		if err != nil {
+			return fmt.Errorf("%s: %w", log, err)
+		}
+		for _, l := range c.lives {
+			there := l.began.Before(at) && (l.ended.IsZero() || l.ended.After(at))
+			if strconv.Itoa(l.slot.n) == string(m[2]) && there && !l.knows(at) {
+				l.late = append(l.late, at)
+			}
+		}
+	}
+	return nil
+}
+
+// knows reports whether a loss at this time has been noted already.
+func (l *life) knows(at time.Time) bool {
+	return slices.ContainsFunc(slices.Concat(l.late, l.torn), func(o time.Time) bool {
+		return o.Sub(at).Abs() < closing
+	})
 }
 
 // closing is how long a session that is lost may take to be closed, before that is
@@ -137,7 +174,7 @@ func (w *slot) wasTouched(at time.Time) bool {
 	return false
 }
 
-// readLives reads the logs of all lives.
+// readLives reads the logs of all lives, and RabbitMQ's.
 func (c *crew) readLives() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -146,7 +183,7 @@ func (c *crew) readLives() error {
 			return err
 		}
 	}
-	return nil
+	return c.readTimeouts(filepath.Join(c.cfg.Dir, "rabbitmq", "rabbitmq.log"))
 }
 
 // kill ends the process of a life, if it is still there.

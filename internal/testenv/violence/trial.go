@@ -14,7 +14,7 @@ const trialLimit = 10 * time.Second
 // trials do single kinds of violence to workers that have nothing else to bear, so that
 // it is exact what is to become of each job. They need that all is settled.
 func (r *run) trials(ctx context.Context) error {
-	for _, trial := range []func(context.Context) error{r.tryStuck, r.tryBrief, r.tryDeadly} {
+	for _, trial := range []func(context.Context) error{r.tryStuck, r.tryBrief, r.tryLate, r.tryDeadly} {
 		if err := trial(ctx); err != nil {
 			return err
 		}
@@ -42,9 +42,10 @@ func (r *run) reconnect() error {
 	return nil
 }
 
-// tryStuck has callbacks to a destination that has no majority, to which the workers'
-// channels have never published, beside next steps that can never be published and
-// others that can: only the callbacks wait.
+// tryStuck has callbacks to a destination that has no majority, beside next steps that
+// can never be published and others that can: only the callbacks wait. The workers'
+// channels have never published to that destination, and have to other queues: RabbitMQ
+// does nothing more for a channel whose first message to a quorum queue meets no majority.
 func (r *run) tryStuck(ctx context.Context) error {
 	if err := r.servers.suspendQueue(ctx); err != nil {
 		return err
@@ -53,6 +54,10 @@ func (r *run) tryStuck(ctx context.Context) error {
 	err := r.reconnect()
 	var tried []*task
 	if err == nil {
+		tried, err = r.try(ctx, slices.Repeat([]kind{busy}, 4*r.cfg.Workers)) // retries are published
+	}
+	if err == nil {
+		r.untilEnded(ctx, tried, "connected anew", func(*task) bool { return true })
 		tried, err = r.try(ctx, slices.Repeat([]kind{linked, plain, unsayable, plain, chain}, 6))
 	}
 	if err == nil {
@@ -90,6 +95,23 @@ func (r *run) tryBrief(ctx context.Context) error {
 	}
 	r.untilEnded(ctx, tried, "run out under work", func(*task) bool { return true })
 	for _, t := range tried {
+		t.alone = true
+	}
+	return nil
+}
+
+// tryLate has jobs that take longer than the broker waits for their acknowledgement: who
+// gets them then waits for their end, and nothing is asked twice.
+func (r *run) tryLate(ctx context.Context) error {
+	tried, err := r.try(ctx, slices.Repeat([]kind{slow}, r.cfg.Workers))
+	if err != nil {
+		return err
+	}
+	r.untilEnded(ctx, tried, "taken back by the broker", func(*task) bool { return true })
+	for _, t := range tried {
+		if calls := r.servers.host.callsOf(t.picture); len(calls) != 1 {
+			r.taskFault(t, "trial", fmt.Sprintf("%d calls of the model, want 1%s", len(calls), r.visits(calls)))
+		}
 		t.alone = true
 	}
 	return nil

@@ -166,7 +166,7 @@ func (w *slot) own(ctx context.Context) {
 func (w *slot) open(point string) (*testenv.Program, *life, error) {
 	cfg, s := w.crew.cfg, w.crew.servers
 	w.lives++
-	l := &life{slot: w, name: fmt.Sprintf("%d-%03d", w.n, w.lives)}
+	l := &life{slot: w, began: time.Now(), name: fmt.Sprintf("%d-%03d", w.n, w.lives)}
 	l.log = filepath.Join(cfg.Dir, "log", "worker"+l.name+".log")
 	cmd := exec.Command(s.program, "worker")
 	cmd.Env = append(s.environment(w.broker.Addr(), w.redis.Addr(), w.keeper.Addr()),
