@@ -9,7 +9,6 @@ import (
 	"go.uber.org/zap"
 
 	"onceover/celery"
-	"onceover/internal/crash"
 	"onceover/rabbit"
 )
 
@@ -119,7 +118,6 @@ func (j *job) resume(jobs context.Context) error {
 	if err := j.publish(ctx, m); err != nil {
 		return stopped(ctx, err)
 	}
-	crash.Point("resume-before-ack")
 	ackErr := j.ack()
 	j.w.metrics.jobs.WithLabelValues(j.w.taskLabel(j.req.Task), outcomeResumed).Inc()
 	j.w.log.Warn("job whose process died is published once more: its message had run out in its queue",
