@@ -55,8 +55,8 @@ func outlastConsumerTimeout(t *testing.T, server *testenv.Rabbit) {
 	if line := ended.All()[0]; line.ContextMap()["queue"] != "slow" || !strings.Contains(line.Message, "consumer time-out") {
 		t.Errorf("got line %q, %v, want queue slow, and that it may be a consumer time-out", line.Message, line.ContextMap())
 	}
-	// The delivery comes again, to the same worker. Nothing of it is given to a handler.
-	b.until(func() bool { return b.consumers("slow") == 1 && b.left("slow") == 0 })
+	// The delivery comes again, to the same worker. (4.3 counts the consumer that timed out, too.)
+	b.until(func() bool { return b.consumers("slow") > 0 && b.left("slow") == 0 })
 	close(g.release)
 	if m := b.wait(id); m.Status != celery.Success {
 		t.Errorf("got %s, want SUCCESS", m.Status)
