@@ -71,7 +71,7 @@ func TestMessageExpiresAtADeath(t *testing.T) {
 	g := newGate()
 	id := b.expireAtWork(g, g.entered)
 	b.dies(id)
-	<-g.entered
+	b.until(func() bool { return g.runs.Load() == 2 })
 	close(g.release)
 	if m := b.wait(id); m.Status != celery.Success {
 		t.Errorf("got %s, want SUCCESS", m.Status)
