@@ -8,10 +8,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"onceover/celery"
 	"onceover/failed"
@@ -48,6 +46,7 @@ type job struct {
 
 	admitted bool          // by the rate limit of its task
 	delayed  bool          // something that the job needs was away, and the log says so
+	looks    int           // how often another run had the id
 	seen     bool          // delivered before, or published again: another run may be at work, or have been
 	twice    bool          // the message may have been published twice
 	past     celery.Stored // on record of a job that was seen and has not ended
@@ -122,19 +121,6 @@ func (w *Worker) handle(jobs context.Context, c *consumer, d *rabbit.Delivery, p
 	if err != nil {
 		j.returned(jobs, err)
 	}
-}
-
-// returned gives a delivery back that was not acknowledged: its session is lost, or the worker
-// stops, or it has met a fault of our own.
-func (j *job) returned(jobs context.Context, err error) {
-	if !errors.Is(err, errStopping) && !errors.Is(err, errSessionLost) {
-		j.w.log.Error("job goes back to its queue", j.fields(zap.Error(err))...)
-		_ = pause(jobs, time.Second)
-	}
-	if jobs.Err() != nil && j.phase >= active && !j.hasAcked() {
-		j.w.returned.Add(1)
-	}
-	j.giveBack()
 }
 
 // travelSafely is travel, and survives a panic outside of the handler. The begin of such a
@@ -215,13 +201,6 @@ func (j *job) rounds(jobs, waits context.Context) error {
 	}
 }
 
-// givenUp is the verdict for a job that did not end and cannot be given back, as it was
-// acknowledged early.
-func (j *job) givenUp(v verdict, err error) verdict {
-	return v.instead(&celery.Exception{Type: "WorkerLostError", Module: celery.ModuleBilliard, Args: []any{
-		fmt.Sprintf("the task did not end, and its message had been acknowledged before it began: %v", err)}, Err: err})
-}
-
 // lock keeps another delivery of the same id from running in this process. A producer that
 // publishes once more because it did not see the confirm makes one; a task acknowledged early
 // does not mind, nor would Celery.
@@ -275,33 +254,6 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 		waits = jobs // the broker does not have it any more
 	}
 	return true, j.w.obstacleOver(waits)
-}
-
-// mayRun takes the id of the job, which may have ended in another run while this one waited. If
-// the job does not go on, it is at its end, or has to go round once more.
-func (j *job) mayRun(jobs, waits context.Context) (goOn, again bool, err error) {
-	if j.hasRun() {
-		now, err := j.book.Look(waits, j.req.ID)
-		if err == nil && j.overtaken(j.since, now) {
-			return false, false, j.concludeOther(jobs, now)
-		}
-		return err == nil, false, err
-	}
-	if done, err := j.endedBefore(jobs, waits); done || err != nil {
-		return false, false, err
-	}
-	taken, err := j.begin(waits, false)
-	switch {
-	case err != nil:
-		return false, false, err
-	case !taken:
-		// Another worker runs the same id, which was published twice. Its end is this job's.
-		j.seen, j.twice = true, true
-		return false, true, j.holdFor(waits, time.Second)
-	case j.seen && j.overtaken(j.past, j.since):
-		return false, false, j.concludeOther(jobs, j.since)
-	}
-	return true, false, nil
 }
 
 // waitForSlot waits for the task's rate limit, and for a slot. A job that waits for a rate limit
@@ -384,112 +336,6 @@ func (j *job) holdFor(waits context.Context, wait time.Duration) error {
 	return pause(waits, wait)
 }
 
-// endedBefore concludes a job that has been seen before and has ended in another run, or whose
-// attempt has: then the next one has been published.
-func (j *job) endedBefore(jobs, waits context.Context) (done bool, err error) {
-	if !j.seen {
-		return false, nil
-	}
-	now, over, err := j.book.Past(waits, j.req.ID, j.twice, j.message.Own.Since)
-	if err != nil {
-		return false, err
-	}
-	retried := now.Meta != nil && now.Meta.Status == celery.Retried && now.Meta.Attempt() >= j.req.Attempt()
-	if !over && !retried {
-		j.past = now
-		return false, nil
-	}
-	return true, j.concludeOther(jobs, now)
-}
-
-// saysAlive is how long a redelivered job waits for the run before it to say that it is alive. A
-// process learns at once that the broker has ended its connection or its consumer.
-const saysAlive = 1500 * time.Millisecond
-
-// takeOver takes the id of a redelivered job from the run before it, which has died or has lost
-// its connection. One that goes on is waited for: its end is this job's.
-func (j *job) takeOver(jobs, waits context.Context) (done bool, err error) {
-	if !j.delivery.Redelivered || j.task.AckEarly {
-		return false, nil
-	}
-	for wait, steal := saysAlive, false; ; wait, steal = time.Second, true {
-		taken, err := j.begin(waits, steal)
-		switch {
-		case err != nil:
-			return false, err
-		case taken && j.overtaken(j.past, j.since):
-			return true, j.concludeOther(jobs, j.since)
-		case taken:
-			return false, nil
-		}
-		if err := j.holdFor(waits, wait); err != nil {
-			return false, err
-		}
-		if done, err := j.endedBefore(jobs, waits); done || err != nil {
-			return done, err
-		}
-	}
-}
-
-// hasRun reports whether the job has its id already.
-func (j *job) hasRun() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.run != ""
-}
-
-// begin takes the id of the job for its run, and notes what is on record. With steal it takes it
-// away from another run: nobody knows whether that is alive. A task that is acknowledged early
-// may run twice, as in Celery.
-func (j *job) begin(ctx context.Context, steal bool) (taken bool, err error) {
-	if j.task.AckEarly {
-		j.since, err = j.book.Look(ctx, j.req.ID)
-		return true, err
-	}
-	run := uuid.NewString()
-	if j.since, taken, err = j.book.Begin(ctx, j.req.ID, run, steal); err != nil || !taken {
-		return false, err
-	}
-	if j.since.Ended() { // an earlier message's, as this one would have been recognised by now
-		if run, err = j.book.Earlier(ctx, j.req.ID, run, j.since); err != nil {
-			return false, err
-		}
-	}
-	j.setRun(run)
-	return true, nil
-}
-
-// setRun changes the name under which the job has its id, "" if it has not.
-func (j *job) setRun(run string) (before string) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	before, j.run = j.run, run
-	return before
-}
-
-// release gives the id of the job back, after a verdict or without one. That of a job that has
-// failed or was revoked stays marked: a message that comes again must be told from another one
-// with the same id. A lease that stays by mistake runs out.
-func (j *job) release(v verdict, acked bool) {
-	run := j.setRun("")
-	if run == "" {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	var err error
-	if state := v.state(); state == celery.Failure || state == celery.Revoked {
-		if err = j.book.Ended(ctx, j.req.ID, run); err == nil && acked {
-			err = j.book.Acknowledged(ctx, j.req.ID)
-		}
-	} else {
-		err = j.book.Release(ctx, j.req.ID, run)
-	}
-	if err != nil {
-		j.w.log.Debug("id not released", zap.String("task_id", j.req.ID), zap.Error(err))
-	}
-}
-
 // attempt runs the handler once and returns the verdict. An error means that the job has to go
 // back.
 func (j *job) attempt(jobs context.Context) (verdict, error) {
@@ -547,166 +393,10 @@ func (j *job) recordStarted(ctx context.Context) error {
 	return err
 }
 
-// concludeOther concludes a job that has ended in another run, of which the end is on record:
-// the process that recorded it may have died right after.
-func (j *job) concludeOther(jobs context.Context, now celery.Stored) error {
-	j.recorded, j.again = true, true
-	return j.conclude(jobs, verdictOn(now.Meta))
-}
-
-// settlePause is the first pause before a verdict is carried out once more; it grows to
-// maxSettlePause.
-const (
-	settlePause    = time.Second
-	maxSettlePause = time.Minute
-)
-
-// conclude carries out a verdict, acknowledges the delivery, counts and logs. The work is done:
-// its outcome is still stored when the worker stops. What goes wrong is tried again here, as
-// the broker would count a return, and drop the job after some. The error is that the worker
-// stops.
-func (j *job) conclude(jobs context.Context, v verdict) error {
-	ctx, done := lingering(jobs, lastWrites)
-	defer done()
-	j.place.leave()
-	j.enter(settled)
-	if !j.recorded && j.started.IsZero() && !j.hasRun() && j.req.ID != "" && v.state() != "" {
-		// It has not run, nor will it: nobody else has to.
-		if done, err := j.endedBefore(jobs, ctx); done || err != nil {
-			return err
-		}
-		if _, err := j.begin(ctx, true); err != nil {
-			return stopped(ctx, err)
-		}
-		if j.seen && j.overtaken(j.past, j.since) {
-			return j.concludeOther(jobs, j.since)
-		}
-	}
-	slow := time.AfterFunc(time.Second, func() { j.w.holdMore(j.consumer) })
-	defer func() {
-		if !slow.Stop() {
-			j.consumer.held.Add(-1)
-		}
-	}()
-	for wait, logged := settlePause, ""; ; wait = min(2*wait, maxSettlePause) {
-		j.again = j.again || j.seen || j.consumer.lost()
-		var err error
-		v, err = j.settle(ctx, v)
-		if j.recorded {
-			j.verdict = v
-		}
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return stopped(ctx, err)
-		}
-		if logged != err.Error() {
-			logged = err.Error()
-			j.w.log.Error("the outcome of a task cannot be stored, trying again", j.fields(zap.Error(err))...)
-		}
-		if err := pause(ctx, wait); err != nil {
-			return err
-		}
-		j.again = true
-	}
-	j.tellEnd(v)
-	if v.fate == requeue {
-		j.giveBack()
-		return nil
-	}
-	j.end(v)
-	return nil
-}
-
-// stopped is err with the reason for which ctx has ended, if it has.
-func stopped(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
-		return fmt.Errorf("%w: %w", cause, err)
-	}
-	return err
-}
-
-// end acknowledges, counts and logs: the one line of the job's outcome.
-func (j *job) end(v verdict) {
-	j.uncountSoon()
-	var extra []zap.Field
-	ackErr := j.ack()
-	if ackErr != nil {
-		extra = append(extra, zap.Bool("ack_lost", true))
-	}
-	j.release(v, ackErr == nil)
-	name := j.w.taskLabel(j.task.Name)
-	j.w.metrics.jobs.WithLabelValues(name, v.outcome).Inc()
-	took := time.Since(j.received)
-	extra = append(extra, zap.Bool("redelivered", j.delivery.Redelivered))
-	if j.death != nil {
-		j.endOfDeath(v, extra)
-		return
-	}
-	switch v.outcome {
-	case outcomeRetry:
-		j.w.log.Warn("task will be retried", j.fields(append(extra, zap.Error(v.err), zap.Float64("wait_seconds", v.wait.Seconds()))...)...)
-		return
-	case outcomeRefused:
-		j.w.log.Error("message refused and kept as a failed job", j.fields(append(extra, zap.String("reason", string(v.reason)), zap.Error(v.err))...)...)
-		return
-	}
-	j.w.metrics.duration.WithLabelValues(name).Observe(took.Seconds())
-	extra = append(extra, zap.String("state", string(v.state())), zap.Float64("duration_seconds", took.Seconds()),
-		zap.Bool("duplicate", v.outcome == outcomeDuplicate))
-	if v.exc != nil && v.outcome != outcomeDuplicate {
-		extra = append(extra, zap.Error(v.exc))
-	}
-	if m, ok := v.value.(zapcore.ObjectMarshaler); ok && v.outcome == outcomeSuccess {
-		extra = append(extra, zap.Inline(m))
-	}
-	j.w.log.Info("task finished", j.fields(extra...)...)
-}
-
 func (j *job) enter(p phase) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.phase = p
-}
-
-// ack acknowledges the delivery, once. An error means that its channel is gone:
-// the broker will deliver the job again, and it will be recognised.
-func (j *job) ack() error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.acked {
-		return nil
-	}
-	j.acked = true
-	if j.consumer.lost() {
-		return errSessionLost // the broker has taken the delivery back
-	}
-	return j.delivery.Ack()
-}
-
-// giveBack returns the delivery to its queue, to run elsewhere or later. An
-// error means that its session is gone, and the broker has done so itself.
-func (j *job) giveBack() {
-	j.uncountSoon()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.acked {
-		return
-	}
-	j.acked = true
-	if j.consumer.lost() {
-		return
-	}
-	if err := j.delivery.Requeue(); err == nil {
-		j.w.metrics.jobs.WithLabelValues(j.w.taskLabel(j.req.Task), outcomeReturned).Inc()
-	}
-}
-
-func (j *job) hasAcked() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.acked
 }
 
 func (j *job) receivedFields() map[string]any {
