@@ -11,7 +11,7 @@ import (
 // Config says how much of it.
 type Config struct {
 	Jobs        int           // messages to publish; default 3000
-	Workers     int           // worker processes; default 3
+	Workers     int           // worker processes; default 4, 3 in a short run
 	Concurrency int           // of each; default 10
 	Seed        uint64        // of everything that is random; default 1
 	Duration    time.Duration // how long jobs are published and violence is done; default 6 min
@@ -28,13 +28,13 @@ type Config struct {
 
 // DefaultConfig returns the documented defaults.
 func DefaultConfig() Config {
-	return Config{Jobs: 3000, Workers: 3, Concurrency: 10, Seed: 1, Duration: 6 * time.Minute, Settle: 5 * time.Minute, Log: os.Stderr}
+	return Config{Jobs: 3000, Workers: 4, Concurrency: 10, Seed: 1, Duration: 6 * time.Minute, Settle: 5 * time.Minute, Log: os.Stderr}
 }
 
 // ShortConfig returns those of a run of about a minute.
 func ShortConfig() Config {
 	c := DefaultConfig()
-	c.Jobs, c.Duration, c.Settle, c.Short = 240, 25*time.Second, 150*time.Second, true
+	c.Jobs, c.Workers, c.Duration, c.Settle, c.Short = 240, 3, 25*time.Second, 150*time.Second, true
 	return c
 }
 

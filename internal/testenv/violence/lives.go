@@ -38,8 +38,9 @@ const (
 	lineGivenUp = "job goes back to its queue"
 )
 
-// RabbitMQ may close the channel of a consumer twice over a time-out, and then takes the
-// second answer for a fault of the connection. A worker sees either that or the end.
+// RabbitMQ may close the channel of a consumer twice over a time-out. It takes the second
+// answer for a fault of the connection, and the worker logs that, or that the connection
+// was not open any more.
 const (
 	twice = "expected 'channel.open'"
 	gone  = "channel/connection is not open"
@@ -145,9 +146,9 @@ type visit struct {
 // window is a time in which the connection of a worker to the broker may be lost.
 type window struct{ from, to time.Time }
 
-// after is how long after an act a connection may still be lost over it, and that be
-// logged.
-const after = 10 * time.Second
+// aftermath is how long after an act a connection may still be lost over it, and the
+// worker log that.
+const aftermath = 10 * time.Second
 
 // touching notes that the slot's connection to the broker may be lost from now on; the
 // caller calls the result when it may not any more.
@@ -159,7 +160,7 @@ func (w *slot) touching() (done func()) {
 	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.touched[i].to = time.Now().Add(after)
+		w.touched[i].to = time.Now().Add(aftermath)
 	}
 }
 

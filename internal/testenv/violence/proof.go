@@ -2,6 +2,8 @@ package violence
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"onceover/celery"
@@ -136,8 +138,8 @@ func (r *run) countCalls() {
 	}
 }
 
-// inFlight counts the calls for a task that were in flight when their worker died or lost
-// the job: the last ones that were made until then.
+// inFlight counts the calls for a task that were the last ones when their worker died or
+// lost the job.
 func (r *run) inFlight(t *task, calls []visit) int {
 	n := 0
 	for i, c := range calls {
@@ -171,10 +173,11 @@ func (r *run) visits(calls []visit) (text string) {
 
 func clock(t time.Time) string { return t.UTC().Format("15:04:05.000") }
 
-// countLosses counts how often the broker ended a consumer, and wants each lost session to
-// be one that we have touched, and no job to be returned again and again.
+// countLosses counts how often the broker ended a consumer. A session that is lost although
+// nobody has touched it is a fault, and so is a job that a worker returns again and again.
 func (r *run) countLosses() {
-	for _, l := range r.crew.lives {
+	for _, name := range slices.Sorted(maps.Keys(r.crew.lives)) {
+		l := r.crew.lives[name]
 		r.tally.add(actLate, len(l.late))
 		r.tally.add(actLateSession, len(l.torn))
 		untouched := 0
