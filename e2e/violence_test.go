@@ -11,7 +11,7 @@ import (
 // crash point that does not leave asynq waiting, RabbitMQ and Redis are restarted,
 // connections cut, Redis is full, passwords and rights are taken away, consumers ended by
 // the broker, messages run out under work, a destination has no majority. Then every job is
-// accounted for. It takes 80 s, as each enemy needs its time.
+// accounted for. It takes 90 s, as each enemy needs its time.
 func TestViolence(t *testing.T) {
 	testenv.RequireServers(t)
 	t.Parallel()

@@ -209,7 +209,7 @@ func (j *judge) deadly(t *task, reason celery.Reason, wrong func(string, ...any)
 	switch {
 	case reason != failed.ReasonPoison && j.excuse(t, reason) == "":
 		wrong("%s, want poison", j.unexcused(t, reason))
-	case died > maxCrashes+1:
+	case died > maxCrashes:
 		wrong("%d processes died of it, want %d", died, maxCrashes)
 	default:
 		j.report.Kinds[t.kind].Failed++

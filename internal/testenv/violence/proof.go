@@ -34,14 +34,16 @@ func (r *run) atWork(t *task) map[*life]time.Time {
 	return out
 }
 
-// deaths counts the processes that died while they had begun the task, returns the other
-// ways besides in which the broker got it back from them: a lost session, a time-out.
+// deaths counts the processes that died while they had begun the task, and the other ways
+// in which the broker got it back from those that had: a lost session, a time-out. A process
+// that died after that did not die of it, as it had lost it.
 func (r *run) deaths(t *task) (died, returned int) {
 	for l, from := range r.atWork(t) {
-		if l.diedWithin(from, endOf(t)) {
+		lost := l.lossesWithin(from, endOf(t))
+		if l.diedWithin(from, endOf(t)) && lost == 0 {
 			died++
 		}
-		returned += l.lossesWithin(from, endOf(t))
+		returned += lost
 	}
 	return died, returned
 }
