@@ -307,12 +307,14 @@ func (p *Publisher) laneOf(name string) (*lane, *line) {
 	return l, l.line
 }
 
-// retire closes the channel that was not used for the longest time, if there are too many. p.mu
+// retire closes the channels that were not used for the longest time, if there are too many. p.mu
 // is held.
 func (p *Publisher) retire() {
-	if len(p.lanes) < maxLanes {
-		return
+	for len(p.lanes) >= maxLanes && p.retireOne() {
 	}
+}
+
+func (p *Publisher) retireOne() bool {
 	oldest := ""
 	for name, l := range p.lanes {
 		idle := len(l.opening) == 0 && (l.line == nil || !l.line.busy())
@@ -321,12 +323,13 @@ func (p *Publisher) retire() {
 		}
 	}
 	if oldest == "" {
-		return
+		return false
 	}
 	if l := p.lanes[oldest].line; l != nil && !p.closing {
 		p.lines.Go(l.close)
 	}
 	delete(p.lanes, oldest)
+	return true
 }
 
 // newLineWithin opens a line within ctx. A broker that reads nothing, as in an alarm, does not

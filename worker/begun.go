@@ -24,13 +24,16 @@ func (j *job) killed(ctx context.Context) (*celery.Exception, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The first delivery was not counted, and this one has not begun.
-	if times < j.w.cfg.MaxCrashes {
+	deaths := times - 1 // this one has not begun
+	if j.delivery.Redelivered {
+		deaths++ // the first delivery was not counted
+	}
+	if deaths < j.w.cfg.MaxCrashes {
 		return nil, nil
 	}
 	j.setCounted("")
 	return &celery.Exception{Type: "WorkerLostError", Module: celery.ModuleBilliard, Args: []any{
-		fmt.Sprintf("work on the task has begun %d times and did not end: the processes that ran it seem to have died of it", times)}}, nil
+		fmt.Sprintf("work on the task has begun %d times and did not end: the processes that ran it seem to have died of it", deaths)}}, nil
 }
 
 // outlive says that the run goes on when its session is lost, and takes it out of the crash
@@ -39,9 +42,9 @@ func (j *job) killed(ctx context.Context) (*celery.Exception, error) {
 func (j *job) outlive(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
-	unwatch := context.AfterFunc(j.consumer.waits, func() {
+	unwatch := context.AfterFunc(j.consumer.gone, func() {
 		defer close(done)
-		if errors.Is(context.Cause(j.consumer.waits), errSessionLost) {
+		if errors.Is(context.Cause(j.consumer.gone), errSessionLost) {
 			j.sayAlive(ctx)
 			j.uncount(ctx)
 		}

@@ -32,8 +32,14 @@ func (w *Worker) acceptDead(jobs context.Context, c *consumer, raw amqp.Delivery
 		defer w.letGo(c, d)
 		death := d.Death(w.cfg.DefaultQueue)
 		j := &job{consumer: c, delivery: d, received: time.Now(), place: &place{}, death: &death, stop: func(error) {}}
-		if err := w.bury(jobs, j); err != nil {
-			j.release(verdict{}, false) // all of it is done once more
+		err := j.persist(func() error {
+			err := w.bury(jobs, j)
+			if err != nil {
+				j.release(verdict{}, false) // all of it is done once more
+			}
+			return err
+		})
+		if err != nil {
 			j.returned(jobs, err)
 		}
 	})
@@ -56,6 +62,12 @@ func (w *Worker) bury(jobs context.Context, j *job) error {
 		return err
 	}
 	defer unlock()
+	j.seen, j.twice = true, j.delivery.Own.Again
+	now, err := j.book.Look(j.consumer.waits, req.ID)
+	if err != nil {
+		return errors.Join(context.Cause(j.consumer.waits), err)
+	}
+	j.look(now)
 	died, err := j.untilNotAtWork()
 	if err != nil {
 		return err
@@ -63,7 +75,6 @@ func (w *Worker) bury(jobs context.Context, j *job) error {
 	if died && j.death.Reason == rabbit.Expired {
 		return j.resume(jobs)
 	}
-	j.seen, j.twice = true, j.delivery.Own.Again
 	return j.conclude(jobs, verdictOnDeath(*j.death, req))
 }
 

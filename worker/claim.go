@@ -10,31 +10,80 @@ import (
 	"onceover/celery"
 )
 
-// mayRun takes the id of the job, which may have ended in another run while this one waited. If
-// the job does not go on, it is at its end, or has to go round once more.
-func (j *job) mayRun(jobs, waits context.Context) (goOn, again bool, err error) {
-	if j.hasRun() {
-		now, err := j.book.Look(waits, j.req.ID)
-		if err == nil && j.overtaken(j.since, now) {
-			return false, false, j.concludeOther(jobs, now)
+// claim takes the id of the job for its run, and notes what is on record. A run of another message
+// with the id, or of an earlier delivery, is waited for, outside of the slots: its end is this
+// job's. done says that the job is concluded.
+//
+// A redelivered job takes the id from a run that does not say that it is alive. A task that is
+// acknowledged early may run twice, as in Celery.
+func (j *job) claim(jobs, waits context.Context) (done bool, err error) {
+	if j.task.AckEarly {
+		j.since, err = j.book.Look(waits, j.req.ID)
+		return false, err
+	}
+	run, from := uuid.NewString(), ""
+	for {
+		if done, err := j.endedBefore(jobs, waits); done || err != nil {
+			return done, err
 		}
-		return err == nil, false, err
+		now, holder, err := j.book.Begin(waits, j.req.ID, run, from)
+		if err != nil {
+			return false, err
+		}
+		if holder == run {
+			return j.claimed(jobs, waits, run, now)
+		}
+		j.meets(now)
+		wait := j.nextLook()
+		if j.delivery.Redelivered {
+			if wait = time.Second; holder != from {
+				wait = saysAlive
+			}
+			from = holder
+		}
+		if err := j.holdFor(waits, wait); err != nil {
+			return false, err
+		}
 	}
-	if done, err := j.endedBefore(jobs, waits); done || err != nil {
-		return false, false, err
+}
+
+// claimed notes that the job has its id.
+func (j *job) claimed(jobs, waits context.Context, run string, now celery.Stored) (done bool, err error) {
+	j.setRun(run)
+	if j.looked && j.overtaken(j.past, now) {
+		return true, j.concludeOther(jobs, now)
 	}
-	taken, err := j.begin(waits, false)
+	if j.since = now; !now.Ended() {
+		return false, nil
+	}
+	// The end of an earlier message: this one's would have been recognised by now.
+	if run, err = j.book.Earlier(waits, j.req.ID, run, now); err == nil {
+		j.setRun(run)
+	}
+	return false, err
+}
+
+// meets notes that another run has the id. If that has recorded its end already, the message came
+// after the end, and is another one, as of a producer that sends a failed job again; else it was
+// published twice.
+func (j *job) meets(now celery.Stored) {
 	switch {
-	case err != nil:
-		return false, false, err
-	case !taken:
-		// Another worker runs the same id, which was published twice. Its end is this job's.
-		j.seen, j.twice = true, true
-		return false, true, j.holdFor(waits, j.nextLook())
-	case j.seen && j.overtaken(j.past, j.since):
-		return false, false, j.concludeOther(jobs, j.since)
+	case j.delivery.Redelivered || j.seen:
+	case now.Ended():
+		j.message.Own.Since = now.Digest()
+	default:
+		j.twice = true
 	}
-	return true, false, nil
+	j.seen = true
+	j.look(now)
+}
+
+// look notes what was on record when the job was first looked up: an end that is there later and
+// is not in this is the job's own.
+func (j *job) look(now celery.Stored) {
+	if !j.looked {
+		j.looked, j.past = true, now
+	}
 }
 
 // endedBefore concludes a job that has been seen before and has ended in another run, or whose
@@ -48,9 +97,22 @@ func (j *job) endedBefore(jobs, waits context.Context) (done bool, err error) {
 		return false, err
 	}
 	retried := now.Meta != nil && now.Meta.Status == celery.Retried && now.Meta.Attempt() >= j.req.Attempt()
-	if !over && !retried {
-		j.past = now
+	if over || retried || j.looked && j.overtaken(j.past, now) {
+		return true, j.concludeOther(jobs, now)
+	}
+	j.look(now)
+	return false, nil
+}
+
+// endedSince concludes a job that has its id, and has ended in another run all the same: one that
+// had lost the id.
+func (j *job) endedSince(jobs, waits context.Context) (done bool, err error) {
+	if !j.seen {
 		return false, nil
+	}
+	now, err := j.book.Look(waits, j.req.ID)
+	if err != nil || !j.overtaken(j.since, now) {
+		return false, err
 	}
 	return true, j.concludeOther(jobs, now)
 }
@@ -66,57 +128,11 @@ func (j *job) nextLook() time.Duration {
 // process learns at once that the broker has ended its connection or its consumer.
 const saysAlive = 1500 * time.Millisecond
 
-// takeOver takes the id of a redelivered job from the run before it, which has died or has lost
-// its connection. One that goes on is waited for: its end is this job's.
-func (j *job) takeOver(jobs, waits context.Context) (done bool, err error) {
-	if !j.delivery.Redelivered || j.task.AckEarly {
-		return false, nil
-	}
-	for wait, steal := saysAlive, false; ; wait, steal = time.Second, true {
-		taken, err := j.begin(waits, steal)
-		switch {
-		case err != nil:
-			return false, err
-		case taken && j.overtaken(j.past, j.since):
-			return true, j.concludeOther(jobs, j.since)
-		case taken:
-			return false, nil
-		}
-		if err := j.holdFor(waits, wait); err != nil {
-			return false, err
-		}
-		if done, err := j.endedBefore(jobs, waits); done || err != nil {
-			return done, err
-		}
-	}
-}
-
 // hasRun reports whether the job has its id already.
 func (j *job) hasRun() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.run != ""
-}
-
-// begin takes the id of the job for its run, and notes what is on record. With steal it takes it
-// away from another run: nobody knows whether that is alive. A task that is acknowledged early
-// may run twice, as in Celery.
-func (j *job) begin(ctx context.Context, steal bool) (taken bool, err error) {
-	if j.task.AckEarly {
-		j.since, err = j.book.Look(ctx, j.req.ID)
-		return true, err
-	}
-	run := uuid.NewString()
-	if j.since, taken, err = j.book.Begin(ctx, j.req.ID, run, steal); err != nil || !taken {
-		return false, err
-	}
-	if j.since.Ended() { // an earlier message's, as this one would have been recognised by now
-		if run, err = j.book.Earlier(ctx, j.req.ID, run, j.since); err != nil {
-			return false, err
-		}
-	}
-	j.setRun(run)
-	return true, nil
 }
 
 // setRun changes the name under which the job has its id, "" if it has not.
@@ -132,18 +148,21 @@ func (j *job) setRun(run string) (before string) {
 // with the same id. A lease that stays by mistake runs out.
 func (j *job) release(v verdict, acked bool) {
 	run := j.setRun("")
-	if run == "" {
+	failed := v.state() == celery.Failure || v.state() == celery.Revoked
+	if run == "" && !(failed && acked && v.outcome == outcomeDuplicate) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	var err error
-	if state := v.state(); state == celery.Failure || state == celery.Revoked {
-		if err = j.book.Ended(ctx, j.req.ID, run); err == nil && acked {
-			err = j.book.Acknowledged(ctx, j.req.ID)
-		}
-	} else {
+	switch {
+	case run != "" && failed:
+		err = j.book.Ended(ctx, j.req.ID, run)
+	case run != "":
 		err = j.book.Release(ctx, j.req.ID, run)
+	}
+	if err == nil && failed && acked {
+		err = j.book.Acknowledged(ctx, j.req.ID)
 	}
 	if err != nil {
 		j.w.log.Debug("id not released", zap.String("task_id", j.req.ID), zap.Error(err))

@@ -57,15 +57,13 @@ func (j *job) conclude(jobs context.Context, v verdict) error {
 	j.enter(settled)
 	if !j.recorded && j.started.IsZero() && !j.hasRun() && j.req.ID != "" && v.state() != "" {
 		// It has not run, nor will it: nobody else has to.
-		if done, err := j.endedBefore(jobs, ctx); done || err != nil {
+		switch done, err := j.claim(jobs, ctx); {
+		case done:
 			return err
-		}
-		if _, err := j.begin(ctx, true); err != nil {
+		case err != nil:
 			return stopped(ctx, err)
 		}
-		if j.seen && j.overtaken(j.past, j.since) {
-			return j.concludeOther(jobs, j.since)
-		}
+		j.enter(settled)
 	}
 	slow := time.AfterFunc(time.Second, func() { j.w.holdMore(j.consumer) })
 	defer func() {
@@ -97,6 +95,7 @@ func (j *job) conclude(jobs context.Context, v verdict) error {
 	}
 	j.tellEnd(v)
 	if v.fate == requeue {
+		j.release(verdict{}, false)
 		j.giveBack()
 		return nil
 	}

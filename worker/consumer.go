@@ -19,9 +19,11 @@ type channel struct {
 	open atomic.Int64 // deliveries that are not settled, and one for each reader
 	why  atomic.Pointer[amqp.Error]
 
-	// waits ends when the channel does.
+	// waits ends when the channel does, and when the worker stops; gone only when the channel does.
 	waits    context.Context
 	endWaits context.CancelCauseFunc
+	gone     context.Context
+	endGone  context.CancelCauseFunc
 }
 
 // openChannel opens a channel and watches it.
@@ -32,10 +34,12 @@ func (s *session) openChannel() (*channel, error) {
 	}
 	c := &channel{Channel: ch}
 	c.waits, c.endWaits = context.WithCancelCause(s.waits)
+	c.gone, c.endGone = context.WithCancelCause(context.WithoutCancel(s.waits))
 	closing := ch.NotifyClose(make(chan *amqp.Error, 1))
-	s.readers.Go(func() {
+	s.watch.Go(func() {
 		c.why.Store(<-closing)
 		c.endWaits(errSessionLost)
+		c.endGone(errSessionLost)
 	})
 	return c, nil
 }
@@ -59,9 +63,12 @@ type consumer struct {
 	held       atomic.Int64 // deliveries that wait for something other than a slot
 	cancelled  atomic.Bool  // by us
 
-	// waits ends when the broker has ended the consumer, and when the channel ends.
+	// waits ends when the broker has ended the consumer, when the channel ends, and when the worker
+	// stops; gone not when the worker stops.
 	waits    context.Context
 	endWaits context.CancelCauseFunc
+	gone     context.Context
+	endGone  context.CancelCauseFunc
 }
 
 // newConsumer consumes a queue on the channel of old, which it replaces, or on a new one.
@@ -73,6 +80,7 @@ func (s *session) newConsumer(old *consumer, q rabbit.Queue, prefetch int, tag s
 		return nil, err
 	}
 	c.waits, c.endWaits = context.WithCancelCause(c.channel.waits)
+	c.gone, c.endGone = context.WithCancelCause(c.channel.gone)
 	c.taken() // by the reader
 	// Per consumer: quorum queues refuse the global flag.
 	if err := c.Qos(prefetch, 0, false); err != nil {
@@ -91,6 +99,7 @@ func (c *consumer) read(s *session, accept func(amqp.Delivery)) {
 	}
 	if !c.cancelled.Load() {
 		c.endWaits(errSessionLost)
+		c.endGone(errSessionLost)
 		select {
 		case s.ended <- c:
 		case <-s.waits.Done():
@@ -109,6 +118,7 @@ func (c *consumer) taken() {
 func (c *consumer) settled() {
 	if c.mine.Add(-1) == 0 {
 		c.endWaits(nil) // nobody waits
+		c.endGone(nil)
 	}
 	c.channel.settled()
 }
@@ -129,5 +139,5 @@ func (c *consumer) reason() error {
 
 // lost reports whether the broker has taken back what the consumer had.
 func (c *consumer) lost() bool {
-	return errors.Is(context.Cause(c.waits), errSessionLost) || c.IsClosed()
+	return errors.Is(context.Cause(c.gone), errSessionLost) || c.IsClosed()
 }

@@ -1,7 +1,6 @@
 package worker_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -12,7 +11,6 @@ import (
 	"onceover/celery"
 	"onceover/internal/testenv"
 	"onceover/rabbit"
-	"onceover/worker"
 )
 
 // suspend stops the process of a classic queue, which confirms nothing then, or resumes it.
@@ -97,20 +95,6 @@ func TestDestinationWithoutConfirms(t *testing.T) {
 	}
 }
 
-// looks tells when a job looks what is on record, as it does before it publishes what follows.
-type looks struct {
-	worker.Results
-	ids chan string
-}
-
-func (l looks) Look(ctx context.Context, taskID string) (celery.Stored, error) {
-	select {
-	case l.ids <- taskID:
-	default:
-	}
-	return l.Results.Look(ctx, taskID)
-}
-
 // TestFullDestination has a job call back into a queue that is full and refuses messages: the job
 // does not run again, and succeeds when there is room. The pause is as long as it took the code
 // that gave the job back to run it again.
@@ -124,16 +108,14 @@ func TestFullDestination(t *testing.T) {
 	if !errors.Is(refused, rabbit.ErrRefused) {
 		t.Fatalf("got %v, want the queue full", refused)
 	}
-	store := looks{b.results, make(chan string, 1)}
-	b.store = store
 	g := newGate()
 	close(g.release)
 	b.task("t", g)
 	b.start()
 	id := b.send("t", callback("full", nil))
 	<-g.entered
-	<-store.ids
-	time.Sleep(2500 * time.Millisecond)
+	began := time.Now()
+	b.until(func() bool { return time.Since(began) > 2500*time.Millisecond }) // for a few refusals
 	if s := b.state(id); s != "" {
 		t.Errorf("got %s while the queue is full, want nothing", s)
 	}

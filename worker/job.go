@@ -49,7 +49,8 @@ type job struct {
 	looks    int           // how often another run had the id
 	seen     bool          // delivered before, or published again: another run may be at work, or have been
 	twice    bool          // the message may have been published twice
-	past     celery.Stored // on record of a job that was seen and has not ended
+	looked   bool          // past is known
+	past     celery.Stored // on record when the job was first looked up
 
 	verdict verdict // that is on record
 
@@ -110,18 +111,39 @@ func (w *Worker) handle(jobs context.Context, c *consumer, d *rabbit.Delivery, p
 		place.leave()
 		j.ending, j.twice = w.newRefusal(d.Message, refused), d.Own.Again
 		j.seen = d.Redelivered || j.twice
-		err = j.conclude(jobs, verdictOnRefusal(refused))
+		err = j.persist(func() error { return j.conclude(jobs, verdictOnRefusal(refused)) })
 	} else {
 		req.Delivery = celery.DeliveryInfo{Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered}
 		j.ending = w.newEnding(d.Message, req, t)
 		w.held.add(j)
 		defer w.held.remove(j)
-		err = j.travelSafely(jobs)
+		err = j.persist(func() error { return j.travelSafely(jobs) })
 	}
 	if err != nil {
 		j.returned(jobs, err)
 	}
 }
+
+// persist has f try again while it fails for a reason that only somebody else can mend, such as a
+// key of another type in Redis. The delivery is held: the broker would count its returns.
+func (j *job) persist(f func() error) error {
+	for wait, logged := settlePause, ""; ; wait = min(2*wait, maxSettlePause) {
+		err := f()
+		if err == nil || errors.Is(err, errStopping) || errors.Is(err, errSessionLost) || errors.Is(err, errPanicked) {
+			return err
+		}
+		if logged != err.Error() {
+			logged = err.Error()
+			j.w.log.Error("a job cannot go on, trying again", j.fields(zap.Error(err))...)
+		}
+		if err := pause(j.consumer.waits, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// errPanicked says that the worker's own code panicked.
+var errPanicked = errors.New("panic outside of the handler")
 
 // travelSafely is travel, and survives a panic outside of the handler. The begin of such a
 // job stays counted, so that it does not go round for ever.
@@ -137,7 +159,7 @@ func (j *job) travelSafely(jobs context.Context) (err error) {
 			exc := celery.Recovered(p)
 			j.setCounted("")
 			j.w.log.Error("panic outside of the handler", j.fields(zap.String("traceback", exc.Traceback()))...)
-			err = exc
+			err = fmt.Errorf("%w: %w", errPanicked, exc)
 		}
 	}()
 	return j.travel(jobs)
@@ -178,8 +200,10 @@ func (j *job) rounds(jobs, waits context.Context) error {
 	if done, err := j.endedBefore(jobs, waits); done || err != nil {
 		return err
 	}
-	if done, err := j.takeOver(jobs, waits); done || err != nil {
-		return err
+	if j.delivery.Redelivered {
+		if done, err := j.claim(jobs, waits); done || err != nil {
+			return err
+		}
 	}
 	if v, unwanted := j.unwanted(false); unwanted {
 		return j.conclude(jobs, v)
@@ -230,8 +254,15 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 	if v, unwanted := j.unwanted(true); unwanted {
 		return false, j.conclude(jobs, v)
 	}
-	if goOn, again, err := j.mayRun(jobs, waits); !goOn {
-		return again, err
+	check := j.claim
+	if j.hasRun() {
+		check = j.endedSince
+	}
+	if done, err := check(jobs, waits); done || err != nil {
+		return false, err
+	}
+	if j.place.t == nil {
+		return true, nil // it waited for another run, without its slot
 	}
 	v, err := j.attempt(jobs)
 	j.place.leave()

@@ -14,7 +14,7 @@ import (
 // for tasks whose result is stored, progress.Store for the others.
 type Ledger interface {
 	Look(ctx context.Context, taskID string) (celery.Stored, error)
-	Begin(ctx context.Context, taskID, run string, steal bool) (stored celery.Stored, taken bool, err error)
+	Begin(ctx context.Context, taskID, run, from string) (stored celery.Stored, holder string, err error)
 	Renew(ctx context.Context, runs map[string]string) error
 	Release(ctx context.Context, taskID, run string) error
 	Held(ctx context.Context, taskID string) (bool, error)

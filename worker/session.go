@@ -198,9 +198,9 @@ func (w *Worker) consume(ctx, jobs context.Context, s *session) error {
 	defer w.outbox.set(nil)
 	defer w.consuming.Store(false)
 	if w.cfg.DelayedDelivery {
-		s.readers.Go(func() { w.prepareDelays(s) })
+		s.watch.Go(func() { w.prepareDelays(s) })
 	}
-	s.readers.Go(func() { w.tryPublish(s) })
+	s.watch.Go(func() { w.tryPublish(s) })
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {

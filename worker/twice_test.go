@@ -17,15 +17,15 @@ type refusals struct {
 	taken chan string
 }
 
-func (r refusals) Begin(ctx context.Context, taskID, run string, steal bool) (celery.Stored, bool, error) {
-	stored, got, err := r.Store.Begin(ctx, taskID, run, steal)
-	if err == nil && !got {
+func (r refusals) Begin(ctx context.Context, taskID, run, from string) (celery.Stored, string, error) {
+	stored, holder, err := r.Store.Begin(ctx, taskID, run, from)
+	if err == nil && holder != run {
 		select {
 		case r.taken <- taskID:
 		default: // it asks again and again
 		}
 	}
-	return stored, got, err
+	return stored, holder, err
 }
 
 // TestOneIDInTwoWorkers publishes an id twice, to two workers with one slot each: the second waits

@@ -475,9 +475,9 @@ func TestFinishedIsNotRunAgain(t *testing.T) {
 	save := func(id string, state celery.State, result any) { b.saveState(id, state, result, 0) }
 	begin := func(id string) celery.Stored {
 		t.Helper()
-		earlier, taken, err := b.results.Begin(t.Context(), id, "run", false)
-		if err != nil || !taken {
-			t.Fatal(taken, err)
+		earlier, holder, err := b.results.Begin(t.Context(), id, "run", "")
+		if err != nil || holder != "run" {
+			t.Fatal(holder, err)
 		}
 		return earlier
 	}

@@ -15,48 +15,45 @@ import (
 const LeaseTTL = 60 * time.Second
 
 // Begin takes the id for a run and returns what is on record, in one round trip. run is a name
-// that no other run has. taken is false if another run has the id at this moment. With steal the
-// id is taken all the same, unless that run has said that it is alive ([Ledger.Alive]).
+// that no other run has. holder is the run that has the id now: run itself, or another one that is
+// at work. from names a run, as holder did before, from which the id is taken all the same, unless
+// it has said since that it is alive ([Ledger.Alive]); "" for none.
 //
 // The id is taken before the record is read. An end that is recorded before its lease is
 // released is seen therefore by whoever gets the lease next.
-func (l *Ledger) Begin(ctx context.Context, taskID, run string, steal bool) (stored celery.Stored, taken bool, err error) {
-	var holder, raw string
+func (l *Ledger) Begin(ctx context.Context, taskID, run, from string) (stored celery.Stored, holder string, err error) {
+	var raw string
 	err = l.guard.Do(ctx, func(ctx context.Context) (err error) {
-		holder, raw, err = l.begin(ctx, taskID, run, steal)
-		if err == nil && !atWork(holder) {
-			holder, raw, err = l.begin(ctx, taskID, run, true) // it was an ended message's
-		}
+		holder, raw, err = l.begin(ctx, taskID, run, from)
 		return err
 	})
 	if err != nil {
-		return celery.Stored{}, false, fmt.Errorf("begin a run of task %s: %w", taskID, err)
+		return celery.Stored{}, "", fmt.Errorf("begin a run of task %s: %w", taskID, err)
 	}
-	return l.stored(taskID, raw), holder == run, nil
+	return l.stored(taskID, raw), holder, nil
 }
 
-// stealScript takes a lease, unless its run has said that it is alive.
+// beginScript takes a lease that is free, that of a message that has ended, or that of a run which
+// it is to be taken from.
 //
-// KEYS: the lease. ARGV: run, TTL in seconds.
-const stealScript = `
+// KEYS: the lease. ARGV: run, the run from which it is taken, TTL in seconds.
+// Returns who has the lease now.
+const beginScript = `
 local has = redis.call('GET', KEYS[1])
-if not has or string.sub(has, 1, 6) ~= 'alive ' then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
-return 1
+if not has or has == ARGV[1] or has == 'ended' or has == 'acknowledged' or has == ARGV[2] and string.sub(has, 1, 6) ~= 'alive ' then
+	redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
+	return ARGV[1]
+end
+return has
 `
 
-// begin returns who has the id, by reading the lease again: when an answer was lost, SET NX
-// says no although the run has it.
-func (l *Ledger) begin(ctx context.Context, taskID, run string, steal bool) (holder, raw string, err error) {
+func (l *Ledger) begin(ctx context.Context, taskID, run, from string) (holder, raw string, err error) {
 	pipe := l.client.Pipeline()
-	if steal {
-		pipe.Eval(ctx, stealScript, []string{l.format.LeaseKey(taskID)}, run, int(LeaseTTL.Seconds()))
-	} else {
-		pipe.SetNX(ctx, l.format.LeaseKey(taskID), run, LeaseTTL)
-	}
-	has := pipe.Get(ctx, l.format.LeaseKey(taskID))
+	// Not EVALSHA: in a pipeline nobody would answer a NOSCRIPT.
+	has := pipe.Eval(ctx, beginScript, []string{l.format.LeaseKey(taskID)}, run, from, int(LeaseTTL.Seconds()))
 	if _, cluster := l.client.(*redis.ClusterClient); cluster {
 		// The keys may be on two servers, which a pipeline would ask at the same time.
-		if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		if _, err := pipe.Exec(ctx); err != nil {
 			return "", "", err
 		}
 		pipe = l.client.Pipeline()
@@ -65,7 +62,8 @@ func (l *Ledger) begin(ctx context.Context, taskID, run string, steal bool) (hol
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return "", "", err
 	}
-	return has.Val(), doc.Val(), errors.Join(failure(has), failure(doc))
+	holder, err = has.Text()
+	return holder, doc.Val(), errors.Join(err, failure(doc))
 }
 
 // failure is the error of a GET in a pipeline, whose first error may have been another's nil.

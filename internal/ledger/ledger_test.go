@@ -28,7 +28,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // ledger is what both stores are.
 type ledger interface {
 	Look(ctx context.Context, taskID string) (celery.Stored, error)
-	Begin(ctx context.Context, taskID, run string, steal bool) (stored celery.Stored, taken bool, err error)
+	Begin(ctx context.Context, taskID, run, from string) (stored celery.Stored, holder string, err error)
 	Renew(ctx context.Context, runs map[string]string) error
 	Release(ctx context.Context, taskID, run string) error
 	Held(ctx context.Context, taskID string) (bool, error)
@@ -344,8 +344,8 @@ func TestLostAnswers(t *testing.T) {
 				}
 			}
 			do("begin", func() error {
-				_, taken, err := l.Begin(t.Context(), "t", "run", false)
-				if !taken {
+				_, holder, err := l.Begin(t.Context(), "t", "run", "")
+				if holder != "run" {
 					t.Error("begin: not taken, although no other run has the id")
 				}
 				return err
