@@ -93,12 +93,19 @@ func TestSuccessStays(t *testing.T) {
 // startBehindProxy runs a worker whose connections the caller can cut.
 func (b *bundle) startBehindProxy() *testenv.Proxy {
 	b.t.Helper()
+	proxy, _ := b.startStoppable()
+	return proxy
+}
+
+// startStoppable is startBehindProxy with what stops the worker.
+func (b *bundle) startStoppable() (*testenv.Proxy, func() error) {
+	b.t.Helper()
 	proxy := testenv.NewProxy(b.t, hostOf(b.t, b.url))
 	direct := b.cfg.BrokerURLs
 	b.cfg.BrokerURLs = []string{proxy.URL(b.url)}
-	b.start()
+	_, stop := b.start()
 	b.cfg.BrokerURLs = direct
-	return proxy
+	return proxy, stop
 }
 
 // forget has the ledger forget the run of a job that goes on without its broker, as when Redis
