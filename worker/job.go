@@ -151,6 +151,7 @@ func (j *job) travelSafely(jobs context.Context) (err error) {
 	defer func() {
 		if j.watching != nil {
 			j.watching()
+			j.watching = nil
 		}
 		j.release(j.verdict, false)
 	}()
