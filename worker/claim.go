@@ -21,7 +21,10 @@ func (j *job) claim(jobs, waits context.Context) (done bool, err error) {
 		j.since, err = j.book.Look(waits, j.req.ID)
 		return false, err
 	}
-	run, from := uuid.NewString(), ""
+	if j.name == "" {
+		j.name = uuid.NewString()
+	}
+	run, from := j.name, ""
 	for {
 		if done, err := j.endedBefore(jobs, waits); done || err != nil {
 			return done, err
