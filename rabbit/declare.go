@@ -171,7 +171,7 @@ func (d *declarer) exchange(name, kind string) error {
 	switch {
 	case !errors.As(err, &fault):
 		return err
-	case strings.Contains(fault.Err.Error(), "arg 'type'"):
+	case OtherType(err):
 		fault.Remedy = fmt.Sprintf("exchange %s has to be of type %s, or not all that is published to it arrives: delete it, and it is declared again", name, kind)
 		return fault
 	}

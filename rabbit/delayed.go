@@ -24,9 +24,10 @@ func delayName(level int) string { return fmt.Sprintf("celery_delayed_%d", level
 
 // DeclareDelays creates what is missing of the exchanges and queues of native
 // delayed delivery, and leads their end to queues. It reports whether anything
-// but bindings was created.
+// but bindings was created. An exchange of another type, which would lose what is published to it,
+// is a *ConfigError.
 func DeclareDelays(ctx context.Context, conn *Conn, queues []Queue) (created bool, err error) {
-	d := declarer{conn: conn}
+	d := declarer{conn: conn, strict: true}
 	defer d.close()
 	exchange := func(name string) error { return d.exchange(name, amqp.ExchangeTopic) }
 	if err := exchange(delayDelivery); err != nil {

@@ -3,6 +3,7 @@ package rabbit
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -46,3 +47,9 @@ var refusals = map[int]bool{
 
 // Refused reports whether the broker has answered that it never does what it was asked for.
 func Refused(err error) bool { return refusals[answerCode(err)] }
+
+// OtherType reports whether the broker has refused an exchange because there is one of another type
+// with its name.
+func OtherType(err error) bool {
+	return answerCode(err) == amqp.PreconditionFailed && strings.Contains(err.Error(), "arg 'type'")
+}

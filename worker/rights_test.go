@@ -44,6 +44,28 @@ func TestExchangeOfAnotherType(t *testing.T) {
 	}
 }
 
+// TestDelaysOfAnotherType has an exchange of native delayed delivery be of a type that loses what
+// Celery delays through it: that is said loudly, and over when the exchange is deleted. It takes
+// up to retryFaults, 10 s, to be seen.
+func TestDelaysOfAnotherType(t *testing.T) {
+	b := setup(t)
+	b.cfg.DelayedDelivery = true
+	ch := b.channel()
+	if err := ch.ExchangeDeclare("celery_delayed_27", amqp.ExchangeDirect, true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.until(func() bool { return b.logs.FilterLevelExact(zap.ErrorLevel).Len() > 0 })
+	said := b.logs.FilterLevelExact(zap.ErrorLevel).All()[0]
+	if !strings.Contains(fmt.Sprint(said.ContextMap()), "celery_delayed_27 has to be of type topic") {
+		t.Errorf("got %v", said)
+	}
+	if err := ch.ExchangeDelete("celery_delayed_27", false, false); err != nil {
+		t.Fatal(err)
+	}
+	b.until(func() bool { return b.logs.FilterMessage("native delayed delivery declared").Len() > 0 })
+}
+
 // TestAddConsumerOfWhatCannotBe asks for queues that the broker does not let the worker have: each
 // is answered with an error, and the worker's own queue goes on.
 func TestAddConsumerOfWhatCannotBe(t *testing.T) {

@@ -280,22 +280,41 @@ func (w *Worker) prepareDelays(s *session) {
 	if !rabbit.WantsDelays(queues) {
 		return
 	}
-	began := time.Now()
-	var created bool
+	for said := false; ; said = true {
+		began := time.Now()
+		created, err := w.declareDelays(s, queues)
+		switch {
+		case s.waits.Err() != nil:
+			return
+		case rabbit.OtherType(err):
+			if !said {
+				w.log.Error("tasks with an ETA may be lost: native delayed delivery is not as it has to be", zap.Error(err))
+			}
+			select {
+			case <-time.After(retryFaults):
+				continue
+			case <-s.waits.Done():
+				return
+			}
+		case err != nil:
+			w.log.Warn("native delayed delivery is not available", zap.Error(err))
+		case created || said:
+			w.log.Info("native delayed delivery declared", zap.Float64("duration_seconds", time.Since(began).Seconds()))
+		}
+		return
+	}
+}
+
+// declareDelays declares native delayed delivery on a connection of its own.
+func (w *Worker) declareDelays(s *session, queues []rabbit.Queue) (created bool, err error) {
 	conn, err := rabbit.Dial(s.waits, w.cfg.NodeName+" (delayed delivery)", w.cfg.BrokerURLs)
-	if err == nil {
-		// A broker that does not answer does not keep the session from ending.
-		stop := context.AfterFunc(s.waits, func() { _ = conn.CloseDeadline(time.Now()) })
-		created, err = rabbit.DeclareDelays(s.waits, conn, queues)
-		stop()
-		conn.Close() // it may be closed already
+	if err != nil {
+		return false, err
 	}
-	switch {
-	case err != nil && s.waits.Err() == nil:
-		w.log.Warn("native delayed delivery is not available", zap.Error(err))
-	case created:
-		w.log.Info("native delayed delivery declared", zap.Float64("duration_seconds", time.Since(began).Seconds()))
-	}
+	defer conn.Close() // it may be closed already
+	// A broker that does not answer does not keep the session from ending.
+	defer context.AfterFunc(s.waits, func() { _ = conn.CloseDeadline(time.Now()) })()
+	return rabbit.DeclareDelays(s.waits, conn, queues)
 }
 
 // tryPublish looks whether we may publish to queues, by a message that goes nowhere: without that

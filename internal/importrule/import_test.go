@@ -72,7 +72,7 @@ var ours = map[string][]string{
 
 // clients may be imported only by these.
 var clients = map[string][]string{
-	"github.com/rabbitmq/amqp091-go": {"rabbit", "worker", "internal/remote", "internal/testenv"},
+	"github.com/rabbitmq/amqp091-go": {"rabbit", "worker", "internal/remote", "internal/testenv", "internal/testenv/violence"},
 	"github.com/redis/go-redis/v9": {"results", "progress", "cache", "failed", "internal/ledger", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv",
 		"internal/testenv/violence", "internal/testenv/cmd/violence"},
 }
