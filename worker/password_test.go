@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -136,5 +137,35 @@ func TestWrongRedisPassword(t *testing.T) {
 	}
 	if len(roles) == 0 {
 		t.Error("got no line about redis")
+	}
+}
+
+// TestStopWhileRefused stops a worker whose Redis refuses its password, with jobs that have run and
+// cannot be recorded: they go back, and Run says how many. It takes lastWrites, 5 s.
+func TestStopWhileRefused(t *testing.T) {
+	b := setup(t)
+	b.cfg.Grace = 200 * time.Millisecond
+	g := newGate()
+	b.task("t", g)
+	_, stop := b.start()
+	for range 20 {
+		b.send("t", nil)
+	}
+	for range b.cfg.Concurrency {
+		<-g.entered
+	}
+	unlock := b.lock()
+	defer unlock()
+	close(g.release)
+	b.until(func() bool { return b.logs.FilterMessageSnippet("consuming is paused").Len() == 1 })
+	var returned *worker.ReturnedError
+	if err := stop(); !errors.As(err, &returned) || returned.Jobs != b.cfg.Concurrency {
+		t.Errorf("Run: got %v, want %d jobs returned", err, b.cfg.Concurrency)
+	}
+	if b.logs.FilterMessageSnippet("the broker does not answer").Len() > 0 {
+		t.Error("the log says that the broker does not answer, which does")
+	}
+	if n := b.left("q.ai"); n != 20 {
+		t.Errorf("got %d messages in the queue, want all 20", n)
 	}
 }
