@@ -75,6 +75,9 @@ func (q *quiet) isNews(reply string) bool {
 // redis eval error: NOPERM this user has no permissions". Its code is in capitals.
 var errorReply = regexp.MustCompile(`(?:^|: )([A-Z]{3,} .+)$`)
 
+// scriptOf is what Redis and Valkey add to the error of a command that a script has called.
+var scriptOf = regexp.MustCompile(` script: (?:\S+, )?on @user_script:\d+\.?$`)
+
 // replyIn returns the error reply of Redis in a line of asynq's, which has made text of it; "" if
 // there is none. The digest of the script, which differs between commands, is cut off.
 func replyIn(line string) string {
@@ -82,8 +85,7 @@ func replyIn(line string) string {
 	if m == nil {
 		return ""
 	}
-	reply, _, _ := strings.Cut(m[1], " script: ")
-	return reply
+	return scriptOf.ReplaceAllString(m[1], "")
 }
 
 // networkErrors are the ends of Go's errors of a connection, and of the client's.

@@ -82,6 +82,19 @@ func TestQuietTellsOtherFaults(t *testing.T) {
 	}
 }
 
+// TestQuietReadsReplies has error replies of Redis 7, 8 and Valkey 9 in lines of asynq's.
+func TestQuietReadsReplies(t *testing.T) {
+	for line, want := range map[string]string{
+		"Dequeue error: UNKNOWN: redis eval error: ERR The user executing the script can't run this command or subcommand script: f00, on @user_script:1.":           "ERR The user executing the script can't run this command or subcommand",
+		"Dequeue error: UNKNOWN: redis eval error: ERR ACL failure in script: User default has no permissions to run the 'get' command script: on @user_script:2.":   "ERR ACL failure in script: User default has no permissions to run the 'get' command",
+		"could not forward: ERR ACL failure in script: User default has no permissions to run the 'get' command script: f00, on @user_script:2.; Will retry syncing": "ERR ACL failure in script: User default has no permissions to run the 'get' command",
+	} {
+		if got := replyIn(line); got != want {
+			t.Errorf("%s: got %q, want %q", line, got, want)
+		}
+	}
+}
+
 func TestQuietTellsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zap.InfoLevel)

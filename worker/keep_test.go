@@ -368,8 +368,9 @@ func TestReplayLeavesRoom(t *testing.T) {
 	}
 }
 
-// TestOneIDForTwoCalls fails two calls to which a producer has given one id, and
-// parks what takes the place of a parked task: none is taken for another.
+// TestOneIDForTwoCalls fails two calls to which a producer has given one id, and parks what takes
+// the place of a parked task. Whether the second call is run depends on whether the first is still
+// at work; each has its record, to replay it with its own arguments.
 func TestOneIDForTwoCalls(t *testing.T) {
 	b := setup(t)
 	b.task("t", fail(errors.New("no")))
