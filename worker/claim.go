@@ -53,6 +53,7 @@ func (j *job) claim(jobs, waits context.Context) (done bool, err error) {
 // claimed notes that the job has its id.
 func (j *job) claimed(jobs, waits context.Context, run string, now celery.Stored) (done bool, err error) {
 	j.setRun(run)
+	j.name = "" // the next run is another one
 	if j.looked && j.overtaken(j.past, now) {
 		return true, j.concludeOther(jobs, now)
 	}

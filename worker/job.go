@@ -52,7 +52,7 @@ type job struct {
 	looked   bool          // past is known
 	past     celery.Stored // on record when the job was first looked up
 
-	name    string  // under which it asks for its id: a claim that failed may have got it
+	name    string  // under which it asks for its id, until it has it: a claim that failed may have got it
 	verdict verdict // that is on record
 
 	mu      sync.Mutex
