@@ -220,7 +220,8 @@ func TestEndWhileWaiting(t *testing.T) {
 	b.until(func() bool { return b.left("q.ai") == 1 })
 	close(busy.release)
 	<-filler.entered
-	b.until(func() bool { return b.left("q.ai") == 0 }) // it waits for the slot
+	// The redelivery has its id, and waits for the slot.
+	b.until(func() bool { return b.redis.Exists(t.Context(), "onceover:run:"+id).Val() == 1 })
 	close(g.release)
 	b.until(func() bool { return len(b.outcomes(id)) == 1 })
 	close(filler.release)
