@@ -27,11 +27,15 @@ func TestRabbitMQKeepsConfirmedMessages(t *testing.T) {
 	t.Parallel()
 	r := RabbitMQ(t)
 	url, addr := r.URL(), r.Addr()
-	// No quorum queue: RabbitMQ 3.10 does not find one again that it declared
-	// only moments before kill -9.
-	queues := map[string]string{"classic": "classic"}
-	for queue, kind := range queues {
-		publish(t, url, queue, kind)
+	// No quorum queue: RabbitMQ 3.10 and 4.0 do not find one again that they
+	// declared only moments before kill -9.
+	publish(t, url, "q", "classic")
+	// Mnesia, which holds the declarations before 4.3, has its log written within two
+	// seconds: kill -9 before that loses a queue just declared, not only its messages.
+	if !r.Version().AtLeast(4, 3) {
+		if got := r.Ctl("eval", "mnesia:sync_log()."); strings.TrimSpace(got) != "ok" {
+			t.Fatalf("mnesia:sync_log(): got %q, want ok", got)
+		}
 	}
 
 	r.Kill()
@@ -39,10 +43,8 @@ func TestRabbitMQKeepsConfirmedMessages(t *testing.T) {
 	if r.URL() != url || r.Addr() != addr {
 		t.Fatalf("after kill -9 and start: got %s, want the same address %s", r.URL(), url)
 	}
-	for queue := range queues {
-		if got := peek(t, url, queue); got != "hello" {
-			t.Errorf("after kill -9 and start: message in %s: got %q, want %q", queue, got, "hello")
-		}
+	if got := peek(t, url, "q"); got != "hello" {
+		t.Errorf("after kill -9 and start: got %q, want %q", got, "hello")
 	}
 	if got := r.Ctl("list_vhosts"); !strings.Contains(got, "/") {
 		t.Errorf("rabbitmqctl list_vhosts: got %q, want /", got)
