@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,22 +52,24 @@ func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
 		return warnings, fmt.Errorf("ask the Redis of failed and parked jobs for its persistence: %w", err)
 	}
 	if infoField(persistence, "aof_enabled") != "1" {
-		return append(warnings, "the Redis of failed and parked jobs keeps no append-only file: a crash of that server loses what came after its last snapshot; set appendonly yes and appendfsync always"), nil
-	}
-	// CONFIG may be forbidden: then nothing is said.
-	if fsync, err := s.client.ConfigGet(ctx, "appendfsync").Result(); err == nil && fsync["appendfsync"] != "" && fsync["appendfsync"] != "always" {
+		warnings = append(warnings, "the Redis of failed and parked jobs keeps no append-only file: a crash of that server loses what came after its last snapshot; set appendonly yes and appendfsync always")
+	} else if fsync, err := s.client.ConfigGet(ctx, "appendfsync").Result(); err == nil && fsync["appendfsync"] != "" && fsync["appendfsync"] != "always" {
 		warnings = append(warnings, fmt.Sprintf("the Redis of failed and parked jobs has appendfsync %s: a crash of that server loses the last jobs; set appendfsync always", fsync["appendfsync"]))
+	}
+	if s.cfg.Replicas > 0 {
+		n, err := s.client.Info(ctx, "replication").Result()
+		if err != nil {
+			return warnings, fmt.Errorf("ask the Redis of failed and parked jobs for its replicas: %w", err)
+		}
+		if has, err := strconv.Atoi(infoField(n, "connected_slaves")); err == nil && has < s.cfg.Replicas {
+			warnings = append(warnings, fmt.Sprintf("the Redis of failed and parked jobs has %d replicas and should have %d (ONCEOVER_FAILED_REPLICAS): jobs that fail or are parked wait for the others", has, s.cfg.Replicas))
+		}
 	}
 	return warnings, nil
 }
 
-// Ready is nil while jobs can be kept.
-func (s *Store) Ready(ctx context.Context) error {
-	if s.evicting.Load() {
-		return s.refuseEviction(ctx)
-	}
-	return s.client.Ping(ctx).Err()
-}
+// Ready is an error while the server evicts. That it answers is not looked at.
+func (s *Store) Ready(ctx context.Context) error { return s.refuseEviction(ctx) }
 
 // refuseEviction is an error while the server evicts: what is to be kept waits, as
 // it does while the server is away.

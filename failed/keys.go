@@ -12,6 +12,9 @@ import (
 // process: one that was deleted since, or lost, would not be listed again.
 const queuesKey = "asynq:queues"
 
+// taskKey is the key of a task in asynq 0.26.
+func taskKey(queue, task string) string { return "asynq:{" + queue + "}:t:" + task }
+
 // sizes is what a queue holds, and how old the oldest job in its archive is. Asynq's
 // own count fails once a task has gone from Redis.
 type sizes struct {

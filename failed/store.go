@@ -62,6 +62,9 @@ type Config struct {
 	// Retention is how long failed jobs are kept; 0: until they are replayed or
 	// discarded.
 	Retention time.Duration
+	// Replicas is at how many replicas of the server a job has to be before it counts as
+	// kept or parked; 0: none, and a replica that takes over may miss the latest jobs.
+	Replicas int
 	// BeforeReplay is called with a job that is about to run again, such as to reset
 	// what it shows; nil: nothing.
 	BeforeReplay func(context.Context, *celery.Request) error
@@ -155,7 +158,7 @@ func (s *Store) Import(ctx context.Context, r Record) (isNew bool, err error) {
 }
 
 // put enqueues j as the task called key in the queue that where names, "" for a job
-// that is there already. It reports whether the task is new.
+// that is there already, and waits for the replicas. It reports whether the task is new.
 func (s *Store) put(ctx context.Context, j job, key string, where func(context.Context) (string, error)) (isNew bool, err error) {
 	message, err := json.Marshal(j.Record.Message)
 	if err != nil {
@@ -170,19 +173,27 @@ func (s *Store) put(ctx context.Context, j job, key string, where func(context.C
 			return err
 		}
 		queue, err := where(ctx)
-		if err != nil || queue == "" {
+		if err != nil {
 			return err
+		}
+		if queue == "" {
+			return s.replicated(ctx)
 		}
 		j, key := j, key
 		for range 2 {
-			isNew, err = s.enqueue(ctx, queue, key, name, j, message)
-			if isNew || err != nil {
+			added, err := s.enqueue(ctx, queue, key, name, j, message)
+			if err != nil {
 				return err
 			}
-			// An earlier delivery is there, or another call by the same id.
-			same, err := s.holds(ctx, queue, key, &j.Record)
-			if err != nil || same {
-				return err
+			isNew = isNew || added
+			same := added
+			if !added { // an earlier delivery is there, or another call by the same id
+				if same, err = s.holds(ctx, queue, key, &j.Record); err != nil {
+					return err
+				}
+			}
+			if same {
+				return s.replicated(ctx, taskKey(queue, key))
 			}
 			key += "~" + j.callSum()
 		}

@@ -152,6 +152,7 @@ func (s *Settings) table() []setting {
 		{"failed-url", []string{"ONCEOVER_FAILED_URL"}, str(&s.FailedURL), "failed and parked jobs elsewhere (default: database 5); should be a server that evicts nothing, with appendfsync always"},
 		{"failed-allow-eviction", []string{"ONCEOVER_FAILED_ALLOW_EVICTION"}, yes(&s.Failed.AllowEviction), "start although that server evicts, and may lose failed and parked jobs"},
 		{"failed-retention", []string{"ONCEOVER_FAILED_RETENTION"}, dur(&s.Failed.Retention), "discard failed jobs after this; 0: keep them until they are replayed or discarded"},
+		{"failed-replicas", []string{"ONCEOVER_FAILED_REPLICAS"}, num(&s.Failed.Replicas), "at how many `replicas` of that server a job has to be before it counts as failed or parked"},
 		{"asynqmon", []string{"ONCEOVER_ASYNQMON"}, str(&s.Asynqmon), "show failed and parked jobs with Asynqmon below /asynqmon/, where anybody who gets there may replay and delete: on, off, or auto, which is on if http-addr is a loopback address"},
 		{"queues", []string{"ONCEOVER_QUEUES"}, list(&s.Worker.Queues), "queues to consume, comma separated"},
 		{"concurrency", []string{"ONCEOVER_CONCURRENCY"}, num(&s.Worker.Concurrency), "jobs in flight"},
@@ -333,6 +334,9 @@ func (s *Settings) complete(env map[string]string) []error {
 	}
 	if s.Failed.Retention < 0 {
 		faults = append(faults, fmt.Errorf("failed-retention is %v: expected 0 (for ever) or more", s.Failed.Retention))
+	}
+	if s.Failed.Replicas < 0 {
+		faults = append(faults, fmt.Errorf("failed-replicas is %d: expected 0 (none) or more", s.Failed.Replicas))
 	}
 	if !slices.Contains([]string{"auto", "on", "off"}, s.Asynqmon) {
 		faults = append(faults, fmt.Errorf("asynqmon is %q: expected auto, on or off", s.Asynqmon))
