@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,8 +52,9 @@ type Server struct {
 	http     *http.Server
 
 	mu     sync.Mutex
-	faults []string // of the last round of probes
-	ready  bool     // the last answer, to log changes
+	faults []string // of the last round, of each probe, "" if it answers
+	probed bool
+	ready  bool // the last answer, to log changes
 }
 
 // Listen opens addr. The server answers once Run is called. pages are further
@@ -61,7 +64,7 @@ func Listen(addr string, w Worker, probes []Probe, metrics prometheus.Gatherer, 
 	if err != nil {
 		return nil, fmt.Errorf("listen on the HTTP address %s: %w; choose another with --http-addr or ONCEOVER_HTTP_ADDR, \"off\" for none", addr, err)
 	}
-	s := &Server{listener: listener, worker: w, probes: probes, log: log, faults: []string{"not probed yet"}}
+	s := &Server{listener: listener, worker: w, probes: probes, log: log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
@@ -116,17 +119,11 @@ func (s *Server) probe(ctx context.Context) {
 			})
 		}
 		round.Wait()
-		var faults []string
-		for _, r := range results {
-			if r != "" {
-				faults = append(faults, r)
-			}
-		}
 		if ctx.Err() != nil {
 			return
 		}
 		s.mu.Lock()
-		s.faults = faults
+		s.faults, s.probed = results, true
 		s.mu.Unlock()
 		s.logChange()
 		select {
@@ -137,12 +134,22 @@ func (s *Server) probe(ctx context.Context) {
 	}
 }
 
-// reasons says why jobs cannot be run at the moment, nil if they can.
+// reasons says why jobs cannot be run at the moment, nil if they can. What the worker says of a
+// probe's server, "NAME: …", stands for what the probe says, since it may name the remedy.
 func (s *Server) reasons() []string {
 	out := s.worker.Problems()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append(out, s.faults...)
+	if !s.probed {
+		out = append(out, "not probed yet")
+	}
+	for i, p := range s.probes {
+		said := func(problem string) bool { return strings.HasPrefix(problem, p.Name+": ") }
+		if i < len(s.faults) && s.faults[i] != "" && !slices.ContainsFunc(out, said) {
+			out = append(out, s.faults[i])
+		}
+	}
+	return out
 }
 
 func (s *Server) logChange() {

@@ -23,10 +23,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // worker is a Worker that does what the test says.
 type worker struct {
 	consuming atomic.Bool
+	refused   atomic.Bool // by Redis
 	idle      atomic.Int64
 }
 
 func (w *worker) Problems() []string {
+	if w.refused.Load() {
+		return []string{"redis for results: NOPERM: grant it"}
+	}
 	if w.consuming.Load() {
 		return nil
 	}
@@ -126,6 +130,11 @@ func TestReadyz(t *testing.T) {
 	if body := b.until("/readyz", 503); !strings.Contains(body, "redis for results does not answer: connection refused") {
 		t.Errorf("got %s, want the reason", body)
 	}
+	b.worker.refused.Store(true)
+	if body := b.until("/readyz", 503); !strings.Contains(body, `["redis for results: NOPERM: grant it"]`) {
+		t.Errorf("got %s, want what the worker says, once", body)
+	}
+	b.worker.refused.Store(false)
 	away.Store(false)
 	b.until("/readyz", 200)
 	b.worker.consuming.Store(false)
