@@ -1,7 +1,7 @@
 package celery
 
 import (
-	"crypto/sha256"
+	"crypto/sha1"
 	"fmt"
 )
 
@@ -12,14 +12,17 @@ type Stored struct {
 	Meta *Meta // nil: nothing is on record, or it is not readable as Celery's
 }
 
+// AnyEnd stands for the [Stored.Digest] of whatever end is on record.
+const AnyEnd = "any"
+
 // Ended reports whether the task has a final state on record: SUCCESS, FAILURE or REVOKED.
 func (s Stored) Ended() bool { return s.Meta != nil && s.Meta.Status.Final() }
 
-// Digest identifies an end that is on record; "" if there is none.
+// Digest identifies an end that is on record; "" if there is none. It is the SHA-1 of the document
+// in hexadecimal, which a Redis script can compute too. Nothing is kept from anybody by it.
 func (s Stored) Digest() string {
 	if !s.Ended() {
 		return ""
 	}
-	sum := sha256.Sum256([]byte(s.Raw))
-	return fmt.Sprintf("%x", sum[:16])
+	return fmt.Sprintf("%x", sha1.Sum([]byte(s.Raw)))
 }

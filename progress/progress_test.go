@@ -187,7 +187,7 @@ func TestCountRun(t *testing.T) {
 		if _, err := s.CountRun(ctx, id, "a"); err != nil {
 			t.Fatal(err)
 		}
-		since, _, err := s.Begin(ctx, id, "a", "")
+		since, _, err := s.Begin(ctx, id, "a", "", "")
 		if err != nil {
 			t.Fatal(err)
 		}

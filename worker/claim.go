@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -24,17 +25,20 @@ func (j *job) claim(jobs, waits context.Context) (done bool, err error) {
 	if j.name == "" {
 		j.name = uuid.NewString()
 	}
-	run, from := j.name, ""
-	for {
+	for from := ""; ; {
 		if done, err := j.endedBefore(jobs, waits); done || err != nil {
 			return done, err
 		}
-		now, holder, err := j.book.Begin(waits, j.req.ID, run, from)
+		earlier := celery.AnyEnd
+		if j.looked {
+			earlier = j.past.Digest() // any other end is this message's
+		}
+		now, holder, err := j.book.Begin(waits, j.req.ID, j.name, from, earlier)
 		if err != nil {
 			return false, err
 		}
-		if holder == run {
-			return j.claimed(jobs, waits, run, now)
+		if strings.HasPrefix(holder, j.name) {
+			return j.claimed(jobs, holder, now)
 		}
 		j.meets(now)
 		wait := j.nextLook()
@@ -51,20 +55,14 @@ func (j *job) claim(jobs, waits context.Context) (done bool, err error) {
 }
 
 // claimed notes that the job has its id.
-func (j *job) claimed(jobs, waits context.Context, run string, now celery.Stored) (done bool, err error) {
+func (j *job) claimed(jobs context.Context, run string, now celery.Stored) (done bool, err error) {
 	j.setRun(run)
 	j.name = "" // the next run is another one
 	if j.looked && j.overtaken(j.past, now) {
 		return true, j.concludeOther(jobs, now)
 	}
-	if j.since = now; !now.Ended() {
-		return false, nil
-	}
-	// The end of an earlier message: this one's would have been recognised by now.
-	if run, err = j.book.Earlier(waits, j.req.ID, run, now); err == nil {
-		j.setRun(run)
-	}
-	return false, err
+	j.since = now
+	return false, nil
 }
 
 // meets notes that another run has the id. If that has recorded its end already, the message came
@@ -139,8 +137,14 @@ func (j *job) hasRun() bool {
 	return j.run != ""
 }
 
-// setRun changes the name under which the job has its id, "" if it has not.
+// setRun changes the name under which the job has its id, "" if it has not. Its lease is renewed
+// while it has.
 func (j *job) setRun(run string) (before string) {
+	if run != "" {
+		j.w.leased.add(j)
+	} else {
+		j.w.leased.remove(j)
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	before, j.run = j.run, run

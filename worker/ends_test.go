@@ -373,7 +373,7 @@ func TestDeadLetterOfWhatGoesOn(t *testing.T) {
 	// Its run could not acknowledge it, and did not keep it any more.
 	id = uuid.NewString()
 	b.saveState(id, celery.Failure, celery.NewException("ValueError", "no picture", nil), 0)
-	if _, holder, err := b.results.Begin(t.Context(), id, "run", ""); err != nil || holder != "run" {
+	if _, holder, err := b.results.Begin(t.Context(), id, "run", "", ""); err != nil || holder != "run" {
 		t.Fatal(holder, err)
 	}
 	if err := b.results.Ended(t.Context(), id, "run"); err != nil {

@@ -14,13 +14,12 @@ import (
 // for tasks whose result is stored, progress.Store for the others.
 type Ledger interface {
 	Look(ctx context.Context, taskID string) (celery.Stored, error)
-	Begin(ctx context.Context, taskID, run, from string) (stored celery.Stored, holder string, err error)
+	Begin(ctx context.Context, taskID, run, from, earlier string) (stored celery.Stored, holder string, err error)
 	Renew(ctx context.Context, runs map[string]string) error
 	Release(ctx context.Context, taskID, run string) error
 	Held(ctx context.Context, taskID string) (bool, error)
 	Past(ctx context.Context, taskID string, again bool, since string) (stored celery.Stored, over bool, err error)
 	Alive(ctx context.Context, taskID, run string) (named string, err error)
-	Earlier(ctx context.Context, taskID, run string, earlier celery.Stored) (named string, err error)
 	Ended(ctx context.Context, taskID, run string) error
 	Acknowledged(ctx context.Context, taskID string) error
 	Record(ctx context.Context, m celery.Meta, since celery.Stored) (theirs celery.Stored, err error)
@@ -107,7 +106,7 @@ func (w *Worker) reply(ctx context.Context, m celery.Meta, replyTo string) error
 // time for which they stay taken.
 const renewEvery = 15 * time.Second
 
-// renewLeases keeps the ids of the jobs at work taken, until ctx ends.
+// renewLeases keeps the ids that jobs have taken, until ctx ends.
 func (w *Worker) renewLeases(ctx context.Context) {
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
@@ -119,7 +118,7 @@ func (w *Worker) renewLeases(ctx context.Context) {
 		}
 		for _, l := range []Ledger{w.results, w.marks} {
 			ctx, cancel := context.WithTimeout(ctx, renewEvery)
-			if err := l.Renew(ctx, w.held.leases(l)); err != nil {
+			if err := l.Renew(ctx, w.leased.leases(l)); err != nil {
 				w.log.Debug("leases not renewed", zap.Error(err)) // the guard tells of the outage
 			}
 			cancel()

@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -17,9 +18,9 @@ type refusals struct {
 	taken chan string
 }
 
-func (r refusals) Begin(ctx context.Context, taskID, run, from string) (celery.Stored, string, error) {
-	stored, holder, err := r.Store.Begin(ctx, taskID, run, from)
-	if err == nil && holder != run {
+func (r refusals) Begin(ctx context.Context, taskID, run, from, earlier string) (celery.Stored, string, error) {
+	stored, holder, err := r.Store.Begin(ctx, taskID, run, from, earlier)
+	if err == nil && !strings.HasPrefix(holder, run) {
 		select {
 		case r.taken <- taskID:
 		default: // it asks again and again

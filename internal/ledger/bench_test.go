@@ -67,14 +67,14 @@ func BenchmarkEnd(b *testing.B) {
 		return err
 	})
 	run("BeginRecord", func(m celery.Meta) error {
-		stored, _, err := store.Begin(ctx, m.TaskID, "run", "")
+		stored, _, err := store.Begin(ctx, m.TaskID, "run", "", "")
 		if err == nil {
 			_, err = store.Record(ctx, m, stored)
 		}
 		return err
 	})
 	run("BeginRecordRelease", func(m celery.Meta) error {
-		stored, _, err := store.Begin(ctx, m.TaskID, "run", "")
+		stored, _, err := store.Begin(ctx, m.TaskID, "run", "", "")
 		if err == nil {
 			_, err = store.Record(ctx, m, stored)
 		}

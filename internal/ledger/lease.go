@@ -9,22 +9,32 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"onceover/celery"
+	"onceover/internal/redisretry"
 )
 
 // LeaseTTL is how long an id stays taken by a run that is not renewed.
 const LeaseTTL = 60 * time.Second
 
 // Begin takes the id for a run and returns what is on record, in one round trip. run is a name
-// that no other run has. holder is the run that has the id now: run itself, or another one that is
-// at work. from names a run, as holder did before, from which the id is taken all the same, unless
-// it has said since that it is alive ([Ledger.Alive]); "" for none.
+// that no other run has. holder is who has the id now: it begins with run if this run has, which
+// goes by that name from now on; else it is another one that is at work. from names a run, as
+// holder did before, from which the id is taken all the same, unless it has said since that it is
+// alive ([Ledger.Alive]); "" for none.
+//
+// earlier is the digest of an end that is of an earlier message with the id, [celery.AnyEnd], or "" for
+// none. If that is what is on record, the name of the run says so: a redelivery of this message
+// is not taken for ended therefore.
 //
 // The id is taken before the record is read. An end that is recorded before its lease is
 // released is seen therefore by whoever gets the lease next.
-func (l *Ledger) Begin(ctx context.Context, taskID, run, from string) (stored celery.Stored, holder string, err error) {
+func (l *Ledger) Begin(ctx context.Context, taskID, run, from, earlier string) (stored celery.Stored, holder string, err error) {
+	begin := l.begin
+	if _, cluster := l.client.(*redis.ClusterClient); cluster {
+		begin = l.beginApart
+	}
 	var raw string
 	err = l.guard.Do(ctx, func(ctx context.Context) (err error) {
-		holder, raw, err = l.begin(ctx, taskID, run, from)
+		holder, raw, err = begin(ctx, taskID, run, from, earlier)
 		return err
 	})
 	if err != nil {
@@ -36,42 +46,55 @@ func (l *Ledger) Begin(ctx context.Context, taskID, run, from string) (stored ce
 // beginScript takes a lease that is free, that of a message that has ended, or that of a run which
 // it is to be taken from.
 //
-// KEYS: the lease. ARGV: run, the run from which it is taken, TTL in seconds.
-// Returns who has the lease now.
-const beginScript = `
-local has = redis.call('GET', KEYS[1])
-if not has or has == ARGV[1] or has == 'ended' or has == 'acknowledged' or has == ARGV[2] and string.sub(has, 1, 6) ~= 'alive ' then
-	redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
-	return ARGV[1]
+// KEYS: the lease, and the document if it is on the same server. ARGV: run, the run from which it
+// is taken, TTL in seconds, the digest of an end of an earlier message.
+// Returns who has the lease now, and the document.
+var beginScript = redis.NewScript(`
+local run, from, ttl, earlier = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local has, doc = redis.call('GET', KEYS[1]), KEYS[2] and redis.call('GET', KEYS[2])
+if has and string.sub(has .. ' ', 1, #run + 1) == run .. ' ' then
+	run = has -- by a try whose answer was lost
+elseif not has or has == 'ended' or has == 'acknowledged' or has == from and string.sub(has, 1, 6) ~= 'alive ' then
+	local digest = doc and earlier ~= '' and redis.sha1hex(doc)
+	if digest and (earlier == 'any' or earlier == digest) then run = run .. ' ' .. digest end
+else
+	return {has, doc or ''}
 end
-return has
-`
+redis.call('SET', KEYS[1], run, 'EX', ttl)
+return {run, doc or ''}
+`)
 
-func (l *Ledger) begin(ctx context.Context, taskID, run, from string) (holder, raw string, err error) {
-	pipe := l.client.Pipeline()
-	// Not EVALSHA: in a pipeline nobody would answer a NOSCRIPT.
-	has := pipe.Eval(ctx, beginScript, []string{l.format.LeaseKey(taskID)}, run, from, int(LeaseTTL.Seconds()))
-	if _, cluster := l.client.(*redis.ClusterClient); cluster {
-		// The keys may be on two servers, which a pipeline would ask at the same time.
-		if _, err := pipe.Exec(ctx); err != nil {
-			return "", "", err
-		}
-		pipe = l.client.Pipeline()
-	}
-	doc := pipe.Get(ctx, l.format.DocumentKey(taskID))
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+func (l *Ledger) begin(ctx context.Context, taskID, run, from, earlier string) (holder, raw string, err error) {
+	keys := []string{l.format.LeaseKey(taskID), l.format.DocumentKey(taskID)}
+	reply, err := beginScript.Run(ctx, l.client, keys, run, from, int(LeaseTTL.Seconds()), earlier).StringSlice()
+	if err != nil {
 		return "", "", err
 	}
-	holder, err = has.Text()
-	return holder, doc.Val(), errors.Join(err, failure(doc))
+	if len(reply) != 2 {
+		return "", "", redisretry.Final(fmt.Errorf("script returned %d values, want 2", len(reply)))
+	}
+	return reply[0], reply[1], nil
 }
 
-// failure is the error of a GET in a pipeline, whose first error may have been another's nil.
-func failure(cmd *redis.StringCmd) error {
-	if err := cmd.Err(); !errors.Is(err, redis.Nil) {
-		return err
+// beginApart is begin on a cluster, where a lease and its document may be on two servers. A run
+// that dies between its steps leaves the end of an earlier message unmarked.
+func (l *Ledger) beginApart(ctx context.Context, taskID, run, from, earlier string) (holder, raw string, err error) {
+	lease := l.format.LeaseKey(taskID)
+	reply, err := beginScript.Run(ctx, l.client, []string{lease}, run, from, int(LeaseTTL.Seconds()), "").StringSlice()
+	if err != nil {
+		return "", "", err
 	}
-	return nil
+	holder = reply[0]
+	raw, err = l.client.Get(ctx, l.format.DocumentKey(taskID)).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return "", "", err
+	}
+	if digest := l.stored(taskID, raw).Digest(); holder == run && digest != "" && (earlier == celery.AnyEnd || earlier == digest) {
+		holder += " " + digest
+		err = change.Run(ctx, l.client, []string{lease}, run, holder, int(LeaseTTL.Seconds())).Err()
+		return holder, raw, err
+	}
+	return holder, raw, nil
 }
 
 // renew lets a lease last longer that is the run's.

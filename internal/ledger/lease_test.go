@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,11 +19,11 @@ import (
 )
 
 // begin begins a run and compares whether it has got the id.
-func begin(t *testing.T, l ledger, id, run string, steal, want bool) celery.Stored {
+func begin(t *testing.T, l keeper, id, run string, steal, want bool) celery.Stored {
 	t.Helper()
-	stored, holder, err := l.Begin(t.Context(), id, run, "")
+	stored, holder, err := l.Begin(t.Context(), id, run, "", "")
 	if steal && err == nil && holder != run {
-		stored, holder, err = l.Begin(t.Context(), id, run, holder)
+		stored, holder, err = l.Begin(t.Context(), id, run, holder, "")
 	}
 	if err != nil || (holder == run) != want {
 		t.Errorf("run %s: got holder %s, %v, want it taken: %t", run, holder, err, want)
@@ -30,7 +31,7 @@ func begin(t *testing.T, l ledger, id, run string, steal, want bool) celery.Stor
 	return stored
 }
 
-func held(t *testing.T, l ledger, id string, want bool) {
+func held(t *testing.T, l keeper, id string, want bool) {
 	t.Helper()
 	if got, err := l.Held(t.Context(), id); got != want || err != nil {
 		t.Errorf("got held %t, %v, want %t", got, err, want)
@@ -38,7 +39,7 @@ func held(t *testing.T, l ledger, id string, want bool) {
 }
 
 func TestLease(t *testing.T) {
-	each(t, func(t *testing.T, k kind, l ledger, c *redis.Client) {
+	each(t, func(t *testing.T, k kind, l keeper, c *redis.Client) {
 		ctx := t.Context()
 		renew := func(run string) {
 			t.Helper()
@@ -100,10 +101,49 @@ func TestLease(t *testing.T) {
 	})
 }
 
+// TestEarlierEnd has an end of an earlier message on record when a run begins: the lease says so in
+// the same step, so that a redelivery after the death of the run is not taken for ended.
+func TestEarlierEnd(t *testing.T) {
+	each(t, func(t *testing.T, _ kind, l keeper, _ *redis.Client) { testEarlierEnd(t, l) })
+}
+
+func testEarlierEnd(t *testing.T, l keeper) {
+	t.Helper()
+	for state, unknown := range map[celery.State]bool{celery.Success: true, celery.Failure: true, celery.Started: false} {
+		for _, tt := range []struct {
+			earlier string
+			over    bool
+		}{{celery.AnyEnd, false}, {"its digest", false}, {"another", unknown}, {"", unknown}} {
+			id := string(state) + tt.earlier
+			if _, err := l.Record(t.Context(), meta(t, id, state), celery.Stored{}); err != nil {
+				t.Fatal(err)
+			}
+			if tt.earlier == "its digest" {
+				tt.earlier = look(t, l, id).Digest()
+			}
+			name := ""
+			for range 2 { // as if the first answer had been lost
+				_, holder, err := l.Begin(t.Context(), id, "run", "", tt.earlier)
+				if err != nil || !strings.HasPrefix(holder, "run") || name != "" && holder != name {
+					t.Errorf("%s: got holder %q after %q, %v, want the run", id, holder, name, err)
+				}
+				name = holder
+			}
+			if _, over, err := l.Past(t.Context(), id, false, ""); over != tt.over || err != nil {
+				t.Errorf("%s: got over %t, %v, want %t", id, over, err, tt.over)
+			}
+			if err := l.Release(t.Context(), id, name); err != nil {
+				t.Fatal(err)
+			}
+			held(t, l, id, false)
+		}
+	}
+}
+
 // TestBeginRace lets many runs begin at once: one gets the id. The end that it records before it
 // releases the id is seen by all that get it later.
 func TestBeginRace(t *testing.T) {
-	each(t, func(t *testing.T, k kind, l ledger, _ *redis.Client) {
+	each(t, func(t *testing.T, k kind, l keeper, _ *redis.Client) {
 		for round := range 20 {
 			id := fmt.Sprint(round)
 			var all sync.WaitGroup
@@ -112,7 +152,7 @@ func TestBeginRace(t *testing.T) {
 				m := meta(t, id, celery.Success)
 				all.Go(func() {
 					run := fmt.Sprint(i)
-					stored, holder, err := l.Begin(t.Context(), id, run, "")
+					stored, holder, err := l.Begin(t.Context(), id, run, "", "")
 					if err != nil {
 						t.Error(err)
 					}
@@ -138,7 +178,7 @@ func TestBeginRace(t *testing.T) {
 
 // TestManyRenewals renews as many leases as a busy worker has.
 func TestManyRenewals(t *testing.T) {
-	each(t, func(t *testing.T, k kind, l ledger, c *redis.Client) {
+	each(t, func(t *testing.T, k kind, l keeper, c *redis.Client) {
 		runs := map[string]string{}
 		for i := range 2000 {
 			id := fmt.Sprint(i)
@@ -195,6 +235,7 @@ func TestCluster(t *testing.T) {
 			t.Errorf("%s: got %+v, want the end", name, s)
 		}
 		held(t, l, "t", true)
+		testEarlierEnd(t, l)
 	}
 	store := results.New(c, zap.NewNop())
 	if err := store.GrowChord(t.Context(), "g", "m"); err != nil {

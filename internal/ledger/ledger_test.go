@@ -25,19 +25,20 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// ledger is what both stores are.
-type ledger interface {
+// keeper is what both stores are.
+type keeper interface {
 	Look(ctx context.Context, taskID string) (celery.Stored, error)
-	Begin(ctx context.Context, taskID, run, from string) (stored celery.Stored, holder string, err error)
+	Begin(ctx context.Context, taskID, run, from, earlier string) (stored celery.Stored, holder string, err error)
 	Renew(ctx context.Context, runs map[string]string) error
 	Release(ctx context.Context, taskID, run string) error
 	Held(ctx context.Context, taskID string) (bool, error)
+	Past(ctx context.Context, taskID string, again bool, since string) (stored celery.Stored, over bool, err error)
 	Record(ctx context.Context, m celery.Meta, since celery.Stored) (theirs celery.Stored, err error)
 }
 
 // kind is one of the two ledgers, with the names of its keys.
 type kind struct {
-	open     func(redis.UniversalClient, *zap.Logger) ledger
+	open     func(redis.UniversalClient, *zap.Logger) keeper
 	document string
 	lease    string
 	// texts of a document by state, as others write it
@@ -46,14 +47,14 @@ type kind struct {
 
 var kinds = map[string]kind{
 	"results": {
-		open:     func(c redis.UniversalClient, log *zap.Logger) ledger { return results.New(c, log) },
+		open:     func(c redis.UniversalClient, log *zap.Logger) keeper { return results.New(c, log) },
 		document: "celery-task-meta-", lease: "onceover:run:",
 		foreign: func(s celery.State) string {
 			return fmt.Sprintf(`{"task_id": "t", "status": "%s", "result": null}`, s)
 		},
 	},
 	"progress": {
-		open:     func(c redis.UniversalClient, log *zap.Logger) ledger { return progress.New(c, log) },
+		open:     func(c redis.UniversalClient, log *zap.Logger) keeper { return progress.New(c, log) },
 		document: "job:", lease: "job:",
 		foreign: func(s celery.State) string { return string(s) + " 7" },
 	},
@@ -74,7 +75,7 @@ func (k kind) leaseKey(id string) string {
 }
 
 // each runs f with each kind of ledger on a server of its own.
-func each(t *testing.T, f func(t *testing.T, k kind, l ledger, c *redis.Client)) {
+func each(t *testing.T, f func(t *testing.T, k kind, l keeper, c *redis.Client)) {
 	t.Parallel()
 	for name, k := range kinds {
 		t.Run(name, func(t *testing.T) {
@@ -125,7 +126,7 @@ func meta(t testing.TB, id string, state celery.State) celery.Meta {
 	return m
 }
 
-func look(t *testing.T, l ledger, id string) celery.Stored {
+func look(t *testing.T, l keeper, id string) celery.Stored {
 	t.Helper()
 	s, err := l.Look(t.Context(), id)
 	if err != nil {
@@ -146,7 +147,7 @@ func TestRecord(t *testing.T) {
 		"no JSON": "{", "empty": "", "no state": `{"status":7}`, "a list": `["SUCCESS"]`, "null": "null", "a number": "7",
 		"deep, no JSON": strings.Repeat("[", 2000),
 	}
-	each(t, func(t *testing.T, k kind, l ledger, c *redis.Client) {
+	each(t, func(t *testing.T, k kind, l keeper, c *redis.Client) {
 		type row struct {
 			name   string
 			stored string // "-" for nothing
@@ -257,7 +258,7 @@ func TestDeepResult(t *testing.T) {
 
 // TestRecordRace lets many runs record at once: one has the end, and the others get its document.
 func TestRecordRace(t *testing.T) {
-	each(t, func(t *testing.T, k kind, l ledger, c *redis.Client) {
+	each(t, func(t *testing.T, k kind, l keeper, c *redis.Client) {
 		for _, since := range []string{"-", "no JSON", k.foreign(celery.Started), k.foreign(celery.Retried), k.foreign(celery.Failure)} {
 			for range 10 {
 				c.Del(t.Context(), k.documentKey("t"))
@@ -270,7 +271,7 @@ func TestRecordRace(t *testing.T) {
 	})
 }
 
-func race(t *testing.T, l ledger) {
+func race(t *testing.T, l keeper) {
 	t.Helper()
 	since := look(t, l, "t")
 	var runs sync.WaitGroup
@@ -344,7 +345,7 @@ func TestLostAnswers(t *testing.T) {
 				}
 			}
 			do("begin", func() error {
-				_, holder, err := l.Begin(t.Context(), "t", "run", "")
+				_, holder, err := l.Begin(t.Context(), "t", "run", "", celery.AnyEnd)
 				if holder != "run" {
 					t.Error("begin: not taken, although no other run has the id")
 				}

@@ -68,6 +68,14 @@ func (l *Ledger) Past(ctx context.Context, taskID string, again bool, since stri
 	return stored, lease == leaseAcked && again, nil
 }
 
+// failure is the error of a GET in a pipeline, whose first error may have been another's nil.
+func failure(cmd *redis.StringCmd) error {
+	if err := cmd.Err(); !errors.Is(err, redis.Nil) {
+		return err
+	}
+	return nil
+}
+
 // change replaces the value of a lease.
 //
 // KEYS: the lease. ARGV: the value that it has, the one that it gets, TTL in seconds.
@@ -95,14 +103,6 @@ func (l *Ledger) Alive(ctx context.Context, taskID, run string) (named string, e
 		return run, nil
 	}
 	return leaseAlive + run, l.change(ctx, taskID, run, leaseAlive+run, LeaseTTL)
-}
-
-// Earlier notes that earlier, which was on record when a run began, is of an earlier message with
-// the id, and returns the name that the run has from now on. A redelivery of this message is not
-// taken for ended therefore.
-func (l *Ledger) Earlier(ctx context.Context, taskID, run string, earlier celery.Stored) (named string, err error) {
-	named = run + " " + earlier.Digest()
-	return named, l.change(ctx, taskID, run, named, LeaseTTL)
 }
 
 // Ended notes that the run has recorded the end of its message, which is not acknowledged yet.
