@@ -30,40 +30,30 @@ func (w *Worker) acceptDead(jobs context.Context, c *consumer, raw amqp.Delivery
 	w.hold(c, d)
 	w.jobs.Go(func() {
 		defer w.letGo(c, d)
-		death := d.Death(w.cfg.DefaultQueue)
-		j := &job{consumer: c, delivery: d, received: time.Now(), place: &place{}, death: &death, stop: func(error) {}}
-		err := j.persist(func() error {
-			err := w.bury(jobs, j)
-			if err != nil {
-				j.release(verdict{}, false) // all of it is done once more
-			}
-			return err
-		})
-		if err != nil {
+		death := d.Death(w.cfg.DefaultQueue) // d is of the queue in which it died from here on
+		j, unreadable := w.newJob(c, d)
+		j.death = &death
+		if err := j.persist(func() error { return j.bury(jobs, unreadable) }); err != nil {
 			j.returned(jobs, err)
 		}
 	})
 }
 
-// bury takes a dead letter to its end.
-func (w *Worker) bury(jobs context.Context, j *job) error {
-	req, err := j.delivery.Request()
-	var unreadable *celery.MessageError
-	if errors.As(err, &unreadable) {
-		j.ending = w.newRefusal(j.delivery.Message, unreadable)
+// bury takes a dead letter to its end. unreadable says why its message cannot be read, nil if it
+// can.
+func (j *job) bury(jobs context.Context, unreadable *celery.MessageError) error {
+	if unreadable != nil {
 		v := verdictOnRefusal(unreadable)
 		v.reason, v.outcome = j.death.Reason, outcomeDead
 		return j.conclude(jobs, v)
 	}
-	j.ending = w.newEnding(j.delivery.Message, req, w.tasks[req.Task])
-	j.again = true
-	unlock, err := w.running.lock(j.consumer.waits, req.ID) // until a run in this process has ended
+	j.again, j.seen = true, true
+	unlock, err := j.w.running.lock(j.consumer.waits, j.req.ID) // until a run in this process has ended
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	j.seen, j.twice = true, j.delivery.Own.Again
-	now, err := j.book.Look(j.consumer.waits, req.ID)
+	now, err := j.book.Look(j.consumer.waits, j.req.ID)
 	if err != nil {
 		return errors.Join(context.Cause(j.consumer.waits), err)
 	}
@@ -75,7 +65,7 @@ func (w *Worker) bury(jobs context.Context, j *job) error {
 	if died && j.death.Reason == rabbit.Expired {
 		return j.resume(jobs)
 	}
-	return j.conclude(jobs, verdictOnDeath(*j.death, req))
+	return j.conclude(jobs, verdictOnDeath(*j.death, j.req))
 }
 
 // endOfDeath is the line of a dead letter's end.

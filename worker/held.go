@@ -4,7 +4,7 @@ import (
 	"sync"
 )
 
-// held are the jobs that the worker holds, from their acceptance to their end.
+// held are jobs that the worker holds, from their acceptance to their end.
 // The zero value is ready.
 type held struct {
 	mu   sync.Mutex
@@ -48,7 +48,7 @@ func (h *held) unacknowledged() int {
 	return n
 }
 
-// leases returns the names under which the jobs at work have their ids in a ledger.
+// leases returns the names under which the jobs have their ids in a ledger.
 func (h *held) leases(l Ledger) map[string]string {
 	out := map[string]string{}
 	for _, j := range h.list() {

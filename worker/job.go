@@ -96,41 +96,49 @@ func (w *Worker) letGo(c *consumer, d *rabbit.Delivery) {
 	c.settled()
 }
 
+// newJob returns the job of a delivery, and why its message cannot be read, nil if it can.
+func (w *Worker) newJob(c *consumer, d *rabbit.Delivery) (j *job, why *celery.MessageError) {
+	j = &job{consumer: c, delivery: d, received: time.Now(), place: &place{}, stop: func(error) {}}
+	j.twice = d.Own.Again
+	j.seen = d.Redelivered || j.twice
+	req, err := d.Request()
+	if errors.As(err, &why) {
+		j.ending = w.newRefusal(d.Message, why)
+	} else {
+		j.ending = w.newEnding(d.Message, req, w.tasks[req.Task])
+	}
+	return j, why
+}
+
 // handle takes a delivery to its acknowledgement, or gives it back.
 func (w *Worker) handle(jobs context.Context, c *consumer, d *rabbit.Delivery, place *place) {
-	j := &job{consumer: c, delivery: d, received: time.Now(), place: place, stop: func(error) {}}
-	req, err := d.Request()
-	var t *task
-	if err == nil {
-		var known bool
-		if t, known = w.tasks[req.Task]; !known {
-			err = unknownTask(req)
-		}
+	j, refused := w.newJob(c, d)
+	j.place = place
+	if _, known := w.tasks[j.req.Task]; refused == nil && !known {
+		refused = unknownTask(j.req)
+		j.ending = w.newRefusal(d.Message, refused)
 	}
-	var refused *celery.MessageError
-	if errors.As(err, &refused) {
+	run := func() error { return j.travel(jobs) }
+	if refused != nil {
 		place.leave()
-		j.ending, j.twice = w.newRefusal(d.Message, refused), d.Own.Again
-		j.seen = d.Redelivered || j.twice
-		err = j.persist(func() error { return j.conclude(jobs, verdictOnRefusal(refused)) })
+		run = func() error { return j.conclude(jobs, verdictOnRefusal(refused)) }
 	} else {
-		req.Delivery = celery.DeliveryInfo{Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered}
-		j.ending = w.newEnding(d.Message, req, t)
+		j.req.Delivery = celery.DeliveryInfo{Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered}
 		w.held.add(j)
 		defer w.held.remove(j)
-		err = j.persist(func() error { return j.travelSafely(jobs) })
 	}
-	if err != nil {
+	if err := j.persist(run); err != nil {
 		j.returned(jobs, err)
 	}
 }
 
 // persist has f try again while it fails for a reason that only somebody else can mend, such as a
-// key of another type in Redis. The delivery is held: the broker would count its returns.
+// key of another type in Redis. The delivery is held: the broker would count its returns. Only a
+// run that panicked outside of its handler comes again, since these are counted.
 func (j *job) persist(f func() error) error {
 	for wait, logged := settlePause, ""; ; wait = min(2*wait, maxSettlePause) {
-		err := f()
-		if err == nil || errors.Is(err, errStopping) || errors.Is(err, errSessionLost) || errors.Is(err, errPanicked) {
+		err := j.safely(f)
+		if err == nil || errors.Is(err, errStopping) || errors.Is(err, errSessionLost) || errors.Is(err, errPanicked) && !j.started.IsZero() {
 			return err
 		}
 		if logged != err.Error() {
@@ -146,9 +154,9 @@ func (j *job) persist(f func() error) error {
 // errPanicked says that the worker's own code panicked.
 var errPanicked = errors.New("panic outside of the handler")
 
-// travelSafely is travel, and survives a panic outside of the handler. The begin of such a
-// job stays counted, so that it does not go round for ever.
-func (j *job) travelSafely(jobs context.Context) (err error) {
+// safely calls f, survives a panic in it, and gives back what the job has. The begin of a run
+// that panicked stays counted, so that it does not go round for ever.
+func (j *job) safely(f func() error) (err error) {
 	defer func() {
 		if j.watching != nil {
 			j.watching()
@@ -164,7 +172,7 @@ func (j *job) travelSafely(jobs context.Context) (err error) {
 			err = fmt.Errorf("%w: %w", errPanicked, exc)
 		}
 	}()
-	return j.travel(jobs)
+	return f()
 }
 
 // travel takes the job to its end. It returns an error if the delivery must not be
@@ -178,8 +186,6 @@ func (j *job) travel(jobs context.Context) error {
 	j.stop = stopWaiting
 	j.mu.Unlock()
 
-	j.twice = j.message.Own.Again
-	j.seen = j.delivery.Redelivered || j.twice
 	unlock, err := j.lock(waits)
 	if err == nil {
 		defer unlock()

@@ -11,10 +11,14 @@ import (
 
 	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/redis/go-redis/v9"
 
 	"onceover/celery"
 	"onceover/failed"
+	"onceover/internal/testenv"
+	"onceover/progress"
 	"onceover/rabbit"
+	"onceover/results"
 	"onceover/worker"
 )
 
@@ -309,6 +313,66 @@ func TestDeadLetterOfSuccess(t *testing.T) {
 	}
 	if m := b.wait(id); m.Status != celery.Success {
 		t.Errorf("got %s, want SUCCESS", m.Status)
+	}
+}
+
+// renewing tells which leases are renewed.
+type renewing struct {
+	*results.Store
+	renewed chan string
+}
+
+func (r renewing) Renew(ctx context.Context, runs map[string]string) error {
+	for id := range runs {
+		r.renewed <- id
+	}
+	return r.Store.Renew(ctx, runs)
+}
+
+// TestLeasesOfTheRefused has a dead letter and a refused message wait for the store of failed jobs:
+// another worker must not take their ids meanwhile. It takes the time to the first renewal, 15 s.
+func TestLeasesOfTheRefused(t *testing.T) {
+	b := setup(t)
+	opt := *b.keptClient.Options()
+	proxy := testenv.NewProxy(t, opt.Addr)
+	opt.Addr = proxy.Addr()
+	client := redis.NewClient(&opt)
+	defer client.Close()
+	direct := b.kept
+	b.kept = failed.New(failed.Config{}, client, b.results, progress.New(b.redis, b.log), nil, b.log)
+	store := renewing{b.results, make(chan string, 10)}
+	b.store = store
+	_, stop := b.start()
+	defer stop() //nolint:errcheck // the test does not ask how the worker ended
+	b.kept = direct
+	b.until(func() bool { return b.logs.FilterMessage("broker connected").Len() == 1 })
+	proxy.Cut()
+
+	refused := b.send("unknown", nil)
+	dead := uuid.NewString()
+	props, headers, body, err := (&celery.Request{ID: dead, Task: "t"}).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.publishTo(rabbit.ExchangeDeadLetter, "dlq", publishing(props, headers, body)); err != nil {
+		t.Fatal(err)
+	}
+	for left := map[string]bool{refused: true, dead: true}; len(left) > 0; {
+		select {
+		case id := <-store.renewed:
+			delete(left, id)
+		case <-time.After(time.Minute):
+			t.Fatalf("the leases of %v are not renewed (refused %s, dead %s)", left, refused, dead)
+		}
+	}
+	proxy.Restore()
+	for _, id := range []string{refused, dead} {
+		if m := b.wait(id); m.Status != celery.Failure && m.Status != celery.Revoked {
+			t.Errorf("task %s: got %s", id, m.Status)
+		}
+		b.until(func() bool {
+			return b.records(id) == 1 && b.redis.Get(t.Context(), "onceover:run:"+id).Val() == "acknowledged"
+		})
 	}
 }
 

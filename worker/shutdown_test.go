@@ -220,10 +220,14 @@ func TestRedisRestart(t *testing.T) {
 	b := setup(t)
 	b.cfg.Concurrency = 10
 	var runs atomic.Int32
-	tenth := make(chan struct{})
+	tenth, stopped := make(chan struct{}), make(chan struct{})
 	b.task("t", worker.HandlerFunc(func(context.Context, *celery.Request) (any, error) {
-		if runs.Add(1) == 10 {
+		n := runs.Add(1)
+		if n == 10 {
 			close(tenth)
+		}
+		if n > 10 {
+			<-stopped // else all might end before
 		}
 		return nil, nil
 	}))
@@ -235,6 +239,7 @@ func TestRedisRestart(t *testing.T) {
 	b.start()
 	<-tenth
 	b.server.Stop()
+	close(stopped)
 	b.until(func() bool { return b.logs.FilterMessage("redis lost, waiting for it").Len() == 1 })
 	b.server.Start()
 	for _, id := range ids {

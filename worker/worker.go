@@ -83,7 +83,8 @@ type Worker struct {
 	faults *faults
 	bodies *bodies
 	outbox *outbox
-	held   held
+	held   held // jobs that run, or will
+	leased held // jobs, refusals and dead letters that have their ids
 	scale  scale
 	tags   atomic.Int64 // consumer tags given so far
 
