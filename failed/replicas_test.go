@@ -55,7 +55,7 @@ func replicaOf(t *testing.T, addr string) *testenv.RedisServer {
 // takeOver makes the replica a server that is written to.
 func (s *successor) takeOver() {
 	s.t.Helper()
-	if err := s.client.SlaveOf(context.Background(), "NO", "ONE").Err(); err != nil {
+	if err := s.client.ReplicaOf(context.Background(), "NO", "ONE").Err(); err != nil {
 		s.t.Error(err)
 	}
 }
