@@ -36,7 +36,11 @@ func (j *job) givenUp(v verdict, err error) verdict {
 // the process that recorded it may have died right after.
 func (j *job) concludeOther(jobs context.Context, now celery.Stored) error {
 	j.recorded, j.again = true, true
-	return j.conclude(jobs, verdictOn(now.Meta))
+	v := verdictOn(now.Meta)
+	if j.refused != nil && v.reason != "" {
+		v.reason = j.refused.Reason // it was not run there either
+	}
+	return j.conclude(jobs, v)
 }
 
 // settlePause is the first pause before a verdict is carried out once more; it grows to
@@ -75,7 +79,7 @@ func (j *job) conclude(jobs context.Context, v verdict) error {
 		j.again = j.again || j.seen || j.consumer.lost()
 		var err error
 		v, err = j.settle(ctx, v)
-		if j.recorded {
+		if j.recorded && j.death == nil { // a dead letter is buried from the beginning again, since its reason is not on record
 			j.verdict = v
 		}
 		if err == nil {

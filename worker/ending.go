@@ -23,7 +23,7 @@ type ending struct {
 	req     *celery.Request
 	task    *task
 	book    book
-	partial bool // of req only the id and the names are known: the message cannot be run
+	refused *celery.MessageError // why the message cannot be run, else nil: of req only the id and the names are known then
 
 	since   celery.Stored // on record when the run began
 	again   bool          // what is published may have been published before
@@ -46,7 +46,7 @@ func (w *Worker) newEnding(m rabbit.Message, req *celery.Request, t *task) *endi
 // newRefusal returns the ending of a message that cannot be run.
 func (w *Worker) newRefusal(m rabbit.Message, why *celery.MessageError) *ending {
 	e := w.newEnding(m, &celery.Request{ID: why.ID, Task: why.Task, ReplyTo: m.Properties.ReplyTo}, nil)
-	e.partial = true
+	e.refused = why
 	return e
 }
 
@@ -317,7 +317,7 @@ func (e *ending) tell(ctx context.Context, v verdict) error {
 	switch {
 	case v.exc == nil && v.raw == nil:
 		return nil // what a mark says: all of it was done before the mark was set
-	case e.partial:
+	case e.refused != nil:
 		return nil // as in Celery (worker/consumer/consumer.py, on_unknown_task)
 	case v.fate == succeed:
 		return e.chordPart(ctx, e.req, celery.Success, v.raw)
@@ -337,7 +337,7 @@ func (e *ending) keep(ctx context.Context, v verdict) error {
 		return nil
 	}
 	req := e.req
-	if e.partial {
+	if e.refused != nil {
 		req, _ = e.message.Request() // that of an unknown task can be read
 	}
 	r := failed.Failure(e.message, req, v.exc, v.reason)

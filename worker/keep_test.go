@@ -329,24 +329,75 @@ func (r renewing) Renew(ctx context.Context, runs map[string]string) error {
 	return r.Store.Renew(ctx, runs)
 }
 
+// startWithoutKept starts a worker and takes the store of failed jobs away from it, until the
+// proxy is restored.
+func (b *bundle) startWithoutKept() (proxy *testenv.Proxy, stop func() error) {
+	b.t.Helper()
+	opt := *b.keptClient.Options()
+	proxy = testenv.NewProxy(b.t, opt.Addr)
+	opt.Addr = proxy.Addr()
+	client := redis.NewClient(&opt)
+	b.t.Cleanup(func() { client.Close() })
+	direct := b.kept
+	b.kept = failed.New(failed.Config{}, client, b.results, progress.New(b.redis, b.log), nil, b.log)
+	_, stop = b.start()
+	b.kept = direct
+	b.until(func() bool { return b.logs.FilterMessage("broker connected").Len() == 1 })
+	proxy.Cut()
+	return proxy, stop
+}
+
+// TestInterruptedKeeping stops a worker after it has recorded the end of a dead letter
+// and of a refused message, and before it has kept them: the next one keeps them, with their reasons.
+func TestInterruptedKeeping(t *testing.T) {
+	b := setup(t)
+	b.cfg.Grace = time.Second
+	b.task("t", value(1))
+	ch, err := b.conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ch.QueueDeclare("short", true, false, false, false, amqp.Table{
+		"x-message-ttl": 1, "x-dead-letter-exchange": rabbit.ExchangeDeadLetter, "x-dead-letter-routing-key": "dlq",
+	}); err != nil {
+		t.Fatal(err)
+	}
+	_, stop := b.startWithoutKept()
+	refused, dead := b.send("unknown", nil), uuid.NewString()
+	props, headers, body, err := (&celery.Request{ID: dead, Task: "t"}).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.publishTo("", "short", publishing(props, headers, body)); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]celery.State{refused: celery.Failure, dead: celery.Revoked} {
+		if m := b.wait(id); m.Status != want {
+			t.Errorf("task %s: got %s, want %s", id, m.Status, want)
+		}
+	}
+	if err := stop(); err == nil {
+		t.Error("got no error of a worker that could not bring its jobs to their ends")
+	}
+	if n := b.records(refused) + b.records(dead); n != 0 {
+		t.Fatalf("got %d records, want none yet: the test shows nothing", n)
+	}
+	b.start()
+	for id, want := range map[string]celery.Reason{refused: celery.ReasonUnknownTask, dead: rabbit.Expired} {
+		if r := b.record(id); r.Reason != want {
+			t.Errorf("task %s: got reason %s, want %s", id, r.Reason, want)
+		}
+	}
+}
+
 // TestLeasesOfTheRefused has a dead letter and a refused message wait for the store of failed jobs:
 // another worker must not take their ids meanwhile. It takes the time to the first renewal, 15 s.
 func TestLeasesOfTheRefused(t *testing.T) {
 	b := setup(t)
-	opt := *b.keptClient.Options()
-	proxy := testenv.NewProxy(t, opt.Addr)
-	opt.Addr = proxy.Addr()
-	client := redis.NewClient(&opt)
-	defer client.Close()
-	direct := b.kept
-	b.kept = failed.New(failed.Config{}, client, b.results, progress.New(b.redis, b.log), nil, b.log)
 	store := renewing{b.results, make(chan string, 10)}
 	b.store = store
-	_, stop := b.start()
+	proxy, stop := b.startWithoutKept()
 	defer stop() //nolint:errcheck // the test does not ask how the worker ended
-	b.kept = direct
-	b.until(func() bool { return b.logs.FilterMessage("broker connected").Len() == 1 })
-	proxy.Cut()
 
 	refused := b.send("unknown", nil)
 	dead := uuid.NewString()
