@@ -133,15 +133,15 @@ func TestFailoverWhileWaiting(t *testing.T) {
 	if err := store.Keep(t.Context(), failure(t, "a")); err != nil {
 		t.Fatal(err)
 	}
-	if n := s.tasks(); n != 1 || !failover.done.Load() {
+	if n := s.tasks(); n != 1 || failover.n.Load() == 0 {
 		t.Errorf("got %d tasks at the new server, want the job (%v)", n, logs.All())
 	}
 }
 
-// beforeWait calls f before the first WAIT.
+// beforeWait counts each WAIT, and calls f before the first one.
 type beforeWait struct {
-	f    func()
-	done atomic.Bool
+	f func()
+	n atomic.Int32
 }
 
 func (*beforeWait) DialHook(next redis.DialHook) redis.DialHook          { return next }
@@ -150,11 +150,36 @@ func (*beforeWait) ProcessHook(next redis.ProcessHook) redis.ProcessHook { retur
 func (h *beforeWait) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		for _, c := range cmds {
-			if c.Name() == "wait" && h.done.CompareAndSwap(false, true) {
+			if c.Name() == "wait" && h.n.Add(1) == 1 && h.f != nil {
 				h.f()
 			}
 		}
 		return next(ctx, cmds)
+	}
+}
+
+// TestParkedWhileReplicasAreMissing has a parked job become due while it waits for a replica: it is
+// published once.
+func TestParkedWhileReplicasAreMissing(t *testing.T) {
+	b := setup(t)
+	client := b.connect(5)
+	tries := &beforeWait{}
+	client.AddHook(tries)
+	store := New(Config{Replicas: 1}, client, b.results, b.marks, nil, zap.NewNop())
+	b.run(store, b.out.publish)
+	done := make(chan error, 1)
+	go func() {
+		done <- store.Park(t.Context(), message(t, request("a")), request("a"), time.Now().Add(time.Second))
+	}()
+	b.until("the job is published", func() bool { return b.out.counts()["a"] > 0 })
+	seen := tries.n.Load()
+	b.until("Park has tried again", func() bool { return tries.n.Load() > seen+3 })
+	newSuccessor(b)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if n := b.out.counts()["a"]; n != 1 {
+		t.Errorf("published %d times, want once", n)
 	}
 }
 

@@ -51,6 +51,10 @@ const (
 // pieces of this size.
 const pieceSize = 48 << 10
 
+// publishedStays is how long the key of a parked job stays after the job was published, where
+// replicas are waited for.
+const publishedStays = time.Hour
+
 // forever is a number of retries that is never reached: asynq would archive a
 // parked job after the last.
 const forever = math.MaxInt32
@@ -220,6 +224,11 @@ func (s *Store) enqueue(ctx context.Context, queue, key, name string, j job, mes
 	}
 	if !j.Due.IsZero() {
 		options = append(options, asynq.ProcessAt(j.Due))
+		if s.cfg.Replicas > 0 {
+			// The key stays when the job is published: who still waits for the replicas would
+			// take it for lost, and park the job again.
+			options = append(options, asynq.Retention(publishedStays))
+		}
 	}
 	if err := s.client.SAdd(ctx, queuesKey, queue).Err(); err != nil {
 		return false, err

@@ -28,6 +28,26 @@ func (d *Delivery) Ack() error { return d.acknowledger.Ack(d.tag, false) }
 // delivery limit. An error means that the channel is gone, and the message is in its queue.
 func (d *Delivery) Requeue() error { return d.acknowledger.Nack(d.tag, false, true) }
 
+// Names of the headers in which a quorum queue counts how often a message came back.
+const (
+	headerReturned = "x-delivery-count" // against the delivery limit
+	headerAcquired = "x-acquired-count" // since RabbitMQ 4.3, each time
+)
+
+// Returned is how often the message came back to its quorum queue, as the delivery limit counts it;
+// 0 for other queues.
+func (d *Delivery) Returned() int { return count(d.Headers[headerReturned]) }
+
+// Fresh returns the message as it is published to queue to stand there as if it had never been
+// returned. What RabbitMQ notes about its deaths stays.
+func (d *Delivery) Fresh(queue string) Message {
+	m := d.Clone()
+	m.Queue = queue
+	delete(m.Headers, headerReturned)
+	delete(m.Headers, headerAcquired)
+	return m
+}
+
 // Reasons for which RabbitMQ dead-letters a message.
 const (
 	Rejected      celery.Reason = "rejected"

@@ -234,7 +234,7 @@ func (m Message) QueueOf() (queue string, ok bool) {
 
 // isDeathNote reports whether RabbitMQ writes the header when it dead-letters or returns a message.
 func isDeathNote(name string) bool {
-	return name == "x-death" || name == "x-delivery-count" || name == "x-acquired-count" ||
+	return name == "x-death" || name == headerReturned || name == headerAcquired ||
 		strings.HasPrefix(name, "x-first-death-") || strings.HasPrefix(name, "x-last-death-")
 }
 

@@ -37,14 +37,15 @@ func (j *job) killed(ctx context.Context) (*celery.Exception, error) {
 }
 
 // outlive says that the run goes on when its session is lost, and takes it out of the crash
-// count: the broker redelivers the job although this process is alive. The caller calls stop when
-// the run has ended.
-func (j *job) outlive(ctx context.Context) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
+// count: the broker redelivers the job although this process is alive. It says nothing once jobs
+// has ended: the process ends then, and the run with it. The caller calls stop when the run has
+// ended.
+func (j *job) outlive(jobs context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(jobs))
 	done := make(chan struct{})
 	unwatch := context.AfterFunc(j.consumer.gone, func() {
 		defer close(done)
-		if errors.Is(context.Cause(j.consumer.gone), errSessionLost) {
+		if errors.Is(context.Cause(j.consumer.gone), errSessionLost) && jobs.Err() == nil {
 			j.sayAlive(ctx)
 			j.uncount(ctx)
 		}

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -42,6 +43,9 @@ func (w *Worker) acceptDead(jobs context.Context, c *consumer, raw amqp.Delivery
 // bury takes a dead letter to its end. unreadable says why its message cannot be read, nil if it
 // can.
 func (j *job) bury(jobs context.Context, unreadable *celery.MessageError) error {
+	if j.delivery.Returned() >= returnedOften {
+		return j.putBack(jobs)
+	}
 	if unreadable != nil {
 		v := verdictOnRefusal(unreadable)
 		v.reason, v.outcome = j.death.Reason, outcomeDead
@@ -68,6 +72,21 @@ func (j *job) bury(jobs context.Context, unreadable *celery.MessageError) error 
 	return j.conclude(jobs, verdictOnDeath(*j.death, j.req))
 }
 
+// returnedOften is how often a dead letter may come back to its queue before it is published there
+// once more. A quorum queue drops what came back more often than its delivery limit, by default 20
+// since RabbitMQ 4.0, and a dead letter has nowhere else to go.
+const returnedOften = 2
+
+// putBack publishes a dead letter to the end of its queue, where its returns are not counted yet.
+func (j *job) putBack(jobs context.Context) error {
+	ctx, done := lingering(jobs, lastWrites)
+	defer done()
+	if err := j.publish(ctx, j.delivery.Fresh(j.consumer.queue.Name)); err != nil {
+		return stopped(ctx, err)
+	}
+	return j.ack()
+}
+
 // endOfDeath is the line of a dead letter's end.
 func (j *job) endOfDeath(v verdict, extra []zap.Field) {
 	extra = j.fields(append(extra, zap.String("queue", j.death.Queue), zap.String("reason", string(j.death.Reason)))...)
@@ -83,14 +102,15 @@ func (j *job) endOfDeath(v verdict, extra []zap.Field) {
 // end of its own. It reports whether the process has died instead.
 func (j *job) untilNotAtWork() (died bool, err error) {
 	waits := j.consumer.waits
-	for told := false; ; told = true {
-		atWork, err := j.book.Held(waits, j.req.ID)
+	for ran, told := false, false; ; told = true {
+		holder, err := j.book.Holder(waits, j.req.ID)
 		if err != nil {
 			return false, errors.Join(context.Cause(waits), err)
 		}
-		if !atWork {
-			return told && !j.endedMeanwhile(waits), nil
+		if holder == "" {
+			return ran && !j.endedMeanwhile(waits), nil
 		}
+		ran = ran || !strings.Contains(holder, notRun)
 		if !told {
 			j.w.log.Info("dead letter of a job that is at work waits for its end", zap.String("task_id", j.req.ID))
 			j.w.holdMore(j.consumer)
@@ -116,7 +136,11 @@ func (j *job) resume(jobs context.Context) error {
 	m := j.delivery.Clone()
 	m.ForgetDeaths()
 	m.Own.Again = true
-	if err := j.publish(ctx, m); err != nil {
+	err := j.publish(ctx, m)
+	if unpublishable(err) != nil {
+		return j.conclude(jobs, verdictOnDeath(*j.death, j.req))
+	}
+	if err != nil {
 		return stopped(ctx, err)
 	}
 	ackErr := j.ack()

@@ -25,7 +25,7 @@ func (j *job) claim(jobs, waits context.Context) (done bool, err error) {
 	if j.name == "" {
 		j.name = uuid.NewString()
 	}
-	for from := ""; ; {
+	for from, met := "", ""; ; {
 		if done, err := j.endedBefore(jobs, waits); done || err != nil {
 			return done, err
 		}
@@ -37,7 +37,7 @@ func (j *job) claim(jobs, waits context.Context) (done bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if strings.HasPrefix(holder, j.name) {
+		if strings.Contains(holder, j.name) {
 			return j.claimed(jobs, holder, now)
 		}
 		j.meets(now)
@@ -47,6 +47,12 @@ func (j *job) claim(jobs, waits context.Context) (done bool, err error) {
 				wait = saysAlive
 			}
 			from = holder
+		} else if holder != met {
+			// This delivery may come again, and must not be taken for one of that run then.
+			met = holder
+			if _, err := j.book.Alive(waits, j.req.ID, holder); err != nil {
+				return false, err
+			}
 		}
 		if err := j.holdFor(waits, wait); err != nil {
 			return false, err
@@ -57,7 +63,6 @@ func (j *job) claim(jobs, waits context.Context) (done bool, err error) {
 // claimed notes that the job has its id.
 func (j *job) claimed(jobs context.Context, run string, now celery.Stored) (done bool, err error) {
 	j.setRun(run)
-	j.name = "" // the next run is another one
 	if j.looked && j.overtaken(j.past, now) {
 		return true, j.concludeOther(jobs, now)
 	}
@@ -137,6 +142,9 @@ func (j *job) hasRun() bool {
 	return j.run != ""
 }
 
+// notRun begins the name under which a job has its id that is to end without a run.
+const notRun = "end-"
+
 // setRun changes the name under which the job has its id, "" if it has not. Its lease is renewed
 // while it has.
 func (j *job) setRun(run string) (before string) {
@@ -168,6 +176,9 @@ func (j *job) release(v verdict, acked bool) {
 		err = j.book.Ended(ctx, j.req.ID, run)
 	case run != "":
 		err = j.book.Release(ctx, j.req.ID, run)
+	}
+	if err == nil {
+		j.name = "" // else the next run has the lease of this one
 	}
 	if err == nil && failed && acked {
 		err = j.book.Acknowledged(ctx, j.req.ID)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -35,11 +36,11 @@ func (j *job) givenUp(v verdict, err error) verdict {
 // concludeOther concludes a job that has ended in another run, of which the end is on record:
 // the process that recorded it may have died right after.
 func (j *job) concludeOther(jobs context.Context, now celery.Stored) error {
-	j.recorded, j.again = true, true
 	v := verdictOn(now.Meta)
 	if j.refused != nil && v.reason != "" {
 		v.reason = j.refused.Reason // it was not run there either
 	}
+	j.recorded, j.verdict, j.again = true, v, true
 	return j.conclude(jobs, v)
 }
 
@@ -61,11 +62,15 @@ func (j *job) conclude(jobs context.Context, v verdict) error {
 	j.enter(settled)
 	if !j.recorded && j.started.IsZero() && !j.hasRun() && j.req.ID != "" && v.state() != "" {
 		// It has not run, nor will it: nobody else has to.
-		switch done, err := j.claim(jobs, ctx); {
+		if j.name == "" {
+			j.name = notRun + uuid.NewString()
+		}
+		waits := j.consumer.waits // nothing is done yet: the delivery may go back
+		switch done, err := j.claim(jobs, waits); {
 		case done:
 			return err
 		case err != nil:
-			return stopped(ctx, err)
+			return stopped(waits, err)
 		}
 		j.enter(settled)
 	}
@@ -79,9 +84,6 @@ func (j *job) conclude(jobs context.Context, v verdict) error {
 		j.again = j.again || j.seen || j.consumer.lost()
 		var err error
 		v, err = j.settle(ctx, v)
-		if j.recorded && j.death == nil { // a dead letter is buried from the beginning again, since its reason is not on record
-			j.verdict = v
-		}
 		if err == nil {
 			break
 		}

@@ -29,8 +29,9 @@ type ending struct {
 	again   bool          // what is published may have been published before
 	started time.Time     // of the run, zero if there was none
 
-	shortened bool         // the exception was too large for the server
-	recorded  bool         // the verdict is on record: settle goes on behind that
+	shortened bool // the exception was too large for the server
+	recorded  bool // verdict is on record: settle goes on behind that
+	verdict   verdict
 	meta      *celery.Meta // the document of the verdict, made once
 }
 
@@ -57,8 +58,12 @@ func (w *Worker) newRefusal(m rabbit.Message, why *celery.MessageError) *ending 
 //
 // It returns the verdict that holds: that of another run, if Redis says that one has ended the
 // task since this run began, or a failure, if the verdict cannot be carried out. After an error
-// it may be called again with the returned verdict, and goes on.
+// it may be called again with the returned verdict, and goes on. Once a verdict is on record, it is
+// that one whatever v says.
 func (e *ending) settle(ctx context.Context, v verdict) (verdict, error) {
+	if e.recorded {
+		v = e.verdict
+	}
 	if v.state() == "" && v.fate != replace {
 		return v, nil
 	}
@@ -67,7 +72,7 @@ func (e *ending) settle(ctx context.Context, v verdict) (verdict, error) {
 		if v, err = e.record(ctx, v); err != nil {
 			return v, err
 		}
-		e.recorded = true
+		e.recorded, e.verdict = true, v
 		switch {
 		case v.outcome == outcomeDuplicate:
 			e.again = true // the other run has begun with the steps behind

@@ -52,8 +52,7 @@ type job struct {
 	looked   bool          // past is known
 	past     celery.Stored // on record when the job was first looked up
 
-	name    string  // under which it asks for its id, until it has it: a claim that failed may have got it
-	verdict verdict // that is on record
+	name string // under which it asks for its id, and has it: a claim or a release that failed may have been done
 
 	mu      sync.Mutex
 	counted string // the name under which its run counts among those that may have died of it
@@ -145,10 +144,18 @@ func (j *job) persist(f func() error) error {
 			logged = err.Error()
 			j.w.log.Error("a job cannot go on, trying again", j.fields(zap.Error(err))...)
 		}
-		if err := pause(j.consumer.waits, wait); err != nil {
+		if err := j.wait(j.consumer.waits, wait); err != nil {
 			return err
 		}
 	}
+}
+
+// wait holds the job for a time, outside of the slots.
+func (j *job) wait(waits context.Context, d time.Duration) error {
+	j.place.leave()
+	j.w.holdMore(j.consumer)
+	defer j.consumer.held.Add(-1)
+	return pause(waits, d)
 }
 
 // errPanicked says that the worker's own code panicked.
@@ -162,7 +169,11 @@ func (j *job) safely(f func() error) (err error) {
 			j.watching()
 			j.watching = nil
 		}
-		j.release(j.verdict, false)
+		v := j.verdict
+		if j.death != nil {
+			v = verdict{} // it is buried from the beginning again, as its reason is not on record
+		}
+		j.release(v, false)
 	}()
 	defer func() {
 		if p := recover(); p != nil {
@@ -367,12 +378,9 @@ func (j *job) waitForETA(jobs, waits context.Context) (parked bool, err error) {
 
 // holdFor holds the job for a time, outside of the slots.
 func (j *job) holdFor(waits context.Context, wait time.Duration) error {
-	j.place.leave()
 	j.enter(scheduled)
-	j.w.holdMore(j.consumer)
-	defer j.consumer.held.Add(-1)
 	defer j.enter(reserved)
-	return pause(waits, wait)
+	return j.wait(waits, wait)
 }
 
 // attempt runs the handler once and returns the verdict. An error means that the job has to go
@@ -391,7 +399,7 @@ func (j *job) attempt(jobs context.Context) (verdict, error) {
 		return failure(fatal, failed.ReasonPoison), nil
 	}
 	if j.watching == nil {
-		j.watching = j.outlive(context.WithoutCancel(jobs))
+		j.watching = j.outlive(jobs)
 	}
 	j.task.runs.Add(1)
 	if j.task.AckEarly {

@@ -291,6 +291,60 @@ func TestDeadLetters(t *testing.T) {
 	}
 }
 
+// TestDeadLetterIsNeverDropped has a dead letter come back to its queue more often than the queue's
+// delivery limit allows, while its job is at work. The queue has no dead-letter exchange.
+func TestDeadLetterIsNeverDropped(t *testing.T) {
+	t.Parallel()
+	server := testenv.RabbitMQ(t)
+	b := setupOn(t, server.URL())
+	const limit = 3
+	server.Ctl("set_policy", "--apply-to", "queues", "dlq", "^q.dlq$", `{"delivery-limit":3}`)
+	ch, err := b.conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ch.QueueDeclare("short", true, false, false, false, amqp.Table{
+		"x-message-ttl": 1, "x-dead-letter-exchange": rabbit.ExchangeDeadLetter, "x-dead-letter-routing-key": "dlq",
+	}); err != nil {
+		t.Fatal(err)
+	}
+	id := uuid.NewString()
+	if _, _, err := b.results.Begin(t.Context(), id, "run", "", ""); err != nil {
+		t.Fatal(err)
+	}
+	b.redis.Persist(t.Context(), "onceover:run:"+id)
+	props, headers, body, err := (&celery.Request{ID: id, Task: "t"}).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.publishTo("", "short", publishing(props, headers, body)); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	waits := func(n int) {
+		b.until(func() bool {
+			return b.logs.FilterMessage("dead letter of a job that is at work waits for its end").Len() >= n
+		})
+	}
+	for n := range limit + 3 {
+		waits(n + 1)
+		server.Ctl("close_all_connections", "test")
+	}
+	waits(limit + 4)
+	b.connect()
+	if err := b.results.Release(t.Context(), id, "run"); err != nil {
+		t.Fatal(err)
+	}
+	// The run is taken for dead, so that the message goes back to its queue, and runs out there.
+	if m := b.wait(id); m.Status != celery.Revoked {
+		t.Errorf("got %s, want REVOKED", m.Status)
+	}
+	if r := b.record(id); r.Reason != rabbit.Expired || r.Message.Queue != "short" {
+		t.Errorf("got reason %s of queue %s, want expired of short", r.Reason, r.Message.Queue)
+	}
+	b.until(func() bool { return b.left(rabbit.QueueDeadLetter) == 0 })
+}
+
 // TestDeadLetterOfSuccess drains a dead letter whose job has succeeded.
 func TestDeadLetterOfSuccess(t *testing.T) {
 	b := setup(t)

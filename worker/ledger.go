@@ -17,7 +17,7 @@ type Ledger interface {
 	Begin(ctx context.Context, taskID, run, from, earlier string) (stored celery.Stored, holder string, err error)
 	Renew(ctx context.Context, runs map[string]string) error
 	Release(ctx context.Context, taskID, run string) error
-	Held(ctx context.Context, taskID string) (bool, error)
+	Holder(ctx context.Context, taskID string) (string, error)
 	Past(ctx context.Context, taskID string, again bool, since string) (stored celery.Stored, over bool, err error)
 	Alive(ctx context.Context, taskID, run string) (named string, err error)
 	Ended(ctx context.Context, taskID, run string) error

@@ -20,7 +20,7 @@ type refusals struct {
 
 func (r refusals) Begin(ctx context.Context, taskID, run, from, earlier string) (celery.Stored, string, error) {
 	stored, holder, err := r.Store.Begin(ctx, taskID, run, from, earlier)
-	if err == nil && !strings.HasPrefix(holder, run) {
+	if err == nil && !strings.Contains(holder, run) {
 		select {
 		case r.taken <- taskID:
 		default: // it asks again and again

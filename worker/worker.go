@@ -333,8 +333,8 @@ func (w *Worker) askStores(ctx context.Context) {
 	defer cancel()
 	var all sync.WaitGroup
 	for _, ask := range []func() error{
-		func() error { _, err := w.results.Held(ctx, w.cfg.NodeName); return err },
-		func() error { _, err := w.marks.Held(ctx, w.cfg.NodeName); return err },
+		func() error { _, err := w.results.Holder(ctx, w.cfg.NodeName); return err },
+		func() error { _, err := w.marks.Holder(ctx, w.cfg.NodeName); return err },
 		func() error { return w.kept.Probe(ctx) },
 	} {
 		all.Go(func() { _ = ask() }) // the stores' Fault says what is wrong

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -12,18 +13,25 @@ import (
 	"onceover/internal/redisretry"
 )
 
+// isRun is a Lua function: it reports whether a lease is that of a run, which may not know that
+// it goes as alive.
+const isRun = `
+local function isRun(lease, run) return lease == run or lease == 'alive ' .. run end
+`
+
 // LeaseTTL is how long an id stays taken by a run that is not renewed.
 const LeaseTTL = 60 * time.Second
 
 // Begin takes the id for a run and returns what is on record, in one round trip. run is a name
-// that no other run has. holder is who has the id now: it begins with run if this run has, which
+// that no other run has. holder is who has the id now: it contains run if this run has, which
 // goes by that name from now on; else it is another one that is at work. from names a run, as
 // holder did before, from which the id is taken all the same, unless it has said since that it is
 // alive ([Ledger.Alive]); "" for none.
 //
 // earlier is the digest of an end that is of an earlier message with the id, [celery.AnyEnd], or "" for
 // none. If that is what is on record, the name of the run says so: a redelivery of this message
-// is not taken for ended therefore.
+// is not taken for ended therefore. After an end whose message may come again the run is alive from
+// the start: that message must not take the id from it.
 //
 // The id is taken before the record is read. An end that is recorded before its lease is
 // released is seen therefore by whoever gets the lease next.
@@ -52,11 +60,13 @@ func (l *Ledger) Begin(ctx context.Context, taskID, run, from, earlier string) (
 var beginScript = redis.NewScript(`
 local run, from, ttl, earlier = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local has, doc = redis.call('GET', KEYS[1]), KEYS[2] and redis.call('GET', KEYS[2])
-if has and string.sub(has .. ' ', 1, #run + 1) == run .. ' ' then
+local name = has and string.match(string.gsub(has, '^alive ', ''), '^%S+')
+if name == run then
 	run = has -- by a try whose answer was lost
 elseif not has or has == 'ended' or has == 'acknowledged' or has == from and string.sub(has, 1, 6) ~= 'alive ' then
 	local digest = doc and earlier ~= '' and redis.sha1hex(doc)
 	if digest and (earlier == 'any' or earlier == digest) then run = run .. ' ' .. digest end
+	if has == 'ended' then run = 'alive ' .. run end
 else
 	return {has, doc or ''}
 end
@@ -89,10 +99,10 @@ func (l *Ledger) beginApart(ctx context.Context, taskID, run, from, earlier stri
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return "", "", err
 	}
-	if digest := l.stored(taskID, raw).Digest(); holder == run && digest != "" && (earlier == celery.AnyEnd || earlier == digest) {
-		holder += " " + digest
-		err = change.Run(ctx, l.client, []string{lease}, run, holder, int(LeaseTTL.Seconds())).Err()
-		return holder, raw, err
+	if digest := l.stored(taskID, raw).Digest(); strings.HasSuffix(holder, run) && digest != "" && (earlier == celery.AnyEnd || earlier == digest) {
+		named := holder + " " + digest
+		err = change.Run(ctx, l.client, []string{lease}, holder, named, int(LeaseTTL.Seconds())).Err()
+		return named, raw, err
 	}
 	return holder, raw, nil
 }
@@ -100,8 +110,8 @@ func (l *Ledger) beginApart(ctx context.Context, taskID, run, from, earlier stri
 // renew lets a lease last longer that is the run's.
 //
 // KEYS: the lease. ARGV: run, TTL in seconds.
-const renew = `
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+const renew = isRun + `
+if isRun(redis.call('GET', KEYS[1]), ARGV[1]) then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
 return 1
 `
 
@@ -134,8 +144,8 @@ func (l *Ledger) Renew(ctx context.Context, runs map[string]string) error {
 // release deletes a lease that is the run's.
 //
 // KEYS: the lease. ARGV: run.
-var release = redis.NewScript(`
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+var release = redis.NewScript(isRun + `
+if isRun(redis.call('GET', KEYS[1]), ARGV[1]) then redis.call('DEL', KEYS[1]) end
 return 1
 `)
 
@@ -150,15 +160,18 @@ func (l *Ledger) Release(ctx context.Context, taskID, run string) error {
 	return nil
 }
 
-// Held reports whether some run has the id at this moment.
-func (l *Ledger) Held(ctx context.Context, taskID string) (bool, error) {
+// Holder returns the name of the run that has the id at this moment, "" for none.
+func (l *Ledger) Holder(ctx context.Context, taskID string) (string, error) {
 	var lease string
 	err := l.guard.Do(ctx, func(ctx context.Context) (err error) {
 		lease, err = l.client.Get(ctx, l.format.LeaseKey(taskID)).Result()
 		return err
 	})
 	if err != nil && !errors.Is(err, redis.Nil) {
-		return false, fmt.Errorf("look whether task %s is taken: %w", taskID, err)
+		return "", fmt.Errorf("look whether task %s is taken: %w", taskID, err)
 	}
-	return atWork(lease), nil
+	if !atWork(lease) {
+		return "", nil
+	}
+	return lease, nil
 }

@@ -33,8 +33,8 @@ func begin(t *testing.T, l keeper, id, run string, steal, want bool) celery.Stor
 
 func held(t *testing.T, l keeper, id string, want bool) {
 	t.Helper()
-	if got, err := l.Held(t.Context(), id); got != want || err != nil {
-		t.Errorf("got held %t, %v, want %t", got, err, want)
+	if got, err := l.Holder(t.Context(), id); (got != "") != want || err != nil {
+		t.Errorf("got holder %q, %v, want one: %t", got, err, want)
 	}
 }
 
@@ -98,6 +98,43 @@ func TestLease(t *testing.T) {
 		if s := begin(t, l, "t", "c", false, true); !s.Ended() || s.Meta.Status != celery.Success {
 			t.Errorf("got %+v on record, want SUCCESS", s)
 		}
+	})
+}
+
+// TestAlive has another run say that the holder of an id is alive: nobody takes the id from that,
+// which does not know of it and goes on as before.
+func TestAlive(t *testing.T) {
+	each(t, func(t *testing.T, k kind, l keeper, c *redis.Client) {
+		ctx := t.Context()
+		begin(t, l, "t", "a", false, true)
+		if named, err := l.Alive(ctx, "t", "a"); named != "alive a" || err != nil {
+			t.Fatal(named, err)
+		}
+		begin(t, l, "t", "b", true, false)
+		if _, holder, err := l.Begin(ctx, "t", "a", "", ""); holder != "alive a" || err != nil {
+			t.Errorf("the run again: got %q, %v, want it to have its id", holder, err)
+		}
+		c.Expire(ctx, k.leaseKey("t"), time.Second)
+		if err := l.Renew(ctx, map[string]string{"t": "a"}); err != nil {
+			t.Fatal(err)
+		}
+		if ttl := c.TTL(ctx, k.leaseKey("t")).Val(); ttl != time.Minute {
+			t.Errorf("got TTL %v, want it renewed", ttl)
+		}
+		if err := l.Ended(ctx, "t", "a"); err != nil {
+			t.Fatal(err)
+		}
+		held(t, l, "t", false)
+
+		// The message of that end may come again, and must not take the id from the next run.
+		if _, holder, err := l.Begin(ctx, "t", "c", "", ""); holder != "alive c" || err != nil {
+			t.Errorf("after an end: got %q, %v, want it alive", holder, err)
+		}
+		begin(t, l, "t", "d", true, false)
+		if err := l.Release(ctx, "t", "c"); err != nil {
+			t.Fatal(err)
+		}
+		held(t, l, "t", false)
 	})
 }
 

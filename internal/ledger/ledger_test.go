@@ -31,7 +31,9 @@ type keeper interface {
 	Begin(ctx context.Context, taskID, run, from, earlier string) (stored celery.Stored, holder string, err error)
 	Renew(ctx context.Context, runs map[string]string) error
 	Release(ctx context.Context, taskID, run string) error
-	Held(ctx context.Context, taskID string) (bool, error)
+	Holder(ctx context.Context, taskID string) (string, error)
+	Alive(ctx context.Context, taskID, run string) (named string, err error)
+	Ended(ctx context.Context, taskID, run string) error
 	Past(ctx context.Context, taskID string, again bool, since string) (stored celery.Stored, over bool, err error)
 	Record(ctx context.Context, m celery.Meta, since celery.Stored) (theirs celery.Stored, err error)
 }
@@ -360,8 +362,8 @@ func TestLostAnswers(t *testing.T) {
 			})
 			do("renew", func() error { return l.Renew(t.Context(), map[string]string{"t": "run", "u": "run"}) })
 			do("release", func() error { return l.Release(t.Context(), "t", "run") })
-			if held, err := l.Held(t.Context(), "t"); held || err != nil {
-				t.Errorf("got held %t, %v after the release", held, err)
+			if holder, err := l.Holder(t.Context(), "t"); holder != "" || err != nil {
+				t.Errorf("got holder %q, %v after the release", holder, err)
 			}
 		})
 	}

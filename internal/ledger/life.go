@@ -18,7 +18,8 @@ import (
 //
 //	RUN            a run is at work, or has died
 //	RUN DIGEST     likewise, and the document with this digest is of an earlier message
-//	alive RUN …    likewise, and the run goes on although the broker has taken its message back
+//	alive RUN …    likewise, and nobody takes the id from the run: the broker has taken its message
+//	               back, and it goes on, or another message with the id may come again
 //	ended          the end on record is of a message that may come again: it is not acknowledged
 //	acknowledged   the end on record is of a message that will not come again, unless it was
 //	               published twice
@@ -80,8 +81,8 @@ func failure(cmd *redis.StringCmd) error {
 //
 // KEYS: the lease. ARGV: the value that it has, the one that it gets, TTL in seconds.
 // Returns 1 if it had that value.
-var change = redis.NewScript(`
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+var change = redis.NewScript(isRun + `
+if not isRun(redis.call('GET', KEYS[1]), ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 return 1
 `)
@@ -96,8 +97,9 @@ func (l *Ledger) change(ctx context.Context, taskID, from, to string, ttl time.D
 	return nil
 }
 
-// Alive notes that a run goes on although the broker has taken its message back, and returns the
-// name that the run has from now on. Nobody takes the id away from it.
+// Alive notes that nobody takes the id from a run, and returns the name that the run has from now
+// on. The run says so itself, if the broker has taken its message back, or another message with
+// the id does, before it can come again and be taken for that one. The run need not know.
 func (l *Ledger) Alive(ctx context.Context, taskID, run string) (named string, err error) {
 	if strings.HasPrefix(run, leaseAlive) {
 		return run, nil
