@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -119,6 +120,15 @@ func TestFailedJobsFromTheCommandLine(t *testing.T) {
 	run("no failed jobs", 0, "list")
 	run("2 failed jobs imported, 0 were kept already", 0, "import", file)
 	run("0 failed jobs imported, 2 were kept already", 0, "import", file)
+	records, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, bytes.ReplaceAll(records, []byte("\n"), []byte("\n{\"broken\":\nno record\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run("2 failed jobs discarded", 0, "discard", "--all", "--yes")
+	run("2 failed jobs imported, 0 were kept already", 1, "import", file)
 	if out := run(worse.ID, 0, "list"); strings.Count(out, "FAILURE") != 2 {
 		t.Errorf("after the import: got %s", out)
 	}

@@ -48,6 +48,10 @@ var refusals = map[int]bool{
 // Refused reports whether the broker has answered that it never does what it was asked for.
 func Refused(err error) bool { return refusals[answerCode(err)] }
 
+// Forbidden reports whether the broker has refused a message because the user may not write to the
+// exchange.
+func Forbidden(err error) bool { return Undeliverable(err) && answerCode(err) == amqp.AccessRefused }
+
 // OtherType reports whether the broker has refused an exchange because there is one of another type
 // with its name.
 func OtherType(err error) bool {

@@ -72,11 +72,14 @@ func (f *faults) warn(queue string, why error) {
 	}
 }
 
-func (f *faults) has(name string) bool {
+// get returns a fault, nil if there is none.
+func (f *faults) get(name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.now[name] != nil
+	return f.now[name]
 }
+
+func (f *faults) has(name string) bool { return f.get(name) != nil }
 
 // forget drops a fault without a word: nobody wants the queue any more.
 func (f *faults) forget(name string) {
@@ -116,6 +119,9 @@ const patience = 2 * time.Second
 // obstacle returns why no job could be brought to its end at the moment, nil if nothing is known
 // to be in the way.
 func (w *Worker) obstacle() error {
+	if err := w.faults.get(faultPublish); err != nil {
+		return err
+	}
 	for _, store := range []interface{ Fault() *redisretry.Fault }{w.results, w.marks, w.kept} {
 		f := store.Fault()
 		if f != nil && (f.Kind == redisretry.Rights || !w.consuming.Load() || time.Since(f.Since) > patience) {
@@ -146,7 +152,7 @@ func (w *Worker) paused() bool {
 func (w *Worker) Problems() []string {
 	var out []string
 	for _, err := range append(w.faults.all(), w.obstacle()) {
-		if err != nil {
+		if err != nil && !slices.Contains(out, err.Error()) {
 			out = append(out, err.Error())
 		}
 	}

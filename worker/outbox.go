@@ -30,7 +30,8 @@ const maxLost = 3
 // outbox publishes over whichever session there is: a message that was not confirmed because the
 // broker went away is sent again on the next session.
 type outbox struct {
-	log *zap.Logger
+	log    *zap.Logger
+	faults *faults
 
 	mu      sync.Mutex
 	session *session
@@ -38,8 +39,8 @@ type outbox struct {
 	slow    map[string]bool // destinations that do not confirm at the moment
 }
 
-func newOutbox(log *zap.Logger) *outbox {
-	return &outbox{log: log, changed: make(chan struct{}), slow: map[string]bool{}}
+func newOutbox(log *zap.Logger, faults *faults) *outbox {
+	return &outbox{log: log, faults: faults, changed: make(chan struct{}), slow: map[string]bool{}}
 }
 
 // tellSlow says once of each destination of messages that it does not confirm.
@@ -53,6 +54,18 @@ func (o *outbox) tellSlow(messages []rabbit.Message) {
 				zap.String("destination", to))
 		}
 	}
+}
+
+// forbidden reports whether a message failed because we may not publish to queues, and notes that:
+// without this right no retry is sent, and no next step that names a queue. A right that another
+// exchange asks for is the message's own matter.
+func (o *outbox) forbidden(m rabbit.Message, err error) bool {
+	var undeliverable *rabbit.UndeliverableError
+	if _, ok := m.QueueOf(); !ok || !rabbit.Forbidden(err) || !errors.As(err, &undeliverable) {
+		return false
+	}
+	o.faults.set(faultPublish, rabbit.NewConfigError("publish to the default exchange", undeliverable.Err))
+	return true
 }
 
 // tellConfirmed says that a destination confirms again.
@@ -156,6 +169,8 @@ func (p *posting) round(ctx context.Context, s *session) {
 			p.outbox.tellConfirmed(l.message)
 		case ctx.Err() != nil:
 			p.faults[l.index] = err
+		case p.outbox.forbidden(l.message, err):
+			refused, left = true, append(left, l)
 		case errors.Is(err, rabbit.ErrUnroutable):
 			if err = p.createQueue(s, l.message, err); err == nil {
 				left = append(left, l)

@@ -1,9 +1,13 @@
 package worker_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
@@ -11,6 +15,7 @@ import (
 	"onceover/celery"
 	"onceover/internal/testenv"
 	"onceover/rabbit"
+	"onceover/worker"
 )
 
 // TestExchangeOfAnotherType has the exchange of the producers be of a type through which nothing
@@ -147,4 +152,65 @@ func TestWithoutConfigureRight(t *testing.T) {
 		}
 		_ = stop() // the next one is to be alone
 	}
+}
+
+// TestWithoutWriteRight takes the right to write to the default exchange away, before the start and
+// while jobs run: they wait in their queue, or are held, until it is granted. It takes up to
+// retryFaults, 10 s, to be seen.
+func TestWithoutWriteRight(t *testing.T) {
+	t.Parallel()
+	server := testenv.RabbitMQ(t)
+	b := setupOn(t, server.URL())
+	b.task("t", value(1))
+	var runs atomic.Int32
+	b.task("again", worker.HandlerFunc(func(context.Context, *celery.Request) (any, error) {
+		if runs.Add(1)%2 == 1 {
+			return nil, worker.Retry(errors.New("busy"), 100*time.Millisecond)
+		}
+		return 1, nil
+	}))
+	server.Ctl("add_user", "w", "w")
+	b.cfg.BrokerURLs = []string{strings.Replace(server.URL(), "guest:guest", "w:w", 1)}
+	may := func(write string) { server.Ctl("set_permissions", "w", ".*", write, ".*") }
+	const without = "^(tasks|dlx|q\\..*|celery.*)$"
+	may(without)
+	first := b.send("again", nil)
+	w, _ := b.start()
+	told := func(n int) {
+		t.Helper()
+		b.until(func() bool {
+			return b.logs.FilterMessage("the broker does not let us work").FilterLevelExact(zap.ErrorLevel).Len() == n &&
+				b.logs.FilterMessage("consuming is paused: the jobs stay in their queues").Len() == n
+		})
+		if p := w.Problems(); len(p) != 1 || !strings.Contains(p[0], "set_permissions") {
+			t.Errorf("got problems %q, want one with the remedy", p)
+		}
+	}
+	told(1)
+	if n := b.left("q.ai"); n != 1 || runs.Load() != 0 {
+		t.Errorf("got %d jobs in the queue and %d runs, want the job there", n, runs.Load())
+	}
+	may(".*")
+	if m := b.wait(first); m.Status != celery.Success {
+		t.Errorf("got %s, want SUCCESS once it may publish", m.Status)
+	}
+
+	// RabbitMQ remembers for each channel what a user may do: to a new destination goes a new one.
+	may(without)
+	second := b.send("t", callback("elsewhere", nil))
+	told(2)
+	if s := b.state(second); s.Final() {
+		t.Errorf("got %s, want that the job waits", s)
+	}
+	third := b.send("t", nil)
+	may(".*")
+	for _, id := range []string{second, third} {
+		if m := b.wait(id); m.Status != celery.Success {
+			t.Errorf("got %s, want SUCCESS once it may publish", m.Status)
+		}
+	}
+	if n := b.left("elsewhere"); n != 1 || runs.Load() != 2 {
+		t.Errorf("got %d callbacks and %d runs of the first, want 1 and 2", n, runs.Load())
+	}
+	b.until(func() bool { return len(w.Problems()) == 0 })
 }

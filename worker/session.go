@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
@@ -19,7 +20,8 @@ import (
 const (
 	maxReconnect = 10 * time.Second // longest pause between attempts to connect
 	closeTimeout = 2 * time.Second  // for the broker to answer when the session ends
-	retryFaults  = 10 * time.Second // between attempts to consume what the broker does not let us
+	retryFaults  = 10 * time.Second // between attempts at what the broker does not let us do
+	publishTrial = time.Second      // for the broker to answer before jobs are taken
 )
 
 // session is what connects us with the broker, from dialling to its loss. A
@@ -200,7 +202,8 @@ func (w *Worker) consume(ctx, jobs context.Context, s *session) error {
 	if w.cfg.DelayedDelivery {
 		s.watch.Go(func() { w.prepareDelays(s) })
 	}
-	s.watch.Go(func() { w.tryPublish(s) })
+	w.tryPublish(s) // before jobs are taken
+	s.watch.Go(func() { w.watchPublish(s) })
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -317,18 +320,24 @@ func (w *Worker) declareDelays(s *session, queues []rabbit.Queue) (created bool,
 	return rabbit.DeclareDelays(s.waits, conn, queues)
 }
 
-// tryPublish looks whether we may publish to queues, by a message that goes nowhere: without that
-// right no retry is sent, no callback and no next step. Jobs that need none of these still run.
+// tryPublish looks whether we may publish to queues, by a message that goes nowhere. RabbitMQ
+// remembers for each channel what a user may do: the destination is new, and so is its channel.
 func (w *Worker) tryPublish(s *session) {
-	ctx, cancel := context.WithTimeout(s.waits, confirmLimit)
+	ctx, cancel := context.WithTimeout(s.waits, publishTrial)
 	defer cancel()
-	err := s.publisher.Publish(ctx, rabbit.Message{RoutingKey: w.cfg.NodeName + ".nowhere", Optional: true})
-	var undeliverable *rabbit.UndeliverableError
-	switch {
-	case errors.As(err, &undeliverable):
-		w.faults.set(faultPublish, rabbit.NewConfigError("publish to the default exchange", undeliverable.Err))
-	case err == nil:
+	m := rabbit.Message{RoutingKey: w.cfg.NodeName + ".nowhere." + uuid.NewString(), Optional: true}
+	err := s.publisher.Publish(ctx, m)
+	if !w.outbox.forbidden(m, err) && err == nil {
 		w.faults.set(faultPublish, nil)
+	}
+}
+
+// watchPublish tries to publish as long as it is known that we may not.
+func (w *Worker) watchPublish(s *session) {
+	for pause(s.waits, retryFaults) == nil {
+		if w.faults.has(faultPublish) {
+			w.tryPublish(s)
+		}
 	}
 }
 

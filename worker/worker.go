@@ -107,6 +107,7 @@ func New(cfg Config, results Results, marks Marks, kept Kept, reg prometheus.Reg
 		return nil, fmt.Errorf("worker configuration: %w", err)
 	}
 	_, host, _ := strings.Cut(cfg.NodeName, "@")
+	faults := newFaults(log)
 	w := &Worker{
 		cfg:      cfg,
 		results:  results,
@@ -117,9 +118,9 @@ func New(cfg Config, results Results, marks Marks, kept Kept, reg prometheus.Reg
 		origin:   fmt.Sprintf("gen%d@%s", os.Getpid(), host),
 		pool:     pool{size: cfg.Concurrency},
 		queues:   newQueues(cfg.Queues),
-		faults:   newFaults(log),
+		faults:   faults,
 		bodies:   newBodies(),
-		outbox:   newOutbox(log),
+		outbox:   newOutbox(log, faults),
 		abort:    make(chan struct{}),
 		shutdown: make(chan struct{}),
 	}

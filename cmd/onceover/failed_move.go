@@ -147,8 +147,14 @@ as soon as a worker runs on this store.`,
 	return cmd
 }
 
+// maxBad is how many bad records an import passes over: a file with more is none of ours.
+const maxBad = 100
+
+// importRecords keeps all records that can be kept. Behind what is no JSON it goes on with the next
+// line.
 func importRecords(ctx context.Context, store *failed.Store, in io.Reader) (fresh, known int, err error) {
-	dec := json.NewDecoder(bufio.NewReader(in))
+	lines := bufio.NewReader(in)
+	dec := json.NewDecoder(lines)
 	var bad []error // of records that are passed over
 	for n := 0; ; {
 		var line json.RawMessage
@@ -159,8 +165,17 @@ func importRecords(ctx context.Context, store *failed.Store, in io.Reader) (fres
 		if cause := context.Cause(ctx); cause != nil {
 			return fresh, known, cause
 		}
+		if len(bad) == maxBad {
+			return fresh, known, errors.Join(append(bad, errors.New("too many bad records, the rest is not read: expected the output of onceover failed export"))...)
+		}
 		if n++; err != nil {
-			return fresh, known, errors.Join(append(bad, fmt.Errorf("record %d cannot be read, nor what is behind it: %w", n, err))...)
+			bad = append(bad, fmt.Errorf("record %d cannot be read, going on with the next line: %w", n, err))
+			lines = bufio.NewReader(io.MultiReader(dec.Buffered(), lines))
+			if _, err := lines.ReadString('\n'); err != nil {
+				return fresh, known, errors.Join(bad...)
+			}
+			dec = json.NewDecoder(lines)
+			continue
 		}
 		var r failed.Record
 		if err = json.Unmarshal(line, &r); err == nil {
