@@ -44,7 +44,9 @@ func (w *Worker) acceptDead(jobs context.Context, c *consumer, raw amqp.Delivery
 // can.
 func (j *job) bury(jobs context.Context, unreadable *celery.MessageError) error {
 	if j.delivery.Returned() >= returnedOften {
-		return j.putBack(jobs)
+		if err := j.putBack(jobs); unpublishable(err) == nil {
+			return err
+		} // else it is buried here and now
 	}
 	if unreadable != nil {
 		v := verdictOnRefusal(unreadable)
