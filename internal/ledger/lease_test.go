@@ -2,7 +2,6 @@ package ledger_test
 
 import (
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -237,13 +236,7 @@ func TestManyRenewals(t *testing.T) {
 // TestCluster runs all of it on a cluster, where each command and script may touch one slot only.
 func TestCluster(t *testing.T) {
 	t.Parallel()
-	bus := testenv.NewProxy(t, "127.0.0.1:1") // for its port: the bus's own might be a client's
-	bus.Cut()
-	_, port, err := net.SplitHostPort(bus.Addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := testenv.Redis(t, "--cluster-enabled", "yes", "--cluster-port", port)
+	server := testenv.Redis(t, "--cluster-enabled", "yes")
 	if err := client(t, server.URL(), nil).Do(t.Context(), "CLUSTER", "ADDSLOTSRANGE", 0, 16383).Err(); err != nil {
 		t.Fatal(err)
 	}

@@ -219,6 +219,26 @@ func open(t *testing.T, url string) *redis.Client {
 	return c
 }
 
+// TestStaleConnection breaks a command as often as a pool may hold connections that the server has
+// closed, and once more: only that is an outage.
+func TestStaleConnection(t *testing.T) {
+	t.Parallel()
+	for breaks, lines := range map[int]int{1: 0, 2: 2} {
+		synctest.Test(t, func(t *testing.T) {
+			log, logs := observed()
+			n := 0
+			if err := redisretry.New("results", log).Do(t.Context(), func(context.Context) error {
+				if n++; n <= breaks {
+					return fmt.Errorf("read: %w", io.EOF)
+				}
+				return nil
+			}); err != nil || logs.Len() != lines {
+				t.Errorf("%d breaks: got %v, %v, want %d lines", breaks, err, logs.All(), lines)
+			}
+		})
+	}
+}
+
 // TestValueTooLarge stores values that a real Redis does not take, for which it closes the
 // connection, mostly without a word. It is no outage, and is not logged as one.
 func TestValueTooLarge(t *testing.T) {

@@ -15,7 +15,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -116,6 +118,9 @@ const maxBroken = 3
 // attempt runs op once. Its error is permanent if it is no use to try again.
 func (c *call) attempt(ctx context.Context, op func(context.Context) error) error {
 	err := op(ctx)
+	if staleConn(err) && c.away == nil && c.broken == 0 {
+		err = op(ctx)
+	}
 	if err != nil && ctx.Err() != nil && isContext(err) {
 		// The caller is gone; what Redis would have said is unknown.
 		return backoff.Permanent(context.Cause(ctx))
@@ -145,6 +150,12 @@ func (c *call) attempt(ctx context.Context, op func(context.Context) error) erro
 		c.answered()
 		return backoff.Permanent(err)
 	}
+}
+
+// staleConn reports whether a command met a connection that the server had closed. The pool may hold
+// more of these than the client tries: it is no outage yet.
+func staleConn(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // tooLarge reports whether err is a connection that broke over a command so large that the

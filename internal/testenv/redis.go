@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,7 +22,7 @@ type RedisServer struct {
 	dir      string
 	programs programs
 	program  string // redis-server or valkey-server
-	ports    *ports // one
+	ports    *ports // of clients, and of a cluster's bus
 	args     []string
 	server   *process
 }
@@ -60,9 +61,19 @@ func newRedis(dir, release string, args ...string) (*RedisServer, error) {
 	if err := r.findProgram(release); err != nil {
 		return nil, err
 	}
+	bus := slices.Contains(args, "--cluster-enabled")
+	n := 1
+	if bus {
+		n++
+	}
 	var err error
-	r.ports, err = takePorts(1)
-	return r, err
+	if r.ports, err = takePorts(n); err != nil {
+		return nil, err
+	}
+	if bus { // by default 10,000 above the other, where another server may be
+		r.args = append(slices.Clone(args), "--cluster-port", strconv.Itoa(r.ports.numbers[1]))
+	}
+	return r, nil
 }
 
 // findProgram looks up the server of a release such as "valkey-9".
