@@ -128,7 +128,11 @@ func TestFailedJobsFromTheCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	run("2 failed jobs discarded", 0, "discard", "--all", "--yes")
-	run("2 failed jobs imported, 0 were kept already", 1, "import", file)
+	_, errs, code := b.onceover("failed", "import", file)
+	if code != 1 || !strings.Contains(errs, "record 6 is not one") || strings.Contains(errs, "record 7") ||
+		!strings.Contains(errs, "2 failed jobs imported, 0 were kept already") {
+		t.Errorf("import of two records and four lines that are none: got exit code %d, %q", code, errs)
+	}
 	if out := run(worse.ID, 0, "list"); strings.Count(out, "FAILURE") != 2 {
 		t.Errorf("after the import: got %s", out)
 	}

@@ -51,10 +51,6 @@ const (
 // pieces of this size.
 const pieceSize = 48 << 10
 
-// publishedStays is how long the key of a parked job stays after the job was published, where
-// replicas are waited for.
-const publishedStays = time.Hour
-
 // forever is a number of retries that is never reached: asynq would archive a
 // parked job after the last.
 const forever = math.MaxInt32
@@ -172,9 +168,21 @@ func (s *Store) put(ctx context.Context, j job, key string, where func(context.C
 	if strings.TrimSpace(name) == "" {
 		name = "unknown"
 	}
+	placed, times := "", 0
 	err = s.guard.Do(ctx, func(ctx context.Context) error {
 		if err := s.refuseEviction(ctx); err != nil {
 			return err
+		}
+		if placed != "" {
+			err := s.replicated(ctx, placed)
+			if !errors.Is(err, errGone) {
+				return err
+			}
+			// A job that was due is published, or lost with the server that had it: it is
+			// published twice rather than never, and not again and again.
+			if times > 1 && !j.Due.IsZero() && time.Now().After(j.Due) {
+				return nil
+			}
 		}
 		queue, err := where(ctx)
 		if err != nil {
@@ -189,19 +197,22 @@ func (s *Store) put(ctx context.Context, j job, key string, where func(context.C
 			if err != nil {
 				return err
 			}
-			isNew = isNew || added
 			same := added
-			if !added { // an earlier delivery is there, or another call by the same id
+			if added {
+				isNew = true
+				times++
+			} else { // an earlier delivery is there, or another call by the same id
 				if same, err = s.holds(ctx, queue, key, &j.Record); err != nil {
 					return err
 				}
 			}
 			if same {
-				return s.replicated(ctx, taskKey(queue, key))
+				placed = taskKey(queue, key)
+				return s.replicated(ctx, placed)
 			}
 			key += "~" + j.callSum()
 		}
-		return nil
+		return redisretry.Final(fmt.Errorf("task %s of asynq's queue %s is another call's", key, queue))
 	})
 	return isNew, err
 }
@@ -224,11 +235,6 @@ func (s *Store) enqueue(ctx context.Context, queue, key, name string, j job, mes
 	}
 	if !j.Due.IsZero() {
 		options = append(options, asynq.ProcessAt(j.Due))
-		if s.cfg.Replicas > 0 {
-			// The key stays when the job is published: who still waits for the replicas would
-			// take it for lost, and park the job again.
-			options = append(options, asynq.Retention(publishedStays))
-		}
 	}
 	if err := s.client.SAdd(ctx, queuesKey, queue).Err(); err != nil {
 		return false, err

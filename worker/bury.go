@@ -44,7 +44,7 @@ func (w *Worker) acceptDead(jobs context.Context, c *consumer, raw amqp.Delivery
 // can.
 func (j *job) bury(jobs context.Context, unreadable *celery.MessageError) error {
 	if j.delivery.Returned() >= returnedOften {
-		if err := j.putBack(jobs); unpublishable(err) == nil {
+		if err := j.putBack(); unpublishable(err) == nil {
 			return err
 		} // else it is buried here and now
 	}
@@ -80,11 +80,12 @@ func (j *job) bury(jobs context.Context, unreadable *celery.MessageError) error 
 const returnedOften = 2
 
 // putBack publishes a dead letter to the end of its queue, where its returns are not counted yet.
-func (j *job) putBack(jobs context.Context) error {
-	ctx, done := lingering(jobs, lastWrites)
-	defer done()
-	if err := j.publish(ctx, j.delivery.Fresh(j.consumer.queue.Name)); err != nil {
-		return stopped(ctx, err)
+func (j *job) putBack() error {
+	waits := j.consumer.waits // nothing is done yet: the delivery may go back
+	m := j.delivery.Fresh(j.consumer.queue.Name)
+	m.Own.Again = true
+	if err := j.publish(waits, m); err != nil {
+		return stopped(waits, err)
 	}
 	return j.ack()
 }

@@ -18,6 +18,11 @@ import (
 // A redelivered job takes the id from a run that does not say that it is alive. A task that is
 // acknowledged early may run twice, as in Celery.
 func (j *job) claim(jobs, waits context.Context) (done bool, err error) {
+	return j.claimAs(jobs, waits, "")
+}
+
+// claimAs is claim. kind is notRun for a job that is to end without a run.
+func (j *job) claimAs(jobs, waits context.Context, kind string) (done bool, err error) {
 	if j.task.AckEarly {
 		j.since, err = j.book.Look(waits, j.req.ID)
 		return false, err
@@ -33,7 +38,7 @@ func (j *job) claim(jobs, waits context.Context) (done bool, err error) {
 		if j.looked {
 			earlier = j.past.Digest() // any other end is this message's
 		}
-		now, holder, err := j.book.Begin(waits, j.req.ID, j.name, from, earlier)
+		now, holder, err := j.book.Begin(waits, j.req.ID, kind+j.name, from, earlier)
 		if err != nil {
 			return false, err
 		}
@@ -42,13 +47,14 @@ func (j *job) claim(jobs, waits context.Context) (done bool, err error) {
 		}
 		j.meets(now)
 		wait := j.nextLook()
-		if j.delivery.Redelivered {
+		if j.mayTakeFrom(holder) {
 			if wait = time.Second; holder != from {
 				wait = saysAlive
 			}
 			from = holder
 		} else if holder != met {
 			// This delivery may come again, and must not be taken for one of that run then.
+			from = ""
 			met = holder
 			if _, err := j.book.Alive(waits, j.req.ID, holder); err != nil {
 				return false, err
@@ -63,11 +69,22 @@ func (j *job) claim(jobs, waits context.Context) (done bool, err error) {
 // claimed notes that the job has its id.
 func (j *job) claimed(jobs context.Context, run string, now celery.Stored) (done bool, err error) {
 	j.setRun(run)
+	j.had = true
 	if j.looked && j.overtaken(j.past, now) {
 		return true, j.concludeOther(jobs, now)
 	}
 	j.since = now
 	return false, nil
+}
+
+// mayTakeFrom reports whether the holder of the id may be the run of an earlier delivery of this very
+// message, which has died: the first that a redelivery meets, unless it has had the id itself.
+func (j *job) mayTakeFrom(holder string) bool {
+	name, _, _ := strings.Cut(strings.TrimPrefix(holder, "alive "), " ")
+	if j.first == "" {
+		j.first = name
+	}
+	return j.delivery.Redelivered && !j.had && j.first == name
 }
 
 // meets notes that another run has the id. If that has recorded its end already, the message came

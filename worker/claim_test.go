@@ -80,6 +80,38 @@ func TestCopyGivenBack(t *testing.T) {
 	}
 }
 
+// TestSecondRunIsNotTakenFrom has a redelivery meet the run of a copy after the run before it has
+// ended: only the first could be of an earlier delivery of its own.
+func TestSecondRunIsNotTakenFrom(t *testing.T) {
+	b := setup(t)
+	store := refusals{b.results, make(chan string, 1)}
+	b.store = store
+	g := newGate()
+	b.task("t", g)
+	id := b.send("t", nil)
+	lease := func(run string) { b.redis.Set(t.Context(), "onceover:run:"+id, run, time.Minute) }
+	lease("first")
+	b.redeliver()
+	b.start()
+	<-store.taken
+	lease("second")
+	for range 4 {
+		select {
+		case <-store.taken:
+		case <-g.entered:
+			t.Fatal("the id was taken from a run that is healthy")
+		case <-time.After(time.Minute):
+			t.Fatal("the redelivery did not ask for its id")
+		}
+	}
+	if err := b.results.Release(t.Context(), id, "alive second"); err != nil {
+		t.Fatal(err)
+	}
+	<-g.entered
+	close(g.release)
+	b.wait(id)
+}
+
 // TestLeaseOfARunLeftBehind stops a worker whose handler ignores its context. The process ends, so
 // that the lease must not say that the run goes on.
 func TestLeaseOfARunLeftBehind(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -62,11 +61,8 @@ func (j *job) conclude(jobs context.Context, v verdict) error {
 	j.enter(settled)
 	if !j.recorded && j.started.IsZero() && !j.hasRun() && j.req.ID != "" && v.state() != "" {
 		// It has not run, nor will it: nobody else has to.
-		if j.name == "" {
-			j.name = notRun + uuid.NewString()
-		}
 		waits := j.consumer.waits // nothing is done yet: the delivery may go back
-		switch done, err := j.claim(jobs, waits); {
+		switch done, err := j.claimAs(jobs, waits, notRun); {
 		case done:
 			return err
 		case err != nil:

@@ -483,7 +483,6 @@ func TestReplayAfterRevoke(t *testing.T) {
 	if m := b.wait(id); m.Status != celery.Failure {
 		t.Fatalf("got %s, want the failure of what ran", m.Status)
 	}
-	b.archived(id)
 	f.mended.Store(true)
 	if o := b.replay(id); !o.Done {
 		t.Fatalf("got %+v", o)

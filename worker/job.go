@@ -52,7 +52,9 @@ type job struct {
 	looked   bool          // past is known
 	past     celery.Stored // on record when the job was first looked up
 
-	name string // under which it asks for its id, and has it: a claim or a release that failed may have been done
+	first string // the name of the first run that it met
+	had   bool   // it has had its id
+	name  string // under which it asks for its id, and has it: a claim or a release that failed may have been done
 
 	mu      sync.Mutex
 	counted string // the name under which its run counts among those that may have died of it

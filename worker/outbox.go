@@ -119,7 +119,7 @@ func (o *outbox) publish(ctx context.Context, limit time.Duration, messages ...r
 		s, err := o.wait(ctx)
 		if err != nil {
 			for _, l := range p.left {
-				p.faults[l.index] = err
+				p.faults[l.index] = p.waited(err)
 			}
 			break
 		}
@@ -144,6 +144,8 @@ type posting struct {
 	until  time.Time   // when a message is given up that is refused, zero before that
 
 	declared map[string]bool // queues that were created, or found
+
+	forbidden error // why a message waits that we may not publish
 }
 
 // round sends all that is left over a session.
@@ -168,8 +170,9 @@ func (p *posting) round(ctx context.Context, s *session) {
 		case err == nil:
 			p.outbox.tellConfirmed(l.message)
 		case ctx.Err() != nil:
-			p.faults[l.index] = err
+			p.faults[l.index] = p.waited(err)
 		case p.outbox.forbidden(l.message, err):
+			p.forbidden = err
 			refused, left = true, append(left, l)
 		case errors.Is(err, rabbit.ErrUnroutable):
 			if err = p.createQueue(s, l.message, err); err == nil {
@@ -192,6 +195,25 @@ func (p *posting) round(ctx context.Context, s *session) {
 	if refused {
 		_ = pause(ctx, refusedPause) // the next round sees that ctx has ended
 	}
+}
+
+// forbiddenError says that a context ended while a message waited for the right to publish it.
+type forbiddenError struct {
+	why, err error
+}
+
+func (e *forbiddenError) Error() string { return fmt.Sprintf("%v: %v", e.err, e.why) }
+func (e *forbiddenError) Unwrap() error { return e.err }
+
+// Unavailable marks the error as one that is no fault of the job.
+func (e *forbiddenError) Unavailable() bool { return true }
+
+// waited is err, with which the wait has ended, and why there was one.
+func (p *posting) waited(err error) error {
+	if p.forbidden == nil {
+		return err
+	}
+	return &forbiddenError{p.forbidden, err}
 }
 
 // mayWait reports whether a message that a queue refuses is tried again.

@@ -155,8 +155,8 @@ func TestWithoutConfigureRight(t *testing.T) {
 }
 
 // TestWithoutWriteRight takes the right to write to the default exchange away, before the start and
-// while jobs run: they wait in their queue, or are held, until it is granted. It takes up to
-// retryFaults, 10 s, to be seen.
+// while jobs run: they wait in their queue, or are held, until it is granted. Each look takes up to
+// retryFaults, 10 s.
 func TestWithoutWriteRight(t *testing.T) {
 	t.Parallel()
 	server := testenv.RabbitMQ(t)
@@ -168,6 +168,12 @@ func TestWithoutWriteRight(t *testing.T) {
 			return nil, worker.Retry(errors.New("busy"), 100*time.Millisecond)
 		}
 		return 1, nil
+	}))
+	b.task("sends", worker.HandlerFunc(func(ctx context.Context, _ *celery.Request) (any, error) {
+		s := celery.NewSignature("t")
+		s.Options.Queue = "elsewhere"
+		_, err := worker.Send(ctx, s)
+		return 1, err
 	}))
 	server.Ctl("add_user", "w", "w")
 	b.cfg.BrokerURLs = []string{strings.Replace(server.URL(), "guest:guest", "w:w", 1)}
@@ -198,19 +204,27 @@ func TestWithoutWriteRight(t *testing.T) {
 	// RabbitMQ remembers for each channel what a user may do: to a new destination goes a new one.
 	may(without)
 	second := b.send("t", callback("elsewhere", nil))
+	sends := b.send("sends", func(r *celery.Request) { r.SoftTimeLimit = time.Second })
 	told(2)
-	if s := b.state(second); s.Final() {
-		t.Errorf("got %s, want that the job waits", s)
-	}
 	third := b.send("t", nil)
+	time.Sleep(12 * time.Second) // so that it is asked for again, which must not take it for granted
+	told(2)
+	for _, id := range []string{second, sends} {
+		if s := b.state(id); s.Final() {
+			t.Errorf("got %s, want that the job waits", s)
+		}
+	}
+	if n := b.left("q.ai"); n != 1 {
+		t.Errorf("got %d jobs in the queue, want the third", n)
+	}
 	may(".*")
-	for _, id := range []string{second, third} {
+	for _, id := range []string{second, sends, third} {
 		if m := b.wait(id); m.Status != celery.Success {
 			t.Errorf("got %s, want SUCCESS once it may publish", m.Status)
 		}
 	}
-	if n := b.left("elsewhere"); n != 1 || runs.Load() != 2 {
-		t.Errorf("got %d callbacks and %d runs of the first, want 1 and 2", n, runs.Load())
+	if n := b.left("elsewhere"); n != 2 || runs.Load() != 2 {
+		t.Errorf("got %d tasks sent and %d runs of the first, want 2 and 2", n, runs.Load())
 	}
 	b.until(func() bool { return len(w.Problems()) == 0 })
 }

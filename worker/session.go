@@ -202,7 +202,7 @@ func (w *Worker) consume(ctx, jobs context.Context, s *session) error {
 	if w.cfg.DelayedDelivery {
 		s.watch.Go(func() { w.prepareDelays(s) })
 	}
-	w.tryPublish(s) // before jobs are taken
+	w.tryPublish(s, publishTrial) // before jobs are taken
 	s.watch.Go(func() { w.watchPublish(s) })
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -320,14 +320,14 @@ func (w *Worker) declareDelays(s *session, queues []rabbit.Queue) (created bool,
 	return rabbit.DeclareDelays(s.waits, conn, queues)
 }
 
-// tryPublish looks whether we may publish to queues, by a message that goes nowhere. RabbitMQ
-// remembers for each channel what a user may do: the destination is new, and so is its channel.
-func (w *Worker) tryPublish(s *session) {
-	ctx, cancel := context.WithTimeout(s.waits, publishTrial)
+// tryPublish looks whether we may publish to queues, by a message to one that does not exist.
+// RabbitMQ remembers for each channel what a user may do: the destination is new, and so is its
+// channel.
+func (w *Worker) tryPublish(s *session, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(s.waits, limit)
 	defer cancel()
-	m := rabbit.Message{RoutingKey: w.cfg.NodeName + ".nowhere." + uuid.NewString(), Optional: true}
-	err := s.publisher.Publish(ctx, m)
-	if !w.outbox.forbidden(m, err) && err == nil {
+	m := rabbit.Message{RoutingKey: w.cfg.NodeName + ".nowhere." + uuid.NewString()}
+	if err := s.publisher.Publish(ctx, m); !w.outbox.forbidden(m, err) && errors.Is(err, rabbit.ErrUnroutable) {
 		w.faults.set(faultPublish, nil)
 	}
 }
@@ -336,7 +336,7 @@ func (w *Worker) tryPublish(s *session) {
 func (w *Worker) watchPublish(s *session) {
 	for pause(s.waits, retryFaults) == nil {
 		if w.faults.has(faultPublish) {
-			w.tryPublish(s)
+			w.tryPublish(s, confirmLimit)
 		}
 	}
 }

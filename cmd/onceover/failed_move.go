@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -165,34 +166,44 @@ func importRecords(ctx context.Context, store *failed.Store, in io.Reader) (fres
 		if cause := context.Cause(ctx); cause != nil {
 			return fresh, known, cause
 		}
-		if len(bad) == maxBad {
-			return fresh, known, errors.Join(append(bad, errors.New("too many bad records, the rest is not read: expected the output of onceover failed export"))...)
-		}
-		if n++; err != nil {
-			bad = append(bad, fmt.Errorf("record %d cannot be read, going on with the next line: %w", n, err))
-			lines = bufio.NewReader(io.MultiReader(dec.Buffered(), lines))
-			if _, err := lines.ReadString('\n'); err != nil {
-				return fresh, known, errors.Join(bad...)
-			}
-			dec = json.NewDecoder(lines)
-			continue
-		}
+		n++
+		noJSON := err != nil
 		var r failed.Record
-		if err = json.Unmarshal(line, &r); err == nil {
-			err = r.Validate()
+		if !noJSON {
+			if err = json.Unmarshal(line, &r); err == nil {
+				err = r.Validate()
+			}
 		}
 		if err != nil {
 			bad = append(bad, fmt.Errorf("record %d is not one of onceover failed export: %w", n, err))
+			if len(bad) > maxBad {
+				return fresh, known, errors.Join(append(bad, errors.New("too many bad records, the rest is not read"))...)
+			}
+			if noJSON {
+				lines = bufio.NewReader(io.MultiReader(dec.Buffered(), lines))
+				skipLine(lines)
+				dec = json.NewDecoder(lines)
+			}
 			continue
 		}
 		isNew, err := store.Import(ctx, r)
 		if err != nil {
-			return fresh, known, err
+			return fresh, known, errors.Join(append(bad, err)...)
 		}
 		if isNew {
 			fresh++
 		} else {
 			known++
+		}
+	}
+}
+
+// skipLine passes over white space and the line behind it. An error comes again.
+func skipLine(r *bufio.Reader) {
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil || strings.TrimSpace(line) != "" {
+			return
 		}
 	}
 }

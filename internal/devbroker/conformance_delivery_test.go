@@ -426,7 +426,7 @@ func checkDeathCycle(t *testing.T, b *bench) {
 }
 
 func checkQueueExpires(t *testing.T, b *bench) {
-	args := amqp.Table{"x-expires": int32(100)}
+	args := amqp.Table{"x-expires": int32(1000)} // within this the consumer has to be there
 	used, unused := b.queue("used", args), b.queue("unused", args)
 	b.consume(b.ch, used)
 	b.publish("", unused, "does not count as use")
