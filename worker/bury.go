@@ -87,6 +87,8 @@ func (j *job) putBack() error {
 	if err := j.publish(waits, m); err != nil {
 		return stopped(waits, err)
 	}
+	j.w.log.Info("dead letter came back to its queue too often, published there once more",
+		zap.String("task_id", j.req.ID), zap.Int("returned", j.delivery.Returned()))
 	return j.ack()
 }
 
