@@ -11,6 +11,8 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"onceover/celery"
 	"onceover/internal/testenv"
@@ -161,6 +163,9 @@ func TestWithoutWriteRight(t *testing.T) {
 	t.Parallel()
 	server := testenv.RabbitMQ(t)
 	b := setupOn(t, server.URL())
+	var core zapcore.Core
+	core, b.logs = observer.New(zap.DebugLevel)
+	b.log = zap.New(core)
 	b.task("t", value(1))
 	var runs atomic.Int32
 	b.task("again", worker.HandlerFunc(func(context.Context, *celery.Request) (any, error) {
@@ -207,7 +212,9 @@ func TestWithoutWriteRight(t *testing.T) {
 	sends := b.send("sends", func(r *celery.Request) { r.SoftTimeLimit = time.Second })
 	told(2)
 	third := b.send("t", nil)
-	time.Sleep(12 * time.Second) // so that it is asked for again, which must not take it for granted
+	trials := func() int { return b.logs.FilterMessage("tried whether we may publish to queues").Len() }
+	before := trials()
+	b.until(func() bool { return trials() > before }) // which must not take it for granted
 	told(2)
 	for _, id := range []string{second, sends} {
 		if s := b.state(id); s.Final() {

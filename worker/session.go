@@ -327,9 +327,11 @@ func (w *Worker) tryPublish(s *session, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(s.waits, limit)
 	defer cancel()
 	m := rabbit.Message{RoutingKey: w.cfg.NodeName + ".nowhere." + uuid.NewString()}
-	if err := s.publisher.Publish(ctx, m); !w.outbox.forbidden(m, err) && errors.Is(err, rabbit.ErrUnroutable) {
+	err := s.publisher.Publish(ctx, m)
+	if !w.outbox.forbidden(m, err) && errors.Is(err, rabbit.ErrUnroutable) {
 		w.faults.set(faultPublish, nil)
 	}
+	w.log.Debug("tried whether we may publish to queues", zap.Error(err))
 }
 
 // watchPublish tries to publish as long as it is known that we may not.
