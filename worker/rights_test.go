@@ -215,6 +215,9 @@ func TestWithoutWriteRight(t *testing.T) {
 	trials := func() int { return b.logs.FilterMessage("tried whether we may publish to queues").Len() }
 	before := trials()
 	b.until(func() bool { return trials() > before }) // which must not take it for granted
+	if n := b.logs.FilterMessage("what was wrong with the broker's configuration is mended").Len(); n != 1 {
+		t.Errorf("got %d lines that it is mended, want one, of the first time", n)
+	}
 	told(2)
 	for _, id := range []string{second, sends} {
 		if s := b.state(id); s.Final() {
