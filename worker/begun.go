@@ -107,8 +107,5 @@ func (j *job) isCounted() bool {
 
 // setCounted changes the name under which the run counts, "" if it does not.
 func (j *job) setCounted(run string) (before string) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	before, j.counted = j.counted, run
-	return before
+	return j.rename(&j.counted, run)
 }

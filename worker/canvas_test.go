@@ -128,7 +128,7 @@ func TestCanvasSurvivesCrashes(t *testing.T) {
 			if _, err := p.Apply(chain, nil, celery.Options{}); err != nil {
 				t.Fatal(err)
 			}
-			b.sendRequest(p.Messages[0].Request)
+			b.publishRequest(rabbit.ExchangeTasks, "ai.test", p.Messages[0].Request)
 			if m := b.wait(last.Options.TaskID); m.Status != celery.Success {
 				t.Errorf("got %s, want SUCCESS", m.Status)
 			}
@@ -145,15 +145,6 @@ func TestCanvasSurvivesCrashes(t *testing.T) {
 			}
 		})
 	}
-}
-
-func (b *bundle) sendRequest(r *celery.Request) {
-	b.t.Helper()
-	props, headers, body, err := r.Encode()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	b.publish(publishing(props, headers, body))
 }
 
 // TestFailureReachesWhatFollows fails a header task: the body fails with
@@ -190,7 +181,7 @@ func TestFailureReachesWhatFollows(t *testing.T) {
 		}
 	}
 	for _, m := range p.Messages {
-		b.sendRequest(m.Request)
+		b.publishRequest(rabbit.ExchangeTasks, "ai.test", m.Request)
 	}
 	exc := b.wantException(b.wait("the-body"), celery.Failure,
 		"celery.exceptions.ChordError: Dependency "+p.Messages[1].Request.ID+" raised ValueError('boom')")

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"onceover/celery"
+	"onceover/rabbit"
 	"onceover/worker"
 )
 
@@ -49,7 +50,7 @@ func TestChordGrownByARunThatDied(t *testing.T) {
 	}
 	grows := p.Messages[0].Request
 	proxy := b.startBehindProxy()
-	b.sendRequest(grows)
+	b.publishRequest(rabbit.ExchangeTasks, "ai.test", grows)
 	<-g.entered
 	proxy.Cut()
 	b.dies(grows.ID)

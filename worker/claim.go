@@ -45,7 +45,7 @@ func (j *job) claimAs(jobs, waits context.Context, kind string) (done bool, err 
 		if strings.Contains(holder, j.name) {
 			return j.claimed(jobs, holder, now)
 		}
-		j.meets(now)
+		j.meets(holder, now)
 		wait := j.nextLook()
 		if j.mayTakeFrom(holder) {
 			if wait = time.Second; holder != from {
@@ -80,17 +80,22 @@ func (j *job) claimed(jobs context.Context, run string, now celery.Stored) (done
 // mayTakeFrom reports whether the holder of the id may be the run of an earlier delivery of this very
 // message, which has died: the first that a redelivery meets, unless it has had the id itself.
 func (j *job) mayTakeFrom(holder string) bool {
+	return j.delivery.Redelivered && !j.had && j.first == nameOf(holder)
+}
+
+// nameOf is the name of the run that a lease is of, whether that says that it is alive or not.
+func nameOf(holder string) string {
 	name, _, _ := strings.Cut(strings.TrimPrefix(holder, "alive "), " ")
-	if j.first == "" {
-		j.first = name
-	}
-	return j.delivery.Redelivered && !j.had && j.first == name
+	return name
 }
 
 // meets notes that another run has the id. If that has recorded its end already, the message came
 // after the end, and is another one, as of a producer that sends a failed job again; else it was
 // published twice.
-func (j *job) meets(now celery.Stored) {
+func (j *job) meets(holder string, now celery.Stored) {
+	if j.first == "" {
+		j.first = nameOf(holder)
+	}
 	switch {
 	case j.delivery.Redelivered || j.seen:
 	case now.Ended():
@@ -170,9 +175,14 @@ func (j *job) setRun(run string) (before string) {
 	} else {
 		j.w.leased.remove(j)
 	}
+	return j.rename(&j.run, run)
+}
+
+// rename sets a name that j.mu guards, and returns the one before.
+func (j *job) rename(field *string, name string) (before string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	before, j.run = j.run, run
+	before, *field = *field, name
 	return before
 }
 

@@ -46,8 +46,7 @@ func (b *bundle) second() (stop func() error) {
 func TestCopyGivenBack(t *testing.T) {
 	b := setup(t)
 	b.cfg.Concurrency = 1
-	store := refusals{b.results, make(chan string, 1)}
-	b.store = store
+	store := b.watchRefusals()
 	g := newGate()
 	b.task("t", g)
 	b.start()
@@ -84,8 +83,7 @@ func TestCopyGivenBack(t *testing.T) {
 // ended: only the first could be of an earlier delivery of its own.
 func TestSecondRunIsNotTakenFrom(t *testing.T) {
 	b := setup(t)
-	store := refusals{b.results, make(chan string, 1)}
-	b.store = store
+	store := b.watchRefusals()
 	g := newGate()
 	b.task("t", g)
 	id := b.send("t", nil)
@@ -140,8 +138,7 @@ func TestLeaseOfARunLeftBehind(t *testing.T) {
 func TestStopWhileAnEndWaits(t *testing.T) {
 	b := setup(t)
 	b.cfg.Concurrency, b.cfg.Grace = 1, time.Hour
-	store := refusals{b.results, make(chan string, 1)}
-	b.store = store
+	store := b.watchRefusals()
 	g := newGate()
 	b.task("t", g)
 	b.start()
@@ -184,7 +181,7 @@ func (u unreleased) Release(ctx context.Context, id, run string) error {
 // does not wait for itself then.
 func TestReleaseInAnOutage(t *testing.T) {
 	b := setup(t)
-	store := unreleased{refusals{b.results, make(chan string, 1)}, new(atomic.Int32)}
+	store := unreleased{b.watchRefusals(), new(atomic.Int32)}
 	b.store = store
 	var runs atomic.Int32
 	b.task("t", worker.HandlerFunc(func(context.Context, *celery.Request) (any, error) {
@@ -248,24 +245,12 @@ func TestBurialAfterADeath(t *testing.T) {
 	g := newGate()
 	close(g.release)
 	b.task("t", g)
-	ch := b.channel()
-	defer ch.Close()
-	if _, err := ch.QueueDeclare("short", true, false, false, false, amqp.Table{
-		"x-message-ttl": int32(1), "x-dead-letter-exchange": rabbit.ExchangeDeadLetter, "x-dead-letter-routing-key": "dlq",
-	}); err != nil {
-		t.Fatal(err)
-	}
+	b.queue("short", amqp.Table{"x-message-ttl": int32(1)})
 	id := uuid.NewString()
 	if _, _, err := b.results.Begin(t.Context(), id, "end-x", "", ""); err != nil {
 		t.Fatal(err)
 	}
-	props, headers, body, err := (&celery.Request{ID: id, Task: "t"}).Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.publishTo("", "short", publishing(props, headers, body)); err != nil {
-		t.Fatal(err)
-	}
+	b.publishRequest("", "short", &celery.Request{ID: id, Task: "t"})
 	b.start()
 	b.until(func() bool {
 		return b.logs.FilterMessage("dead letter of a job that is at work waits for its end").Len() == 1

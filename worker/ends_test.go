@@ -346,13 +346,7 @@ func TestDeadLetterOfWhatGoesOn(t *testing.T) {
 	b.start()
 	dead := func(id string) {
 		t.Helper()
-		props, headers, body, err := (&celery.Request{ID: id, Task: "t"}).Encode()
-		if err == nil {
-			err = b.publishTo(rabbit.ExchangeDeadLetter, "dlq", publishing(props, headers, body))
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		b.publishRequest(rabbit.ExchangeDeadLetter, "dlq", &celery.Request{ID: id, Task: "t"})
 	}
 	dropped := func(n int) {
 		t.Helper()

@@ -223,34 +223,13 @@ func TestDeadLetters(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ch.Close()
-	declare := func(name string, args amqp.Table) {
-		t.Helper()
-		args["x-dead-letter-exchange"], args["x-dead-letter-routing-key"] = rabbit.ExchangeDeadLetter, "dlq"
-		if _, err := ch.QueueDeclare(name, true, false, false, false, args); err != nil {
-			t.Fatal(err)
-		}
-	}
-	declare("short", amqp.Table{"x-message-ttl": int32(1)})
-	declare("small", amqp.Table{"x-max-length": int32(1)})
-	declare("refusing", amqp.Table{})
-	declare("limited", amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": int32(1)})
-	message := func(id string) amqp.Publishing {
-		props, headers, body, err := (&celery.Request{ID: id, Task: "t"}).Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return publishing(props, headers, body)
-	}
-	to := func(queue, id string) string {
-		t.Helper()
-		if err := b.publishTo("", queue, message(id)); err != nil {
-			t.Fatal(err)
-		}
-		return id
-	}
-	expired, dropped := to("short", uuid.NewString()), to("small", uuid.NewString())
-	to("small", uuid.NewString())
-	rejected, redelivered := to("refusing", uuid.NewString()), to("limited", uuid.NewString())
+	b.queue("short", amqp.Table{"x-message-ttl": int32(1)})
+	b.queue("small", amqp.Table{"x-max-length": int32(1)})
+	b.queue("refusing", amqp.Table{})
+	b.queue("limited", amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": int32(1)})
+	expired, dropped := b.sendTo("short", "t", nil), b.sendTo("small", "t", nil)
+	b.sendTo("small", "t", nil)
+	rejected, redelivered := b.sendTo("refusing", "t", nil), b.sendTo("limited", "t", nil)
 	for queue, requeue := range map[string]bool{"refusing": false, "limited": true} {
 		deliveries, err := ch.Consume(queue, queue, false, false, false, false, nil)
 		if err != nil {
@@ -304,27 +283,13 @@ func TestDeadLetterIsNeverDropped(t *testing.T) {
 	b := setupOn(t, server.URL())
 	const limit = 3
 	server.Ctl("set_policy", "--apply-to", "queues", "dlq", "^q.dlq$", `{"delivery-limit":3}`)
-	ch, err := b.conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ch.QueueDeclare("short", true, false, false, false, amqp.Table{
-		"x-message-ttl": 1, "x-dead-letter-exchange": rabbit.ExchangeDeadLetter, "x-dead-letter-routing-key": "dlq",
-	}); err != nil {
-		t.Fatal(err)
-	}
+	b.queue("short", amqp.Table{"x-message-ttl": int32(1)})
 	id := uuid.NewString()
 	if _, _, err := b.results.Begin(t.Context(), id, "run", "", ""); err != nil {
 		t.Fatal(err)
 	}
 	b.redis.Persist(t.Context(), "onceover:run:"+id)
-	props, headers, body, err := (&celery.Request{ID: id, Task: "t"}).Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.publishTo("", "short", publishing(props, headers, body)); err != nil {
-		t.Fatal(err)
-	}
+	b.publishRequest("", "short", &celery.Request{ID: id, Task: "t"})
 	b.start()
 	waits := func(n int) {
 		b.until(func() bool {
@@ -357,13 +322,7 @@ func TestDeadLetterOfSuccess(t *testing.T) {
 	b.start()
 	id := b.send("t", nil)
 	b.wait(id)
-	props, headers, body, err := (&celery.Request{ID: id, Task: "t"}).Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.publishTo(rabbit.ExchangeDeadLetter, "dlq", publishing(props, headers, body)); err != nil {
-		t.Fatal(err)
-	}
+	b.publishRequest(rabbit.ExchangeDeadLetter, "dlq", &celery.Request{ID: id, Task: "t"})
 	b.until(func() bool {
 		return b.logs.FilterMessage("dead letter of a job that has ended or goes on, dropped").Len() == 1
 	})
@@ -412,24 +371,9 @@ func TestInterruptedKeeping(t *testing.T) {
 	b := setup(t)
 	b.cfg.Grace = time.Second
 	b.task("t", value(1))
-	ch, err := b.conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ch.QueueDeclare("short", true, false, false, false, amqp.Table{
-		"x-message-ttl": 1, "x-dead-letter-exchange": rabbit.ExchangeDeadLetter, "x-dead-letter-routing-key": "dlq",
-	}); err != nil {
-		t.Fatal(err)
-	}
+	b.queue("short", amqp.Table{"x-message-ttl": int32(1)})
 	_, stop := b.startWithoutKept()
-	refused, dead := b.send("unknown", nil), uuid.NewString()
-	props, headers, body, err := (&celery.Request{ID: dead, Task: "t"}).Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.publishTo("", "short", publishing(props, headers, body)); err != nil {
-		t.Fatal(err)
-	}
+	refused, dead := b.send("unknown", nil), b.sendTo("short", "t", nil)
 	for id, want := range map[string]celery.State{refused: celery.Failure, dead: celery.Revoked} {
 		if m := b.wait(id); m.Status != want {
 			t.Errorf("task %s: got %s, want %s", id, m.Status, want)
@@ -459,14 +403,7 @@ func TestLeasesOfTheRefused(t *testing.T) {
 	defer stop() //nolint:errcheck // the test does not ask how the worker ended
 
 	refused := b.send("unknown", nil)
-	dead := uuid.NewString()
-	props, headers, body, err := (&celery.Request{ID: dead, Task: "t"}).Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.publishTo(rabbit.ExchangeDeadLetter, "dlq", publishing(props, headers, body)); err != nil {
-		t.Fatal(err)
-	}
+	dead := b.publishRequest(rabbit.ExchangeDeadLetter, "dlq", requestOf("t"))
 	for left := map[string]bool{refused: true, dead: true}; len(left) > 0; {
 		select {
 		case id := <-store.renewed:

@@ -20,8 +20,7 @@ func TestRevokedWhileItIsAtWork(t *testing.T) {
 	id := b.send("t", nil)
 	<-g.entered
 	proxy.Cut()
-	b.cfg.NodeName = "second-" + b.cfg.NodeName
-	b.start()
+	b.second()
 	b.until(func() bool { return b.left("q.ai") == 0 })
 	b.control("revoke", map[string]any{"task_id": id})
 	b.waits(id)
@@ -45,8 +44,7 @@ func TestExpiredCopyOfAJobAtWork(t *testing.T) {
 	b.start()
 	id := b.send("t", nil)
 	<-g.entered
-	b.cfg.NodeName = "second-" + b.cfg.NodeName
-	b.start()
+	b.second()
 	b.send("t", func(r *celery.Request) { r.ID, r.Expires = id, time.Now().Add(-time.Second) })
 	b.until(func() bool { return b.left("q.ai") == 0 })
 	b.waits(id)
@@ -80,8 +78,7 @@ func TestSentAgainAfterFailure(t *testing.T) {
 	b.start()
 	id := b.send("t", nil)
 	<-held // FAILURE is on record, and the message is not acknowledged
-	b.cfg.NodeName = "second-" + b.cfg.NodeName
-	b.start()
+	b.second()
 	b.send("t", func(r *celery.Request) { r.ID = id })
 	b.until(func() bool { return b.left("q.ai") == 0 })
 	close(release)

@@ -21,21 +21,33 @@ import (
 // sendTo publishes a task to a queue.
 func (b *bundle) sendTo(queue, task string, change func(*celery.Request)) string {
 	b.t.Helper()
-	req := &celery.Request{ID: uuid.NewString(), Task: task}
+	req := requestOf(task)
 	if change != nil {
 		change(req)
 	}
-	props, headers, body, err := req.Encode()
+	return b.publishRequest("", queue, req)
+}
+
+// requestOf is a request of a task with a new id.
+func requestOf(task string) *celery.Request {
+	return &celery.Request{ID: uuid.NewString(), Task: task}
+}
+
+// publishRequest publishes a task to an exchange, and returns its id.
+func (b *bundle) publishRequest(exchange, key string, r *celery.Request) string {
+	b.t.Helper()
+	props, headers, body, err := r.Encode()
 	if err == nil {
-		err = b.publishTo("", queue, publishing(props, headers, body))
+		err = b.publishTo(exchange, key, publishing(props, headers, body))
 	}
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return req.ID
+	return r.ID
 }
 
-// queue declares a queue whose dead letters go where those of the others go.
+// queue declares a queue whose dead letters go where those of the others go. With
+// x-message-ttl 1 all that is published to it goes there at once.
 func (b *bundle) queue(name string, args amqp.Table) {
 	b.t.Helper()
 	args["x-dead-letter-exchange"], args["x-dead-letter-routing-key"] = rabbit.ExchangeDeadLetter, "dlq"

@@ -74,15 +74,7 @@ func TestExistingQueueIsConsumedAsItIs(t *testing.T) {
 	b.cfg.Queues = []string{"q.batch", "celery"}
 	b.task("t", value(1))
 	b.start()
-	req := &celery.Request{ID: "in-batch", Task: "t"}
-	props, headers, body, err := req.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.publishTo("", "q.batch", publishing(props, headers, body)); err != nil {
-		t.Fatal(err)
-	}
-	if got := b.wait("in-batch"); got.Status != celery.Success {
+	if got := b.wait(b.sendTo("q.batch", "t", nil)); got.Status != celery.Success {
 		t.Errorf("got %s, want SUCCESS", got.Status)
 	}
 	if _, err := b.channel().QueueDeclare("q.batch", true, false, false, false, foreign); err != nil {

@@ -18,6 +18,13 @@ type refusals struct {
 	taken chan string
 }
 
+// watchRefusals has the workers that start from here on tell when an id is refused to a job.
+func (b *bundle) watchRefusals() refusals {
+	r := refusals{b.results, make(chan string, 1)}
+	b.store = r
+	return r
+}
+
 func (r refusals) Begin(ctx context.Context, taskID, run, from, earlier string) (celery.Stored, string, error) {
 	stored, holder, err := r.Store.Begin(ctx, taskID, run, from, earlier)
 	if err == nil && !strings.Contains(holder, run) {
@@ -36,8 +43,7 @@ func TestOneIDInTwoWorkers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := setup(t)
 			b.cfg.Concurrency = 1
-			store := refusals{b.results, make(chan string, 1)}
-			b.store = store
+			store := b.watchRefusals()
 			g := newGate()
 			b.task("t", worker.HandlerFunc(func(ctx context.Context, r *celery.Request) (any, error) {
 				v, err := g.Run(ctx, r)
