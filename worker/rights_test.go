@@ -206,7 +206,7 @@ func TestWithoutWriteRight(t *testing.T) {
 		t.Errorf("got %s, want SUCCESS once it may publish", m.Status)
 	}
 
-	// RabbitMQ remembers for each channel what a user may do: to a new destination goes a new one.
+	// A channel in use may remember what its user might do: to a new destination goes a new one.
 	may(without)
 	second := b.send("t", callback("elsewhere", nil))
 	sends := b.send("sends", func(r *celery.Request) { r.SoftTimeLimit = time.Second })

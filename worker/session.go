@@ -321,8 +321,8 @@ func (w *Worker) declareDelays(s *session, queues []rabbit.Queue) (created bool,
 }
 
 // tryPublish looks whether we may publish to queues, by a message to one that does not exist.
-// RabbitMQ remembers for each channel what a user may do: the destination is new, and so is its
-// channel.
+// A channel in use may remember what its user might do before: the destination is new, and so is
+// its channel.
 func (w *Worker) tryPublish(s *session, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(s.waits, limit)
 	defer cancel()
