@@ -54,7 +54,7 @@ func (j *job) bury(jobs context.Context, unreadable *celery.MessageError) error 
 		return j.conclude(jobs, v)
 	}
 	j.again, j.seen = true, true
-	unlock, err := j.w.running.lock(j.consumer.waits, j.req.ID) // until a run in this process has ended
+	unlock, err := j.lock(j.consumer.waits) // until a run in this process has ended
 	if err != nil {
 		return err
 	}
@@ -118,8 +118,7 @@ func (j *job) untilNotAtWork() (died bool, err error) {
 		ran = ran || !strings.Contains(holder, notRun)
 		if !told {
 			j.w.log.Info("dead letter of a job that is at work waits for its end", zap.String("task_id", j.req.ID))
-			j.w.holdMore(j.consumer)
-			defer j.consumer.held.Add(-1)
+			defer j.inTheWay()()
 		}
 		if err := pause(waits, whileAtWork); err != nil {
 			return false, err

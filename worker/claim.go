@@ -78,9 +78,10 @@ func (j *job) claimed(jobs context.Context, run string, now celery.Stored) (done
 }
 
 // mayTakeFrom reports whether the holder of the id may be the run of an earlier delivery of this very
-// message, which has died: the first that a redelivery meets, unless it has had the id itself.
+// message, which has died: the first that a redelivery meets, unless it has had the id itself. A dead
+// letter that comes again does so from its own queue, in which nobody runs it.
 func (j *job) mayTakeFrom(holder string) bool {
-	return j.delivery.Redelivered && !j.had && j.first == nameOf(holder)
+	return j.delivery.Redelivered && j.death == nil && !j.had && j.first == nameOf(holder)
 }
 
 // nameOf is the name of the run that a lease is of, whether that says that it is alive or not.
@@ -107,6 +108,19 @@ func (j *job) meets(holder string, now celery.Stored) {
 	j.look(now)
 }
 
+// goesRound notes what was on record when a run of the job began that has given the id back: it is not
+// the job's own end. Another message with the id may have its end before the next run begins.
+func (j *job) goesRound() {
+	if j.task.AckEarly {
+		return
+	}
+	if digest := j.since.Digest(); digest != "" {
+		j.message.Own.Since = digest
+	}
+	j.seen = true
+	j.look(j.since)
+}
+
 // look notes what was on record when the job was first looked up: an end that is there later and
 // is not in this is the job's own.
 func (j *job) look(now celery.Stored) {
@@ -125,12 +139,24 @@ func (j *job) endedBefore(jobs, waits context.Context) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	retried := now.Meta != nil && now.Meta.Status == celery.Retried && now.Meta.Attempt() >= j.req.Attempt()
-	if over || retried || j.looked && j.overtaken(j.past, now) {
+	if over || j.wentOn(now) || j.looked && j.overtaken(j.past, now) {
 		return true, j.concludeOther(jobs, now)
 	}
 	j.look(now)
 	return false, nil
+}
+
+// wentOn reports whether the attempt of the job has been retried, or a later one has begun. What was on
+// record when the job had its id is not that.
+func (j *job) wentOn(now celery.Stored) bool {
+	switch {
+	case now.Meta == nil, j.had && now.Raw == j.since.Raw:
+		return false
+	case now.Meta.Status == celery.Retried:
+		return now.Meta.Attempt() >= j.req.Attempt()
+	default:
+		return now.Meta.Status == celery.Started && now.Meta.Attempt() > j.req.Attempt()
+	}
 }
 
 // endedSince concludes a job that has its id, and has ended in another run all the same: one that
@@ -192,7 +218,8 @@ func (j *job) rename(field *string, name string) (before string) {
 func (j *job) release(v verdict, acked bool) {
 	run := j.setRun("")
 	failed := v.state() == celery.Failure || v.state() == celery.Revoked
-	if run == "" && !(failed && acked && v.outcome == outcomeDuplicate) {
+	own := run != "" || v.outcome == outcomeDuplicate && j.delivery.Redelivered // else the end may be of another message
+	if run == "" && !(failed && acked && own) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -155,8 +155,7 @@ func (j *job) persist(f func() error) error {
 // wait holds the job for a time, outside of the slots.
 func (j *job) wait(waits context.Context, d time.Duration) error {
 	j.place.leave()
-	j.w.holdMore(j.consumer)
-	defer j.consumer.held.Add(-1)
+	defer j.inTheWay()()
 	return pause(waits, d)
 }
 
@@ -254,13 +253,21 @@ func (j *job) lock(waits context.Context) (unlock func(), err error) {
 		return unlock, nil
 	}
 	j.place.leave()
-	if unlock, err = j.w.running.lock(waits, j.req.ID); err != nil {
-		return nil, err
-	}
+	defer j.inTheWay()()
 	if !j.task.AckEarly {
-		j.seen, j.twice = true, true
+		now, err := j.book.Look(waits, j.req.ID)
+		if err != nil {
+			return nil, err
+		}
+		j.meets("", now)
 	}
-	return unlock, nil
+	return j.w.running.lock(waits, j.req.ID)
+}
+
+// inTheWay has another delivery be fetched in the job's place, until done is called.
+func (j *job) inTheWay() (done func()) {
+	j.w.holdMore(j.consumer)
+	return func() { j.consumer.held.Add(-1) }
 }
 
 // round waits for a slot and runs the job once. It reports whether the job has to go round once
@@ -285,7 +292,7 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 	if j.place.t == nil {
 		return true, nil // it waited for another run, without its slot
 	}
-	v, err := j.attempt(jobs)
+	v, err := j.attempt(jobs, waits)
 	j.place.leave()
 	if err != nil {
 		return false, err
@@ -294,6 +301,7 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 		return false, j.conclude(jobs, v)
 	}
 	j.release(verdict{}, false)
+	j.goesRound()
 	j.again = true // what it has started it may start once more
 	j.mu.Lock()
 	j.phase, j.stop = reserved, j.stopWaiting
@@ -386,14 +394,17 @@ func (j *job) holdFor(waits context.Context, wait time.Duration) error {
 }
 
 // attempt runs the handler once and returns the verdict. An error means that the job has to go
-// back.
-func (j *job) attempt(jobs context.Context) (verdict, error) {
+// back. waits ended if the job was revoked in the last moment.
+func (j *job) attempt(jobs, waits context.Context) (verdict, error) {
 	ctx, cancel := context.WithCancelCause(jobs)
 	defer cancel(nil)
 	j.started = time.Now()
 	j.mu.Lock()
 	j.stop, j.phase, j.began = cancel, active, j.started
 	j.mu.Unlock()
+	if errors.Is(context.Cause(waits), errRevoked) {
+		return revoked("revoked", revocation{}), nil
+	}
 	if fatal, err := j.killed(ctx); err != nil || fatal != nil {
 		if fatal == nil {
 			return verdict{}, err
@@ -438,6 +449,7 @@ func (j *job) recordStarted(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.Retries, m.Nesting = &j.req.Retries, j.req.ReplacedTaskNesting // for a redelivery of the attempt before
 	_, err = j.book.Result(ctx, m, j.since, j.req.ReplyTo)
 	return err
 }

@@ -449,15 +449,16 @@ func TestAfterReturnComesAfterTheResult(t *testing.T) {
 	}
 }
 
-// redeliver takes the message once without acknowledging it, as a worker that
-// dies does.
-func (b *bundle) redeliver() {
+// redeliver takes the message of q.ai once without acknowledging it, as a worker that dies does.
+func (b *bundle) redeliver() { b.redeliverOf("q.ai") }
+
+func (b *bundle) redeliverOf(queue string) {
 	b.t.Helper()
 	ch, err := b.conn.Channel()
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	deliveries, err := ch.Consume("q.ai", "", false, false, false, false, nil)
+	deliveries, err := ch.Consume(queue, "", false, false, false, false, nil)
 	if err != nil {
 		b.t.Fatal(err)
 	}
