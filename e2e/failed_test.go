@@ -129,7 +129,7 @@ func TestFailedJobsFromTheCommandLine(t *testing.T) {
 	}
 	run("2 failed jobs discarded", 0, "discard", "--all", "--yes")
 	_, errs, code := b.onceover("failed", "import", file)
-	if code != 1 || !strings.Contains(errs, "record 6 is not one") || strings.Contains(errs, "record 7") ||
+	if code != 1 || !strings.Contains(errs, "line 2: not a record") || !strings.Contains(errs, "line 5: not a record") || strings.Contains(errs, "line 4") ||
 		!strings.Contains(errs, "2 failed jobs imported, 0 were kept already") {
 		t.Errorf("import of two records and four lines that are none: got exit code %d, %q", code, errs)
 	}

@@ -52,6 +52,9 @@ func Refused(err error) bool { return refusals[answerCode(err)] }
 // exchange.
 func Forbidden(err error) bool { return Undeliverable(err) && answerCode(err) == amqp.AccessRefused }
 
+// Denied reports whether the broker has refused anything because the user lacks a right.
+func Denied(err error) bool { return answerCode(err) == amqp.AccessRefused }
+
 // OtherType reports whether the broker has refused an exchange because there is one of another type
 // with its name.
 func OtherType(err error) bool {

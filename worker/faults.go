@@ -20,7 +20,8 @@ const (
 	faultBroker  = "broker" // connecting
 	faultQueue   = "queue " // with the name of the queue, "" for what all queues share
 	faultPublish = "publish"
-	faultConsume = "consume " // with the name of the queue
+	faultTasks   = "publish tasks" // to the exchange of the tasks: only the jobs wait that do
+	faultConsume = "consume "      // with the name of the queue
 )
 
 // faults are what keeps the worker from working and does not pass by itself, or not soon. Each is
@@ -62,14 +63,17 @@ func (f *faults) set(name string, err error) {
 	f.log.Warn("broker not reachable, trying again", zap.Error(err))
 }
 
-// warn says once that a queue was there and may not be bound by us.
-func (f *faults) warn(queue string, why error) {
+// unbound says once that a queue was there and may not be bound by us, and with nil that this is over.
+func (f *faults) unbound(queue string, why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.warned[queue] {
-		f.warned[queue] = true
+	switch before := f.warned[queue]; {
+	case why != nil && !before:
 		f.log.Warn("queue not bound: if somebody else has bound it, all is well", zap.String("queue", queue), zap.Error(why))
+	case why == nil && before:
+		f.log.Info("queue bound, or its fault is another one now", zap.String("queue", queue))
 	}
+	f.warned[queue] = why != nil
 }
 
 // get returns a fault, nil if there is none.

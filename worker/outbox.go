@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -33,6 +34,8 @@ type outbox struct {
 	log    *zap.Logger
 	faults *faults
 
+	forbade atomic.Int64 // when a message to the exchange of the tasks was last refused, in ns
+
 	mu      sync.Mutex
 	session *session
 	changed chan struct{}   // closed when session changes
@@ -56,17 +59,28 @@ func (o *outbox) tellSlow(messages []rabbit.Message) {
 	}
 }
 
-// forbidden reports whether a message failed because we may not publish to queues, and notes that:
-// without this right no retry is sent, and no next step that names a queue. A right that another
-// exchange asks for is the message's own matter.
+// forbidden reports whether a message failed because we may not publish to queues, or to the exchange
+// of the tasks, and notes that: without these rights no retry is sent, and no next step. A right that
+// another exchange asks for is the message's own matter.
 func (o *outbox) forbidden(m rabbit.Message, err error) bool {
 	var undeliverable *rabbit.UndeliverableError
-	if _, ok := m.QueueOf(); !ok || !rabbit.Forbidden(err) || !errors.As(err, &undeliverable) {
+	if !rabbit.Forbidden(err) || !errors.As(err, &undeliverable) {
 		return false
 	}
-	o.faults.set(faultPublish, rabbit.NewConfigError("publish to the default exchange", undeliverable.Err))
+	if _, ok := m.QueueOf(); ok {
+		o.faults.set(faultPublish, rabbit.NewConfigError("publish to the default exchange", undeliverable.Err))
+		return true
+	}
+	if m.Exchange != rabbit.ExchangeTasks {
+		return false
+	}
+	o.forbade.Store(time.Now().UnixNano())
+	o.faults.set(faultTasks, rabbit.NewConfigError("publish to exchange "+rabbit.ExchangeTasks, undeliverable.Err))
 	return true
 }
+
+// sinceForbidden is how long ago a message to the exchange of the tasks was last refused.
+func (o *outbox) sinceForbidden() time.Duration { return time.Since(time.Unix(0, o.forbade.Load())) }
 
 // tellConfirmed says that a destination confirms again.
 func (o *outbox) tellConfirmed(m rabbit.Message) {

@@ -156,6 +156,13 @@ func TestWithoutConfigureRight(t *testing.T) {
 	}
 }
 
+// debug has the workers that start from here on log at level debug.
+func (b *bundle) debug() {
+	var core zapcore.Core
+	core, b.logs = observer.New(zap.DebugLevel)
+	b.log = zap.New(core)
+}
+
 // TestWithoutWriteRight takes the right to write to the default exchange away, before the start and
 // while jobs run: they wait in their queue, or are held, until it is granted. Each look takes up to
 // retryFaults, 10 s.
@@ -163,9 +170,7 @@ func TestWithoutWriteRight(t *testing.T) {
 	t.Parallel()
 	server := testenv.RabbitMQ(t)
 	b := setupOn(t, server.URL())
-	var core zapcore.Core
-	core, b.logs = observer.New(zap.DebugLevel)
-	b.log = zap.New(core)
+	b.debug()
 	b.task("t", value(1))
 	var runs atomic.Int32
 	b.task("again", worker.HandlerFunc(func(context.Context, *celery.Request) (any, error) {
@@ -237,4 +242,77 @@ func TestWithoutWriteRight(t *testing.T) {
 		t.Errorf("got %d tasks sent and %d runs of the first, want 2 and 2", n, runs.Load())
 	}
 	b.until(func() bool { return len(w.Problems()) == 0 })
+}
+
+// TestRightsOfTheTopologyAreGranted starts a worker on an empty broker whose user may bind nothing and
+// not declare what delays tasks. Once that is granted its queues are bound, within retryFaults, 10 s, and
+// the delays declared, within retryRights, 30 s.
+func TestRightsOfTheTopologyAreGranted(t *testing.T) {
+	t.Parallel()
+	server := testenv.RabbitMQ(t)
+	b := setupOn(t, server.URL())
+	b.debug()
+	b.cfg.DelayedDelivery = true
+	b.task("t", value(1))
+	ch := b.channel()
+	for _, queue := range []string{"q.ai", rabbit.QueueDeadLetter} {
+		if _, err := ch.QueueDelete(queue, false, false, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server.Ctl("add_user", "w", "w")
+	b.cfg.BrokerURLs = []string{strings.Replace(server.URL(), "guest:guest", "w:w", 1)}
+	server.Ctl("set_permissions", "w", "^(?!celery_delayed).*", ".*", "^(q\\..*|celery.*)$")
+	w, _ := b.start()
+	unbound := func() int { return strings.Count(fmt.Sprint(w.Problems()), "bind queue") }
+	b.until(func() bool { return unbound() > 0 })
+	declares := func() int { return b.logs.FilterMessage("the broker does not let us work").Len() }
+	said := declares()
+	b.until(func() bool { return b.logs.FilterMessage("native delayed delivery is not available").Len() == 1 })
+	looks := func() int { return b.logs.FilterMessage("looked which queues we may have").Len() }
+	first := looks()
+	b.until(func() bool { return looks() > first })
+	if n := unbound(); n != said || declares() != said { // that the queues are there now says nothing
+		t.Errorf("got %d problems with bindings and %d lines after a second look, want %d", n, declares(), said)
+	}
+	server.Ctl("set_permissions", "w", ".*", ".*", ".*")
+	b.until(func() bool { return len(w.Problems()) == 0 })
+	if m := b.wait(b.send("t", nil)); m.Status != celery.Success {
+		t.Errorf("through the exchange: got %s, want SUCCESS", m.Status)
+	}
+	b.until(func() bool { return b.logs.FilterMessage("native delayed delivery declared").Len() == 1 })
+}
+
+// TestWithoutRightToTheTasks takes the right to write to the exchange of the tasks away: a job whose
+// next step goes there waits until it is granted, and others run. That it is granted shows within two
+// times retryFaults, 20 s.
+func TestWithoutRightToTheTasks(t *testing.T) {
+	t.Parallel()
+	server := testenv.RabbitMQ(t)
+	b := setupOn(t, server.URL())
+	b.task("t", value(1))
+	server.Ctl("add_user", "w", "w")
+	b.cfg.BrokerURLs = []string{strings.Replace(server.URL(), "guest:guest", "w:w", 1)}
+	server.Ctl("set_permissions", "w", ".*", "^(?!tasks$).*", ".*")
+	w, _ := b.start()
+	next := celery.NewSignature("t")
+	next.Options.Exchange, next.Options.RoutingKey, next.Options.TaskID = rabbit.ExchangeTasks, "ai.next", "next"
+	waits := b.send("t", func(r *celery.Request) { r.Chain = celery.Signatures{next} })
+	b.until(func() bool { return strings.Contains(fmt.Sprint(w.Problems()), "publish to exchange tasks") })
+	if m := b.wait(b.send("t", nil)); m.Status != celery.Success {
+		t.Errorf("another job: got %s, want SUCCESS", m.Status)
+	}
+	if s := b.state(waits); s.Final() {
+		t.Errorf("got %s, want that the job waits", s)
+	}
+	server.Ctl("set_permissions", "w", ".*", ".*", ".*")
+	for _, id := range []string{waits, "next"} {
+		if m := b.wait(id); m.Status != celery.Success {
+			t.Errorf("%s: got %s, want SUCCESS once it may publish", id, m.Status)
+		}
+	}
+	b.until(func() bool { return len(w.Problems()) == 0 })
+	if n := b.logs.FilterLevelExact(zap.ErrorLevel).Len(); n != 1 {
+		t.Errorf("got %d lines at level error, want one", n)
+	}
 }

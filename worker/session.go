@@ -21,6 +21,7 @@ const (
 	maxReconnect = 10 * time.Second // longest pause between attempts to connect
 	closeTimeout = 2 * time.Second  // for the broker to answer when the session ends
 	retryFaults  = 10 * time.Second // between attempts at what the broker does not let us do
+	retryRights  = 30 * time.Second // the same where others may have done it, and all may be well
 	publishTrial = time.Second      // for the broker to answer before jobs are taken
 )
 
@@ -47,6 +48,7 @@ type session struct {
 	consumers map[string]*consumer // by queue; used by the goroutine of consume only
 	refused   map[string]time.Time // when the broker did not let us consume a queue; likewise
 	declared  time.Time            // when the broker was last asked for queues that it had not let us have
+	unbound   bool                 // a queue was there that we may not bind
 
 	connClosed chan *amqp.Error
 	outClosed  chan *amqp.Error
@@ -124,16 +126,29 @@ func (w *Worker) declare(ctx context.Context, s *session) error {
 	if len(d.Created) > 0 {
 		w.log.Info("queues created", zap.Strings("queues", d.Created))
 	}
-	for queue, why := range d.Unbound {
-		w.faults.warn(queue, why)
+	for _, name := range d.Created {
+		w.created[name] = true
 	}
-	for _, q := range append(queues, rabbit.Queue{}, rabbit.QueueNamed(rabbit.QueueDeadLetter)) {
+	all := append(queues, rabbit.QueueNamed(rabbit.QueueDeadLetter))
+	for _, q := range all {
+		why := d.Unbound[q.Name]
+		var fault *rabbit.ConfigError
+		if w.created[q.Name] && errors.As(why, &fault) { // nobody else has bound it
+			d.Faults[q.Name] = fault
+			delete(d.Unbound, q.Name)
+			why = nil
+		}
+		w.faults.unbound(q.Name, why)
+	}
+	s.unbound = len(d.Unbound) > 0
+	for _, q := range append(all, rabbit.Queue{}) {
 		var fault error
 		if f := d.Faults[q.Name]; f != nil {
 			fault = f
 		}
 		w.faults.set(faultQueue+q.Name, fault)
 	}
+	w.log.Debug("looked which queues we may have", zap.Int("faults", len(d.Faults)), zap.Int("unbound", len(d.Unbound)))
 	return nil
 }
 
@@ -283,28 +298,31 @@ func (w *Worker) prepareDelays(s *session) {
 	if !rabbit.WantsDelays(queues) {
 		return
 	}
-	for said := false; ; said = true {
+	for said := ""; ; {
 		began := time.Now()
 		created, err := w.declareDelays(s, queues)
-		switch {
-		case s.waits.Err() != nil:
+		if s.waits.Err() != nil {
 			return
-		case rabbit.OtherType(err):
-			if !said {
-				w.log.Error("tasks with an ETA may be lost: native delayed delivery is not as it has to be", zap.Error(err))
-			}
-			select {
-			case <-time.After(retryFaults):
-				continue
-			case <-s.waits.Done():
-				return
-			}
-		case err != nil:
-			w.log.Warn("native delayed delivery is not available", zap.Error(err))
-		case created || said:
-			w.log.Info("native delayed delivery declared", zap.Float64("duration_seconds", time.Since(began).Seconds()))
 		}
-		return
+		if err == nil {
+			if created || said != "" {
+				w.log.Info("native delayed delivery declared", zap.Float64("duration_seconds", time.Since(began).Seconds()))
+			}
+			return
+		}
+		wait, say := retryRights, w.log.Warn
+		message := "native delayed delivery is not available"
+		if rabbit.OtherType(err) {
+			wait, say = retryFaults, w.log.Error
+			message = "tasks with an ETA may be lost: native delayed delivery is not as it has to be"
+		}
+		if said != err.Error() {
+			said = err.Error()
+			say(message, zap.Error(err))
+		}
+		if !rabbit.Denied(err) && !rabbit.OtherType(err) || pause(s.waits, wait) != nil {
+			return
+		}
 	}
 }
 
@@ -334,11 +352,16 @@ func (w *Worker) tryPublish(s *session, limit time.Duration) {
 	w.log.Debug("tried whether we may publish to queues", zap.Error(err))
 }
 
-// watchPublish tries to publish as long as it is known that we may not.
+// watchPublish tries to publish to queues as long as it is known that we may not. To the exchange of
+// the tasks nothing can be published that nobody gets: there the jobs that wait try it, and when none
+// was refused any more the fault is over.
 func (w *Worker) watchPublish(s *session) {
 	for pause(s.waits, retryFaults) == nil {
 		if w.faults.has(faultPublish) {
 			w.tryPublish(s, confirmLimit)
+		}
+		if w.faults.has(faultTasks) && w.outbox.sinceForbidden() > retryFaults {
+			w.faults.set(faultTasks, nil)
 		}
 	}
 }
@@ -376,7 +399,8 @@ func (w *Worker) subscribe(ctx, jobs context.Context, s *session) error {
 			w.log.Info("no longer consuming", zap.String("queue", name))
 		}
 	}
-	if len(w.faults.queues()) > 0 && time.Since(s.declared) > retryFaults {
+	since := time.Since(s.declared)
+	if len(w.faults.queues()) > 0 && since > retryFaults || s.unbound && since > retryRights {
 		if err := w.declare(ctx, s); err != nil {
 			return err
 		}

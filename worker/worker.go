@@ -81,12 +81,14 @@ type Worker struct {
 	pool   pool
 	queues *queues
 	faults *faults
-	bodies *bodies
-	outbox *outbox
-	held   held // jobs that run, or will
-	leased held // jobs, refusals and dead letters that have their ids
-	scale  scale
-	tags   atomic.Int64 // consumer tags given so far
+
+	created map[string]bool // queues that this process has created; only declare's goroutine uses it
+	bodies  *bodies
+	outbox  *outbox
+	held    held // jobs that run, or will
+	leased  held // jobs, refusals and dead letters that have their ids
+	scale   scale
+	tags    atomic.Int64 // consumer tags given so far
 
 	jobs            sync.WaitGroup
 	running         running
@@ -119,6 +121,7 @@ func New(cfg Config, results Results, marks Marks, kept Kept, reg prometheus.Reg
 		pool:     pool{size: cfg.Concurrency},
 		queues:   newQueues(cfg.Queues),
 		faults:   faults,
+		created:  map[string]bool{},
 		bodies:   newBodies(),
 		outbox:   newOutbox(log, faults),
 		abort:    make(chan struct{}),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -148,47 +148,43 @@ as soon as a worker runs on this store.`,
 	return cmd
 }
 
-// maxBad is how many bad records an import passes over: a file with more is none of ours.
+// maxBad is how many bad records are told one by one.
 const maxBad = 100
 
-// importRecords keeps all records that can be kept. Behind what is no JSON it goes on with the next
-// line.
+// importRecords keeps all records that can be kept. The error names the lines of the others.
 func importRecords(ctx context.Context, store *failed.Store, in io.Reader) (fresh, known int, err error) {
-	lines := bufio.NewReader(in)
-	dec := json.NewDecoder(lines)
-	var bad []error // of records that are passed over
-	for n := 0; ; {
-		var line json.RawMessage
-		err := dec.Decode(&line)
-		if errors.Is(err, io.EOF) {
-			return fresh, known, errors.Join(bad...)
+	var bad []error
+	more := 0 // bad ones that are only counted
+	all := func() error {
+		if more > 0 {
+			bad = append(bad, fmt.Errorf("%d more are none", more))
 		}
+		return errors.Join(bad...)
+	}
+	docs := documents{lines: bufio.NewReader(in)}
+	for {
+		line, doc, err := docs.next()
 		if cause := context.Cause(ctx); cause != nil {
-			return fresh, known, cause
+			return fresh, known, errors.Join(all(), cause)
 		}
-		n++
-		noJSON := err != nil
-		var r failed.Record
-		if !noJSON {
-			if err = json.Unmarshal(line, &r); err == nil {
-				err = r.Validate()
-			}
+		if errors.Is(err, io.EOF) {
+			return fresh, known, all()
 		}
 		if err != nil {
-			bad = append(bad, fmt.Errorf("record %d is not one of onceover failed export: %w", n, err))
-			if len(bad) > maxBad {
-				return fresh, known, errors.Join(append(bad, errors.New("too many bad records, the rest is not read"))...)
+			return fresh, known, errors.Join(all(), fmt.Errorf("read line %d: %w", line, err))
+		}
+		r, err := parseRecord(doc)
+		if err != nil {
+			if len(bad) == maxBad {
+				more++
+				continue
 			}
-			if noJSON {
-				lines = bufio.NewReader(io.MultiReader(dec.Buffered(), lines))
-				skipLine(lines)
-				dec = json.NewDecoder(lines)
-			}
+			bad = append(bad, fmt.Errorf("line %d: not a record of onceover failed export: %w", line, err))
 			continue
 		}
 		isNew, err := store.Import(ctx, r)
 		if err != nil {
-			return fresh, known, errors.Join(append(bad, err)...)
+			return fresh, known, errors.Join(all(), err)
 		}
 		if isNew {
 			fresh++
@@ -198,12 +194,79 @@ func importRecords(ctx context.Context, store *failed.Store, in io.Reader) (fres
 	}
 }
 
-// skipLine passes over white space and the line behind it. An error comes again.
-func skipLine(r *bufio.Reader) {
-	for {
-		line, err := r.ReadString('\n')
-		if err != nil || strings.TrimSpace(line) != "" {
-			return
+func parseRecord(doc []byte) (r failed.Record, err error) {
+	if err := json.Unmarshal(doc, &r); err != nil {
+		return r, err
+	}
+	return r, r.Validate()
+}
+
+// documents reads one JSON document after the other: each on a line, or on several of which only the
+// first begins with a brace. A line that is no document is one all the same, for the reader to say so.
+type documents struct {
+	lines *bufio.Reader
+	line  int    // number of the last line that was read
+	ahead []byte // a line that was read and is not used yet
+}
+
+// next returns a document and the number of its first line. The error is io.EOF at the end.
+func (d *documents) next() (line int, doc []byte, err error) {
+	for len(doc) == 0 {
+		if doc, err = d.read(); err != nil {
+			return d.line, nil, err
+		}
+		doc = bytes.TrimSpace(doc)
+	}
+	line = d.line
+	if doc[0] != '{' || json.Valid(doc) {
+		return line, doc, nil
+	}
+	whole := doc
+	for range maxDocumentLines {
+		next, err := d.read()
+		if err != nil {
+			break // the next call says so
+		}
+		if bytes.HasPrefix(next, []byte("{")) || isRecord(next) {
+			d.ahead, d.line = next, d.line-1
+			break
+		}
+		whole = append(append(whole, '\n'), next...)
+		if bytes.HasPrefix(next, []byte("}")) {
+			if json.Valid(whole) {
+				return line, whole, nil
+			}
+			break
 		}
 	}
+	return line, whole, nil
+}
+
+// isRecord reports whether a line is a whole record.
+func isRecord(line []byte) bool {
+	line = bytes.TrimSpace(line)
+	if !bytes.HasPrefix(line, []byte("{")) || !bytes.HasSuffix(line, []byte("}")) {
+		return false
+	}
+	_, err := parseRecord(line)
+	return err == nil
+}
+
+// maxDocumentLines is the most lines of a document.
+const maxDocumentLines = 10_000
+
+// read returns a line, its end taken off. The last one need not have one.
+func (d *documents) read() ([]byte, error) {
+	if d.ahead != nil {
+		line := d.ahead
+		d.ahead = nil
+		d.line++
+		return line, nil
+	}
+	line, err := d.lines.ReadBytes('\n')
+	if len(line) == 0 && err != nil {
+		return nil, err
+	}
+	d.line++
+	return bytes.TrimRight(line, "\r\n"), nil
 }
