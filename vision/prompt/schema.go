@@ -1,0 +1,681 @@
+package prompt
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"go.yaml.in/yaml/v3"
+)
+
+// Schema is what an answer has to satisfy: JSON Schema (draft 2020-12) of an object, without the keywords that strict
+// structured outputs leave nothing of (oneOf, allOf, not, if, patternProperties and their like).
+//
+// Two keywords are ours, for a text with an enum: x-synonyms, a mapping from words that a model uses to values of the
+// list, and x-offlist, which says what becomes of a value that is none: take (the default) or refuse.
+type Schema struct {
+	sent    json.RawMessage
+	root    *field
+	whole   *jsonschema.Schema // what an answer satisfies
+	partial *jsonschema.Schema // the same if any field may be missing
+}
+
+// Sent is the schema as strict structured outputs take it: every field required, those that need not be there may be
+// null, nothing additional, and none of the keywords that servers refuse. The others are checked by Fit.
+func (s *Schema) Sent() json.RawMessage { return s.sent }
+
+// Names are the fields of the answer in their order; those that must be there are required.
+func (s *Schema) Names() (all, required []string) {
+	for _, p := range s.root.fields {
+		all = append(all, p.name)
+		if p.required {
+			required = append(required, p.name)
+		}
+	}
+	return all, required
+}
+
+// field is the schema of a value.
+type field struct {
+	name     string
+	required bool
+	types    []string // of JSON; empty: any
+	fields   []*field // of an object
+	items    *field   // of a list
+	enum     []string // of a text; empty: any
+	synonyms map[string]string
+	refuse   bool // a value off the list
+}
+
+func (f *field) is(t string) bool { return slices.Contains(f.types, t) }
+
+// takes reports whether nothing but one type is expected.
+func (f *field) takes(t string) bool { return len(f.types) == 1 && f.types[0] == t }
+
+var (
+	sentKeywords  = []string{"type", "description", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf", "$defs", "$ref"}
+	localKeywords = []string{"title", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern",
+		"format", "minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties", "examples", "$comment"}
+	ourKeywords = []string{"x-synonyms", "x-offlist"}
+	jsonTypes   = []string{"object", "array", "string", "number", "integer", "boolean", "null"}
+	nameForm    = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+)
+
+// shared are the fields that every entry of the cache has, and those that a result has besides, with the types that
+// they must have where a schema names them; "" for one that it must not name.
+var shared = map[string]string{
+	"waste_type": "string", "category": "string", "feedback": "string", "confidence": "number", "recyclable": "boolean",
+	"analyzed_at": "", "model": "", "prompt_version": "", "colour": "", "cost_microusd": "", "derived_from": "",
+	"derived_distance": "", "corrected_at": "", "job_id": "", "phash": "", "cached": "", "distance": "", "usage": "",
+}
+
+const maxNesting = 5 // of objects: what strict structured outputs take
+
+// parseSchema reads the schema of an answer.
+func parseSchema(n *yaml.Node, f *faults) *Schema {
+	before := len(f.all)
+	b := builder{f}
+	root := b.field(n, "the schema", 1)
+	if root == nil {
+		return nil
+	}
+	if !root.takes("object") || len(root.fields) == 0 {
+		f.add(n.Line, "the schema is not that of an object with properties: expected JSON Schema with \"type: object\" and \"properties\" (Picoschema is not read)")
+	}
+	for _, p := range root.fields {
+		if want, ok := shared[p.name]; ok && want == "" {
+			f.add(n.Line, "%s is a field that every result has: expected another name", p.name)
+		} else if ok && !p.takes(want) {
+			f.add(n.Line, "%s is a field that all entries of the cache share: expected type %s", p.name, want)
+		}
+	}
+	if len(f.all) > before {
+		return nil
+	}
+	s := &Schema{root: root}
+	var err error
+	if s.sent, err = toJSON(b.sent(n, true)); err != nil {
+		f.add(n.Line, "the schema cannot be sent: %v", err)
+		return nil
+	}
+	local := b.local(n)
+	doc, err := toJSON(local)
+	if err == nil {
+		s.whole, err = compile(doc)
+	}
+	if err == nil {
+		doc, err = toJSON(b.walk(local, func(key string, v *yaml.Node) *yaml.Node {
+			if key == "required" {
+				return nil
+			}
+			return v
+		}))
+	}
+	if err == nil {
+		s.partial, err = compile(doc)
+	}
+	if err != nil {
+		f.add(n.Line, "not a JSON Schema: %s", strings.Join(strings.Fields(err.Error()), " "))
+		return nil
+	}
+	return s
+}
+
+// compile reads a schema that names no other document.
+func compile(doc []byte) (*jsonschema.Schema, error) {
+	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(doc))
+	if err != nil {
+		return nil, err
+	}
+	c := jsonschema.NewCompiler()
+	c.UseLoader(jsonschema.SchemeURLLoader{})
+	c.AssertFormat()
+	if err := c.AddResource("schema.json", v); err != nil {
+		return nil, err
+	}
+	return c.Compile("schema.json")
+}
+
+// builder reads a schema's nodes.
+type builder struct{ f *faults }
+
+// field reads the schema of one value, nil if it is none.
+func (b builder) field(n *yaml.Node, what string, depth int) *field {
+	if n = resolved(n); depth > maxDepth {
+		b.f.add(n.Line, "%s is deeper than %d levels", what, maxDepth)
+		return nil
+	}
+	out := &field{}
+	var required *yaml.Node
+	keywords := members(n, what, b.f)
+	for _, m := range keywords {
+		key, v := m.key.Value, m.value
+		switch {
+		case key == "type":
+			out.types = b.texts(v, "type of "+what)
+			for _, t := range out.types {
+				if !slices.Contains(jsonTypes, t) {
+					b.f.add(v.Line, "%s is of type %q: expected one of %s", what, t, strings.Join(jsonTypes, ", "))
+				}
+			}
+		case key == "properties":
+			if depth > maxNesting {
+				b.f.add(v.Line, "%s is nested deeper than the %d levels that strict structured outputs take", what, maxNesting)
+			}
+			for _, p := range members(v, "properties of "+what, b.f) {
+				name := p.key.Value
+				if !nameForm.MatchString(name) {
+					b.f.add(p.key.Line, "property %q: expected a name of at most 64 letters, digits, _ and -", name)
+				}
+				if child := b.field(p.value, name, depth+1); child != nil {
+					child.name = name
+					out.fields = append(out.fields, child)
+				}
+			}
+		case key == "required":
+			required = v
+		case key == "items":
+			out.items = b.field(v, "items of "+what, depth+1)
+		case key == "enum":
+			out.enum = b.enum(v)
+		case key == "additionalProperties":
+			if v.Tag != "!!bool" || v.Value != "false" {
+				b.f.add(v.Line, "additionalProperties of %s: expected false, the only value that strict structured outputs take", what)
+			}
+		case key == "x-synonyms":
+			out.synonyms = map[string]string{}
+			for _, s := range members(v, "x-synonyms of "+what, b.f) {
+				out.synonyms[folded(s.key.Value)] = text(s.value, "a synonym of "+what, b.f)
+			}
+		case key == "x-offlist":
+			switch word := text(v, "x-offlist of "+what, b.f); word {
+			case "refuse":
+				out.refuse = true
+			case "take", "":
+			default:
+				b.f.add(v.Line, "x-offlist of %s is %q: expected take or refuse", what, word)
+			}
+		case slices.Contains(sentKeywords, key), slices.Contains(localKeywords, key):
+		default:
+			b.f.add(m.key.Line, "%s has the keyword %s, which strict structured outputs do not take: expected some of %s", what, key,
+				strings.Join(slices.Concat(sentKeywords, localKeywords, ourKeywords), ", "))
+		}
+	}
+	b.require(out, required, what)
+	b.checkSynonyms(out, n, what)
+	if len(keywords) == 0 {
+		b.f.add(n.Line, "%s says nothing: expected at least a type", what)
+	}
+	return out
+}
+
+// require marks the fields that must be there.
+func (b builder) require(out *field, required *yaml.Node, what string) {
+	if required == nil {
+		return
+	}
+	for _, name := range b.texts(required, "required of "+what) {
+		i := slices.IndexFunc(out.fields, func(p *field) bool { return p.name == name })
+		if i < 0 {
+			b.f.add(required.Line, "required of %s names %q, which is not one of its properties", what, name)
+			continue
+		}
+		out.fields[i].required = true
+	}
+}
+
+func (b builder) checkSynonyms(out *field, n *yaml.Node, what string) {
+	if len(out.enum) == 0 && (out.synonyms != nil || out.refuse) {
+		b.f.add(n.Line, "%s has x-synonyms or x-offlist and no list: expected an enum of texts", what)
+		return
+	}
+	for from, to := range out.synonyms {
+		if !slices.Contains(out.enum, to) {
+			b.f.add(n.Line, "x-synonyms of %s takes %q for %q, which is not in its enum", what, from, to)
+		}
+	}
+}
+
+// enum returns the values of a list of texts; one of other values is checked and no more.
+func (b builder) enum(n *yaml.Node) []string {
+	if n.Kind != yaml.SequenceNode || slices.ContainsFunc(n.Content, func(c *yaml.Node) bool { return c.Tag != "!!str" }) {
+		return nil
+	}
+	return b.texts(n, "enum")
+}
+
+// texts returns a text or a list of them.
+func (b builder) texts(n *yaml.Node, what string) []string {
+	if n.Kind != yaml.SequenceNode {
+		return []string{text(n, what, b.f)}
+	}
+	var out []string
+	for _, c := range n.Content {
+		out = append(out, text(resolved(c), what, b.f))
+	}
+	return out
+}
+
+// sent returns the schema of a value without what servers refuse.
+func (b builder) sent(n *yaml.Node, required bool) *yaml.Node {
+	var names []*yaml.Node
+	isObject := false
+	out := b.walk(n, func(key string, v *yaml.Node) *yaml.Node {
+		switch {
+		case key == "type":
+			isObject = v.Value == "object" || slices.ContainsFunc(v.Content, func(c *yaml.Node) bool { return c.Value == "object" })
+			if !required {
+				return withNull(v, "null", "!!str")
+			}
+		case key == "enum" && !required:
+			return withNull(v, "null", "!!null")
+		case key == "properties":
+			must := b.requiredIn(n)
+			for i := 0; i+1 < len(v.Content); i += 2 {
+				names = append(names, v.Content[i])
+			}
+			return b.each(v, func(name string, child *yaml.Node) *yaml.Node { return b.sent(child, slices.Contains(must, name)) })
+		case key == "required" || key == "additionalProperties" || !slices.Contains(sentKeywords, key):
+			return nil
+		case key == "$defs":
+			return b.each(v, func(_ string, child *yaml.Node) *yaml.Node { return b.sent(child, true) })
+		case key == "items":
+			return b.sent(v, true)
+		}
+		return v
+	})
+	if isObject {
+		out.Content = append(out.Content, scalar("required", "!!str"), &yaml.Node{Kind: yaml.SequenceNode, Content: names},
+			scalar("additionalProperties", "!!str"), scalar("false", "!!bool"))
+	}
+	return out
+}
+
+// requiredIn is what a schema requires.
+func (b builder) requiredIn(n *yaml.Node) []string {
+	for _, m := range members(n, "", &faults{}) {
+		if m.key.Value == "required" {
+			return builder{&faults{}}.texts(m.value, "")
+		}
+	}
+	return nil
+}
+
+// local returns the schema of a value as Fit checks it: without our own keywords, and without the lists off which
+// values are taken.
+func (b builder) local(n *yaml.Node) *yaml.Node {
+	refuse := false
+	for _, m := range members(n, "", &faults{}) {
+		refuse = refuse || m.key.Value == "x-offlist" && m.value.Value == "refuse"
+	}
+	return b.walk(n, func(key string, v *yaml.Node) *yaml.Node {
+		switch {
+		case slices.Contains(ourKeywords, key), key == "enum" && !refuse && len(b.enum(v)) > 0:
+			return nil
+		case key == "properties" || key == "$defs":
+			return b.each(v, func(_ string, child *yaml.Node) *yaml.Node { return b.local(child) })
+		case key == "items":
+			return b.local(v)
+		}
+		return v
+	})
+}
+
+// walk returns a copy of a mapping in which each value is what f makes of it, without those for which that is nil.
+func (b builder) walk(n *yaml.Node, f func(key string, v *yaml.Node) *yaml.Node) *yaml.Node {
+	out := &yaml.Node{Kind: yaml.MappingNode, Line: n.Line}
+	for _, m := range members(n, "", &faults{}) {
+		if v := f(m.key.Value, m.value); v != nil {
+			out.Content = append(out.Content, m.key, v)
+		}
+	}
+	return out
+}
+
+func (b builder) each(n *yaml.Node, f func(name string, v *yaml.Node) *yaml.Node) *yaml.Node {
+	return b.walk(n, f)
+}
+
+// withNull returns a list, or a value, with one more.
+func withNull(n *yaml.Node, value, tag string) *yaml.Node {
+	out := &yaml.Node{Kind: yaml.SequenceNode, Line: n.Line}
+	if n.Kind == yaml.SequenceNode {
+		out.Content = slices.Clone(n.Content)
+	} else {
+		out.Content = []*yaml.Node{n}
+	}
+	if !slices.ContainsFunc(out.Content, func(c *yaml.Node) bool { return c.Value == value }) {
+		out.Content = append(out.Content, scalar(value, tag))
+	}
+	return out
+}
+
+func scalar(value, tag string) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: tag, Value: value}
+}
+
+// Fitted is an answer that satisfies its schema.
+type Fitted struct {
+	Fields  json.RawMessage // an object, its members in the order of the schema
+	OffList []string        // the fields whose values are on no list and were taken as they are
+	Changed []string        // the fields that were brought into the form of the schema
+}
+
+// Fit brings an answer into the form of the schema where what is meant is unmistakable, and checks it. Names and listed
+// values may differ in case and white space, a listed value by one edit; a number, true or false may be a text; null
+// stands for a field that need not be there; fields that the schema does not have are dropped. doc is JSON. The
+// error says all that is wrong, with what came and what was expected.
+func (s *Schema) Fit(doc []byte) (Fitted, error) {
+	object, err := readObject(doc)
+	if err != nil {
+		return Fitted{}, err
+	}
+	fitted, err := s.fit(object, s.whole)
+	if err == nil {
+		return fitted, nil
+	}
+	if inner, ok := onlyObject(object); ok { // {"analysis": {…}}
+		if raw, rerr := json.Marshal(inner); rerr == nil {
+			if f, rerr := s.Fit(raw); rerr == nil {
+				return f, nil
+			}
+		}
+	}
+	return Fitted{}, err
+}
+
+// FitSome is Fit for what a person says of some fields. A field that the schema does not have, and a value off a list, are
+// errors here: a person can be asked.
+func (s *Schema) FitSome(doc []byte) (Fitted, error) {
+	object, err := readObject(doc)
+	if err != nil {
+		return Fitted{}, err
+	}
+	maps.DeleteFunc(object, func(_ string, v any) bool { return v == nil }) // says nothing
+	all, _ := s.Names()
+	var faults []string
+	for _, name := range slices.Sorted(maps.Keys(object)) {
+		if !slices.Contains(all, name) {
+			faults = append(faults, fmt.Sprintf("there is no field %q: expected some of %s", name, strings.Join(all, ", ")))
+		}
+	}
+	fitted, err := s.fit(object, s.partial)
+	if err != nil {
+		faults = append(faults, err.Error())
+	}
+	for _, path := range fitted.OffList {
+		for _, p := range s.root.fields {
+			if p.name == path {
+				faults = append(faults, offList(p, path, object[path]))
+			}
+		}
+	}
+	if len(faults) > 0 {
+		return Fitted{}, errors.New(strings.Join(faults, "; "))
+	}
+	return fitted, nil
+}
+
+func offList(f *field, path string, v any) string {
+	return fmt.Sprintf("%s is %q: expected one of %s", path, shorten(fmt.Sprint(v)), strings.Join(f.enum, ", "))
+}
+
+// readObject decodes an object, or a list of one.
+func readObject(doc []byte) (map[string]any, error) {
+	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(doc))
+	if err != nil {
+		return nil, fmt.Errorf("it is not JSON: %w", err)
+	}
+	if list, ok := v.([]any); ok && len(list) == 1 {
+		v = list[0]
+	}
+	object, ok := v.(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf("it is %s: expected an object", jsonKind(v))
+	}
+	return object, nil
+}
+
+func (s *Schema) fit(object map[string]any, by *jsonschema.Schema) (Fitted, error) {
+	fitter := fitter{}
+	fitted := fitter.object(s.root, object, "")
+	if faults := append(fitter.faults, check(by, fitted)...); len(faults) > 0 {
+		return Fitted{}, errors.New(strings.Join(faults, "; "))
+	}
+	var out bytes.Buffer
+	err := encode(&out, s.root, fitted)
+	return Fitted{out.Bytes(), fitter.offList, fitter.changed}, err
+}
+
+// onlyObject returns the only member of an object if that is an object.
+func onlyObject(v map[string]any) (map[string]any, bool) {
+	for _, m := range v {
+		inner, ok := m.(map[string]any)
+		return inner, ok && len(v) == 1
+	}
+	return nil, false
+}
+
+// check returns what is wrong with a value by a schema.
+func check(s *jsonschema.Schema, v any) []string {
+	err := s.Validate(v)
+	if err == nil {
+		return nil
+	}
+	invalid, ok := err.(*jsonschema.ValidationError)
+	if !ok {
+		return []string{err.Error()}
+	}
+	var out []string
+	for _, u := range invalid.BasicOutput().Errors {
+		if u.Error == nil {
+			continue
+		}
+		at := strings.ReplaceAll(strings.TrimPrefix(u.InstanceLocation, "/"), "/", ".")
+		if at != "" {
+			at += ": "
+		}
+		if line := at + u.Error.String(); !slices.Contains(out, line) {
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+// fitter brings a value into the form of its schema.
+type fitter struct {
+	faults, offList, changed []string
+}
+
+func (t *fitter) note(path string) { t.changed = append(t.changed, path) }
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+func (t *fitter) object(f *field, v map[string]any, path string) map[string]any {
+	out := map[string]any{}
+	for _, name := range slices.Sorted(maps.Keys(v)) {
+		m, p := v[name], f.member(name, v)
+		if p == nil { // no server was asked for it
+			if len(f.fields) == 0 {
+				out[name] = m
+			} else {
+				t.note(join(path, name))
+			}
+			continue
+		}
+		if m == nil && !p.required && !p.is("null") {
+			continue
+		}
+		if p.name != name {
+			t.note(join(path, p.name))
+		}
+		out[p.name] = t.value(p, m, join(path, p.name))
+	}
+	return out
+}
+
+// member returns the field of a name, which may differ in case and separators from the schema's if that one is not
+// there.
+func (f *field) member(name string, v map[string]any) *field {
+	for _, p := range f.fields {
+		if p.name == name {
+			return p
+		}
+	}
+	for _, p := range f.fields {
+		if _, there := v[p.name]; !there && bare(p.name) == bare(name) {
+			return p
+		}
+	}
+	return nil
+}
+
+// bare is a name in lower case without separators.
+func bare(s string) string {
+	return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(s))
+}
+
+func (t *fitter) value(f *field, v any, path string) any {
+	switch v := v.(type) {
+	case map[string]any:
+		return t.object(f, v, path)
+	case []any:
+		if f.items == nil {
+			return v
+		}
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = t.value(f.items, v[i], join(path, strconv.Itoa(i)))
+		}
+		return out
+	case string:
+		return t.text(f, v, path)
+	case json.Number:
+		if f.takes("string") {
+			t.note(path)
+			return v.String()
+		}
+	}
+	return v
+}
+
+var percent = regexp.MustCompile(`^(\d{1,3}(?:\.\d+)?)\s*%$`)
+
+// text brings a text into the form of its field.
+func (t *fitter) text(f *field, v, path string) any {
+	if trimmed := strings.TrimSpace(v); trimmed != v {
+		t.note(path)
+		v = trimmed
+	}
+	var out any
+	switch {
+	case len(f.enum) > 0:
+		return t.listed(f, v, path)
+	case f.takes("number") || f.takes("integer"):
+		if m := percent.FindStringSubmatch(v); m != nil && f.name == "confidence" {
+			if n, err := strconv.ParseFloat(m[1], 64); err == nil {
+				out = json.Number(strconv.FormatFloat(n/100, 'g', 12, 64))
+			}
+		} else if json.Valid([]byte(v)) && json.Unmarshal([]byte(v), new(float64)) == nil {
+			out = json.Number(v)
+		}
+	case f.takes("boolean") && strings.EqualFold(v, "true"):
+		out = true
+	case f.takes("boolean") && strings.EqualFold(v, "false"):
+		out = false
+	}
+	if out == nil {
+		return v
+	}
+	t.note(path)
+	return out
+}
+
+// listed brings a text to the value of the list that it means.
+func (t *fitter) listed(f *field, v, path string) string {
+	meant, ok := f.meant(v)
+	switch {
+	case ok && meant == v:
+	case ok:
+		t.note(path)
+	case f.refuse:
+		t.faults = append(t.faults, offList(f, path, v))
+	default:
+		t.offList = append(t.offList, path)
+	}
+	return meant
+}
+
+// encode writes a value, the members of an object in the order of its schema.
+func encode(out *bytes.Buffer, f *field, v any) error {
+	object, ok := v.(map[string]any)
+	if !ok || f == nil || len(f.fields) == 0 {
+		if list, ok := v.([]any); ok && f != nil && f.items != nil {
+			out.WriteByte('[')
+			for i, item := range list {
+				if i > 0 {
+					out.WriteByte(',')
+				}
+				if err := encode(out, f.items, item); err != nil {
+					return err
+				}
+			}
+			out.WriteByte(']')
+			return nil
+		}
+		enc := json.NewEncoder(out)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(v); err != nil {
+			return err
+		}
+		out.Truncate(out.Len() - 1)
+		return nil
+	}
+	out.WriteByte('{')
+	first := true
+	for _, p := range f.fields {
+		m, there := object[p.name]
+		if !there {
+			continue
+		}
+		if !first {
+			out.WriteByte(',')
+		}
+		first = false
+		writeString(out, p.name)
+		out.WriteByte(':')
+		if err := encode(out, p, m); err != nil {
+			return err
+		}
+	}
+	out.WriteByte('}')
+	return nil
+}
+
+func jsonKind(v any) string {
+	switch v.(type) {
+	case nil:
+		return "null"
+	case []any:
+		return "a list"
+	case string:
+		return "a text"
+	case bool:
+		return "true or false"
+	case map[string]any:
+		return "an object"
+	}
+	return "a number"
+}
