@@ -40,8 +40,9 @@ const TTL = 7 * 24 * time.Hour
 const timeLayout = "2006-01-02T15:04:05"
 
 // Entry is a cached analysis. The first six fields are the contract with
-// Python services, in this order; an entry with only these is complete. It is
-// comparable.
+// Python services, in this order, and are always there: "", 0 and false where the
+// schema of the answers has no field of that name. An entry with only these is
+// complete. It is comparable.
 type Entry struct {
 	WasteType  string  `json:"waste_type"`
 	Confidence float64 `json:"confidence"` // 0 to 1
@@ -49,6 +50,8 @@ type Entry struct {
 	Category   string  `json:"category"`
 	Recyclable bool    `json:"recyclable"`
 	AnalyzedAt string  `json:"analyzed_at"` // UTC without offset, whole seconds
+
+	More More `json:"-"` // the answer's further fields, which stand beside these in JSON
 
 	Model         string `json:"model,omitempty"`          // who answered; "" when Python wrote the entry
 	PromptVersion string `json:"prompt_version,omitempty"` // "" when Python wrote the entry, or a person
@@ -260,15 +263,15 @@ func noEntry(err error) bool {
 	return errors.Is(err, redis.Nil) || strings.HasPrefix(err.Error(), "WRONGTYPE ")
 }
 
-// decode reads an entry. waste_type and category tell an analysis from other
-// JSON: one of them must be there.
+// decode reads an entry. What tells an analysis from other JSON is waste_type or
+// category, or who made it.
 func decode(doc []byte) (*Entry, error) {
 	var e Entry
 	if err := json.Unmarshal(doc, &e); err != nil {
 		return nil, err
 	}
-	if e.WasteType == "" && e.Category == "" {
-		return nil, errors.New("neither waste_type nor category is set")
+	if e.WasteType == "" && e.Category == "" && e.PromptVersion == "" && e.CorrectedAt == "" {
+		return nil, errors.New("neither waste_type nor category nor prompt_version nor corrected_at is set")
 	}
 	// Others may write what they like; sums and counters may not break over it.
 	if e.CostMicroUSD < 0 || e.CostMicroUSD > maxCost {

@@ -416,7 +416,7 @@ func TestEveryKeyExpires(t *testing.T) {
 	}{
 		{"seen", func() error { _, _, err := c.Seen(ctx, p.Digest); return err }},
 		{"remember", func() error { return c.Remember(ctx, p.Digest, h) }},
-		{"refuse", func() error { return c.Refuse(ctx, flat.Digest, Refusal{"ValueError", "no"}) }},
+		{"refuse", func() error { return c.Refuse(ctx, flat.Digest, Refusal{Type: "ValueError", Message: "no"}) }},
 		{"fill", func() error { _, err := c.Fill(ctx, Query{Picture: p}, compute, nil); return err }},
 		{"fill flat", func() error { _, err := c.Fill(ctx, Query{Picture: flat}, compute, nil); return err }},
 		{"fill failed", func() error {
@@ -490,7 +490,7 @@ func TestFiles(t *testing.T) {
 	check(t, c.Remember(ctx, d, flat))
 	seen(d, &flat, nil)
 
-	no := Refusal{"ValueError", "kein Bild: <x>"}
+	no := Refusal{Type: "ValueError", Message: "kein Bild: <x>"}
 	check(t, c.Refuse(ctx, bad, no))
 	seen(bad, nil, &no)
 	lives(t, client, "cache:image:refused:"+bad.String(), 10*time.Minute)
@@ -518,6 +518,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(canByPython))
 	f.Add([]byte(`{"category":"x","corrected_at":"y","derived_from":"z","derived_distance":-1,"confidence":1e308}`))
 	f.Add([]byte(`{"waste_type":"\ud83d","colour":""}`))
+	f.Add([]byte(`{"Category":"x","category":"","a":[1, 2],"prompt_version":"p","b":{"\ud83d":"<"}}`))
 	f.Fuzz(func(t *testing.T, doc []byte) {
 		e, err := decode(doc)
 		if err != nil {
@@ -526,7 +527,7 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		if math.IsNaN(e.Confidence) || math.IsInf(e.Confidence, 0) || e.WasteType == "" && e.Category == "" {
+		if math.IsNaN(e.Confidence) || math.IsInf(e.Confidence, 0) || e.WasteType == "" && e.Category == "" && e.PromptVersion == "" && e.CorrectedAt == "" {
 			t.Fatalf("got %+v, want an analysis", e)
 		}
 		again, err := marshalled(*e)

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"onceover/phash"
@@ -22,22 +24,49 @@ type Correction struct {
 	Feedback   *string  `json:"feedback"`
 	Category   *string  `json:"category"`
 	Recyclable *bool    `json:"recyclable"`
+
+	More map[string]json.RawMessage `json:"-"` // further fields
+
+	// Required are the fields without which a correction of nothing is not
+	// complete; nil stands for all of the above but confidence.
+	Required []string `json:"-"`
 }
 
-// ParseCorrection reads a JSON object with fields of Correction and no others.
+// ParseCorrection reads a JSON object with fields of an answer. Whether the schema has
+// them is the caller's to know.
 func ParseCorrection(doc []byte) (Correction, error) {
 	var c Correction
+	var all map[string]json.RawMessage
 	dec := json.NewDecoder(bytes.NewReader(doc))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&c); err != nil {
-		return c, fmt.Errorf("correction: %w; expected a JSON object with some of waste_type, confidence, feedback, category, recyclable", err)
+	err := dec.Decode(&all)
+	if err == nil {
+		err = json.Unmarshal(doc[:dec.InputOffset()], &c)
+	}
+	if err != nil {
+		return c, fmt.Errorf("correction: %w; expected a JSON object with some of the answer's fields, such as category", err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return c, errors.New("correction: there is more after the JSON object; expected nothing")
 	}
+	set := len(all)
+	for name, value := range all {
+		if string(value) == "null" { // leaves the field as it is
+			set--
+			delete(all, name)
+		}
+		is := func(own string) bool { return strings.EqualFold(own, name) } // as the decoder reads it
+		if slices.ContainsFunc(answerFields, is) {
+			delete(all, name)
+		} else if slices.ContainsFunc(own, is) {
+			return c, fmt.Errorf("correction: %s is not a model's to say; expected fields of the answer", name)
+		}
+	}
+	if len(all) > 0 {
+		c.More = all
+	}
 	switch {
-	case c == Correction{}:
-		return c, errors.New("correction: nothing is set; expected some of waste_type, confidence, feedback, category, recyclable")
+	case set == 0:
+		return c, errors.New("correction: nothing is set; expected some of the answer's fields, such as category")
 	case c.Confidence != nil && (*c.Confidence < 0 || *c.Confidence > 1):
 		return c, fmt.Errorf("correction: confidence is %v; expected 0 to 1", *c.Confidence)
 	case c.WasteType != nil && *c.WasteType == "", c.Category != nil && *c.Category == "":
@@ -46,17 +75,46 @@ func ParseCorrection(doc []byte) (Correction, error) {
 	return c, nil
 }
 
+// missing returns the required fields that the correction does not set.
+func (c Correction) missing() (out []string) {
+	required := c.Required
+	if required == nil {
+		required = []string{"waste_type", "feedback", "category", "recyclable"}
+	}
+	for _, name := range required {
+		var there bool
+		switch name {
+		case "waste_type":
+			there = c.WasteType != nil
+		case "feedback":
+			there = c.Feedback != nil
+		case "category":
+			there = c.Category != nil
+		case "recyclable":
+			there = c.Recyclable != nil
+		case "confidence":
+			there = true // a person is sure
+		default:
+			_, there = c.More[name]
+		}
+		if !there {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
 // errNoKey says that nothing can be kept under a hash.
 var errNoKey = errors.New("the hash is shared by unrelated pictures, and the file is not known: expected a hash of which half of the bits are set, or the file")
 
 // ErrIncomplete says that a correction without an entry to correct lacks a field.
-var ErrIncomplete = errors.New("there is no entry to correct, and the correction alone is not complete: expected waste_type, feedback, category and recyclable")
+var ErrIncomplete = errors.New("there is no entry to correct, and the correction alone is not complete")
 
 // apply returns e corrected, e being nil if there is none.
 func (c Correction) apply(e *Entry, at string) (Entry, error) {
 	if e == nil {
-		if c.WasteType == nil || c.Feedback == nil || c.Category == nil || c.Recyclable == nil {
-			return Entry{}, ErrIncomplete
+		if missing := c.missing(); len(missing) > 0 {
+			return Entry{}, fmt.Errorf("%w: expected %s too", ErrIncomplete, strings.Join(missing, ", "))
 		}
 		e = &Entry{Confidence: 1}
 	}
@@ -66,6 +124,14 @@ func (c Correction) apply(e *Entry, at string) (Entry, error) {
 	set(&out.Feedback, c.Feedback)
 	set(&out.Category, c.Category)
 	set(&out.Recyclable, c.Recyclable)
+	if len(c.More) > 0 {
+		more := e.More.fields()
+		maps.Copy(more, c.More)
+		var err error
+		if out.More, err = moreOf(more); err != nil {
+			return Entry{}, err
+		}
+	}
 	// Whatever the prompt becomes, this stays right.
 	out.Model, out.PromptVersion, out.AnalyzedAt, out.CorrectedAt = Person, "", at, at
 	return out, nil

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -300,7 +301,8 @@ func TestParseCorrection(t *testing.T) {
 		{``, Correction{}, "expected a JSON object"},
 		{`[]`, Correction{}, "expected a JSON object"},
 		{`"x"`, Correction{}, "expected a JSON object"},
-		{`{"waste_typ": "a"}`, Correction{}, "waste_typ"},
+		{`{"merchant": "a", "lines": [1]}`, Correction{More: map[string]json.RawMessage{"merchant": []byte(`"a"`), "lines": []byte(`[1]`)}}, ""},
+		{`{"merchant": null}`, Correction{}, "nothing is set"},
 		{`{"model": "a"}`, Correction{}, "model"},
 		{`{"corrected_at": "a"}`, Correction{}, "corrected_at"},
 		{`{"confidence": "0.5"}`, Correction{}, "expected a JSON object"},

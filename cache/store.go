@@ -100,6 +100,7 @@ const RefusalTTL = 10 * time.Minute
 type Refusal struct {
 	Type    string `json:"exc_type"` // a built-in class
 	Message string `json:"exc_message"`
+	By      string `json:"by,omitempty"` // who refused, if it was not the decoder: it may be asked of another one
 }
 
 // Seen tells what is known of a file: the hash of its picture, or why it has

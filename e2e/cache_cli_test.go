@@ -18,7 +18,7 @@ import (
 	"onceover/cache"
 	"onceover/internal/testenv"
 	"onceover/phash"
-	"onceover/vision"
+	"onceover/vision/prompt"
 )
 
 // cacheCLI is a cache with a few pictures, and the program beside it.
@@ -107,12 +107,12 @@ func moved(p cache.Picture, bits, from int) cache.Picture {
 }
 
 // prompt is the program's own prompt version.
-func prompt() string { return new(vision.OpenAI).PromptVersion() }
+func promptVersion() string { return prompt.Builtin().Find(prompt.Analysis, "ko").Version }
 
 func analysis(category string) cache.Entry {
 	return cache.Entry{
 		WasteType: "plastic", Confidence: 0.75, Feedback: "라벨을 떼세요.", Category: category, Recyclable: true,
-		AnalyzedAt: time.Now().UTC().Add(-3 * time.Hour).Format("2006-01-02T15:04:05"), Model: "test-model", PromptVersion: prompt(),
+		AnalyzedAt: time.Now().UTC().Add(-3 * time.Hour).Format("2006-01-02T15:04:05"), Model: "test-model", PromptVersion: promptVersion(),
 		Origin: cache.Origin{CostMicroUSD: 1500},
 	}
 }
@@ -212,7 +212,7 @@ func TestCacheCLI(t *testing.T) {
 
 	// An entry by its file, the standard input, its hash, and the digest of its file.
 	text = b.run("category     plastic_bottle", 0, "get", "bottle.jpg")
-	if !strings.Contains(text, "by           test-model, prompt version "+prompt()) || !strings.Contains(text, "runs out     in 6d 23h") {
+	if !strings.Contains(text, "by           test-model, prompt version "+promptVersion()) || !strings.Contains(text, "runs out     in 6d 23h") {
 		t.Errorf("get: got %s", text)
 	}
 	data, err := os.ReadFile(filepath.Join(b.dir, "flat.png"))
@@ -237,24 +237,24 @@ func TestCacheCLI(t *testing.T) {
 
 	// A person says what it is: so it is for all that look the same.
 	b.run("--json is empty", 2, "set", "bottle.jpg")
-	b.run("expected a JSON object with some of waste_type", 2, "set", "bottle.jpg", "--json", `{"colour": "green"}`)
-	b.run("there is no entry to correct", 1, "set", "can.jpg", "--json", `{"category": "steel_can"}`)
-	b.run("this hash says too little", 1, "set", flat.Hash.String(), "--json", `{"category": "other"}`)
+	b.run("there is no field \"shade\"", 2, "set", "bottle.jpg", "--json", `{"shade": "green"}`)
+	b.run("there is no entry to correct", 1, "set", "can.jpg", "--json", `{"category": "캔"}`)
+	b.run("this hash says too little", 1, "set", flat.Hash.String(), "--json", `{"category": "종이"}`)
 	var done cache.Corrected
-	out := b.runOn(`{"category": "glass_bottle", "waste_type": "glass"}`, "", 0, "set", like.Hash.String(), "--json", "-", "--print-json")
-	if err := json.Unmarshal([]byte(out), &done); err != nil || done.Copies != 1 || done.Neighbours != 1 || done.Entry.Category != "glass_bottle" || done.Entry.Feedback != "라벨을 떼세요." {
+	out := b.runOn(`{"category": "유리병", "waste_type": "유리병"}`, "", 0, "set", like.Hash.String(), "--json", "-", "--print-json")
+	if err := json.Unmarshal([]byte(out), &done); err != nil || done.Copies != 1 || done.Neighbours != 1 || done.Entry.Category != "유리병" || done.Entry.Feedback != "라벨을 떼세요." {
 		t.Errorf("set --print-json: got %+v, %v, want one copy and one neighbour", done, err)
 	}
 	b.run("no model's answer replaces it", 0, "get", "bottle.jpg")
 	b.run("category     plastic_bottle", 0, "get", other.Hash.String()) // other colours
 	correction := filepath.Join(b.dir, "correction.json")
-	if err := os.WriteFile(correction, []byte(`{"waste_type": "metal", "feedback": "…", "category": "steel_can", "recyclable": false}`), 0o600); err != nil {
+	if err := os.WriteFile(correction, []byte(`{"waste_type": "철캔", "feedback": "…", "category": "캔", "recyclable": false}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	b.run("and 0 other entries", 0, "set", "can.jpg", "--json", "@"+correction)
-	b.run("told apart", 0, "set", "bottle.jpg", "--only", "--json", `{"category": "ceramic"}`)
-	b.run("category     glass_bottle", 0, "get", like.Hash.String())
-	b.run("category     steel_can", 0, "get", can.Hash.String())
+	b.run("told apart", 0, "set", "bottle.jpg", "--only", "--json", `{"category": "고철"}`)
+	b.run("category     유리병", 0, "get", like.Hash.String())
+	b.run("category     캔", 0, "get", can.Hash.String())
 
 	// What is wrong goes.
 	b.run("nothing is chosen", 2, "invalidate", "--yes")

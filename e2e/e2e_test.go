@@ -301,7 +301,10 @@ type model struct {
 	text   atomic.Int32 // requests without
 	hold   chan struct{}
 	gate   atomic.Bool // vision requests wait for hold
+	answer string      // about a picture; "" for wasteAnswer
 }
+
+const wasteAnswer = `{"waste_type":"plastic","confidence":0.93,"feedback":"라벨을 떼고 헹궈서 버리세요","category":"plastic_bottle","recyclable":true}`
 
 func newModel(t *testing.T) *model {
 	m := &model{hold: make(chan struct{})}
@@ -325,7 +328,9 @@ func (m *model) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		}
-		content = `{"waste_type":"plastic","confidence":0.93,"feedback":"라벨을 떼고 헹궈서 버리세요","category":"plastic_bottle","recyclable":true}`
+		if content = m.answer; content == "" {
+			content = wasteAnswer
+		}
 	} else {
 		m.text.Add(1)
 	}

@@ -2,6 +2,7 @@ package progress
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -80,6 +81,37 @@ func (s *Store) NotBegun(ctx context.Context, taskID, run string) error {
 	return nil
 }
 
+// AddPaid notes that a task has paid for n calls of a kind that gave no answer.
+func (s *Store) AddPaid(ctx context.Context, taskID, kind string, n int) error {
+	err := s.guard.Do(ctx, func(ctx context.Context) error {
+		_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
+			p.HIncrBy(ctx, paidKey(taskID), kind, int64(n))
+			p.Expire(ctx, paidKey(taskID), finishedTTL)
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("note what task %s has paid for: %w", taskID, err)
+	}
+	return nil
+}
+
+// Paid returns what AddPaid has noted of a task within a day, since it was last replayed.
+func (s *Store) Paid(ctx context.Context, taskID, kind string) (n int, err error) {
+	err = s.guard.Do(ctx, func(ctx context.Context) error {
+		n, err = s.client.HGet(ctx, paidKey(taskID), kind).Int()
+		if errors.Is(err, redis.Nil) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("look up what task %s has paid for: %w", taskID, err)
+	}
+	return n, nil
+}
+
 // ResetMarks forgets what was recorded of the ends and runs of a task, and which run has its id,
 // unless it succeeded or is to be retried. It returns the state on record, "" for none.
 func (s *Store) ResetMarks(ctx context.Context, taskID string) (was celery.State, err error) {
@@ -94,7 +126,7 @@ func (s *Store) ResetMarks(ctx context.Context, taskID string) (was celery.State
 		return was, nil
 	}
 	err = s.guard.Do(ctx, func(ctx context.Context) error {
-		return s.client.Unlink(ctx, finishedKey(taskID), runsKey(taskID), runKey(taskID)).Err()
+		return s.client.Unlink(ctx, finishedKey(taskID), runsKey(taskID), runKey(taskID), paidKey(taskID)).Err()
 	})
 	if err != nil {
 		return "", fmt.Errorf("forget the marks of task %s: %w", taskID, err)

@@ -16,6 +16,7 @@ import (
 	"onceover/phash"
 	"onceover/progress"
 	"onceover/vision"
+	"onceover/vision/prompt"
 )
 
 // NameAnalyze is the name under which producers call the task.
@@ -42,18 +43,23 @@ type Cache interface {
 // Progress shows how far a job is: progress.Store.
 type Progress interface {
 	Track(ctx context.Context, jobID string, resume bool) (*progress.Tracker, error)
+	Paid(ctx context.Context, taskID, kind string) (int, error)
+	AddPaid(ctx context.Context, taskID, kind string, n int) error
 }
 
 // Config is what an operator may set.
 type Config struct {
-	Lang        string      // language of messages and analyses where the job names none; default ko
-	MaxPixels   int         // larger pictures are refused before they are decoded; default 50 million
-	PillowOrder phash.Order // of the Python services that share the cache
-	Cores       int         // pictures decoded, hashed or scaled at once; default runtime.GOMAXPROCS
+	Lang        string         // language of messages and analyses where the job names none; default ko
+	MaxPixels   int            // larger pictures are refused before they are decoded; default 50 million
+	PillowOrder phash.Order    // of the Python services that share the cache
+	Cores       int            // pictures decoded, hashed or scaled at once; default runtime.GOMAXPROCS
+	Prompts     *prompt.Folder // what the model is asked, and the messages; default prompt.Builtin
 }
 
 // DefaultConfig returns the documented defaults.
-func DefaultConfig() Config { return Config{Lang: "ko", MaxPixels: 50_000_000} }
+func DefaultConfig() Config {
+	return Config{Lang: "ko", MaxPixels: 50_000_000, Prompts: prompt.Builtin()}
+}
 
 // ImageAnalyze is the task image.analyze: a worker.Handler and
 // worker.AfterReturner. Safe for concurrent use.
@@ -88,7 +94,7 @@ func (t *ImageAnalyze) Run(ctx context.Context, req *celery.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
-	r := &run{t: t, args: a, taskID: req.ID, tracker: tracker, opt: vision.Options{Model: a.Model, Lang: a.Lang}}
+	r := &run{t: t, args: a, taskID: req.ID, again: req.Retries > 0 || req.Delivery.Redelivered, tracker: tracker, opt: vision.Options{Model: a.Model, Lang: a.Lang}}
 	if r.opt.Lang == "" {
 		r.opt.Lang = t.cfg.Lang
 	}
@@ -123,7 +129,7 @@ func ResetProgress(store *progress.Store, cfg Config) func(context.Context, *cel
 		if lang == "" {
 			lang = cfg.Lang
 		}
-		return store.Reset(ctx, a.JobID.text, stepQueued.stage, stepQueued.text.in(lang))
+		return store.Reset(ctx, a.JobID.text, stepQueued.stage, cfg.Prompts.Text(stepQueued.text, lang))
 	}
 }
 
@@ -140,15 +146,15 @@ func (t *ImageAnalyze) AfterReturn(ctx context.Context, req *celery.Request, sta
 	}
 	switch state {
 	case celery.Success:
-		return tracker.Finish(ctx, stepDone.stage, stepDone.text.in(lang))
+		return tracker.Finish(ctx, stepDone.stage, t.cfg.Prompts.Text(stepDone.text, lang))
 	case celery.Retried:
-		return tracker.Report(ctx, stepRetry.progress, stepRetry.stage, stepRetry.text.in(lang))
+		return tracker.Report(ctx, stepRetry.progress, stepRetry.stage, t.cfg.Prompts.Text(stepRetry.text, lang))
 	default:
 		reason := "the task ended without a result"
 		if exc != nil {
 			reason = exc.Error()
 		}
-		return tracker.Fail(ctx, textFailed.in(lang), reason)
+		return tracker.Fail(ctx, t.cfg.Prompts.Text(textFailed, lang), reason)
 	}
 }
 
@@ -157,6 +163,7 @@ type run struct {
 	t       *ImageAnalyze
 	args    arguments
 	taskID  string
+	again   bool // the job has had an attempt before
 	opt     vision.Options
 	tracker *progress.Tracker
 
@@ -205,7 +212,7 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 	if err != nil {
 		return nil, err
 	}
-	if refusal != nil {
+	if refusal != nil && (refusal.By == "" || refusal.By == r.asks()) {
 		return nil, celery.NewException(refusal.Type, refusal.Message, nil)
 	}
 	if seen != nil {
@@ -277,10 +284,19 @@ func (r *run) lookUpGiven(ctx context.Context) (*cache.Answer, error) {
 func (r *run) query(pic cache.Picture) cache.Query {
 	q := cache.Query{Picture: pic, Variant: r.variant()}
 	if r.t.analyzer.Model() != vision.OfflineModel {
-		q.Prompt = r.t.analyzer.PromptVersion()
-		q.Usable = func(e cache.Entry) bool { return e.Model != vision.OfflineModel }
+		q.Prompt = r.t.analyzer.PromptVersion(r.opt.Lang)
+		_, required := r.t.cfg.Prompts.Find(prompt.Analysis, r.opt.Lang).Schema.Names()
+		// What a Python service, a person or another prompt wrote is an answer whatever its words.
+		q.Usable = func(e cache.Entry) bool {
+			return e.Model != vision.OfflineModel && (e.PromptVersion == q.Prompt || e.Has(required...))
+		}
 	}
 	return q
+}
+
+// asks names who is asked what about the picture.
+func (r *run) asks() string {
+	return r.modelName() + " prompt " + r.t.analyzer.PromptVersion(r.opt.Lang)
 }
 
 // variant names the cache entry beside the picture's hash: the default language
@@ -314,7 +330,7 @@ func (r *run) checkSize(data []byte) error {
 func (r *run) fingerprint(ctx context.Context, d cache.Digest, data []byte) (phash.Fingerprint, error) {
 	f, err := onCPU(ctx, r.t.cpu, func() (phash.Fingerprint, error) { return phash.Of(data, r.t.cfg.PillowOrder) })
 	if format := (*phash.FormatError)(nil); errors.As(err, &format) {
-		r.refuse(ctx, d, translate(err))
+		r.refuse(ctx, d, translate(err), "")
 	}
 	if err != nil {
 		return f, err
@@ -326,14 +342,14 @@ func (r *run) fingerprint(ctx context.Context, d cache.Digest, data []byte) (pha
 	return f, r.t.cache.Remember(ctx, d, f.Hash)
 }
 
-// refuse remembers that the file is no picture, so that it need not be decoded
-// again soon.
-func (r *run) refuse(ctx context.Context, d cache.Digest, err error) {
+// refuse remembers that the file is no picture, or that by refuses to look at it, so
+// that it need not be decoded or paid for again soon.
+func (r *run) refuse(ctx context.Context, d cache.Digest, err error, by string) {
 	var exc *celery.Exception
 	if !errors.As(err, &exc) {
 		return
 	}
-	if err := r.t.cache.Refuse(ctx, d, cache.Refusal{Type: exc.Type, Message: exc.Message()}); err != nil {
+	if err := r.t.cache.Refuse(ctx, d, cache.Refusal{Type: exc.Type, Message: exc.Message(), By: by}); err != nil {
 		r.t.log.Warn("refusal not cached", zap.String("task_id", r.taskID), zap.Error(err))
 	}
 }
@@ -354,26 +370,35 @@ func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answe
 		}
 		if err != nil {
 			err = celery.NewException("ValueError", "prepare the picture: "+err.Error(), err)
-			r.refuse(fill, q.Digest, err)
+			r.refuse(fill, q.Digest, err, "")
 			return cache.Entry{}, err
 		}
 		// By the job's own context: once the job has ended nothing may be shown.
 		if err := r.report(ctx, stepVision); err != nil && ctx.Err() == nil {
 			return cache.Entry{}, err
 		}
-		a, usage, err := r.t.analyzer.Analyze(fill, preview, r.opt)
-		r.t.metrics.spent("vision", usage)
-		spent = usage
+		opt, err := r.paidBefore(fill, kindVision)
 		if err != nil {
 			return cache.Entry{}, err
 		}
-		return cache.Entry{
-			WasteType: a.WasteType, Confidence: a.Confidence, Feedback: a.Feedback,
-			Category: a.Category, Recyclable: a.Recyclable,
-			AnalyzedAt: r.t.now().UTC().Format("2006-01-02T15:04:05"),
-			Model:      r.modelName(), PromptVersion: r.t.analyzer.PromptVersion(),
-			Origin: cache.Origin{CostMicroUSD: usage.CostMicroUSD},
-		}, nil
+		a, usage, err := r.t.analyzer.Analyze(fill, preview, opt)
+		r.t.metrics.spent(kindVision, usage)
+		spent = usage
+		if err != nil {
+			r.pays(fill, kindVision, usage)
+			if refused := (*vision.Error)(nil); errors.As(err, &refused) && refused.Class == vision.Refused {
+				r.refuse(fill, q.Digest, translate(err), r.asks())
+			}
+			return cache.Entry{}, err
+		}
+		e, err := cache.EntryOf(a.Fields)
+		if err != nil {
+			return cache.Entry{}, err
+		}
+		r.t.metrics.tookOffList(a.OffList)
+		e.AnalyzedAt = r.t.now().UTC().Format("2006-01-02T15:04:05")
+		e.Model, e.PromptVersion, e.CostMicroUSD = a.Model, a.PromptVersion, usage.CostMicroUSD
+		return e, nil
 	}
 	var waitErr error
 	answer, err := r.t.cache.Fill(ctx, q, ask, func() { waitErr = r.report(ctx, stepVision) })
@@ -387,6 +412,33 @@ func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answe
 		spent = vision.Usage{}
 	}
 	return answer, spent, nil
+}
+
+// Kinds of calls.
+const (
+	kindVision = "vision" // about a picture
+	kindText   = "text"   // to a question
+)
+
+// paidBefore returns the job's wishes with what its earlier attempts have paid for.
+func (r *run) paidBefore(ctx context.Context, kind string) (opt vision.Options, err error) {
+	opt = r.opt
+	if r.again {
+		opt.Paid, err = r.t.progress.Paid(ctx, r.taskID, kind)
+	}
+	return opt, err
+}
+
+// pays remembers what a job has paid for without an answer, for its next attempt.
+func (r *run) pays(ctx context.Context, kind string, u vision.Usage) {
+	if u.Paid == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := r.t.progress.AddPaid(ctx, r.taskID, kind, u.Paid); err != nil {
+		r.t.log.Warn("calls that were paid for are not remembered", zap.String("task_id", r.taskID), zap.Error(err))
+	}
 }
 
 // modelName is who answers this job.
@@ -410,13 +462,19 @@ func (r *run) answer(ctx context.Context, pic cache.Picture, a cache.Answer, usa
 		}
 	}
 	if question != "" {
-		feedback, spent, err := r.t.analyzer.Feedback(ctx, vision.Analysis{
-			WasteType: e.WasteType, Confidence: e.Confidence, Feedback: e.Feedback,
-			Category: e.Category, Recyclable: e.Recyclable,
-		}, question, r.opt)
-		r.t.metrics.spent("text", spent)
+		analysis, err := e.Answer()
+		if err != nil {
+			return nil, err
+		}
+		opt, err := r.paidBefore(ctx, kindText)
+		if err != nil {
+			return nil, err
+		}
+		feedback, spent, err := r.t.analyzer.Feedback(ctx, analysis, question, opt)
+		r.t.metrics.spent(kindText, spent)
 		usage = usage.Add(spent)
 		if err != nil {
+			r.pays(ctx, kindText, spent)
 			return nil, err
 		}
 		e.Feedback = feedback
@@ -448,7 +506,7 @@ func (r *run) answer(ctx context.Context, pic cache.Picture, a cache.Answer, usa
 // report shows a step and measures the stage before it.
 func (r *run) report(ctx context.Context, s step) error {
 	r.enter(s.stage)
-	return r.tracker.Report(ctx, s.progress, s.stage, s.text.in(r.opt.Lang))
+	return r.tracker.Report(ctx, s.progress, s.stage, r.t.cfg.Prompts.Text(s.text, r.opt.Lang))
 }
 
 // enter ends the measurement of one stage and begins that of the next; "" ends

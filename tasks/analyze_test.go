@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,7 @@ import (
 	"onceover/phash"
 	"onceover/progress"
 	"onceover/vision"
+	"onceover/vision/prompt"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -53,38 +55,49 @@ func (p *pictures) Fetch(_ context.Context, url string) ([]byte, error) {
 // model is the paid API: it counts, and does what it is told.
 type model struct {
 	name, prompt   string
+	fields         string // of the answer; "" for waste
 	visions, texts atomic.Int32
+	paid           atomic.Int32  // Options.Paid of the last call
 	enter          chan struct{} // if set, Analyze waits for it
 	fail           func() error
 }
 
-func (m *model) Analyze(ctx context.Context, p *vision.Preview, _ vision.Options) (vision.Analysis, vision.Usage, error) {
+func (m *model) Analyze(ctx context.Context, p *vision.Preview, opt vision.Options) (vision.Answer, vision.Usage, error) {
 	m.visions.Add(1)
+	m.paid.Store(int32(opt.Paid))
 	if len(p.JPEG) == 0 {
-		return vision.Analysis{}, vision.Usage{}, errors.New("no preview")
+		return vision.Answer{}, vision.Usage{}, errors.New("no preview")
 	}
 	if m.enter != nil {
 		select {
 		case <-m.enter:
 		case <-ctx.Done():
-			return vision.Analysis{}, vision.Usage{}, context.Cause(ctx)
+			return vision.Answer{}, vision.Usage{}, context.Cause(ctx)
 		}
 	}
 	if m.fail != nil {
 		if err := m.fail(); err != nil {
-			return vision.Analysis{}, vision.Usage{Calls: 1}, err
+			return vision.Answer{}, vision.Usage{Calls: 1, Paid: 1}, err
 		}
 	}
-	return vision.Analysis{WasteType: "plastic", Confidence: 0.9, Feedback: "neutral", Category: "plastic_bottle", Recyclable: true}, vision.Usage{Calls: 1, PromptTokens: 9}, nil
+	fields := m.fields
+	if fields == "" {
+		fields = `{"waste_type":"plastic","category":"plastic_bottle","recyclable":true,"confidence":0.9,"feedback":"neutral"}`
+	}
+	return vision.Answer{Fields: json.RawMessage(fields), Model: m.name, PromptVersion: m.prompt}, vision.Usage{Calls: 1, Paid: 1, PromptTokens: 9}, nil
 }
 
-func (m *model) Feedback(_ context.Context, a vision.Analysis, question string, _ vision.Options) (string, vision.Usage, error) {
+func (m *model) Feedback(_ context.Context, analysis json.RawMessage, question string, _ vision.Options) (string, vision.Usage, error) {
 	m.texts.Add(1)
+	var a struct{ Feedback string }
+	if err := json.Unmarshal(analysis, &a); err != nil {
+		return "", vision.Usage{}, err
+	}
 	return a.Feedback + ": " + question, vision.Usage{Calls: 1, PromptTokens: 1}, nil
 }
 
-func (m *model) Model() string         { return m.name }
-func (m *model) PromptVersion() string { return m.prompt }
+func (m *model) Model() string               { return m.name }
+func (m *model) PromptVersion(string) string { return m.prompt }
 
 type bundle struct {
 	task     *ImageAnalyze
@@ -381,7 +394,7 @@ func TestExpiringEntry(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.task.cache = drawn{b.cache}
-	b.model.fail = func() error { return &vision.Error{Transient: true, Err: errors.New("503")} }
+	b.model.fail = func() error { return &vision.Error{Class: vision.Overloaded, Err: errors.New("503")} }
 	if r := b.run(t, map[string]any{"image_url": "can.jpg"}); r.Cached == nil || b.model.visions.Load() != 2 {
 		t.Errorf("got %+v after %d calls, want the old answer after a second one", r, b.model.visions.Load())
 	}
@@ -502,7 +515,7 @@ func TestErrors(t *testing.T) {
 		t.Errorf("panic in the model: got %v, want an exception with the stack", err)
 	}
 	b.model.fail = func() error {
-		return &vision.Error{Transient: true, RetryAfter: 3 * time.Second, Err: errors.New("429")}
+		return &vision.Error{Class: vision.RateLimited, RetryAfter: 3 * time.Second, Err: errors.New("429")}
 	}
 	var again *celery.Retry
 	if _, err := b.task.Run(t.Context(), request(t, map[string]any{"image_url": "bottle.jpg"})); !errors.As(err, &again) || again.After != 3*time.Second {
@@ -528,8 +541,8 @@ func TestTranslate(t *testing.T) {
 		{&source.Error{Kind: source.Transient, RetryAfter: time.Minute}, "ConnectionError", time.Minute},
 		{&phash.FormatError{Fault: phash.Damaged, Found: "JPEG"}, "ValueError", -1},
 		{&vision.Error{Err: text}, "RuntimeError", -1},
-		{&vision.Error{Transient: true, Err: text}, "RuntimeError", 0},
-		{&vision.Error{Transient: true, Quota: true, Err: text}, "RuntimeError", quotaWait},
+		{&vision.Error{Class: vision.Overloaded, Err: text}, "RuntimeError", 0},
+		{&vision.Error{Class: vision.Quota, Err: text}, "RuntimeError", quotaWait},
 	}
 	for _, tt := range tests {
 		err := translate(fmt.Errorf("wrapped: %w", tt.err))
@@ -573,7 +586,7 @@ func TestAfterReturn(t *testing.T) {
 	if u := show(r, celery.Failure, boom); u.Progress != 90 || u.Stage != "failed" || u.Error != "ValueError: boom" {
 		t.Errorf("failure: got %+v", u)
 	}
-	if u := show(r, celery.Success, nil); u.Progress != 100 || u.Stage != stageDone || u.Message != stepDone.text.ko {
+	if u := show(r, celery.Success, nil); u.Progress != 100 || u.Stage != stageDone || u.Message != "분석이 완료되었습니다" {
 		t.Errorf("success: got %+v", u)
 	}
 	// Arguments that do not fit: the job id is still where the client looks.
@@ -589,7 +602,7 @@ func TestAfterReturn(t *testing.T) {
 func TestRetryResumesTheProgress(t *testing.T) {
 	b := setup(t)
 	r := request(t, map[string]any{"image_url": "bottle.jpg", "job_id": "j"})
-	b.model.fail = func() error { return &vision.Error{Transient: true, Err: errors.New("503")} }
+	b.model.fail = func() error { return &vision.Error{Class: vision.Overloaded, Err: errors.New("503")} }
 	if _, err := b.task.Run(t.Context(), r); err == nil {
 		t.Fatal("got no error")
 	}
@@ -617,14 +630,20 @@ func TestRetryResumesTheProgress(t *testing.T) {
 }
 
 func TestCatalogueIsComplete(t *testing.T) {
-	for _, s := range []step{stepDownload, stepHash, stepCache, stepPreprocess, stepVision, stepVisionDone, stepFeedback, stepFeedbackDone, stepStore, stepDone, stepRetry} {
-		if s.stage == "" || s.text.ko == "" || s.text.en == "" {
+	steps := []step{stepDownload, stepHash, stepCache, stepPreprocess, stepVision, stepVisionDone, stepFeedback, stepFeedbackDone, stepStore, stepDone, stepRetry, stepQueued}
+	names := []string{textFailed}
+	for _, s := range steps {
+		if s.stage == "" {
 			t.Errorf("step %d: got %+v", s.progress, s)
 		}
+		names = append(names, s.text)
 	}
-	for lang, want := range map[string]string{"ko": textFailed.ko, "ko-KR": textFailed.ko, "KO": textFailed.ko, "en": textFailed.en, "fr": textFailed.en, "": textFailed.en} {
-		if got := textFailed.in(lang); got != want {
-			t.Errorf("language %q: got %q, want %q", lang, got, want)
+	for _, name := range prompt.Steps {
+		if !slices.Contains(names, name) {
+			t.Errorf("%s is a message that no step shows", name)
 		}
+	}
+	if len(names) != len(prompt.Steps) {
+		t.Errorf("got the messages %v, want %v", names, prompt.Steps)
 	}
 }

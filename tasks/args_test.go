@@ -7,6 +7,7 @@ import (
 
 	"onceover/celery"
 	"onceover/vision"
+	"onceover/vision/prompt"
 )
 
 // TestLangIsThatOfTheModel: what the arguments let through, the model takes.
@@ -19,7 +20,7 @@ func TestLangIsThatOfTheModel(t *testing.T) {
 		_, refused := bind(&celery.Request{ID: "i", Task: "image.analyze", Kwargs: map[string]json.RawMessage{
 			"image_url": json.RawMessage(`"a.jpg"`), "lang": raw,
 		}})
-		_, byModel := vision.NewOpenAI(vision.OpenAIConfig{BaseURL: "https://api.example.com/v1", Model: "m", DefaultLang: lang})
+		_, byModel := vision.NewOpenAI(vision.OpenAIConfig{BaseURL: "https://api.example.com/v1", Model: "m", DefaultLang: lang, Prompts: prompt.Builtin()})
 		if (refused == nil) != (byModel == nil) {
 			t.Errorf("%s: the arguments say %v, the model %v", lang, refused, byModel)
 		}

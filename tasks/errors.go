@@ -33,11 +33,11 @@ func translate(err error) error {
 		return celery.NewException("ValueError", err.Error(), err)
 	case errors.As(err, &model):
 		exc := celery.NewException("RuntimeError", err.Error(), err)
-		if !model.Transient {
+		if !model.Class.Retryable() {
 			return exc
 		}
 		after := model.RetryAfter
-		if model.Quota {
+		if model.Class == vision.Quota {
 			after = max(after, quotaWait)
 		}
 		return &celery.Retry{Err: exc, After: after}

@@ -13,6 +13,7 @@ type metrics struct {
 	lookups *prometheus.CounterVec
 	calls   *prometheus.CounterVec
 	tokens  *prometheus.CounterVec
+	offList *prometheus.CounterVec
 	cost    prometheus.Counter
 	saved   prometheus.Counter // calls
 	savings prometheus.Counter // money
@@ -34,6 +35,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		tokens: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "onceover_vision_tokens_total", Help: "Tokens that the model counted, by kind: prompt or completion.",
 		}, []string{"kind"}),
+		offList: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "onceover_vision_offlist_total", Help: "Answers taken although the value of a field is none of its list in the schema.",
+		}, []string{"field"}),
 		cost: f.NewCounter(prometheus.CounterOpts{
 			Name: "onceover_vision_cost_usd_total", Help: "Cost of the requests where a price is configured.",
 		}),
@@ -51,6 +55,12 @@ func (m *metrics) spent(kind string, u vision.Usage) {
 	m.tokens.WithLabelValues("prompt").Add(float64(u.PromptTokens))
 	m.tokens.WithLabelValues("completion").Add(float64(u.CompletionTokens))
 	m.cost.Add(float64(u.CostMicroUSD) / 1e6)
+}
+
+func (m *metrics) tookOffList(fields []string) {
+	for _, name := range fields {
+		m.offList.WithLabelValues(name).Inc()
+	}
 }
 
 // answered counts how the analysis of a picture was found.

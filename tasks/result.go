@@ -4,6 +4,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"onceover/cache"
+	"onceover/celery"
 	"onceover/vision"
 )
 
@@ -11,15 +12,37 @@ import (
 // fields first, and how it came about.
 type Result struct {
 	cache.Entry
-	JobID jobID  `json:"job_id"`
-	PHash string `json:"phash"`
+	JobID jobID
+	PHash string
 	// "exact" if the answer was kept for this picture or being made for another job,
 	// "near" if it is that of a picture that looks the same, Distance bits away;
 	// null for an answer made for this job.
-	Cached   *string       `json:"cached"`
-	Distance int           `json:"distance,omitempty"`
-	Model    *string       `json:"model"` // null when unknown: Python wrote the entry
-	Usage    *vision.Usage `json:"usage,omitempty"`
+	Cached   *string
+	Distance int
+	Model    *string // null when unknown: Python wrote the entry
+	Usage    *vision.Usage
+}
+
+// MarshalJSON puts what is the job's own behind the entry.
+func (r Result) MarshalJSON() ([]byte, error) {
+	e := r.Entry
+	e.Model = "" // Result.Model stands for it
+	doc, err := celery.MarshalJSON(e)
+	if err != nil {
+		return nil, err
+	}
+	own, err := celery.MarshalJSON(struct {
+		JobID    jobID         `json:"job_id"`
+		PHash    string        `json:"phash"`
+		Cached   *string       `json:"cached"`
+		Distance int           `json:"distance,omitempty"`
+		Model    *string       `json:"model"`
+		Usage    *vision.Usage `json:"usage,omitempty"`
+	}{r.JobID, r.PHash, r.Cached, r.Distance, r.Model, r.Usage})
+	if err != nil {
+		return nil, err
+	}
+	return cache.Join(doc, own), nil
 }
 
 // MarshalLogObject names the job's outcome in the worker's log line.

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"strings"
 )
 
 // The part of OpenAI's chat completions that is used (API reference, "Create chat
@@ -19,11 +21,40 @@ type chatRequest struct {
 	Model          string          `json:"model"`
 	Messages       []chatMessage   `json:"messages"`
 	ResponseFormat *responseFormat `json:"response_format,omitempty"`
+
+	config map[string]any // further fields
 }
 
-// user adds a message of the user's: a string or a []contentPart.
-func (r *chatRequest) user(content any) {
-	r.Messages = append(r.Messages, chatMessage{Role: "user", Content: content})
+// MarshalJSON writes the further fields beside the others.
+func (r chatRequest) MarshalJSON() ([]byte, error) {
+	type plain chatRequest
+	doc, err := marshal(plain(r))
+	if err != nil || len(r.config) == 0 {
+		return doc, err
+	}
+	fields := map[string]any{}
+	if err := json.Unmarshal(doc, &fields); err != nil {
+		return nil, err
+	}
+	all := maps.Clone(r.config)
+	maps.Copy(all, fields)
+	return marshal(all)
+}
+
+// marshal is JSON in which HTML stays as it is: every character is paid for.
+func marshal(v any) ([]byte, error) {
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
+}
+
+// say adds a message: its content is a string or a []contentPart.
+func (r *chatRequest) say(role string, content any) {
+	r.Messages = append(r.Messages, chatMessage{role, content})
 }
 
 type chatMessage struct {
@@ -42,8 +73,8 @@ type imageURL struct {
 }
 
 type responseFormat struct {
-	Type       string     `json:"type"`
-	JSONSchema jsonSchema `json:"json_schema"`
+	Type       string      `json:"type"`
+	JSONSchema *jsonSchema `json:"json_schema,omitempty"`
 }
 
 type jsonSchema struct {
@@ -52,15 +83,100 @@ type jsonSchema struct {
 	Schema json.RawMessage `json:"schema"`
 }
 
+// chatCompletion is an answer. What servers do differently is read as it comes: no answer is thrown away for a field
+// that is of another type than the reference says.
 type chatCompletion struct {
-	Choices []struct {
-		FinishReason string `json:"finish_reason"`
-		Message      struct {
-			Content string `json:"content"`
-			Refusal string `json:"refusal"`
-		} `json:"message"`
-	} `json:"choices"`
-	Usage json.RawMessage `json:"usage"` // see tokens
+	Model   loose[string]          `json:"model"`
+	Choices []chatChoice           `json:"choices"`
+	Usage   json.RawMessage        `json:"usage"` // see tokens
+	Error   json.RawMessage        `json:"error"` // under status 200, as OpenRouter and others send it
+	Code    loose[json.RawMessage] `json:"code"`
+}
+
+type chatChoice struct {
+	FinishReason loose[string]   `json:"finish_reason"`
+	Message      chatAnswer      `json:"message"`
+	Error        json.RawMessage `json:"error"`
+}
+
+type chatAnswer struct {
+	Content          flatText      `json:"content"`
+	Refusal          loose[string] `json:"refusal"`
+	Reasoning        flatText      `json:"reasoning"`         // Ollama, vLLM, OpenRouter
+	ReasoningContent flatText      `json:"reasoning_content"` // DeepSeek, LiteLLM, older vLLM
+	Thinking         flatText      `json:"thinking"`
+	ToolCalls        []struct {
+		Function struct {
+			Arguments flatText `json:"arguments"`
+		} `json:"function"`
+	} `json:"tool_calls"` // into which some proxies turn a schema
+}
+
+// source is a field of a message in which the answer may be.
+type source struct{ name, text string }
+
+const sourceContent = "content"
+
+// sources are those fields, the likeliest first.
+func (a chatAnswer) sources() []source {
+	out := []source{{sourceContent, string(a.Content)}}
+	for _, c := range a.ToolCalls {
+		out = append(out, source{"tool_calls", string(c.Function.Arguments)})
+	}
+	return append(out, source{"reasoning", string(a.Reasoning)}, source{"reasoning_content", string(a.ReasoningContent)}, source{"thinking", string(a.Thinking)})
+}
+
+// texts are those of the sources.
+func (a chatAnswer) texts() (out []string) {
+	for _, s := range a.sources() {
+		out = append(out, s.text)
+	}
+	return out
+}
+
+// loose is a value that is left zero where another type comes.
+type loose[T any] struct{ value T }
+
+// UnmarshalJSON never fails.
+func (l *loose[T]) UnmarshalJSON(raw []byte) error {
+	var v T
+	if json.Unmarshal(raw, &v) == nil {
+		l.value = v
+	}
+	return nil
+}
+
+// flatText is a text, or the text of a list of parts, as Mistral sends it beside its thinking; an object, as some
+// servers send what they have parsed, is its JSON.
+type flatText string
+
+// UnmarshalJSON never fails.
+func (t *flatText) UnmarshalJSON(raw []byte) error {
+	var (
+		s     string
+		parts []struct {
+			Type loose[string] `json:"type"`
+			Text flatText      `json:"text"`
+		}
+	)
+	switch {
+	case json.Unmarshal(raw, &s) == nil:
+		*t = flatText(s)
+	case bytes.HasPrefix(raw, []byte("{")):
+		*t = flatText(raw)
+	case json.Unmarshal(raw, &parts) == nil:
+		for _, p := range parts {
+			if p.Type.value == "" || strings.Contains(p.Type.value, "text") {
+				*t += p.Text
+			}
+		}
+	default:
+		var lines []string
+		if json.Unmarshal(raw, &lines) == nil {
+			*t = flatText(strings.Join(lines, ""))
+		}
+	}
+	return nil
 }
 
 // tokens are the counts of the call, 0 where the server sends none or nonsense: an
@@ -91,7 +207,7 @@ var errAnswerTooLarge = errors.New("answer too large")
 // post sends a request and reads what comes back, of any status. The reply is nil if
 // there is none; the error is why there is none, or why its body is not whole.
 func (o *OpenAI) post(ctx context.Context, r chatRequest) (*reply, error) {
-	body, err := json.Marshal(r)
+	body, err := marshal(r)
 	if err != nil {
 		return nil, fmt.Errorf("encode request: %w", err)
 	}

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"onceover/vision/prompt"
 )
 
 // OpenAIConfig says which model is asked, where and how. It is all that decides: no environment variable is read,
@@ -17,6 +19,8 @@ type OpenAIConfig struct {
 	APIKey      string        // sent as a bearer token; empty for a server that asks for none
 	Timeout     time.Duration // for one call, the reading of its answer included; 0 means 60 s
 	DefaultLang string        // language of the answers, as a BCP 47 tag; empty means "ko"
+	Prompts     *prompt.Folder
+	Format      Format // the strictest form that an answer is asked in; empty means JSONSchema
 
 	// Prices of the default model in millionths of a US dollar per million tokens, so that 150_000 is $0.15.
 	// Both are 0 where the price is not known; costs are then left out, as they are for any other model.
@@ -48,6 +52,12 @@ func (c OpenAIConfig) validate() error {
 	}
 	if strings.ContainsFunc(c.APIKey, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
 		fault("APIKey", "has white space or another character that no key has: check how it was copied")
+	}
+	if f := c.Format; f != "" && f != JSONSchema && f != JSONObject && f != PlainText {
+		fault("Format", fmt.Sprintf("is %q: expected %s, %s or %s", f, JSONSchema, JSONObject, PlainText))
+	}
+	if c.Prompts == nil {
+		fault("Prompts", "is nil: expected a folder that was loaded")
 	}
 	if c.Timeout < 0 {
 		fault("Timeout", fmt.Sprintf("is negative (%v): expected a duration, or 0 for %v", c.Timeout, defaultTimeout))

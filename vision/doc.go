@@ -10,6 +10,6 @@
 // most one more where an answer broke the schema; it never retries on its own. Errors are an *Error, which says whether
 // a retry can help, or carry the cause of the caller's context; they never contain the API key or picture data.
 //
-// What it does not do: fetch pictures, check their size, cache, retry, limit rates or log. Its prompts and schema, in
-// prompt.go, are the only part that is about household waste.
+// What it does not do: fetch pictures, check their size, cache, retry, limit rates or log. What is asked, and of what
+// form the answer is, comes from package prompt.
 package vision

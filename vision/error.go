@@ -1,29 +1,43 @@
 package vision
 
 import (
-	"math"
-	"net/http"
-	"strconv"
 	"strings"
 	"time"
 )
 
+// Class says what kind of fault an Error is, and with that what may cure it.
+type Class string
+
+// The classes, with what cures them.
+const (
+	Unreachable Class = "unreachable" // time: no connection, no answer in time, or one that is not of this API
+	Overloaded  Class = "overloaded"  // time: the server's own fault, such as HTTP 500, 503 or 529
+	RateLimited Class = "ratelimited" // time: too many requests or tokens a minute
+	Quota       Class = "quota"       // money, or the next day or month: the account has nothing left
+	Denied      Class = "denied"      // another key: the endpoint does not accept this one, or not for this
+	NotFound    Class = "notfound"    // another model or URL
+	Unsupported Class = "unsupported" // another response format or model: the endpoint does not take the request as it is
+	Invalid     Class = "invalid"     // another request: the endpoint does not accept this one
+	Refused     Class = "refused"     // another picture: the model or a filter before or behind it refuses to answer
+	Truncated   Class = "truncated"   // a higher limit, or less thinking: the answer was cut off at the limit of tokens
+	Unusable    Class = "unusable"    // another model or prompt: the answer does not satisfy the schema, nor when asked again
+	Exhausted   Class = "exhausted"   // a person: the job has had the answers that are paid for, and none could be used
+)
+
+// Retryable reports whether the same request may succeed later.
+func (c Class) Retryable() bool {
+	return c == Unreachable || c == Overloaded || c == RateLimited || c == Quota
+}
+
 // Error is a model that could not be asked, or an answer that cannot be used. Test for it with errors.As.
 // It never contains the API key or picture data.
 type Error struct {
-	// Transient says that the same request may succeed later: a time-out, a lost connection, HTTP 408, 429 and 5xx,
-	// or an answer that broke the schema even when asked again. Otherwise the request, the configuration or the
-	// model's mind would have to change.
-	Transient bool
-
-	// Quota says that the account has no money or allowance left, which waiting seconds does not cure: HTTP 402, or
-	// the code insufficient_quota. Such an error is Transient too, and meant to be waited out for much longer.
-	Quota bool
+	Class Class
 
 	// RetryAfter is how long the server asked to wait; 0 if it did not say, at most 24 hours.
 	RetryAfter time.Duration
 
-	// StatusCode is the HTTP status; 0 if there was no answer or it was not the status that was wrong.
+	// StatusCode is the HTTP status, or the one that stands in an answer of status 200; 0 if there is none.
 	StatusCode int
 
 	// Err says what went wrong and, where somebody can do something about it, what.
@@ -35,30 +49,6 @@ func (e *Error) Error() string { return e.Err.Error() }
 
 // Unwrap returns e.Err.
 func (e *Error) Unwrap() error { return e.Err }
-
-// maxRetryAfter bounds what a server may ask for: a job has long expired by then.
-const maxRetryAfter = 24 * time.Hour
-
-// retryAfter reads how long a response asks to wait: Retry-After-Ms, OpenAI's finer form, or Retry-After in seconds or
-// as a date (RFC 9110 section 10.2.3). It is 0 if absent, unreadable or past.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	wait := math.NaN() // seconds
-	if ms, err := strconv.ParseFloat(h.Get("Retry-After-Ms"), 64); err == nil {
-		wait = ms / 1000
-	} else if s, err := strconv.ParseFloat(h.Get("Retry-After"), 64); err == nil {
-		wait = s
-	} else if t, err := http.ParseTime(h.Get("Retry-After")); err == nil {
-		wait = t.Sub(now).Seconds()
-	}
-	switch {
-	case !(wait > 0): // NaN too
-		return 0
-	case wait > maxRetryAfter.Seconds():
-		return maxRetryAfter
-	default:
-		return time.Duration(wait * float64(time.Second))
-	}
-}
 
 const (
 	maxServerText = 200 // characters of a server's own words that an error repeats

@@ -26,32 +26,89 @@ func httpClient(c *http.Client) *http.Client {
 
 // callFailure classifies a call that gave no completion, by the reply if there is one, else by err.
 func (o *OpenAI) callFailure(model string, r *reply, err error) error {
-	if r == nil {
-		return failure(model, &Error{Transient: true}, "reach the endpoint", o.clean(err.Error()), "check ONCEOVER_VISION_URL if this lasts")
+	switch {
+	case r == nil:
+		return failure(model, &Error{Class: Unreachable}, "reach the endpoint", o.clean(err.Error()), "check ONCEOVER_VISION_URL if this lasts")
+	case errors.Is(err, errAnswerTooLarge) && r.ok():
+		return failure(model, &Error{Class: Unusable}, fmt.Sprintf("the answer is larger than %d bytes", maxAnswerBytes))
+	case r.ok():
+		return failure(model, &Error{Class: Unreachable}, o.answerFault(r, err))
 	}
-	if r.ok() {
-		return failure(model, &Error{Transient: true}, o.answerFault(r, err))
-	}
+	return o.serverFailure(model, r.status, r.header, readError(r.body))
+}
 
-	quota, text := serverError(r.body)
-	e := &Error{
-		StatusCode: r.status,
-		Quota:      quota || r.status == http.StatusPaymentRequired,
-		RetryAfter: retryAfter(r.header, time.Now()),
-	}
-	e.Transient = e.Quota || r.status == http.StatusRequestTimeout || r.status == http.StatusTooManyRequests || r.status >= 500
-	what := strings.TrimSpace(fmt.Sprintf("HTTP %d %s", r.status, http.StatusText(r.status)))
-	if r.status == http.StatusUnauthorized {
+// serverFailure is the error that a server reports, under its status or inside of an answer.
+func (o *OpenAI) serverFailure(model string, status int, h http.Header, s serverError) *Error {
+	e := &Error{StatusCode: status, RetryAfter: waitOf(h, s, time.Now())}
+	e.Class = classOf(status, s, e.RetryAfter)
+	text := s.message
+	if e.Class == Denied {
 		text = "" // usually repeats a part of the key
 	}
+	what := strings.TrimSpace(fmt.Sprintf("HTTP %d %s", status, http.StatusText(status)))
 	return failure(model, e, what, o.clean(text), remedy(e))
 }
+
+// Codes by which servers name what an HTTP status leaves open. They are compared whole: a limit that is taken for a
+// quota ends work, a quota that is taken for a limit is only asked again.
+var (
+	quotaCodes = []string{
+		"insufficient_quota", "credit_balance_exhausted", "organization_spend_limit_exceeded", "project_spend_limit_exceeded",
+		"organization_usage_limit_exceeded", "billing_hard_limit_reached", "billing_not_active", "access_terminated", // OpenAI
+		"budget_exceeded", "insufficient_balance", "insufficient_credits", "payment_required", "insufficient_user_quota", // LiteLLM, DeepSeek, gateways
+		"arrearage", "1113", "model_rate_limit_daily", // DashScope, Zhipu
+	}
+	filterCodes = []string{
+		"content_filter", "responsibleaipolicyviolation", "content_policy_violation", "data_inspection_failed", "moderation", "moderation_blocked",
+		"prohibited_content", "safety", "image_content_policy_violation",
+	}
+	formatCodes = []string{"unsupported_response_format", "json_validate_failed"}
+)
+
+// classOf tells what kind of fault a status and what the server says are.
+func classOf(status int, s serverError, wait time.Duration) Class {
+	text := strings.ToLower(s.message)
+	says := func(parts ...string) bool {
+		for _, p := range parts {
+			if strings.Contains(text, p) {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case status == http.StatusPaymentRequired, s.has(quotaCodes...), says("budget has been exceeded", "exceeded budget", "exceededbudget", "insufficient balance", "credit balance is too low"):
+		return Quota
+	case s.has(filterCodes...) || status < 500 && says("content management policy", "flagged by", "content policy"):
+		return Refused
+	case status == http.StatusTooManyRequests && wait == 0 && strings.Contains(s.limit, "PerDay"), status == http.StatusTooManyRequests && wait > longWait:
+		return Quota
+	case status == http.StatusTooManyRequests, s.has("rate_limit_exceeded", "resource_exhausted"):
+		return RateLimited
+	case status == statusCapacity, status == http.StatusRequestTimeout, status == http.StatusConflict, status == http.StatusTooEarly, status >= 500:
+		return Overloaded
+	case status == http.StatusUnauthorized, status == http.StatusForbidden, s.has("invalid_api_key", "api_key_invalid"):
+		return Denied
+	case status == http.StatusNotFound, s.has("model_not_found", "model_not_exist"), status == http.StatusBadRequest && says("model") && says("not exist", "not found", "unknown model", "invalid model"):
+		return NotFound
+	case s.has(formatCodes...), (status == http.StatusBadRequest || status == http.StatusUnprocessableEntity) && says("response_format", "json_schema", "response format", "structured output", "responseschema", "response_schema", "guided_json", "unknown name"):
+		return Unsupported
+	case status >= 300 && status < 400:
+		return NotFound
+	default:
+		return Invalid
+	}
+}
+
+const (
+	statusCapacity = 498 // Groq: no capacity for flex processing
+	// longWait is from where on a rate limit is none that a minute or an hour cures, as of a monthly plan.
+	longWait = 6 * time.Hour
+)
 
 // answerFault says what is wrong with an answer of status 2xx that is not a completion.
 func (o *OpenAI) answerFault(r *reply, err error) string {
 	switch {
-	case errors.Is(err, errAnswerTooLarge):
-		return fmt.Sprintf("the answer is larger than %d bytes", maxAnswerBytes)
 	case !strings.Contains(r.header.Get("Content-Type"), "json"):
 		return fmt.Sprintf("the answer is not JSON but %q: check that ONCEOVER_VISION_URL is the base URL of the API", o.clean(r.header.Get("Content-Type")))
 	case err == nil:
@@ -63,47 +120,63 @@ func (o *OpenAI) answerFault(r *reply, err error) string {
 
 // remedy says what an operator can do about an error; empty if nothing.
 func remedy(e *Error) string {
-	switch {
-	case e.Quota:
+	switch e.Class {
+	case Quota:
 		return "the account has no quota left: check its plan and billing"
-	case e.Transient:
-		return ""
-	case e.StatusCode == http.StatusUnauthorized:
+	case Denied:
+		if e.StatusCode == http.StatusForbidden {
+			return "the API key may not use this model or endpoint: check the rights of ONCEOVER_VISION_API_KEY"
+		}
 		return "the endpoint does not accept the API key: check ONCEOVER_VISION_API_KEY"
-	case e.StatusCode == http.StatusForbidden:
-		return "the API key may not use this model or endpoint: check the rights of ONCEOVER_VISION_API_KEY"
-	case e.StatusCode == http.StatusNotFound:
+	case NotFound:
+		if e.StatusCode >= 300 && e.StatusCode < 400 {
+			return "the endpoint is elsewhere: set ONCEOVER_VISION_URL to its final address"
+		}
 		return "no such model or path: check ONCEOVER_VISION_MODEL, and that ONCEOVER_VISION_URL is the base URL of the API, such as https://api.openai.com/v1"
-	case e.StatusCode < 400:
-		return "the endpoint is elsewhere: set ONCEOVER_VISION_URL to its final address"
-	default:
-		return "the endpoint does not accept the request: check that ONCEOVER_VISION_MODEL takes pictures and JSON schema output"
+	case Unsupported:
+		return "the endpoint does not take this form of JSON output: see onceover vision check"
+	case Invalid:
+		return "the endpoint does not accept the request: check that ONCEOVER_VISION_MODEL takes pictures"
+	case Truncated:
+		return "the answer was cut off at the limit of tokens: set max_completion_tokens, or less reasoning, in the prompt's config, or choose a model that thinks less"
 	}
+	return ""
 }
 
-// serverError reads the message of an error body, and whether it says that the account has no quota left. Most servers
-// send OpenAI's {"error": {"message", "type", "code"}}; some {"error": "message"} or {"message"}, or a number as the code.
-func serverError(body []byte) (quota bool, message string) {
-	var outer struct {
-		Error   json.RawMessage `json:"error"`
-		Message string          `json:"message"`
+// refusalIn finds an error in a completion: some servers report errors under status 200, and Azure's Foundry sends a
+// completion under status 400.
+func (o *OpenAI) refusalIn(model string, h http.Header, c *chatCompletion) *Error {
+	raw := c.Error
+	if len(c.Choices) > 0 && present(c.Choices[0].Error) {
+		raw = c.Choices[0].Error
 	}
-	if json.Unmarshal(body, &outer) != nil {
-		return false, ""
+	if present(raw) {
+		s := readError(raw)
+		if s.status == 0 {
+			s.status = http.StatusInternalServerError
+		}
+		return o.serverFailure(model, s.status, h, s)
 	}
-	if json.Unmarshal(outer.Error, &message) == nil {
-		return false, message
+	if len(c.Choices) == 0 {
+		return failure(model, &Error{Class: Overloaded}, "the answer has no choices")
 	}
-	var inner struct {
-		Message string `json:"message"`
-		Type    any    `json:"type"`
-		Code    any    `json:"code"`
+	choice := c.Choices[0]
+	if choice.Message.Refusal.value != "" || choice.FinishReason.value == "content_filter" {
+		return failure(model, &Error{Class: Refused}, "the model refused to answer", o.clean(choice.Message.Refusal.value))
 	}
-	if json.Unmarshal(outer.Error, &inner) != nil {
-		return false, outer.Message
+	return nil
+}
+
+func present(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
+
+// failure completes e with what was being done and what went wrong; empty details are left out.
+func failure(model string, e *Error, what string, details ...string) *Error {
+	text := what
+	for _, d := range details {
+		if d != "" {
+			text += ": " + d
+		}
 	}
-	for _, v := range []any{inner.Type, inner.Code} {
-		quota = quota || v == "insufficient_quota" || v == "billing_hard_limit_reached"
-	}
-	return quota, inner.Message
+	e.Err = fmt.Errorf("ask vision model %q: %w", model, errors.New(text))
+	return e
 }

@@ -39,30 +39,30 @@ func TestFailures(t *testing.T) {
 		want   Error
 		part   string
 	}{
-		{"429", fails(429, echo), Error{StatusCode: 429, Transient: true}, "Too Many Requests: key [redacted] and […]"},
-		{"429, seconds", fails(429, `{}`, "Retry-After", "7"), Error{StatusCode: 429, Transient: true, RetryAfter: 7 * time.Second}, "429"},
-		{"429, no quota", fails(429, quota, "Retry-After", "7"), Error{StatusCode: 429, Transient: true, Quota: true, RetryAfter: 7 * time.Second}, "billing"},
-		{"402", fails(402, `{"error":{"message":"Insufficient credits","code":402}}`), Error{StatusCode: 402, Transient: true, Quota: true}, "Insufficient credits"},
-		{"408", fails(408, ``), Error{StatusCode: 408, Transient: true}, "408"},
-		{"500", fails(500, echo), Error{StatusCode: 500, Transient: true}, "500"},
-		{"503, seconds", fails(503, `<html>`, "Retry-After", "1.5"), Error{StatusCode: 503, Transient: true, RetryAfter: 1500 * time.Millisecond}, "503"},
-		{"529, without a text", fails(529, `{"error":"overloaded"}`), Error{StatusCode: 529, Transient: true}, "HTTP 529: overloaded"},
-		{"400", fails(400, echo), Error{StatusCode: 400}, "ONCEOVER_VISION_MODEL"},
-		{"401", fails(401, echo), Error{StatusCode: 401}, "check ONCEOVER_VISION_API_KEY"},
-		{"403", fails(403, echo), Error{StatusCode: 403}, "ONCEOVER_VISION_API_KEY"},
-		{"404", fails(404, `{"message":"The model does not exist"}`), Error{StatusCode: 404}, "does not exist: no such model or path: check ONCEOVER_VISION_MODEL"},
-		{"huge error", fails(500, `{"error":{"message":"`+strings.Repeat("x", 3*maxAnswerBytes)+`"}}`), Error{StatusCode: 500, Transient: true}, "500"},
-		{"redirect", fails(307, `{}`, "Location", "http://192.0.2.1/"), Error{StatusCode: 307}, "ONCEOVER_VISION_URL"},
-		{"not JSON", fails(200, `<html>`, "Content-Type", "text/html"), Error{Transient: true}, `not JSON but "text/html"`},
-		{"not JSON in spite of its type", fails(200, `<html>`), Error{Transient: true}, "cannot be read"},
-		{"null", fails(200, `null`), Error{Transient: true}, "cannot be read"},
-		{"cut off", fails(200, `{"choices":[`), Error{Transient: true}, "cannot be read"},
-		{"huge", fails(200, `{"choices":[{"message":{"content":"`+strings.Repeat("x", 3*maxAnswerBytes)+`"}}]}`), Error{Transient: true}, "larger than 1048576 bytes"},
-		{"no choices", fails(200, `{"choices":[]}`), Error{Transient: true}, "no choices"},
-		{"error under status 200", fails(200, echo), Error{Transient: true}, "no choices: key [redacted]"},
-		{"refusal", completion(map[string]any{"role": "assistant", "content": nil, "refusal": "I cannot help with that."}, "stop"), Error{}, "refused to answer: I cannot help"},
-		{"content filter", completion(map[string]any{"role": "assistant", "content": ""}, "content_filter"), Error{}, "refused"},
-		{"connection closed", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, Error{Transient: true}, "reach the endpoint: EOF"},
+		{"429", fails(429, echo), Error{StatusCode: 429, Class: RateLimited}, "Too Many Requests: key [redacted] and […]"},
+		{"429, seconds", fails(429, `{}`, "Retry-After", "7"), Error{StatusCode: 429, Class: RateLimited, RetryAfter: 7 * time.Second}, "429"},
+		{"429, no quota", fails(429, quota, "Retry-After", "7"), Error{StatusCode: 429, Class: Quota, RetryAfter: 7 * time.Second}, "billing"},
+		{"402", fails(402, `{"error":{"message":"Insufficient credits","code":402}}`), Error{StatusCode: 402, Class: Quota}, "Insufficient credits"},
+		{"408", fails(408, ``), Error{StatusCode: 408, Class: Overloaded}, "408"},
+		{"500", fails(500, echo), Error{StatusCode: 500, Class: Overloaded}, "500"},
+		{"503, seconds", fails(503, `<html>`, "Retry-After", "1.5"), Error{StatusCode: 503, Class: Overloaded, RetryAfter: 1500 * time.Millisecond}, "503"},
+		{"529, without a text", fails(529, `{"error":"overloaded"}`), Error{StatusCode: 529, Class: Overloaded}, "HTTP 529: overloaded"},
+		{"400", fails(400, echo), Error{StatusCode: 400, Class: Invalid}, "ONCEOVER_VISION_MODEL"},
+		{"401", fails(401, echo), Error{StatusCode: 401, Class: Denied}, "check ONCEOVER_VISION_API_KEY"},
+		{"403", fails(403, echo), Error{StatusCode: 403, Class: Denied}, "ONCEOVER_VISION_API_KEY"},
+		{"404", fails(404, `{"message":"The model does not exist"}`), Error{StatusCode: 404, Class: NotFound}, "does not exist: no such model or path: check ONCEOVER_VISION_MODEL"},
+		{"huge error", fails(500, `{"error":{"message":"`+strings.Repeat("x", 3*maxAnswerBytes)+`"}}`), Error{StatusCode: 500, Class: Overloaded}, "500"},
+		{"redirect", fails(307, `{}`, "Location", "http://192.0.2.1/"), Error{StatusCode: 307, Class: NotFound}, "ONCEOVER_VISION_URL"},
+		{"not JSON", fails(200, `<html>`, "Content-Type", "text/html"), Error{Class: Unreachable}, `not JSON but "text/html"`},
+		{"not JSON in spite of its type", fails(200, `<html>`), Error{Class: Unreachable}, "cannot be read"},
+		{"null", fails(200, `null`), Error{Class: Unreachable}, "cannot be read"},
+		{"cut off", fails(200, `{"choices":[`), Error{Class: Unreachable}, "cannot be read"},
+		{"huge", fails(200, `{"choices":[{"message":{"content":"`+strings.Repeat("x", 3*maxAnswerBytes)+`"}}]}`), Error{Class: Unusable}, "larger than 1048576 bytes"},
+		{"no choices", fails(200, `{"choices":[]}`), Error{Class: Overloaded}, "no choices"},
+		{"error under status 200", fails(200, echo), Error{StatusCode: 500, Class: Overloaded}, "Internal Server Error: key [redacted]"},
+		{"refusal", completion(map[string]any{"role": "assistant", "content": nil, "refusal": "I cannot help with that."}, "stop"), Error{Class: Refused}, "refused to answer: I cannot help"},
+		{"content filter", completion(map[string]any{"role": "assistant", "content": ""}, "content_filter"), Error{Class: Refused}, "refused"},
+		{"connection closed", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, Error{Class: Unreachable}, "reach the endpoint: EOF"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -94,12 +94,12 @@ func TestConnectionRefused(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	o, err := NewOpenAI(OpenAIConfig{BaseURL: url, Model: "m", APIKey: testKey})
+	o, err := NewOpenAI(OpenAIConfig{BaseURL: url, Model: "m", APIKey: testKey, Prompts: defaultPrompts(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, _, err = o.Analyze(t.Context(), testPreview(t), Options{})
-	if e := wantError(t, err, "connection refused"); !e.Transient || e.StatusCode != 0 || strings.Contains(e.Error(), "chat/completions") {
+	if e := wantError(t, err, "connection refused"); e.Class != Unreachable || e.StatusCode != 0 || strings.Contains(e.Error(), "chat/completions") {
 		t.Errorf("got %+v, want a transient error without the URL", e)
 	}
 }
@@ -149,8 +149,8 @@ func TestOwnTimeout(t *testing.T) {
 		s := newService(t, answer)
 		o := s.analyzer(t, func(c *OpenAIConfig) { c.Timeout = 200 * time.Millisecond })
 		_, _, err := o.Analyze(t.Context(), testPreview(t), Options{})
-		if e := wantError(t, err, "no answer within 200ms"); !e.Transient {
-			t.Errorf("%s: got a permanent error, want a transient one", name)
+		if e := wantError(t, err, "no answer within 200ms"); e.Class != Unreachable {
+			t.Errorf("%s: got class %s, want %s", name, e.Class, Unreachable)
 		}
 	}
 }
@@ -175,7 +175,7 @@ func TestRetryAfter(t *testing.T) {
 		{"Retry-After-Ms", "250", 250 * time.Millisecond},
 	}
 	for _, tt := range tests {
-		if got := retryAfter(http.Header{tt.name: {tt.value}}, now); got != tt.want {
+		if got := waitOf(http.Header{tt.name: {tt.value}}, serverError{}, now); got != tt.want {
 			t.Errorf("%s %q: got %v, want %v", tt.name, tt.value, got, tt.want)
 		}
 	}
@@ -195,12 +195,12 @@ func FuzzServerError(f *testing.F) {
 	f.Add([]byte(`{"error":"model not found"}`), "Sat, 21 Nov 2026 12:01:30 GMT")
 	f.Add([]byte(`{"message":"m","error":null}`), "1e9")
 	f.Fuzz(func(t *testing.T, body []byte, after string) {
-		_, message := serverError(body)
-		text := serverText(message, testKey)
+		read := readError(body)
+		text := serverText(read.message, testKey)
 		if strings.Contains(text, testKey) || utf8.RuneCountInString(text) > maxServerText || strings.ContainsAny(text, "\r\n\x00") {
 			t.Errorf("got %q, want a short line without the key", text)
 		}
-		if d := retryAfter(http.Header{"Retry-After": {after}}, time.Now()); d < 0 || d > maxRetryAfter {
+		if d := waitOf(http.Header{"Retry-After": {after}}, read, time.Now()); d < 0 || d > maxRetryAfter {
 			t.Errorf("retry after %q: got %v, want 0 to %v", after, d, maxRetryAfter)
 		}
 	})

@@ -2,6 +2,9 @@ package vision
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"strings"
 )
@@ -9,8 +12,12 @@ import (
 // OfflineModel is the Model of Offline, as it stands in results and cache entries.
 const OfflineModel = "offline"
 
+// Unclassified is the waste_type and category of a picture that Offline has measured.
+const Unclassified = "unclassified"
+
 // Offline is the Analyzer for when no vision model is configured. It measures the picture and says that it did no more:
-// the analysis is always Unclassified with confidence 0. It costs nothing and is safe for concurrent use.
+// whatever the schema, its answer has the five fields that all entries of the cache share, with what it measured as the
+// feedback, Unclassified, and confidence 0. It costs nothing and is safe for concurrent use.
 type Offline struct{}
 
 var _ Analyzer = (*Offline)(nil)
@@ -22,25 +29,32 @@ func NewOffline() *Offline { return &Offline{} }
 func (*Offline) Model() string { return OfflineModel }
 
 // PromptVersion is derived from the sentences that Analyze writes.
-func (*Offline) PromptVersion() string {
-	return version(korean().measured, english().measured)
+func (*Offline) PromptVersion(string) string {
+	sum := sha256.Sum256([]byte(korean().measured + "\x00" + english().measured + "\x00"))
+	return hex.EncodeToString(sum[:4])
 }
 
 // Analyze reports dominant colours, brightness, sharpness and shape of the preview as its feedback, in Korean, or in
 // English for any Lang but Korean. Options.Model is ignored. It fails only if ctx has ended.
-func (*Offline) Analyze(ctx context.Context, p *Preview, opt Options) (Analysis, Usage, error) {
+func (o *Offline) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, Usage, error) {
 	if ctx.Err() != nil {
-		return Analysis{}, Usage{}, ended(ctx)
+		return Answer{}, Usage{}, ended(ctx)
 	}
-	return Analysis{
-		WasteType: Unclassified,
-		Category:  Unclassified,
-		Feedback:  describe(measure(p.Image), offlineText(opt.Lang)),
-	}, Usage{}, nil
+	fields, err := marshal(struct {
+		WasteType  string  `json:"waste_type"`
+		Category   string  `json:"category"`
+		Recyclable bool    `json:"recyclable"`
+		Confidence float64 `json:"confidence"`
+		Feedback   string  `json:"feedback"`
+	}{WasteType: Unclassified, Category: Unclassified, Feedback: describe(measure(p.Image), offlineText(opt.Lang))})
+	if err != nil {
+		return Answer{}, Usage{}, fmt.Errorf("encode what was measured: %w", err)
+	}
+	return Answer{Fields: fields, Model: OfflineModel, PromptVersion: o.PromptVersion(opt.Lang)}, Usage{}, nil
 }
 
 // Feedback says that the question cannot be answered, and why. It fails only if ctx has ended.
-func (*Offline) Feedback(ctx context.Context, _ Analysis, _ string, opt Options) (string, Usage, error) {
+func (*Offline) Feedback(ctx context.Context, _ json.RawMessage, _ string, opt Options) (string, Usage, error) {
 	if ctx.Err() != nil {
 		return "", Usage{}, ended(ctx)
 	}

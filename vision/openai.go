@@ -1,7 +1,6 @@
 package vision
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -9,8 +8,11 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
+
+	"onceover/vision/prompt"
 )
 
 // OpenAI is the Analyzer that asks a server by OpenAI's chat completions, the one interface that nearly all model servers
@@ -21,10 +23,15 @@ type OpenAI struct {
 	model, lang       string
 	timeout           time.Duration
 	priceIn, priceOut int64
-	schema            schema
+	prompts           *prompt.Folder
 	// With the API key, which is thus in no field that could be printed.
 	authorize func(*http.Request)
 	clean     func(string) string // serverText
+
+	mu      sync.Mutex
+	formats map[string]Format // by model: what it turned out to take
+
+	strictest Format // that is tried
 }
 
 var _ Analyzer = (*OpenAI)(nil)
@@ -32,11 +39,44 @@ var _ Analyzer = (*OpenAI)(nil)
 // MaxQuestionRunes is the longest question that Feedback passes on, in characters.
 const MaxQuestionRunes = 2000
 
+// MaxFeedbackRunes is the longest answer to a question, in characters; it keeps results small.
+const MaxFeedbackRunes = 2000
+
+// MaxPaid is how many answers about a picture, or to a question, are paid for in one job.
+const MaxPaid = 2
+
 const (
 	maxAnswerBytes = 1 << 20 // an HTTP answer; ours take some 2 KB
 	maxEchoRunes   = 4000    // of a broken answer, shown to the model again
 	maxTokens      = 1 << 31 // a count beyond this is nonsense of the server's
 )
+
+// repairPrompt is the one re-ask after an answer that broke the schema. %s is what was wrong with it.
+const repairPrompt = `That answer cannot be used: %s. Look at the picture again and answer with one JSON object that satisfies the schema, and nothing else.`
+
+// schemaPrompt stands behind the system message where the server does not take the schema as such. %s is the schema.
+const schemaPrompt = `Answer with one JSON object that satisfies this JSON Schema, and nothing else: %s`
+
+// Format is how an endpoint is told the form of an answer.
+type Format string
+
+// The formats, the strictest first. After JSONSchema a server knows the schema, with the others only the model does.
+const (
+	JSONSchema Format = "json_schema"
+	JSONObject Format = "json_object"
+	PlainText  Format = "none"
+)
+
+// weaker is the format that a server may take that does not take f; "" if there is none.
+func (f Format) weaker() Format {
+	switch f {
+	case JSONSchema:
+		return JSONObject
+	case JSONObject:
+		return PlainText
+	}
+	return ""
+}
 
 // NewOpenAI returns an Analyzer for the configured endpoint. It connects to nothing yet. Its error joins every fault of
 // the configuration.
@@ -44,25 +84,26 @@ func NewOpenAI(cfg OpenAIConfig) (*OpenAI, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	schema, err := parseSchema(analysisSchema)
-	if err != nil {
-		return nil, fmt.Errorf("read analysis schema: %w", err)
-	}
 	o := &OpenAI{
-		client:   httpClient(cfg.HTTPClient),
-		endpoint: strings.TrimRight(cfg.BaseURL, "/") + "/chat/completions",
-		model:    cfg.Model,
-		lang:     cfg.DefaultLang,
-		timeout:  cfg.Timeout,
-		priceIn:  cfg.PriceIn,
-		priceOut: cfg.PriceOut,
-		schema:   schema,
+		client:    httpClient(cfg.HTTPClient),
+		endpoint:  strings.TrimRight(cfg.BaseURL, "/") + "/chat/completions",
+		model:     cfg.Model,
+		lang:      cfg.DefaultLang,
+		timeout:   cfg.Timeout,
+		priceIn:   cfg.PriceIn,
+		priceOut:  cfg.PriceOut,
+		prompts:   cfg.Prompts,
+		formats:   map[string]Format{},
+		strictest: cfg.Format,
 		authorize: func(r *http.Request) {
 			if cfg.APIKey != "" {
 				r.Header.Set("Authorization", "Bearer "+cfg.APIKey)
 			}
 		},
 		clean: func(s string) string { return serverText(s, cfg.APIKey) },
+	}
+	if o.strictest == "" {
+		o.strictest = JSONSchema
 	}
 	if o.lang == "" {
 		o.lang = defaultLang
@@ -76,156 +117,248 @@ func NewOpenAI(cfg OpenAIConfig) (*OpenAI, error) {
 // Model returns the configured model's name.
 func (o *OpenAI) Model() string { return o.model }
 
-// PromptVersion is derived from the prompt and the schema of Analyze.
-func (o *OpenAI) PromptVersion() string {
-	return version(analysisPrompt, analysisRequest, analysisSchema)
+// PromptVersion is that of the prompt for a language.
+func (o *OpenAI) PromptVersion(lang string) string {
+	return o.prompts.Find(prompt.Analysis, lang).Version
 }
 
-// Analyze asks the model about the picture, and once more, saying what was wrong, if the answer breaks the schema.
-// A second break is a transient *Error; a refusal by the model is a permanent one.
-func (o *OpenAI) Analyze(ctx context.Context, p *Preview, opt Options) (Analysis, Usage, error) {
-	chat, err := o.begin(opt, analysisPrompt)
+// Analyze asks the model about the picture, and once more, saying what was wrong, if what came is no answer and may be
+// one the next time. The second is the last that the job pays for.
+func (o *OpenAI) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, Usage, error) {
+	q, err := o.begin(opt, prompt.Analysis)
 	if err != nil {
-		return Analysis{}, Usage{}, err
+		return Answer{}, Usage{}, err
 	}
-	chat.user([]contentPart{
-		{Type: "text", Text: analysisRequest},
-		{Type: "image_url", ImageURL: &imageURL{URL: "data:image/jpeg;base64," + base64.StdEncoding.EncodeToString(p.JPEG)}},
-	})
-	chat.ResponseFormat = &responseFormat{
-		Type:       "json_schema",
-		JSONSchema: jsonSchema{Name: "analysis", Strict: true, Schema: json.RawMessage(analysisSchema)},
+	picture := "data:image/jpeg;base64," + base64.StdEncoding.EncodeToString(p.JPEG)
+	chat := q.chat(prompt.Values{Lang: q.lang}, picture)
+	var usage Usage
+	for {
+		if opt.Paid+usage.Paid >= MaxPaid {
+			return Answer{}, usage, failure(q.model, &Error{Class: Exhausted}, fmt.Sprintf(
+				"%d answers were paid for and none could be used: replay the job to ask again", opt.Paid+usage.Paid))
+		}
+		got, spent, err := o.askFor(ctx, q, chat)
+		usage = usage.Add(spent)
+		if err != nil {
+			return Answer{}, usage, err
+		}
+		fitted, fault := rescue(q.prompt.Schema, got.Message.texts()...)
+		if fault == nil {
+			return Answer{Fields: fitted.Fields, OffList: fitted.OffList, Model: got.model, PromptVersion: q.prompt.Version}, usage, nil
+		}
+		what := "its answer cannot be used: " + o.clean(fault.Error())
+		switch {
+		case got.FinishReason.value == "length":
+			e := &Error{Class: Truncated}
+			return Answer{}, usage, failure(q.model, e, what, remedy(e))
+		case opt.Paid+usage.Paid >= MaxPaid:
+			return Answer{}, usage, failure(q.model, &Error{Class: Unusable}, what)
+		}
+		if text := strings.TrimSpace(string(got.Message.Content)); text != "" {
+			chat.say("assistant", truncate(text, maxEchoRunes))
+		}
+		chat.say("user", fmt.Sprintf(repairPrompt, truncate(fault.Error(), maxEchoRunes)))
 	}
-
-	text, usage, err := o.ask(ctx, chat)
-	if err != nil {
-		return Analysis{}, usage, err
-	}
-	a, fault := o.schema.parseReply(text)
-	if fault == nil {
-		return a, usage, nil
-	}
-
-	if strings.TrimSpace(text) != "" {
-		chat.Messages = append(chat.Messages, chatMessage{Role: "assistant", Content: truncate(text, maxEchoRunes)})
-	}
-	chat.user(fmt.Sprintf(repairPrompt, fault))
-	text, second, err := o.ask(ctx, chat)
-	usage = usage.Add(second)
-	if err != nil {
-		return Analysis{}, usage, err
-	}
-	if a, fault = o.schema.parseReply(text); fault != nil {
-		return Analysis{}, usage, failure(chat.Model, &Error{Transient: true}, "its answer broke the schema, and again when asked once more: "+fault.Error())
-	}
-	return a, usage, nil
 }
 
 // Feedback asks the model a person's question about an analysis; the picture is not sent. A question that is empty or
-// longer than MaxQuestionRunes is refused by a permanent *Error.
-func (o *OpenAI) Feedback(ctx context.Context, a Analysis, question string, opt Options) (string, Usage, error) {
-	chat, err := o.begin(opt, feedbackPrompt)
+// longer than MaxQuestionRunes is refused by an *Error of class Invalid.
+func (o *OpenAI) Feedback(ctx context.Context, analysis json.RawMessage, question string, opt Options) (string, Usage, error) {
+	q, err := o.begin(opt, prompt.Feedback)
 	if err != nil {
 		return "", Usage{}, err
 	}
 	question = strings.TrimSpace(question)
 	if n := utf8.RuneCountInString(question); n == 0 || n > MaxQuestionRunes {
-		return "", Usage{}, &Error{Err: fmt.Errorf("the question has %d characters: expected 1 to %d", n, MaxQuestionRunes)}
+		return "", Usage{}, &Error{Class: Invalid, Err: fmt.Errorf("the question has %d characters: expected 1 to %d", n, MaxQuestionRunes)}
 	}
-	// As a JSON string the question cannot end where it likes and go on as something else.
-	var message bytes.Buffer
-	enc := json.NewEncoder(&message)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(map[string]any{"analysis": a, "question": question}); err != nil {
-		return "", Usage{}, &Error{Err: fmt.Errorf("encode question: %w", err)}
+	if opt.Paid >= MaxPaid {
+		return "", Usage{}, failure(q.model, &Error{Class: Exhausted}, fmt.Sprintf(
+			"%d answers to the question were paid for and none could be used: replay the job to ask again", opt.Paid))
 	}
-	chat.user(message.String())
-
-	text, usage, err := o.ask(ctx, chat)
+	got, usage, err := o.ask(ctx, q.chat(prompt.Values{Lang: q.lang, Analysis: analysis, Question: question}, ""))
 	if err != nil {
 		return "", usage, err
 	}
-	if text = strings.TrimSpace(text); text == "" {
-		return "", usage, failure(chat.Model, &Error{Transient: true}, "its answer is empty")
+	text := withoutThinking(string(got.Message.Content))
+	switch {
+	case text != "":
+		return truncate(text, MaxFeedbackRunes), usage, nil
+	case got.FinishReason.value == "length":
+		e := &Error{Class: Truncated}
+		return "", usage, failure(q.model, e, "its answer is empty", remedy(e))
+	default:
+		return "", usage, failure(q.model, &Error{Class: Unusable}, "its answer is empty")
 	}
-	return truncate(text, MaxFeedbackRunes), usage, nil
 }
 
-// begin begins a request with the model and language of opt; prompt has a place for the language.
-func (o *OpenAI) begin(opt Options, prompt string) (chatRequest, error) {
-	model, lang := o.model, o.lang
-	if opt.Model != "" {
-		if text := modelFault(opt.Model); text != "" {
-			return chatRequest{}, &Error{Err: fmt.Errorf("model %s", text)}
-		}
-		model = opt.Model
-	}
+// query is what is asked, without its values.
+type query struct {
+	prompt      *prompt.Prompt
+	model, lang string
+}
+
+// begin returns the query of a task with the wishes of opt.
+func (o *OpenAI) begin(opt Options, task string) (query, error) {
+	q := query{model: o.model, lang: o.lang}
 	if opt.Lang != "" {
 		if err := CheckLang(opt.Lang); err != nil {
-			return chatRequest{}, &Error{Err: fmt.Errorf("lang %w", err)}
+			return q, &Error{Class: Invalid, Err: fmt.Errorf("lang %w", err)}
 		}
-		lang = opt.Lang
+		q.lang = opt.Lang
 	}
-	// Neither a temperature nor a token limit: what one server demands of them, the next refuses.
-	return chatRequest{
-		Model:    model,
-		Messages: []chatMessage{{Role: "system", Content: fmt.Sprintf(prompt, lang)}},
-	}, nil
+	if q.prompt = o.prompts.Find(task, q.lang); q.prompt == nil {
+		return q, &Error{Class: Invalid, Err: fmt.Errorf("the folder of prompts has no %s.prompt: expected one, or a job without a question", task)}
+	}
+	if q.prompt.Model != "" {
+		q.model = q.prompt.Model
+	}
+	if opt.Model != "" {
+		if text := modelFault(opt.Model); text != "" {
+			return q, &Error{Class: Invalid, Err: fmt.Errorf("model %s", text)}
+		}
+		q.model = opt.Model
+	}
+	return q, nil
 }
 
-// ask makes one call and returns the text of the first choice, which may be empty. It does not retry: the worker does,
+// chat is the request. Beside the prompt's own config it sets neither a temperature nor a limit of tokens: what one
+// server demands of them, the next refuses.
+func (q query) chat(v prompt.Values, picture string) chatRequest {
+	chat := chatRequest{Model: q.model, config: q.prompt.Config}
+	for _, m := range q.prompt.Render(v) {
+		if text, ok := m.Text(); ok {
+			chat.say(string(m.Role), text)
+			continue
+		}
+		var parts []contentPart
+		for _, p := range m.Parts {
+			if p.Picture {
+				parts = append(parts, contentPart{Type: "image_url", ImageURL: &imageURL{URL: picture}})
+			} else {
+				parts = append(parts, contentPart{Type: "text", Text: p.Text})
+			}
+		}
+		chat.say(string(m.Role), parts)
+	}
+	return chat
+}
+
+// Request is what is sent for a prompt, as JSON, with a place where the picture is.
+func Request(p *prompt.Prompt, v prompt.Values) ([]byte, error) {
+	q := query{prompt: p, model: p.Model, lang: v.Lang}
+	chat := q.chat(v, "data:image/jpeg;base64,…")
+	if p.Schema != nil {
+		chat = q.in(JSONSchema, chat)
+	}
+	return marshal(chat)
+}
+
+// in returns the request for an answer in a format.
+func (q query) in(f Format, chat chatRequest) chatRequest {
+	if f == JSONSchema {
+		chat.ResponseFormat = &responseFormat{Type: string(f), JSONSchema: &jsonSchema{Name: q.prompt.Name, Strict: true, Schema: q.prompt.Schema.Sent()}}
+		return chat
+	}
+	if f == JSONObject {
+		chat.ResponseFormat = &responseFormat{Type: string(f)}
+	}
+	told := chatMessage{"system", fmt.Sprintf(schemaPrompt, q.prompt.Schema.Sent())}
+	chat.Messages = append([]chatMessage{told}, chat.Messages...)
+	if first, ok := chat.Messages[1].Content.(string); ok && chat.Messages[1].Role == "system" { // some models know only one
+		told.Content = first + "\n\n" + told.Content.(string)
+		chat.Messages = append([]chatMessage{told}, chat.Messages[2:]...)
+	}
+	return chat
+}
+
+// askFor is ask for an answer by a schema. A server that does not take its form is asked in a weaker one, and from then
+// on always: such a refusal costs nothing.
+func (o *OpenAI) askFor(ctx context.Context, q query, chat chatRequest) (choice, Usage, error) {
+	var all Usage
+	for f := o.format(q.model); ; {
+		got, usage, err := o.ask(ctx, q.in(f, chat))
+		all = all.Add(usage)
+		var e *Error
+		if weaker := f.weaker(); err == nil || weaker == "" || !errors.As(err, &e) || e.Class != Unsupported {
+			return got, all, err
+		}
+		f = f.weaker()
+		o.mu.Lock()
+		o.formats[q.model] = f
+		o.mu.Unlock()
+	}
+}
+
+// format is the one that a model takes as far as is known.
+func (o *OpenAI) format(model string) Format {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if f, ok := o.formats[model]; ok {
+		return f
+	}
+	return o.strictest
+}
+
+// choice is the first one of an answer, and who gave it.
+type choice struct {
+	chatChoice
+	model  string
+	header http.Header
+}
+
+// ask makes one call and returns the first choice, which may be empty. It does not retry: the worker does,
 // and both together would multiply paid calls.
-func (o *OpenAI) ask(ctx context.Context, chat chatRequest) (string, Usage, error) {
+func (o *OpenAI) ask(ctx context.Context, chat chatRequest) (choice, Usage, error) {
 	if ctx.Err() != nil {
-		return "", Usage{}, ended(ctx)
+		return choice{}, Usage{}, ended(ctx)
 	}
 	call, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
 	usage := Usage{Calls: 1}
 	reply, err := o.post(call, chat)
 	var completion *chatCompletion // null stays nil
-	if err == nil && reply.ok() {
+	if reply != nil && err == nil && (reply.ok() || reply.status == http.StatusBadRequest) {
 		err = json.Unmarshal(reply.body, &completion)
 	}
 	switch {
-	case completion != nil && err == nil:
+	case err == nil && completion != nil && (reply.ok() || len(completion.Choices) > 0): // Azure's Foundry: 400
 	case ctx.Err() != nil:
-		return "", usage, ended(ctx)
+		return choice{}, usage, ended(ctx)
 	case call.Err() != nil:
-		return "", usage, failure(chat.Model, &Error{Transient: true}, fmt.Sprintf("no answer within %v", o.timeout))
+		usage.Paid = 1 // the server may have answered, and asks for its money
+		return choice{}, usage, failure(chat.Model, &Error{Class: Unreachable}, fmt.Sprintf("no answer within %v", o.timeout))
 	default:
-		return "", usage, o.callFailure(chat.Model, reply, err)
+		if reply != nil && reply.ok() {
+			usage.Paid = 1
+		}
+		return choice{}, usage, o.callFailure(chat.Model, reply, err)
 	}
 
-	usage.PromptTokens, usage.CompletionTokens = completion.tokens()
-	if chat.Model == o.model { // the prices are this model's
-		usage.CostMicroUSD = (int64(usage.PromptTokens)*o.priceIn + int64(usage.CompletionTokens)*o.priceOut + 500_000) / 1_000_000
+	if e := o.refusalIn(chat.Model, reply.header, completion); e != nil {
+		if e.Class == Refused {
+			o.bill(&usage, chat.Model, completion)
+		}
+		return choice{}, usage, e
 	}
+	o.bill(&usage, chat.Model, completion)
+	got := choice{completion.Choices[0], o.clean(completion.Model.value), reply.header}
+	if modelFault(got.model) != "" {
+		got.model = chat.Model
+	}
+	return got, usage, nil
+}
 
-	if len(completion.Choices) == 0 {
-		_, text := serverError(reply.body) // some servers report errors under status 200
-		return "", usage, failure(chat.Model, &Error{Transient: true}, "the answer has no choices", o.clean(text))
+// bill notes what an answer costs.
+func (o *OpenAI) bill(u *Usage, model string, c *chatCompletion) {
+	u.Paid = 1
+	u.PromptTokens, u.CompletionTokens = c.tokens()
+	if model == o.model { // the prices are this model's
+		u.CostMicroUSD = (int64(u.PromptTokens)*o.priceIn + int64(u.CompletionTokens)*o.priceOut + 500_000) / 1_000_000
 	}
-	choice := completion.Choices[0]
-	if choice.Message.Refusal != "" || choice.FinishReason == "content_filter" {
-		return "", usage, failure(chat.Model, &Error{}, "the model refused to answer", o.clean(choice.Message.Refusal))
-	}
-	return choice.Message.Content, usage, nil
 }
 
 // ended is the error of a call whose caller gave up: the cause, which is not ours to classify.
 func ended(ctx context.Context) error {
 	return fmt.Errorf("ask vision model: %w", context.Cause(ctx))
-}
-
-// failure completes e with what was being done and what went wrong; empty details are left out.
-func failure(model string, e *Error, what string, details ...string) *Error {
-	text := what
-	for _, d := range details {
-		if d != "" {
-			text += ": " + d
-		}
-	}
-	e.Err = fmt.Errorf("ask vision model %q: %w", model, errors.New(text))
-	return e
 }

@@ -52,8 +52,11 @@ func NewPreview(data []byte) (*Preview, error) {
 	}
 	w, h := fit(canvas.Dx(), canvas.Dy(), MaxPreviewSide)
 	// Turned last: a quarter turn of a megapixel is cheap, that of 12 is not.
-	img := upright(flatten(src, canvas, w, h), turn)
+	return previewOf(upright(flatten(src, canvas, w, h), turn))
+}
 
+// previewOf encodes what leaves of a picture.
+func previewOf(img *image.RGBA) (*Preview, error) {
 	var buf bytes.Buffer
 	if err := jpeg.Encode(&buf, img, &jpeg.Options{Quality: jpegQuality}); err != nil {
 		return nil, fmt.Errorf("encode preview: %w", err)

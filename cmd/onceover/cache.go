@@ -219,13 +219,25 @@ func (f fields) print(name, format string, args ...any) {
 	}
 }
 
+// answer prints what an entry says of the picture, whatever fields it has.
+func (f fields) answer(e cache.Entry) {
+	if e.WasteType != "" || e.Category != "" {
+		f.print("waste type", "%s", e.WasteType)
+		f.print("category", "%s", e.Category)
+		f.print("recyclable", "%s", yesNo(e.Recyclable))
+		f.print("confidence", "%.2f", e.Confidence)
+	}
+	f.print("feedback", "%s", e.Feedback)
+	e.More.Each(func(name string, value json.RawMessage) {
+		text := string(value)
+		_ = json.Unmarshal(value, &text) // else it is shown as JSON
+		f.print(strings.ReplaceAll(name, "_", " "), "%s", text)
+	})
+}
+
 // entry prints an analysis and where it comes from.
 func (f fields) entry(e *cache.Stored) {
-	f.print("waste type", "%s", e.WasteType)
-	f.print("category", "%s", e.Category)
-	f.print("recyclable", "%s", yesNo(e.Recyclable))
-	f.print("confidence", "%.2f", e.Confidence)
-	f.print("feedback", "%s", e.Feedback)
+	f.answer(e.Entry)
 	f.print("analysed", "%s", moment(e.AnalyzedAt))
 	switch {
 	case e.Model == "" && e.CorrectedAt == "":

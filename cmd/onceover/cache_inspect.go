@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"onceover/cache"
 	"onceover/phash"
 	"onceover/vision"
+	"onceover/vision/prompt"
 )
 
 func newCacheInspect() *cobra.Command {
@@ -45,7 +47,7 @@ known), verdict (%s, %s, %s, %s, %s, %s or %s), entry, ttl_seconds.`,
   onceover cache inspect photo.jpg --json | jq '.neighbours[] | select(.verdict == "colours")'`,
 		Args: exactArgs(1),
 	}
-	s := bindCache(cmd, "redis-url", "cache-url", "cache-radius", "cache-any-prompt", "vision-url", "pillow")
+	s := bindCache(cmd, "redis-url", "cache-url", "cache-radius", "cache-any-prompt", "vision-url", "pillow", "prompts")
 	s.bindVariant(cmd.Flags())
 	cmd.Flags().IntVar(&radius, "radius", cache.MaxRadius, fmt.Sprintf("how far to look for neighbours, in `bits`, up to %d", cache.MaxRadius))
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -102,7 +104,10 @@ type neighbour struct {
 // query asks as a worker of this version on these settings does. Without a model's
 // URL it is left open whether the workers have one.
 func (s *cacheSettings) query(p cache.Picture) cache.Query {
-	asked, offline := new(vision.OpenAI).PromptVersion(), vision.NewOffline().PromptVersion()
+	lang := cmp.Or(s.lang, s.Tasks.Lang)
+	now := s.Prompts.Find(prompt.Analysis, lang)
+	asked, offline := now.Version, vision.NewOffline().PromptVersion(lang)
+	_, required := now.Schema.Names()
 	return cache.Query{Picture: p, Variant: s.variant(), Usable: func(e cache.Entry) bool {
 		present := asked
 		if e.Model == vision.OfflineModel {
@@ -111,7 +116,7 @@ func (s *cacheSettings) query(p cache.Picture) cache.Query {
 			}
 			present = offline
 		}
-		return e.PromptVersion == "" || e.PromptVersion == present || s.Cache.AnyPrompt
+		return e.PromptVersion == present || (e.PromptVersion == "" || s.Cache.AnyPrompt) && e.Has(required...)
 	}}
 }
 

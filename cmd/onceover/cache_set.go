@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"onceover/cache"
+	"onceover/vision/prompt"
 )
 
 // maxCorrection bounds what is read as a correction, in bytes.
@@ -22,9 +24,10 @@ func newCacheSet() *cobra.Command {
 		Use:   "set HASH|IMAGE --json JSON",
 		Short: "Correct what is cached for a picture",
 		Long: `Writes what a person says about a picture into its entry. The JSON object has some
-of waste_type, category, recyclable, confidence (0 to 1) and feedback; what it
-leaves out stays as it is. Where nothing is cached for the picture all but
-confidence are needed.
+of the fields of the schema for --lang in --prompts (see onceover prompts show),
+and what it leaves out stays as it is. A value has to be one that the schema allows,
+of a list even where the model's own words are taken. Where nothing is cached for
+the picture all required fields but confidence are needed.
 
 The correction goes through to all that had the same answer: to the entry that this
 one is a copy of, to its other copies, and to those of pictures within --cache-radius
@@ -36,12 +39,12 @@ their own.
 
 --json is the object itself, - to read it from the standard input, or @FILE. With
 --print-json the outcome is printed as JSON: entry, copies, neighbours.`,
-		Example: `  onceover cache set photo.jpg --json '{"category": "glass_bottle", "waste_type": "glass"}'
+		Example: `  onceover cache set photo.jpg --json '{"category": "유리병", "waste_type": "유리병"}'
   onceover cache set 9a4abef7… --json @correction.json
   onceover cache set photo.jpg --only --json '{"recyclable": false, "feedback": "…"}'`,
 		Args: exactArgs(1),
 	}
-	s := bindCache(cmd, "redis-url", "cache-url", "cache-radius", "pillow")
+	s := bindCache(cmd, "redis-url", "cache-url", "cache-radius", "pillow", "prompts")
 	s.bindVariant(cmd.Flags())
 	f := cmd.Flags()
 	f.StringVar(&doc, "json", "", "the correction: a JSON `object`, - for standard input, or @FILE")
@@ -58,7 +61,7 @@ their own.
 		if err != nil {
 			return err
 		}
-		correction, err := cache.ParseCorrection(raw)
+		correction, err := s.correction(raw)
 		if err != nil {
 			return usageError(fmt.Errorf("--json: %w", err))
 		}
@@ -81,11 +84,7 @@ their own.
 		}
 		fmt.Fprintf(out, "corrected %s\n", sub.Key(v))
 		lines := fields{out}
-		lines.print("waste type", "%s", done.Entry.WasteType)
-		lines.print("category", "%s", done.Entry.Category)
-		lines.print("recyclable", "%s", yesNo(done.Entry.Recyclable))
-		lines.print("confidence", "%.2f", done.Entry.Confidence)
-		lines.print("feedback", "%s", done.Entry.Feedback)
+		lines.answer(done.Entry)
 		if only {
 			fmt.Fprintln(out, "told apart: the entries of pictures that look the same are as they were")
 			return nil
@@ -97,13 +96,31 @@ their own.
 	return cmd
 }
 
+// correction reads what a person says, and checks it against the schema.
+func (s *cacheSettings) correction(raw []byte) (cache.Correction, error) {
+	schema := s.Prompts.Find(prompt.Analysis, cmp.Or(s.lang, s.Tasks.Lang)).Schema
+	c, err := cache.ParseCorrection(raw)
+	if err != nil {
+		return c, err
+	}
+	fitted, err := schema.FitSome(raw)
+	if err != nil {
+		return c, err
+	}
+	if c, err = cache.ParseCorrection(fitted.Fields); err != nil {
+		return c, err
+	}
+	_, c.Required = schema.Names()
+	return c, nil
+}
+
 // readCorrection returns the JSON that --json gives or names.
 func readCorrection(cmd *cobra.Command, doc string) ([]byte, error) {
 	var in io.Reader
 	name, isFile := strings.CutPrefix(doc, "@")
 	switch {
 	case doc == "":
-		return nil, usageError(errors.New(`--json is empty: expected the correction, such as --json '{"category": "glass_bottle"}', or - or @FILE`))
+		return nil, usageError(errors.New(`--json is empty: expected the correction, such as --json '{"recyclable": false}', or - or @FILE`))
 	case doc == "-":
 		in = interruptible{cmd.Context(), cmd.InOrStdin()}
 	case isFile:

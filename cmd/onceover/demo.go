@@ -69,6 +69,7 @@ picture and pretends nothing.`,
 					return err
 				}
 			}
+			s.Offline = s.Vision.BaseURL == "" // the table says so
 			svc, err = newService(s, log)
 			return err
 		})

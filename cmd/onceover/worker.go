@@ -78,6 +78,7 @@ type service struct {
 	metrics  *prometheus.Registry
 	fetcher  *source.Fetcher
 	clients  []*redis.Client
+	notes    []string // what the operator should know although all is well
 }
 
 // cores is how many cores there are for the process. It lets the scheduler run one
@@ -105,6 +106,9 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 	analyzer, err := newAnalyzer(s)
 	if err != nil {
 		return nil, err
+	}
+	if s.Vision.BaseURL == "" && !s.Offline {
+		svc.notes = append(svc.notes, "no vision model is configured: pictures are measured, not analysed; set vision-url and vision-model, or offline if that is wished for")
 	}
 	if svc.fetcher, err = source.New(s.Image); err != nil {
 		return nil, err
@@ -160,7 +164,7 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 			pages[asynqmonPath+"/"] = guarded(svc.asynqmon, isLoopback(s.HTTPAddr))
 		}
 		probes = append(probes, gateway.Probe{Name: "the store of failed jobs", Ping: svc.failed.Ready})
-		if svc.gateway, err = gateway.Listen(s.HTTPAddr, svc.worker, probes, svc.metrics, pages, log.Named("http")); err != nil {
+		if svc.gateway, err = gateway.Listen(s.HTTPAddr, svc.worker, probes, svc.notes, svc.metrics, pages, log.Named("http")); err != nil {
 			return nil, err
 		}
 	}
@@ -215,6 +219,9 @@ func openRedis(role, url string, concurrency int) (*redis.Client, error) {
 // run works until ctx ends and the jobs in flight are done.
 func (svc *service) run(ctx context.Context, s stop) error {
 	svc.log.Info("starting", zap.String("version", version))
+	for _, note := range svc.notes {
+		svc.log.Warn(note)
+	}
 	if svc.gateway != nil {
 		svc.log.Info("HTTP is up", zap.String("addr", svc.gateway.Addr()))
 	}

@@ -25,6 +25,7 @@ import (
 	"onceover/rabbit"
 	"onceover/tasks"
 	"onceover/vision"
+	"onceover/vision/prompt"
 	"onceover/worker"
 )
 
@@ -59,6 +60,9 @@ type Settings struct {
 	Image  source.Config
 	Vision vision.OpenAIConfig
 
+	Prompts *prompt.Folder // what the model is asked
+	Offline bool           // no model is wished for
+
 	RedisURL    string
 	ResultsURL  string
 	CacheURL    string
@@ -74,7 +78,11 @@ type Settings struct {
 	brokers string
 	apiKey  Secret
 	pillow  string
+	prompts string
 }
+
+// DefaultLang is the language of jobs that name none, unless the operator says otherwise.
+const DefaultLang = "ko"
 
 // Roles of Redis, and the database that each has on a shared server.
 const (
@@ -174,8 +182,11 @@ func (s *Settings) table() []setting {
 		{"vision-model", []string{"ONCEOVER_VISION_MODEL"}, str(&s.Vision.Model), "the `model` to ask"},
 		{"vision-api-key", []string{"ONCEOVER_VISION_API_KEY", "OPENAI_API_KEY"}, secret(&s.apiKey), "key of the endpoint; better given by its variable, or by $ONCEOVER_VISION_API_KEY_FILE"},
 		{"vision-timeout", []string{"ONCEOVER_VISION_TIMEOUT"}, dur(&s.Vision.Timeout), "longest wait for one answer of the model"},
+		{"vision-format", []string{"ONCEOVER_VISION_FORMAT"}, str((*string)(&s.Vision.Format)), "the strictest `form` in which an answer is asked for: json_schema (default), json_object or none; a weaker one is found by itself"},
 		{"vision-price-in", []string{"ONCEOVER_VISION_PRICE_IN"}, num64(&s.Vision.PriceIn), "price of a million prompt tokens in millionths of a US dollar; 0: costs are not reported"},
 		{"vision-price-out", []string{"ONCEOVER_VISION_PRICE_OUT"}, num64(&s.Vision.PriceOut), "the same for completion tokens"},
+		{"offline", []string{"ONCEOVER_OFFLINE"}, yes(&s.Offline), "no model is wished for: pictures are measured, not analysed, and nobody is warned of it"},
+		{"prompts", []string{"ONCEOVER_PROMPTS"}, str(&s.prompts), "`folder` of prompts, schemas and messages (default: household waste, built in); see onceover prompts"},
 		{"lang", []string{"ONCEOVER_LANG"}, str(&s.Tasks.Lang), "language of messages and analyses where a job names none"},
 		{"cache-radius", []string{"ONCEOVER_CACHE_RADIUS"}, num(&s.Cache.Radius), "give a picture the answer of one whose hash is at most so many `bits` away and whose colours agree; 0: only equal hashes count, 24 is the most"},
 		{"cache-index-entries", []string{"ONCEOVER_CACHE_INDEX_ENTRIES"}, num(&s.Cache.IndexEntries), "most hashes that a process keeps in memory to find near ones, of 96 bytes each"},
@@ -321,12 +332,23 @@ func (s *Settings) complete(env map[string]string) []error {
 	}
 	s.Image.S3 = source.S3ConfigFromEnv(func(name string) string { return env[name] })
 	check(s.Image.Validate())
-	s.Vision.APIKey, s.Vision.DefaultLang = string(s.apiKey), s.Tasks.Lang
+	var err error
+	if s.Prompts, err = LoadPrompts(s.prompts); err != nil {
+		return append(faults, err) // the others would need them
+	}
+	s.Tasks.Prompts = s.Prompts
+	s.Vision.APIKey, s.Vision.DefaultLang, s.Vision.Prompts = string(s.apiKey), s.Tasks.Lang, s.Prompts
+	if s.Vision.BaseURL != "" {
+		_, err := vision.NewOpenAI(s.Vision)
+		check(err)
+		if s.Offline {
+			faults = append(faults, errors.New("offline is set, and so is vision-url: expected one of them"))
+		}
+	}
 	if s.Vision.BaseURL == "" && s.Vision.Model != "" {
 		faults = append(faults, errors.New("vision-model is set but vision-url is not: expected both, or neither for the offline describer"))
 	}
-	order, err := phash.ParseOrder(s.pillow)
-	if s.Tasks.PillowOrder = order; err != nil {
+	if s.Tasks.PillowOrder, err = phash.ParseOrder(s.pillow); err != nil {
 		faults = append(faults, fmt.Errorf("pillow: %w", err))
 	}
 	if s.Tasks.MaxPixels < 1 {
@@ -351,6 +373,19 @@ func (s *Settings) complete(env map[string]string) []error {
 		faults = append(faults, fmt.Errorf("log-format is %q: expected json or console", s.LogFormat))
 	}
 	return faults
+}
+
+// LoadPrompts reads the folder of prompts, "" for the one that is built in. The error has a line for
+// each fault.
+func LoadPrompts(dir string) (*prompt.Folder, error) {
+	if dir == "" {
+		return prompt.Builtin(), nil
+	}
+	folder, err := prompt.Load(os.DirFS(dir))
+	if err != nil {
+		return nil, fmt.Errorf("prompts of %s:\n%w", dir, err)
+	}
+	return folder, nil
 }
 
 // onDB puts a database into the URL of a server that names none.

@@ -48,6 +48,7 @@ type Server struct {
 	listener net.Listener
 	worker   Worker
 	probes   []Probe
+	notes    []string
 	log      *zap.Logger
 	http     *http.Server
 
@@ -58,13 +59,13 @@ type Server struct {
 }
 
 // Listen opens addr. The server answers once Run is called. pages are further
-// handlers, by pattern.
-func Listen(addr string, w Worker, probes []Probe, metrics prometheus.Gatherer, pages map[string]http.Handler, log *zap.Logger) (*Server, error) {
+// handlers, by pattern; notes stand in the body of /readyz when all is well.
+func Listen(addr string, w Worker, probes []Probe, notes []string, metrics prometheus.Gatherer, pages map[string]http.Handler, log *zap.Logger) (*Server, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen on the HTTP address %s: %w; choose another with --http-addr or ONCEOVER_HTTP_ADDR, \"off\" for none", addr, err)
 	}
-	s := &Server{listener: listener, worker: w, probes: probes, log: log}
+	s := &Server{listener: listener, worker: w, probes: probes, notes: notes, log: log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
@@ -182,7 +183,11 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 		reply(w, http.StatusServiceUnavailable, map[string]any{"ready": false, "reasons": reasons})
 		return
 	}
-	reply(w, http.StatusOK, map[string]any{"ready": true})
+	body := map[string]any{"ready": true}
+	if len(s.notes) > 0 {
+		body["notes"] = s.notes
+	}
+	reply(w, http.StatusOK, body)
 }
 
 func reply(w http.ResponseWriter, status int, body any) {

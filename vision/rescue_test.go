@@ -1,0 +1,143 @@
+package vision
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"onceover/vision/prompt"
+)
+
+const (
+	goodReply    = `{"waste_type":"PET 플라스틱","category":"투명페트병","recyclable":true,"confidence":0.93,"feedback":"투명 페트병입니다. 라벨을 떼고 헹궈서 배출하세요."}`
+	goodAnalysis = goodReply // as it is answered
+	otherReply   = `{"waste_type":"종이 상자","category":"종이","recyclable":true,"confidence":0.5,"feedback":"상자입니다."}`
+)
+
+func defaultPrompts(t testing.TB) *prompt.Folder {
+	t.Helper()
+	f, err := prompt.Load(prompt.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// TestRescue reads answers of the shapes that servers and models were reported to send. want is the answer; "" where
+// nobody could say what it is.
+func TestRescue(t *testing.T) {
+	t.Parallel()
+	s := defaultPrompts(t).Find(prompt.Analysis, "ko").Schema
+	swap := func(pairs ...string) string { return strings.NewReplacer(pairs...).Replace(goodReply) }
+	content := func(text string) string { raw, _ := json.Marshal(text); return `{"content":` + string(raw) + `}` }
+	python := strings.NewReplacer(`"`, `'`, "true", "True").Replace(goodReply)
+	pretty := strings.NewReplacer(`{`, "{\n  ", `,"`, ",\n  \"", `}`, "\n}").Replace(goodReply)
+	lines := "waste_type: PET 플라스틱\ncategory: 투명페트병\nrecyclable: true\nconfidence: 0.93\nfeedback: 투명 페트병입니다. 라벨을 떼고 헹궈서 배출하세요."
+	rescued, total := 0, 0
+	for _, tt := range []struct{ name, message, want string }{
+		{"as asked", content(goodReply), goodReply},
+		{"white space", content("\n\n " + goodReply + "\n\t"), goodReply},
+		{"pretty", content(pretty), goodReply},
+		{"fence", content("```json\n" + goodReply + "\n```"), goodReply},
+		{"fence without a language", content("```\n" + goodReply + "```"), goodReply},
+		{"fence that does not end", content("```json\n" + goodReply), goodReply},
+		{"words before", content("Here is the analysis you asked for:\n\n" + goodReply), goodReply},
+		{"words around", content("Sure!\n" + goodReply + "\nLet me know if you need more."), goodReply},
+		{"byte order mark", content("\ufeff" + goodReply), goodReply},
+		{"thinking", content("<think>\nIt looks like {a bottle}, maybe \"glass\".\n</think>\n" + goodReply), goodReply},
+		{"thinking that began in the prompt", content("It may be glass.\n</think>\n\n" + goodReply), goodReply},
+		{"thinking with a draft", content("<think>" + otherReply + "</think>" + goodReply), goodReply},
+		{"thinking and a fence", content("<thinking>hm</thinking>\n```json\n" + goodReply + "\n```\n"), goodReply},
+		{"a draft, then the answer", content("Draft: " + otherReply + "\nFinal answer:\n" + goodReply), goodReply},
+		{"twice the same", content(goodReply + "\n" + goodReply), goodReply},
+		{"list of one", content("[" + goodReply + "]"), goodReply},
+		{"wrapped", content(`{"analysis": ` + goodReply + `}`), goodReply},
+		{"wrapped twice", content(`{"result": {"data": ` + goodReply + `}}`), goodReply},
+		{"as a function's arguments", content(`{"arguments": ` + goodReply + `}`), goodReply},
+		{"encoded twice", content(string(mustMarshal(goodReply))), goodReply},
+		{"parts", `{"content":[{"type":"text","text":` + string(mustMarshal(goodReply)) + `}]}`, goodReply},
+		{"parts with thinking (Mistral)", `{"content":[{"type":"thinking","thinking":[{"type":"text","text":"hm {"}]},{"type":"text","text":` + string(mustMarshal(goodReply)) + `}]}`, goodReply},
+		{"output_text parts", `{"content":[{"type":"output_text","text":` + string(mustMarshal(goodReply[:40])) + `},{"type":"output_text","text":` + string(mustMarshal(goodReply[40:])) + `}]}`, goodReply},
+		{"an object", `{"content":` + goodReply + `}`, goodReply},
+		{"in reasoning (Ollama)", `{"content":"","reasoning":` + string(mustMarshal(goodReply)) + `}`, goodReply},
+		{"in reasoning_content (vLLM)", `{"content":null,"reasoning_content":` + string(mustMarshal("I see. "+goodReply)) + `}`, goodReply},
+		{"in thinking", `{"content":"","thinking":` + string(mustMarshal(goodReply)) + `}`, goodReply},
+		{"in a tool call (LiteLLM)", `{"content":null,"tool_calls":[{"type":"function","function":{"name":"json_tool_call","arguments":` + string(mustMarshal(goodReply)) + `}}]}`, goodReply},
+		{"Python", content(python), goodReply},
+		{"trailing comma", content(swap(`."}`, `.",}`)), goodReply},
+		{"comments", content(swap(`{`, "{ // the answer\n")), goodReply},
+		{"names without quotes", content(swap(`"waste_type"`, "waste_type", `"category"`, "category")), goodReply},
+		{"typographic quotes", content(swap(`{"waste_type"`, `{“waste_type”`)), goodReply},
+		{"a line end in a text", content(swap("페트병입니다. ", "페트병입니다.\n")), swap("페트병입니다. ", `페트병입니다.\n`)},
+		{"missing comma", content(swap(`"투명페트병",`, "\"투명페트병\"\n")), goodReply},
+		{"numbers and truth as texts", content(swap("0.93", `"0.93"`, "true", `"true"`)), goodReply},
+		{"percent", content(swap("0.93", `"93%"`)), goodReply},
+		{"names in another case", content(swap("waste_type", "wasteType", "category", "Category")), goodReply},
+		{"space in a listed value", content(swap("투명페트병", "투명 페트병 ")), goodReply},
+		{"a synonym", content(swap("투명페트병", "투명 PET병")), goodReply},
+		{"a field too many", content(swap(`{`, `{"id":1,`)), goodReply},
+		{"thinking in a field", content(swap(`{`, `{"reasoning":"because",`)), goodReply},
+		{"lines", content(lines), goodReply},
+		{"Markdown list", content("- **" + strings.NewReplacer(": ", "**: ", "\n", "\n- **").Replace(lines)), goodReply},
+		{"off the list", content(swap("투명페트병", "다른 것")), swap("투명페트병", "다른 것")},
+
+		{"nothing", content(""), ""},
+		{"null", `{"content":null}`, ""},
+		{"white space to the end (vLLM)", content("{" + strings.Repeat(" \n", 500)), ""},
+		{"prose", content("I see a bottle made of plastic. Rinse it."), ""},
+		{"cut off", content(goodReply[:len(goodReply)-20]), ""},
+		{"cut off in a fence", content("```json\n" + goodReply[:60]), ""},
+		{"confidence in words", content(swap("0.93", `"high"`)), ""},
+		{"confidence of 93", content(swap("0.93", "93")), ""},
+		{"a field missing", content(swap(`"recyclable":true,`, "")), ""},
+		{"the schema itself", content(string(s.Sent())), ""},
+		{"two answers", content(goodReply + " or " + otherReply + " or so"), ""},
+		{"an example and a refusal", content("For instance " + otherReply + " and " + goodReply + ". But I cannot tell."), ""},
+		{"an error", content(`{"error":"no image"}`), ""},
+	} {
+		var m chatAnswer
+		if err := json.Unmarshal([]byte(tt.message), &m); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		got, err := rescue(s, m.texts()...)
+		total++
+		switch {
+		case tt.want == "" && err == nil:
+			t.Errorf("%s: got %s, want an error", tt.name, got.Fields)
+		case tt.want != "" && string(got.Fields) != tt.want:
+			t.Errorf("%s: got %s, %v\nwant %s", tt.name, got.Fields, err, tt.want)
+		case tt.want != "":
+			rescued++
+		}
+	}
+	t.Logf("%d of %d are answers", rescued, total)
+}
+
+func mustMarshal(v any) []byte {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return raw
+}
+
+func FuzzRescue(f *testing.F) {
+	folder := defaultPrompts(f)
+	s := folder.Find(prompt.Analysis, "ko").Schema
+	f.Add(goodReply)
+	f.Add("```json\n" + goodReply + "\n```")
+	f.Add(strings.ReplaceAll(goodReply, `"`, `'`))
+	f.Add("<think>{</think>waste_type: a\ncategory: b")
+	f.Add(fmt.Sprintf("[%s, {'a': %s}]", goodReply, goodReply))
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := rescue(s, text)
+		if err != nil {
+			return
+		}
+		if again, err := s.Fit(got.Fields); err != nil || string(again.Fields) != string(got.Fields) {
+			t.Errorf("got %s, which is no answer: %v", got.Fields, err)
+		}
+	})
+}
