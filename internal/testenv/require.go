@@ -27,6 +27,8 @@ const (
 	redisReleaseEnv  = "ONCEOVER_TEST_REDIS"
 	// oldPythonEnv is the interpreter that OldPython returns.
 	oldPythonEnv = "ONCEOVER_TEST_PYTHON_OLD"
+	// litellmEnv is the program that LiteLLM runs.
+	litellmEnv = "ONCEOVER_TEST_LITELLM"
 	// notComparedEnv lists, comma separated, the Python modules that could not be
 	// installed on this machine, and newerServers where scripts/servers could not
 	// build them; tests that need them are skipped in any case.
