@@ -330,6 +330,8 @@ func TestGetWhatPythonWrote(t *testing.T) {
 	c, client := setup(t)
 	zero := can
 	zero.Confidence, zero.Recyclable = 0, false
+	more := can
+	more.More = `{"extra":[1],"phash":null}`
 	tests := []struct {
 		name, raw string
 		want      *Entry
@@ -338,7 +340,7 @@ func TestGetWhatPythonWrote(t *testing.T) {
 		{"readable", `{"waste_type": "can", "confidence": 1.0, "feedback": "찌그러뜨려", "category": "metal", "recyclable": true, "analyzed_at": "2026-11-20T10:00:00"}`, &can},
 		{"an integer, another order", `{"category": "metal", "analyzed_at": "2026-11-20T10:00:00", "feedback": "찌그러뜨려", "confidence": 1, "recyclable": true, "waste_type": "can"}`, &can},
 		{"exponents", `{"waste_type": "can", "confidence": 1e-0, "feedback": "찌그러뜨려", "category": "metal", "recyclable": true, "analyzed_at": "2026-11-20T10:00:00"}`, &can},
-		{"unknown fields", `{"waste_type": "can", "confidence": 1.0, "feedback": "찌그러뜨려", "category": "metal", "recyclable": true, "analyzed_at": "2026-11-20T10:00:00", "extra": [1], "phash": null}`, &can},
+		{"unknown fields", `{"waste_type": "can", "confidence": 1.0, "feedback": "찌그러뜨려", "category": "metal", "recyclable": true, "analyzed_at": "2026-11-20T10:00:00", "extra": [1], "phash": null}`, &more},
 		{"none", `{"waste_type": "can", "confidence": null, "feedback": "찌그러뜨려", "category": "metal", "recyclable": null, "analyzed_at": "2026-11-20T10:00:00", "model": null}`, &zero},
 		{"only one name", `{"category": "metal"}`, &Entry{Category: "metal"}},
 		{"half a surrogate pair", `{"category": "\ud83d"}`, &Entry{Category: "\ufffd"}},

@@ -34,10 +34,9 @@ func EntryOf(answer json.RawMessage) (Entry, error) {
 	return Entry{WasteType: e.WasteType, Confidence: e.Confidence, Feedback: e.Feedback, Category: e.Category, Recyclable: e.Recyclable, More: e.More}, nil
 }
 
-// Answer is the entry's answer, a JSON object: the shared fields where they say
-// something, and the further ones.
-func (e Entry) Answer() (json.RawMessage, error) {
-	doc, err := celery.MarshalJSON(plain(e))
+// Answer is what the entry says of these fields, a JSON object.
+func (e Entry) Answer(names []string) (json.RawMessage, error) {
+	doc, err := celery.MarshalJSON(e)
 	if err != nil {
 		return nil, err
 	}
@@ -45,13 +44,8 @@ func (e Entry) Answer() (json.RawMessage, error) {
 	if err := json.Unmarshal(doc, &all); err != nil {
 		return nil, err
 	}
-	fields := e.More.fields()
-	for _, name := range answerFields {
-		if e.WasteType != "" || e.Category != "" || name == "feedback" && e.Feedback != "" {
-			fields[name] = all[name]
-		}
-	}
-	more, err := moreOf(fields)
+	maps.DeleteFunc(all, func(name string, _ json.RawMessage) bool { return !slices.Contains(names, name) })
+	more, err := moreOf(all)
 	return json.RawMessage(more), err
 }
 
@@ -146,6 +140,17 @@ func (m More) fields() map[string]json.RawMessage {
 		_ = json.Unmarshal([]byte(m), &out) // it was made by moreOf, or says nothing
 	}
 	return out
+}
+
+// Only returns those of some names.
+func (m More) Only(names []string) More {
+	all := m.fields()
+	maps.DeleteFunc(all, func(name string, _ json.RawMessage) bool { return !slices.Contains(names, name) })
+	more, err := moreOf(all)
+	if err != nil {
+		return "" // what is left of them was valid
+	}
+	return more
 }
 
 // Each calls f with each further field in turn, and its JSON.

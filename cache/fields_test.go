@@ -29,14 +29,18 @@ func TestOwnNames(t *testing.T) {
 
 // TestFurtherFields keeps what an answer says beyond the shared fields.
 func TestFurtherFields(t *testing.T) {
-	for _, tt := range []struct{ answer, doc, back string }{
+	waste := []string{"waste_type", "category", "recyclable", "confidence", "feedback"}
+	for _, tt := range []struct {
+		answer, doc, back string
+		names             []string
+	}{
 		{`{"waste_type":"can","category":"metal","recyclable":true,"confidence":0.5,"feedback":"f"}`,
 			`{"waste_type":"can","confidence":0.5,"feedback":"f","category":"metal","recyclable":true,"analyzed_at":""}`,
-			`{"category":"metal","confidence":0.5,"feedback":"f","recyclable":true,"waste_type":"can"}`},
+			`{"category":"metal","confidence":0.5,"feedback":"f","recyclable":true,"waste_type":"can"}`, waste},
 		{`{"total":12.50,"merchant":"A & <B>","lines":[{"b":1,"a":2}],"model":"x","phash":"y"}`,
 			`{"waste_type":"","confidence":0,"feedback":"","category":"","recyclable":false,"analyzed_at":"","lines":[{"b":1,"a":2}],"merchant":"A & <B>","phash":"y","total":12.50}`,
-			`{"lines":[{"b":1,"a":2}],"merchant":"A & <B>","phash":"y","total":12.50}`},
-		{`{"feedback":"f"}`, `{"waste_type":"","confidence":0,"feedback":"f","category":"","recyclable":false,"analyzed_at":""}`, `{"feedback":"f"}`},
+			`{"lines":[{"b":1,"a":2}],"total":12.50}`, []string{"total", "lines", "date"}},
+		{`{"feedback":"f"}`, `{"waste_type":"","confidence":0,"feedback":"f","category":"","recyclable":false,"analyzed_at":""}`, `{"feedback":"f"}`, []string{"feedback"}},
 	} {
 		e, err := EntryOf(json.RawMessage(tt.answer))
 		if err != nil {
@@ -50,9 +54,12 @@ func TestFurtherFields(t *testing.T) {
 		if err := json.Unmarshal(doc, &again); err != nil || again != e {
 			t.Errorf("%s: got %+v, %v, want %+v", tt.answer, again, err, e)
 		}
-		if back, err := e.Answer(); err != nil || string(back) != tt.back {
+		if back, err := e.Answer(tt.names); err != nil || string(back) != tt.back {
 			t.Errorf("%s: got %s, %v, want %s", tt.answer, back, err, tt.back)
 		}
+	}
+	if got := More(`{"a":1,"job_id":2,"total":3}`).Only([]string{"total", "x"}); got != `{"total":3}` {
+		t.Errorf("got %s", got)
 	}
 	python := Entry{WasteType: "PET 플라스틱", Category: "플라스틱"}
 	receipt := Entry{More: `{"total":1}`}

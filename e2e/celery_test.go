@@ -328,7 +328,7 @@ var keyForms = map[int]*regexp.Regexp{
 
 func (b *bundle) checkKeys() {
 	b.t.Helper()
-	limits := map[int]time.Duration{0: 24 * time.Hour, 1: 9 * 24 * time.Hour, 2: 24 * time.Hour, 5: 30 * 24 * time.Hour}
+	limits := map[int]time.Duration{0: 24 * time.Hour, 1: 9 * 24 * time.Hour, 2: 48 * time.Hour, 5: 30 * 24 * time.Hour}
 	for n := range 16 {
 		client := b.db(n)
 		iter := client.Scan(b.t.Context(), 0, "*", 100).Iterator()

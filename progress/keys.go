@@ -9,7 +9,7 @@ func finishedKey(taskID string) string { return "job:" + taskID + ":finished" }
 // runKey is the key of the lease that names the run at work on a task.
 func runKey(taskID string) string { return "job:" + taskID + ":run" }
 
-// paidKey is the key of what a task has paid for without an answer.
+// paidKey is the key of what a task has paid for.
 func paidKey(taskID string) string { return "job:" + taskID + ":paid" }
 
 // runsKey is the key of the runs of [Store.CountRun].

@@ -81,12 +81,15 @@ func (s *Store) NotBegun(ctx context.Context, taskID, run string) error {
 	return nil
 }
 
-// AddPaid notes that a task has paid for n calls of a kind that gave no answer.
+// paidTTL is longer than the longest pause between two attempts, a day.
+const paidTTL = 48 * time.Hour
+
+// AddPaid notes that a task has paid for n calls of a kind.
 func (s *Store) AddPaid(ctx context.Context, taskID, kind string, n int) error {
 	err := s.guard.Do(ctx, func(ctx context.Context) error {
 		_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
 			p.HIncrBy(ctx, paidKey(taskID), kind, int64(n))
-			p.Expire(ctx, paidKey(taskID), finishedTTL)
+			p.Expire(ctx, paidKey(taskID), paidTTL)
 			return nil
 		})
 		return err
@@ -97,7 +100,7 @@ func (s *Store) AddPaid(ctx context.Context, taskID, kind string, n int) error {
 	return nil
 }
 
-// Paid returns what AddPaid has noted of a task within a day, since it was last replayed.
+// Paid returns what AddPaid has noted of a task within two days, since it was last replayed.
 func (s *Store) Paid(ctx context.Context, taskID, kind string) (n int, err error) {
 	err = s.guard.Do(ctx, func(ctx context.Context) error {
 		n, err = s.client.HGet(ctx, paidKey(taskID), kind).Int()

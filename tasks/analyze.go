@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -283,15 +284,20 @@ func (r *run) lookUpGiven(ctx context.Context) (*cache.Answer, error) {
 // nothing better to put in its place.
 func (r *run) query(pic cache.Picture) cache.Query {
 	q := cache.Query{Picture: pic, Variant: r.variant()}
-	if r.t.analyzer.Model() != vision.OfflineModel {
+	if r.t.analyzer.Model(r.opt.Lang) != vision.OfflineModel {
 		q.Prompt = r.t.analyzer.PromptVersion(r.opt.Lang)
-		_, required := r.t.cfg.Prompts.Find(prompt.Analysis, r.opt.Lang).Schema.Names()
+		_, required := r.fields()
 		// What a Python service, a person or another prompt wrote is an answer whatever its words.
 		q.Usable = func(e cache.Entry) bool {
 			return e.Model != vision.OfflineModel && (e.PromptVersion == q.Prompt || e.Has(required...))
 		}
 	}
 	return q
+}
+
+// fields are the names of the schema of the job's answer.
+func (r *run) fields() (all, required []string) {
+	return r.t.cfg.Prompts.Find(prompt.Analysis, r.opt.Lang).Schema.Names()
 }
 
 // asks names who is asked what about the picture.
@@ -306,7 +312,7 @@ func (r *run) variant() cache.Variant {
 	if r.opt.Lang != r.t.cfg.Lang {
 		v.Lang = r.opt.Lang
 	}
-	if r.opt.Model != r.t.analyzer.Model() {
+	if r.opt.Model != r.t.analyzer.Model(r.opt.Lang) {
 		v.Model = r.opt.Model
 	}
 	return v
@@ -384,8 +390,8 @@ func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answe
 		a, usage, err := r.t.analyzer.Analyze(fill, preview, opt)
 		r.t.metrics.spent(kindVision, usage)
 		spent = usage
+		r.pays(fill, kindVision, usage)
 		if err != nil {
-			r.pays(fill, kindVision, usage)
 			if refused := (*vision.Error)(nil); errors.As(err, &refused) && refused.Class == vision.Refused {
 				r.refuse(fill, q.Digest, translate(err), r.asks())
 			}
@@ -429,7 +435,7 @@ func (r *run) paidBefore(ctx context.Context, kind string) (opt vision.Options, 
 	return opt, err
 }
 
-// pays remembers what a job has paid for without an answer, for its next attempt.
+// pays remembers what a job has paid for, for its next attempt, which may find nothing in the cache.
 func (r *run) pays(ctx context.Context, kind string, u vision.Usage) {
 	if u.Paid == 0 {
 		return
@@ -443,10 +449,11 @@ func (r *run) pays(ctx context.Context, kind string, u vision.Usage) {
 
 // modelName is who answers this job.
 func (r *run) modelName() string {
-	if r.opt.Model != "" && r.t.analyzer.Model() != vision.OfflineModel {
-		return r.opt.Model
+	configured := r.t.analyzer.Model(r.opt.Lang)
+	if configured == vision.OfflineModel {
+		return configured
 	}
-	return r.t.analyzer.Model()
+	return cmp.Or(r.opt.Model, configured)
 }
 
 // answer makes the result out of what was found. A question is answered here, in
@@ -456,13 +463,15 @@ func (r *run) answer(ctx context.Context, pic cache.Picture, a cache.Answer, usa
 	r.t.metrics.answered(a)
 	e, question := a.Entry, r.args.UserInput
 	e.Origin = cache.Origin{}
+	names, _ := r.fields()
+	e.More = e.More.Only(names) // others may write what they like into an entry
 	if a.Kind == cache.Fresh || question != "" {
 		if err := r.report(ctx, stepFeedback); err != nil {
 			return nil, err
 		}
 	}
 	if question != "" {
-		analysis, err := e.Answer()
+		analysis, err := e.Answer(names)
 		if err != nil {
 			return nil, err
 		}
@@ -473,8 +482,8 @@ func (r *run) answer(ctx context.Context, pic cache.Picture, a cache.Answer, usa
 		feedback, spent, err := r.t.analyzer.Feedback(ctx, analysis, question, opt)
 		r.t.metrics.spent(kindText, spent)
 		usage = usage.Add(spent)
+		r.pays(ctx, kindText, spent)
 		if err != nil {
-			r.pays(ctx, kindText, spent)
 			return nil, err
 		}
 		e.Feedback = feedback

@@ -96,7 +96,7 @@ func (m *model) Feedback(_ context.Context, analysis json.RawMessage, question s
 	return a.Feedback + ": " + question, vision.Usage{Calls: 1, PromptTokens: 1}, nil
 }
 
-func (m *model) Model() string               { return m.name }
+func (m *model) Model(string) string         { return m.name }
 func (m *model) PromptVersion(string) string { return m.prompt }
 
 type bundle struct {

@@ -40,6 +40,13 @@ func TestPaidIsCarriedOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	attempt(1, 0)
+
+	// An answer counts too: it may not be in the cache any more when a later attempt comes.
+	b.model.fail = nil
+	b.run(t, map[string]any{"image_url": "box.jpg"})
+	if n, err := b.progress.Paid(t.Context(), "task-1", kindVision); n != 2 || err != nil {
+		t.Errorf("got %d answers on record, %v, want two since the replay", n, err)
+	}
 }
 
 // TestRefusalIsRemembered does not ask the same model once more about a picture that it refuses.
@@ -82,11 +89,11 @@ func TestAnotherDomain(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := cache.Key(h, cache.Variant{})
-	python := `{"waste_type": "PET 플라스틱", "confidence": 1, "feedback": "f", "category": "플라스틱", "recyclable": true, "analyzed_at": "2026-11-20T10:00:00"}`
+	python := `{"user_email": "a@b", "job_id": 7, "waste_type": "PET 플라스틱", "confidence": 1, "feedback": "f", "category": "플라스틱", "recyclable": true, "analyzed_at": "2026-11-20T10:00:00"}`
 	if err := b.redis.Set(t.Context(), key, python, cache.TTL).Err(); err != nil {
 		t.Fatal(err)
 	}
-	if r := b.run(t, map[string]any{"image_url": "can.jpg"}); r.Cached == nil || r.WasteType != "PET 플라스틱" || r.Category != "플라스틱" {
+	if r := b.run(t, map[string]any{"image_url": "can.jpg"}); r.Cached == nil || r.WasteType != "PET 플라스틱" || r.Category != "플라스틱" || r.More != "" {
 		t.Errorf("got %+v, want what Python wrote", r)
 	}
 

@@ -9,8 +9,10 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync/atomic"
 )
 
 // The part of OpenAI's chat completions that is used (API reference, "Create chat
@@ -22,7 +24,7 @@ type chatRequest struct {
 	Messages       []chatMessage   `json:"messages"`
 	ResponseFormat *responseFormat `json:"response_format,omitempty"`
 
-	config map[string]any // further fields
+	config map[string]json.RawMessage // further fields
 }
 
 // MarshalJSON writes the further fields beside the others.
@@ -32,7 +34,7 @@ func (r chatRequest) MarshalJSON() ([]byte, error) {
 	if err != nil || len(r.config) == 0 {
 		return doc, err
 	}
-	fields := map[string]any{}
+	fields := map[string]json.RawMessage{}
 	if err := json.Unmarshal(doc, &fields); err != nil {
 		return nil, err
 	}
@@ -86,11 +88,10 @@ type jsonSchema struct {
 // chatCompletion is an answer. What servers do differently is read as it comes: no answer is thrown away for a field
 // that is of another type than the reference says.
 type chatCompletion struct {
-	Model   loose[string]          `json:"model"`
-	Choices []chatChoice           `json:"choices"`
-	Usage   json.RawMessage        `json:"usage"` // see tokens
-	Error   json.RawMessage        `json:"error"` // under status 200, as OpenRouter and others send it
-	Code    loose[json.RawMessage] `json:"code"`
+	Model   loose[string]   `json:"model"`
+	Choices []chatChoice    `json:"choices"`
+	Usage   json.RawMessage `json:"usage"` // see tokens
+	Error   json.RawMessage `json:"error"` // under status 200, as OpenRouter and others send it
 }
 
 type chatChoice struct {
@@ -100,38 +101,36 @@ type chatChoice struct {
 }
 
 type chatAnswer struct {
-	Content          flatText      `json:"content"`
-	Refusal          loose[string] `json:"refusal"`
-	Reasoning        flatText      `json:"reasoning"`         // Ollama, vLLM, OpenRouter
-	ReasoningContent flatText      `json:"reasoning_content"` // DeepSeek, LiteLLM, older vLLM
-	Thinking         flatText      `json:"thinking"`
-	ToolCalls        []struct {
-		Function struct {
-			Arguments flatText `json:"arguments"`
-		} `json:"function"`
-	} `json:"tool_calls"` // into which some proxies turn a schema
+	Content          flatText          `json:"content"`
+	Refusal          loose[string]     `json:"refusal"`
+	Reasoning        flatText          `json:"reasoning"`         // Ollama, vLLM, OpenRouter
+	ReasoningContent flatText          `json:"reasoning_content"` // DeepSeek, LiteLLM, older vLLM
+	Thinking         flatText          `json:"thinking"`
+	ToolCalls        loose[[]toolCall] `json:"tool_calls"` // into which some proxies turn a schema
+}
+
+type toolCall struct {
+	Function struct {
+		Arguments flatText `json:"arguments"`
+	} `json:"function"`
 }
 
 // source is a field of a message in which the answer may be.
-type source struct{ name, text string }
+type source struct {
+	name, text string
+	thinking   bool // what stands in it beside an answer is a draft
+}
 
 const sourceContent = "content"
 
 // sources are those fields, the likeliest first.
 func (a chatAnswer) sources() []source {
-	out := []source{{sourceContent, string(a.Content)}}
-	for _, c := range a.ToolCalls {
-		out = append(out, source{"tool_calls", string(c.Function.Arguments)})
+	out := []source{{sourceContent, string(a.Content), false}}
+	for _, c := range a.ToolCalls.value {
+		out = append(out, source{"tool_calls", string(c.Function.Arguments), false})
 	}
-	return append(out, source{"reasoning", string(a.Reasoning)}, source{"reasoning_content", string(a.ReasoningContent)}, source{"thinking", string(a.Thinking)})
-}
-
-// texts are those of the sources.
-func (a chatAnswer) texts() (out []string) {
-	for _, s := range a.sources() {
-		out = append(out, s.text)
-	}
-	return out
+	return append(out, source{"reasoning", string(a.Reasoning), true}, source{"reasoning_content", string(a.ReasoningContent), true},
+		source{"thinking", string(a.Thinking), true})
 }
 
 // loose is a value that is left zero where another type comes.
@@ -206,14 +205,18 @@ var errAnswerTooLarge = errors.New("answer too large")
 
 // post sends a request and reads what comes back, of any status. The reply is nil if
 // there is none; the error is why there is none, or why its body is not whole.
-func (o *OpenAI) post(ctx context.Context, r chatRequest) (*reply, error) {
+// sent says whether the request was written, so that the server may work on it and ask for its money.
+func (o *OpenAI) post(ctx context.Context, r chatRequest) (_ *reply, sent bool, err error) {
 	body, err := marshal(r)
 	if err != nil {
-		return nil, fmt.Errorf("encode request: %w", err)
+		return nil, false, fmt.Errorf("encode request: %w", err)
 	}
+	var wrote atomic.Bool
+	defer func() { sent = wrote.Load() }()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(i httptrace.WroteRequestInfo) { wrote.Store(i.Err == nil) }})
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, o.endpoint, bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
@@ -225,7 +228,7 @@ func (o *OpenAI) post(ctx context.Context, r chatRequest) (*reply, error) {
 		if u := (*url.Error)(nil); errors.As(err, &u) {
 			err = u.Err
 		}
-		return nil, err
+		return nil, false, err
 	}
 	defer resp.Body.Close()
 	out := &reply{status: resp.StatusCode, header: resp.Header}
@@ -233,5 +236,5 @@ func (o *OpenAI) post(ctx context.Context, r chatRequest) (*reply, error) {
 	if err == nil && len(out.body) > maxAnswerBytes {
 		err = errAnswerTooLarge
 	}
-	return out, err
+	return out, false, err
 }

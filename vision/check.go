@@ -109,7 +109,8 @@ func (c *checker) run(ctx context.Context) error {
 				return err // neither picture nor schema is at fault
 			}
 			c.note(f, Denies)
-			if c.p.Calls >= maxChecks {
+			if f == PlainText { // it is the picture, whatever the form
+				c.p.Picture, c.p.JSONSchema, c.p.JSONObject = Denies, Untried, Untried
 				return err
 			}
 			continue
@@ -156,22 +157,24 @@ func (c *checker) ask(ctx context.Context, chat chatRequest) (choice, error) {
 
 // judge notes what an answer shows.
 func (c *checker) judge(f Format, got choice) {
-	for _, s := range got.Message.sources() {
-		fitted, err := rescue(c.q.prompt.Schema, s.text)
-		if err != nil {
-			continue
+	fitted, where, err := rescue(c.q.prompt.Schema, got.Message, false)
+	if err != nil {
+		c.note(f, Ignored)
+		var text string
+		for _, s := range got.Message.sources() {
+			text += strings.ToLower(s.text) + " "
 		}
-		c.p.Where, c.p.Format = s.name, f
-		c.note(f, Enforced)
-		if f != JSONSchema || !json.Valid([]byte(s.text)) {
-			c.note(f, Heeded)
-		}
-		c.see(strings.Contains(string(fitted.Fields), `"red"`))
+		c.see(strings.Contains(text, "red") && !strings.Contains(text, "blue"))
 		return
 	}
-	c.note(f, Ignored)
-	text := strings.ToLower(strings.Join(got.Message.texts(), " "))
-	c.see(strings.Contains(text, "red") && !strings.Contains(text, "blue"))
+	c.p.Where, c.p.Format = where, f
+	c.note(f, Heeded)
+	for _, s := range got.Message.sources() {
+		if f == JSONSchema && s.name == where && json.Valid([]byte(s.text)) {
+			c.note(f, Enforced)
+		}
+	}
+	c.see(strings.Contains(string(fitted.Fields), `"red"`))
 }
 
 // see notes whether the picture was seen.
@@ -199,6 +202,8 @@ func (c *checker) advise() {
 	switch {
 	case p.Calls == 0:
 		return
+	case p.Picture == Denies:
+		say("the endpoint or the model does not take pictures: choose another model")
 	case p.Picture == Ignored:
 		say("the model does not see the picture: choose one that takes pictures")
 	case p.Format == "" && p.JSONSchema != Untried:

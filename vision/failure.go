@@ -1,10 +1,10 @@
 package vision
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -62,7 +62,8 @@ var (
 		"content_filter", "responsibleaipolicyviolation", "content_policy_violation", "data_inspection_failed", "moderation", "moderation_blocked",
 		"prohibited_content", "safety", "image_content_policy_violation",
 	}
-	formatCodes = []string{"unsupported_response_format", "json_validate_failed"}
+	// What the model wrote did not pass the server's own check (Groq).
+	brokenCodes = []string{"json_validate_failed"}
 )
 
 // classOf tells what kind of fault a status and what the server says are.
@@ -76,10 +77,14 @@ func classOf(status int, s serverError, wait time.Duration) Class {
 		}
 		return false
 	}
+	// The request itself is at fault.
+	request := status == http.StatusBadRequest || status == http.StatusForbidden || status == http.StatusUnprocessableEntity
 	switch {
 	case status == http.StatusPaymentRequired, s.has(quotaCodes...), says("budget has been exceeded", "exceeded budget", "exceededbudget", "insufficient balance", "credit balance is too low"):
 		return Quota
-	case s.has(filterCodes...) || status < 500 && says("content management policy", "flagged by", "content policy"):
+	case s.has(brokenCodes...):
+		return Unusable
+	case s.has(filterCodes...), request && says("content management policy", "flagged by", "content policy"):
 		return Refused
 	case status == http.StatusTooManyRequests && wait == 0 && strings.Contains(s.limit, "PerDay"), status == http.StatusTooManyRequests && wait > longWait:
 		return Quota
@@ -89,9 +94,9 @@ func classOf(status int, s serverError, wait time.Duration) Class {
 		return Overloaded
 	case status == http.StatusUnauthorized, status == http.StatusForbidden, s.has("invalid_api_key", "api_key_invalid"):
 		return Denied
-	case status == http.StatusNotFound, s.has("model_not_found", "model_not_exist"), status == http.StatusBadRequest && says("model") && says("not exist", "not found", "unknown model", "invalid model"):
+	case status == http.StatusNotFound, s.has("model_not_found", "model_not_exist"), status == http.StatusBadRequest && (says("unknown model", "invalid model") || noModel.MatchString(text)):
 		return NotFound
-	case s.has(formatCodes...), (status == http.StatusBadRequest || status == http.StatusUnprocessableEntity) && says("response_format", "json_schema", "response format", "structured output", "responseschema", "response_schema", "guided_json", "unknown name"):
+	case request && (s.has("unsupported_response_format") || says("response_format", "json_schema", "response format", "structured output", "responseschema", "response_schema", "guided_json") || says("unknown name") && says("schema", "additionalproperties")):
 		return Unsupported
 	case status >= 300 && status < 400:
 		return NotFound
@@ -99,6 +104,9 @@ func classOf(status int, s serverError, wait time.Duration) Class {
 		return Invalid
 	}
 }
+
+// noModel finds that a model is not there.
+var noModel = regexp.MustCompile(`model\s+\S+\s+(does not exist|not found|was not found|is not found)`)
 
 const (
 	statusCapacity = 498 // Groq: no capacity for flex processing
@@ -147,11 +155,10 @@ func remedy(e *Error) string {
 // completion under status 400.
 func (o *OpenAI) refusalIn(model string, h http.Header, c *chatCompletion) *Error {
 	raw := c.Error
-	if len(c.Choices) > 0 && present(c.Choices[0].Error) {
+	if len(c.Choices) > 0 && readError(c.Choices[0].Error).says() {
 		raw = c.Choices[0].Error
 	}
-	if present(raw) {
-		s := readError(raw)
+	if s := readError(raw); s.says() {
 		if s.status == 0 {
 			s.status = http.StatusInternalServerError
 		}
@@ -166,8 +173,6 @@ func (o *OpenAI) refusalIn(model string, h http.Header, c *chatCompletion) *Erro
 	}
 	return nil
 }
-
-func present(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
 
 // failure completes e with what was being done and what went wrong; empty details are left out.
 func failure(model string, e *Error, what string, details ...string) *Error {

@@ -26,7 +26,7 @@ var _ Analyzer = (*Offline)(nil)
 func NewOffline() *Offline { return &Offline{} }
 
 // Model returns OfflineModel.
-func (*Offline) Model() string { return OfflineModel }
+func (*Offline) Model(string) string { return OfflineModel }
 
 // PromptVersion is derived from the sentences that Analyze writes.
 func (*Offline) PromptVersion(string) string {

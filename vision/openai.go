@@ -1,6 +1,7 @@
 package vision
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -114,8 +115,10 @@ func NewOpenAI(cfg OpenAIConfig) (*OpenAI, error) {
 	return o, nil
 }
 
-// Model returns the configured model's name.
-func (o *OpenAI) Model() string { return o.model }
+// Model returns the name of the model that is asked in a language: the prompt's, or the configured one.
+func (o *OpenAI) Model(lang string) string {
+	return cmp.Or(o.prompts.Find(prompt.Analysis, lang).Model, o.model)
+}
 
 // PromptVersion is that of the prompt for a language.
 func (o *OpenAI) PromptVersion(lang string) string {
@@ -135,20 +138,25 @@ func (o *OpenAI) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, 
 	for {
 		if opt.Paid+usage.Paid >= MaxPaid {
 			return Answer{}, usage, failure(q.model, &Error{Class: Exhausted}, fmt.Sprintf(
-				"%d answers were paid for and none could be used: replay the job to ask again", opt.Paid+usage.Paid))
+				"%d calls were paid for, or may have been, and gave no answer that can be used; the log has the reasons: replay the job to ask again", opt.Paid+usage.Paid))
 		}
 		got, spent, err := o.askFor(ctx, q, chat)
 		usage = usage.Add(spent)
+		var e *Error
+		if errors.As(err, &e) && e.Class == Unusable && e.StatusCode != 0 && opt.Paid+usage.Paid < MaxPaid {
+			continue // the server itself did not let the model's answer pass
+		}
 		if err != nil {
 			return Answer{}, usage, err
 		}
-		fitted, fault := rescue(q.prompt.Schema, got.Message.texts()...)
+		cutOff := got.FinishReason.value == "length"
+		fitted, _, fault := rescue(q.prompt.Schema, got.Message, cutOff)
 		if fault == nil {
 			return Answer{Fields: fitted.Fields, OffList: fitted.OffList, Model: got.model, PromptVersion: q.prompt.Version}, usage, nil
 		}
 		what := "its answer cannot be used: " + o.clean(fault.Error())
 		switch {
-		case got.FinishReason.value == "length":
+		case cutOff:
 			e := &Error{Class: Truncated}
 			return Answer{}, usage, failure(q.model, e, what, remedy(e))
 		case opt.Paid+usage.Paid >= MaxPaid:
@@ -174,7 +182,7 @@ func (o *OpenAI) Feedback(ctx context.Context, analysis json.RawMessage, questio
 	}
 	if opt.Paid >= MaxPaid {
 		return "", Usage{}, failure(q.model, &Error{Class: Exhausted}, fmt.Sprintf(
-			"%d answers to the question were paid for and none could be used: replay the job to ask again", opt.Paid))
+			"%d calls about the question were paid for, or may have been, and gave no answer: replay the job to ask again", opt.Paid))
 	}
 	got, usage, err := o.ask(ctx, q.chat(prompt.Values{Lang: q.lang, Analysis: analysis, Question: question}, ""))
 	if err != nil {
@@ -316,7 +324,10 @@ func (o *OpenAI) ask(ctx context.Context, chat chatRequest) (choice, Usage, erro
 	call, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
 	usage := Usage{Calls: 1}
-	reply, err := o.post(call, chat)
+	reply, sent, err := o.post(call, chat)
+	if sent && (reply == nil || billed(reply.status)) {
+		usage.Paid = 1
+	}
 	var completion *chatCompletion // null stays nil
 	if reply != nil && err == nil && (reply.ok() || reply.status == http.StatusBadRequest) {
 		err = json.Unmarshal(reply.body, &completion)
@@ -326,22 +337,19 @@ func (o *OpenAI) ask(ctx context.Context, chat chatRequest) (choice, Usage, erro
 	case ctx.Err() != nil:
 		return choice{}, usage, ended(ctx)
 	case call.Err() != nil:
-		usage.Paid = 1 // the server may have answered, and asks for its money
 		return choice{}, usage, failure(chat.Model, &Error{Class: Unreachable}, fmt.Sprintf("no answer within %v", o.timeout))
 	default:
-		if reply != nil && reply.ok() {
+		err := o.callFailure(chat.Model, reply, err)
+		if e := (*Error)(nil); errors.As(err, &e) && e.Class == Unusable {
 			usage.Paid = 1
 		}
-		return choice{}, usage, o.callFailure(chat.Model, reply, err)
+		return choice{}, usage, err
 	}
 
+	o.bill(&usage, chat.Model, completion)
 	if e := o.refusalIn(chat.Model, reply.header, completion); e != nil {
-		if e.Class == Refused {
-			o.bill(&usage, chat.Model, completion)
-		}
 		return choice{}, usage, e
 	}
-	o.bill(&usage, chat.Model, completion)
 	got := choice{completion.Choices[0], o.clean(completion.Model.value), reply.header}
 	if modelFault(got.model) != "" {
 		got.model = chat.Model
@@ -349,9 +357,21 @@ func (o *OpenAI) ask(ctx context.Context, chat chatRequest) (choice, Usage, erro
 	return got, usage, nil
 }
 
+// billed reports whether a provider may ask money for a call that ended with a status: it has answered, or a gateway
+// did not wait for it.
+func billed(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusGatewayTimeout, statusCloudflareTimeout:
+		return true
+	}
+	return status < 300
+}
+
+// statusCloudflareTimeout is 524: the server behind Cloudflare works for too long.
+const statusCloudflareTimeout = 524
+
 // bill notes what an answer costs.
 func (o *OpenAI) bill(u *Usage, model string, c *chatCompletion) {
-	u.Paid = 1
 	u.PromptTokens, u.CompletionTokens = c.tokens()
 	if model == o.model { // the prices are this model's
 		u.CostMicroUSD = (int64(u.PromptTokens)*o.priceIn + int64(u.CompletionTokens)*o.priceOut + 500_000) / 1_000_000

@@ -285,8 +285,8 @@ func TestOptions(t *testing.T) {
 			t.Errorf("call %d: got model %q, prompt %q, want other-model and pt-BR", i+1, r.body.Model, textOf(t, r, 0))
 		}
 	}
-	if o.Model() != "test-model" {
-		t.Errorf("Model: got %q, want the configured test-model", o.Model())
+	if o.Model("pt") != "test-model" {
+		t.Errorf("Model: got %q, want the configured test-model", o.Model("pt"))
 	}
 }
 
@@ -345,7 +345,7 @@ func TestAnalyzeAsksAgainOnce(t *testing.T) {
 	if got := textOf(t, again, 2); got != broken {
 		t.Errorf("re-ask: got answer %q, want %q", got, broken)
 	}
-	if got := textOf(t, again, 3); !strings.Contains(got, "confidence: maximum: got 93, want 1") {
+	if got := textOf(t, again, 3); !strings.Contains(got, "confidence is 93: expected 0 to 1") {
 		t.Errorf("re-ask: got %q, want it to name the fault", got)
 	}
 	if got := len(imagesOf(t, again)); got != 1 {
@@ -384,6 +384,78 @@ func TestPaidBefore(t *testing.T) {
 		t.Errorf("question: got class %s, %+v, want %s at no cost", e.Class, usage, Exhausted)
 	}
 	s.calls(t, 1)
+}
+
+// TestWhatIsPaid counts the calls that a provider may ask money for.
+func TestWhatIsPaid(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		answer answer
+		want   int
+	}{
+		{"429", fails(429, `{}`), 0},
+		{"500", fails(500, `{}`), 0},
+		{"400", fails(400, `{}`), 0},
+		{"504", fails(504, ``), 1},
+		{"524", fails(524, ``), 1},
+		{"408", fails(408, ``), 1},
+		{"200 without choices", fails(200, `{"choices":[],"usage":{"completion_tokens":500}}`), 1},
+		{"200 with an error in the choice", fails(200, `{"choices":[{"error":{"code":502,"message":"upstream"},"message":{"content":""}}]}`), 1},
+		{"connection closed", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 1},
+		{"refused", completion(map[string]any{"refusal": "no"}, "stop"), 1},
+	} {
+		s := newService(t, tt.answer)
+		_, usage, err := s.analyzer(t).Analyze(t.Context(), testPreview(t), Options{})
+		if err == nil || usage.Paid != tt.want || usage.Calls != 1 {
+			t.Errorf("%s: got %+v, %v, want %d paid", tt.name, usage, err, tt.want)
+		}
+	}
+}
+
+// TestServersOwnCheck asks once more when the server did not let the model's answer pass, and no third
+// time.
+func TestServersOwnCheck(t *testing.T) {
+	t.Parallel()
+	broken := fails(400, `{"error":{"message":"Generated JSON does not match the expected schema.","code":"json_validate_failed"}}`)
+	s := newService(t, broken, says(goodReply), broken, broken)
+	o := s.analyzer(t)
+	if a, usage, err := o.Analyze(t.Context(), testPreview(t), Options{}); err != nil || string(a.Fields) != goodReply || usage.Paid != 2 {
+		t.Errorf("got %s, %+v, %v, want the second answer", a.Fields, usage, err)
+	}
+	_, usage, err := o.Analyze(t.Context(), testPreview(t), Options{})
+	if e := wantError(t, err, "JSON"); e.Class != Unusable || usage.Paid != 2 {
+		t.Errorf("got class %s, %+v, want %s", e.Class, usage, Unusable)
+	}
+	for _, r := range s.calls(t, 4) {
+		if f := r.body.ResponseFormat; f == nil || f.Type != "json_schema" {
+			t.Errorf("got format %+v, want json_schema", f)
+		}
+	}
+}
+
+// TestEmptyError takes a good answer beside an error that says nothing.
+func TestEmptyError(t *testing.T) {
+	t.Parallel()
+	for _, empty := range []string{`""`, `{}`, `{"message":"","code":null}`, `null`} {
+		s := newService(t, fails(200, `{"error":`+empty+`,"choices":[{"message":{"content":`+string(mustMarshal(goodReply))+`,"tool_calls":{}}}]}`))
+		if a, _, err := s.analyzer(t).Analyze(t.Context(), testPreview(t), Options{}); err != nil || string(a.Fields) != goodReply {
+			t.Errorf("error %s: got %s, %v, want the answer", empty, a.Fields, err)
+		}
+	}
+}
+
+// TestThinkingIsNotFeedback does not show a person what a model thinks.
+func TestThinkingIsNotFeedback(t *testing.T) {
+	t.Parallel()
+	s := newService(t, says("<think>My rules say"), says("<think>hm</think> Rinse it."))
+	o := s.analyzer(t)
+	if text, _, err := o.Feedback(t.Context(), json.RawMessage(goodAnalysis), "?", Options{}); err == nil {
+		t.Errorf("got %q, want an error", text)
+	}
+	if text, _, err := o.Feedback(t.Context(), json.RawMessage(goodAnalysis), "?", Options{}); err != nil || text != "Rinse it." {
+		t.Errorf("got %q, %v", text, err)
+	}
 }
 
 // TestCutOff does not ask once more what was cut off at the limit of tokens.
@@ -466,7 +538,7 @@ func TestOwnPrompts(t *testing.T) {
 		t.Errorf("got class %s, want %s", e.Class, Invalid)
 	}
 	r := s.calls(t, 1)[0]
-	if r.body.Model != "reader" || textOf(t, r, 0) != "Read <the> receipt." || !bytes.Contains(r.raw, []byte(`"temperature":0.1`)) ||
+	if o.Model("en") != "reader" || r.body.Model != "reader" || textOf(t, r, 0) != "Read <the> receipt." || !bytes.Contains(r.raw, []byte(`"temperature":0.1`)) ||
 		!bytes.Contains(r.raw, []byte(`"reasoning_effort":"low"`)) || !bytes.Contains(r.raw, []byte("Read <the>")) {
 		t.Errorf("got %.300s", r.raw)
 	}

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/kaptinlin/jsonrepair"
-	"go.yaml.in/yaml/v3"
 
 	"onceover/vision/prompt"
 )
@@ -15,72 +15,88 @@ import (
 // errNoObject says that there is no answer in what a model wrote.
 var errNoObject = errors.New("there is no JSON object in it")
 
-// rescue finds the answer in what a model wrote. A model's JSON may stand behind its thinking, in a code fence, between
-// words, or be JSON as Python or JavaScript has it. An object that the text ends within is no answer: what is missing
-// cannot be known. Of several answers that differ only the last counts, if nothing but space or a fence comes after
-// it: the others may be examples.
-func rescue(s *prompt.Schema, texts ...string) (prompt.Fitted, error) {
+// rescue finds the answer in a message. A model's JSON may stand behind its thinking, in a code fence, between words, or
+// be JSON as Python or JavaScript has it. The fields for thinking are looked at only where there is nothing else: what
+// stands in them beside an answer is a draft.
+func rescue(s *prompt.Schema, m chatAnswer, cutOff bool) (prompt.Fitted, string, error) {
 	why := errNoObject
-	for _, text := range texts {
-		text = withoutThinking(text)
-		if inner := ""; json.Unmarshal([]byte(text), &inner) == nil { // encoded twice
-			text = inner
+	said := false
+	for _, src := range m.sources() {
+		if src.thinking && said {
+			break
 		}
-		f, err := s.Fit([]byte(text))
+		said = said || strings.TrimSpace(src.text) != ""
+		f, err := rescueText(s, src.text, cutOff)
 		if err == nil {
-			return f, nil
-		}
-		if f, err = search(s, text); err == nil {
-			return f, nil
+			return f, src.name, nil
 		}
 		if errors.Is(why, errNoObject) {
 			why = err
 		}
 	}
-	return prompt.Fitted{}, why
+	return prompt.Fitted{}, "", why
 }
 
-var thinkingEnd = regexp.MustCompile(`(?i)</(think|thinking|thought|reasoning)>`)
+func rescueText(s *prompt.Schema, text string, cutOff bool) (prompt.Fitted, error) {
+	text = withoutThinking(text)
+	if inner := ""; json.Unmarshal([]byte(text), &inner) == nil { // encoded twice
+		text = inner
+	}
+	if f, err := s.Fit([]byte(text)); err == nil {
+		return f, nil
+	}
+	return search(s, text, cutOff)
+}
 
-// withoutThinking returns what comes after a model's thinking, which may have begun in the prompt.
+var (
+	thinkingBegin = regexp.MustCompile(`(?i)<(think|thinking|thought|reasoning)>`)
+	thinkingEnd   = regexp.MustCompile(`(?i)</(think|thinking|thought|reasoning)>`)
+)
+
+// withoutThinking returns what comes after a model's thinking, which may have begun in the prompt; nothing comes after one
+// that does not end.
 func withoutThinking(text string) string {
 	if all := thinkingEnd.FindAllStringIndex(text, -1); all != nil {
-		if rest := text[all[len(all)-1][1]:]; strings.TrimSpace(rest) != "" {
-			return strings.TrimSpace(rest)
-		}
+		text = text[all[len(all)-1][1]:]
+	}
+	if at := thinkingBegin.FindStringIndex(text); at != nil {
+		text = text[:at[0]]
 	}
 	return strings.TrimSpace(text)
 }
 
-// search tries each object in a text.
-func search(s *prompt.Schema, text string) (prompt.Fitted, error) {
-	var (
-		found prompt.Fitted
-		ok    bool
-		why   = errNoObject
-	)
+// search finds the last object of a text. It is the answer if nothing after it takes it back: another object, whole or
+// cut off, or more than a polite word. An object that the text ends within is no answer: what is missing cannot be known.
+func search(s *prompt.Schema, text string, cutOff bool) (prompt.Fitted, error) {
 	spans := objects(text)
-	for _, span := range spans {
-		f, err := fitLoosely(s, text[span[0]:span[1]])
-		if err != nil {
-			why = err
-			continue
+	if len(spans) == 0 {
+		if !strings.Contains(text, "{") && !cutOff {
+			if f, err := fitLines(s, text); err == nil {
+				return f, nil
+			}
 		}
-		rest := strings.Trim(text[span[1]:], " \t\r\n`\"'.;")
-		if ok && string(f.Fields) != string(found.Fields) && rest != "" {
-			return prompt.Fitted{}, errors.New("there is more than one answer in it")
-		}
-		found, ok = f, true
+		return prompt.Fitted{}, errNoObject
 	}
-	if ok {
-		return found, nil
+	last := spans[len(spans)-1]
+	f, err := fitLoosely(s, text[last[0]:last[1]])
+	if err != nil {
+		return f, err
 	}
-	if len(spans) == 0 && !strings.Contains(text, "{") {
-		if f, err := fitLines(s, text); err == nil {
-			return f, nil
-		}
+	if takesBack(text[last[1]:]) {
+		return prompt.Fitted{}, errors.New("there is more after the JSON object: expected nothing")
 	}
-	return prompt.Fitted{}, why
+	return f, nil
+}
+
+// maxAfter is how many characters of a text after an answer may be a polite word.
+const maxAfter = 80
+
+var doubt = regexp.MustCompile(`(?i)\b(but|wait|wrong|however|actually|instead|correction|cannot|can't|not|unsure|or)\b|아니|다시|잠깐|하지만|그러나|틀`)
+
+// takesBack reports whether the text after an answer may say that it is none.
+func takesBack(rest string) bool {
+	rest = strings.Trim(rest, " \t\r\n`\"'.;]")
+	return strings.ContainsRune(rest, '{') || utf8.RuneCountInString(rest) > maxAfter || doubt.MatchString(rest)
 }
 
 // fitLoosely fits an object that may be written as another language has it.
@@ -89,12 +105,21 @@ func fitLoosely(s *prompt.Schema, object string) (prompt.Fitted, error) {
 	if err == nil || json.Valid([]byte(object)) {
 		return f, err
 	}
+	if missing.MatchString(object) {
+		return f, errors.New("a value is missing in it")
+	}
 	repaired, rerr := jsonrepair.Repair(object)
 	if rerr != nil {
 		return f, errors.New("it is not JSON")
 	}
-	return s.Fit([]byte(repaired))
+	if f, err = s.Fit([]byte(repaired)); err == nil && len(f.Dropped) > 0 {
+		return prompt.Fitted{}, errors.New("it is not JSON") // a text was cut in two
+	}
+	return f, err
 }
+
+// missing finds a name without a value.
+var missing = regexp.MustCompile(`["'\w]\s*:\s*[-+.]*\s*[,}\]]`)
 
 // objects returns where the outermost objects of a text begin and end. One that does not end is none.
 func objects(text string) (spans [][2]int) {
@@ -150,8 +175,10 @@ func fitLines(s *prompt.Schema, text string) (prompt.Fitted, error) {
 		}
 		value = strings.Trim(value, "* \t\r\n")
 		var v any
-		if yaml.Unmarshal([]byte(value), &v) != nil || v == nil {
+		if json.Unmarshal([]byte(value), &v) != nil || v == nil {
 			v = value
+		} else if _, isNumber := v.(float64); isNumber {
+			v = json.Number(value)
 		}
 		if _, twice := fields[name]; twice {
 			return prompt.Fitted{}, errNoObject

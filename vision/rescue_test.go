@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"onceover/vision/prompt"
 )
@@ -95,13 +96,28 @@ func TestRescue(t *testing.T) {
 		{"two answers", content(goodReply + " or " + otherReply + " or so"), ""},
 		{"an example and a refusal", content("For instance " + otherReply + " and " + goodReply + ". But I cannot tell."), ""},
 		{"an error", content(`{"error":"no image"}`), ""},
+		{"thinking that does not end", content("<think>maybe " + otherReply + " no, look again: it is gla"), ""},
+		{"thinking and nothing after", content("<think>" + otherReply + "</think>"), ""},
+		{"a refusal beside a draft", `{"content":"I cannot tell.","reasoning":` + string(mustMarshal(otherReply)) + `}`, ""},
+		{"cut off beside a draft", `{"content":` + string(mustMarshal(goodReply[:50])) + `,"reasoning":` + string(mustMarshal(otherReply)) + `}`, ""},
+		{"a draft, then one that is broken", content("Draft: " + otherReply + "\nFinal: " + swap("0.93", "1.4")), ""},
+		{"a draft, then one that is cut off", content("Draft: " + otherReply + "\nFinal: " + goodReply[:60]), ""},
+		{"a draft, then a change", content(otherReply + "\nCorrection: {\"category\": \"캔\"}"), ""},
+		{"taken back", content(otherReply + " But wait, that is wrong."), ""},
+		{"taken back in Korean", content(otherReply + " 아니, 다시 보니 캔입니다."), ""},
+		{"under a telling name", content(`{"wrong_answer": ` + otherReply + `}`), ""},
+		{"a quote in a text", content(swap("투명 페트병입니다.", `It says "PET", rinse: then bin.`)), ""},
+		{"a value missing", content(strings.NewReplacer(`"`, `'`, "true", "True", "0.93", "").Replace(goodReply)), ""},
+		{"a name twice", content(swap(`"recyclable"`, `"category":"캔","recyclable"`)), ""},
+		{"a skeleton", content(`{"waste_type":"string","category":"string","recyclable":true,"confidence":0.5,"feedback":"string"}`), ""},
+		{"a number too large", content(swap("0.93", "1e2000000")), ""},
 	} {
 		var m chatAnswer
 		if err := json.Unmarshal([]byte(tt.message), &m); err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
 		}
-		got, err := rescue(s, m.texts()...)
+		got, _, err := rescue(s, m, false)
 		total++
 		switch {
 		case tt.want == "" && err == nil:
@@ -113,6 +129,34 @@ func TestRescue(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d are answers", rescued, total)
+}
+
+// TestCutOffLines does not take lines that were cut off at the limit of tokens.
+func TestCutOffLines(t *testing.T) {
+	t.Parallel()
+	folder, err := prompt.Load(fstest.MapFS{"analysis.prompt": {Data: []byte(
+		"---\noutput: {schema: {type: object, properties: {total: {type: number}, merchant: {type: string}}, required: [total]}}\n---\n{{media url=picture}}")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := folder.Find(prompt.Analysis, "").Schema
+	for _, tt := range []struct {
+		text   string
+		cutOff bool
+		want   string
+	}{
+		{"merchant: 0711\ntotal: 1234.50", false, `{"total":1234.50,"merchant":"0711"}`},
+		{"merchant: Bin #3\ntotal: 12", false, `{"total":12,"merchant":"Bin #3"}`},
+		{"merchant: A\ntotal: 12", true, ""},
+		{"merchant: A\ntotal: 010", false, ""},
+		{`{"total": 12, "merchant": "A"}`, true, `{"total":12,"merchant":"A"}`},
+		{"I am sorry, I cannot see the picture.", false, ""},
+	} {
+		got, _, err := rescue(s, chatAnswer{Content: flatText(tt.text)}, tt.cutOff)
+		if string(got.Fields) != tt.want {
+			t.Errorf("%q: got %s, %v, want %s", tt.text, got.Fields, err, tt.want)
+		}
+	}
 }
 
 func mustMarshal(v any) []byte {
@@ -132,7 +176,7 @@ func FuzzRescue(f *testing.F) {
 	f.Add("<think>{</think>waste_type: a\ncategory: b")
 	f.Add(fmt.Sprintf("[%s, {'a': %s}]", goodReply, goodReply))
 	f.Fuzz(func(t *testing.T, text string) {
-		got, err := rescue(s, text)
+		got, _, err := rescue(s, chatAnswer{Content: flatText(text)}, false)
 		if err != nil {
 			return
 		}

@@ -19,8 +19,8 @@ type Analyzer interface {
 	// as data.
 	Feedback(ctx context.Context, analysis json.RawMessage, question string, opt Options) (string, Usage, error)
 
-	// Model is the configured model's name. Options.Model, where given, is the one that is asked instead.
-	Model() string
+	// Model is the name of the model that is asked in a language, unless Options.Model names another one.
+	Model(lang string) string
 
 	// PromptVersion changes whenever the prompt or the schema behind Analyze changes for jobs in a language: 8 hex
 	// digits.

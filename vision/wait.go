@@ -100,6 +100,9 @@ type serverError struct {
 	limit   string        // google.rpc.QuotaFailure's quotaId
 }
 
+// says reports whether there is an error at all: some gateways send an empty one beside a good answer.
+func (e serverError) says() bool { return e.message != "" || len(e.codes) > 0 || e.status != 0 }
+
 func (e serverError) has(codes ...string) bool {
 	for _, c := range e.codes {
 		for _, want := range codes {
@@ -147,6 +150,9 @@ func (e *serverError) read(raw json.RawMessage, depth int) {
 		}
 		switch c := code.(type) {
 		case string:
+			if c == "" {
+				continue
+			}
 			e.codes = append(e.codes, strings.ToLower(c))
 			if n, err := strconv.Atoi(c); err == nil {
 				e.noteStatus(n)

@@ -46,7 +46,7 @@ picture and pretends nothing.`,
   onceover demo --json`,
 		Args: noArgs,
 	}
-	settings := config.Bind(cmd.Flags(), "vision-url", "vision-model", "concurrency", "lang")
+	settings := config.Bind(cmd.Flags(), "vision-url", "vision-model", "prompts", "concurrency", "lang")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a job, and one with the totals")
 	cmd.Flags().BoolVar(&showLog, "log", false, "show the worker's log instead of the progress")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -33,7 +33,7 @@ Exit code 1 if pictures cannot be analysed there. The calls are paid for.`,
   ONCEOVER_VISION_URL=http://127.0.0.1:11434/v1 ONCEOVER_VISION_MODEL=llava onceover vision check --json`,
 		Args: cobra.NoArgs,
 	}
-	s := config.Bind(cmd.Flags(), "vision-url", "vision-model", "vision-api-key", "vision-timeout", "vision-price-in", "vision-price-out")
+	s := config.Bind(cmd.Flags(), "vision-url", "vision-model", "vision-api-key", "vision-timeout", "vision-price-in", "vision-price-out", "vision-format")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := load(s, cmd.Flags()); err != nil {

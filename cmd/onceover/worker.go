@@ -105,7 +105,7 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 	svc.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	analyzer, err := newAnalyzer(s)
 	if err != nil {
-		return nil, err
+		return nil, usageError(err)
 	}
 	if s.Vision.BaseURL == "" && !s.Offline {
 		svc.notes = append(svc.notes, "no vision model is configured: pictures are measured, not analysed; set vision-url and vision-model, or offline if that is wished for")

@@ -79,7 +79,11 @@ type Settings struct {
 	apiKey  Secret
 	pillow  string
 	prompts string
+	only    []string // the flags that help shows; all if there are none
 }
+
+// shows reports whether a flag means something to the command.
+func (s *Settings) shows(flag string) bool { return len(s.only) == 0 || slices.Contains(s.only, flag) }
 
 // DefaultLang is the language of jobs that name none, unless the operator says otherwise.
 const DefaultLang = "ko"
@@ -114,7 +118,7 @@ func Bind(fs *pflag.FlagSet, only ...string) *Settings {
 		Worker: worker.DefaultConfig(), Tasks: tasks.DefaultConfig(), Cache: cache.DefaultConfig(), Image: source.DefaultConfig(),
 		RedisURL: "redis://127.0.0.1:6379", HTTPAddr: "127.0.0.1:8080", LogLevel: "info", Asynqmon: "auto",
 	}
-	s.Vision.Timeout = 120 * time.Second
+	s.Vision.Timeout, s.only = 120*time.Second, only
 	s.brokers = strings.Join(s.Worker.BrokerURLs, ",")
 	for _, x := range s.table() {
 		help := x.help
@@ -334,16 +338,15 @@ func (s *Settings) complete(env map[string]string) []error {
 	check(s.Image.Validate())
 	var err error
 	if s.Prompts, err = LoadPrompts(s.prompts); err != nil {
-		return append(faults, err) // the others would need them
+		if s.shows("prompts") {
+			return append(faults, err) // the others would need them
+		}
+		s.Prompts = prompt.Builtin() // for messages at most
 	}
 	s.Tasks.Prompts = s.Prompts
 	s.Vision.APIKey, s.Vision.DefaultLang, s.Vision.Prompts = string(s.apiKey), s.Tasks.Lang, s.Prompts
-	if s.Vision.BaseURL != "" {
-		_, err := vision.NewOpenAI(s.Vision)
-		check(err)
-		if s.Offline {
-			faults = append(faults, errors.New("offline is set, and so is vision-url: expected one of them"))
-		}
+	if s.Vision.BaseURL != "" && s.Offline {
+		faults = append(faults, errors.New("offline is set, and so is vision-url: expected one of them"))
 	}
 	if s.Vision.BaseURL == "" && s.Vision.Model != "" {
 		faults = append(faults, errors.New("vision-model is set but vision-url is not: expected both, or neither for the offline describer"))

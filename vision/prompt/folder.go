@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // The tasks of a model.
@@ -57,12 +58,12 @@ type Folder struct {
 // Prompt is one prompt file.
 type Prompt struct {
 	File    string
-	Name    string         // the task: Analysis or Feedback
-	Variant string         // the language of the jobs it is for, as a BCP 47 tag in lower case; "" for all others
-	Model   string         // "" for the configured one
-	Config  map[string]any // further fields of a request, such as temperature
-	Schema  *Schema        // of the answer; nil for plain text, which only Feedback has
-	Version string         // 8 hex digits: SHA-256 of the file, its line ends taken as LF
+	Name    string                     // the task: Analysis or Feedback
+	Variant string                     // the language of the jobs it is for, as a BCP 47 tag in lower case; "" for all others
+	Model   string                     // "" for the configured one
+	Config  map[string]json.RawMessage // further fields of a request, such as temperature
+	Schema  *Schema                    // of the answer; nil for plain text, which only Feedback has
+	Version string                     // 8 hex digits: SHA-256 of the file, its line ends taken as LF
 	nodes   []node
 }
 
@@ -188,8 +189,11 @@ func (p *Prompt) frontMatter(m member, f *faults) {
 		}
 	case "model":
 		p.Model = text(m.value, key, f)
+		if len(p.Model) > 200 || strings.ContainsFunc(p.Model, unicode.IsControl) {
+			f.add(line, "model is longer than 200 bytes, or has control characters: expected a model's name")
+		}
 	case "config":
-		p.Config = map[string]any{}
+		p.Config = map[string]json.RawMessage{}
 		for _, c := range members(m.value, key, f) {
 			p.configure(c, f)
 		}
@@ -224,15 +228,11 @@ func (p *Prompt) configure(m member, f *faults) {
 		return
 	}
 	raw, err := toJSON(m.value)
-	if err == nil {
-		var v any
-		if err = json.Unmarshal(raw, &v); err == nil {
-			p.Config[name] = v
-		}
-	}
 	if err != nil {
 		f.add(m.key.Line, "config.%s: %v", name, err)
+		return
 	}
+	p.Config[name] = raw
 }
 
 // Values are those of a prompt's variables.

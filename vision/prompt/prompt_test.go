@@ -56,7 +56,7 @@ func TestDefault(t *testing.T) {
 		}
 		doc := fmt.Sprintf(`{"waste_type": "PET 플라스틱", "category": %q, "recyclable": true, "confidence": 0.9, "feedback": "f"}`,
 			p.Schema.root.fields[1].enum[0])
-		if got, err := p.Schema.Fit([]byte(doc)); err != nil || len(got.Changed)+len(got.OffList) > 0 {
+		if got, err := p.Schema.Fit([]byte(doc)); err != nil || len(got.OffList) > 0 || string(got.Fields) != strings.NewReplacer(": ", ":", ", ", ",").Replace(doc) {
 			t.Errorf("%s: got %+v, %v", p.File, got, err)
 		}
 	}
@@ -141,18 +141,25 @@ other.prompt: is not the name of a prompt: expected analysis.prompt or feedback.
 		{"analysis.prompt", analysis("type: array", "items: {type: string}"), "the schema is not that of an object with properties"},
 		{"analysis.prompt", analysis(o, "properties: {a: {type: text}}"), `:5: a is of type "text": expected one of object`},
 		{"analysis.prompt", analysis(o, "properties: {a b: {type: string}}"), `:5: property "a b": expected a name`},
-		{"analysis.prompt", analysis(o, "properties: {a: {}}"), `:5: a says nothing`},
+		{"analysis.prompt", analysis(o, "properties: {a: {}}"), `:5: a has no type`},
 		{"analysis.prompt", analysis(o, "properties: {a: {type: string}}", "required: [b]"), `:6: required of the schema names "b"`},
 		{"analysis.prompt", analysis(o, "properties: {a: {type: string}}", "additionalProperties: true"), `:6: additionalProperties of the schema: expected false`},
 		{"analysis.prompt", analysis(o, "properties: {a: {oneOf: [{type: string}]}}"), `:5: a has the keyword oneOf`},
 		{"analysis.prompt", analysis(o, "properties: {phash: {type: string}}"), `phash is a field that every result has`},
-		{"analysis.prompt", analysis(o, "properties: {confidence: {type: string}}"), `confidence is a field that all entries of the cache share: expected type number`},
+		{"analysis.prompt", analysis(o, "properties: {confidence: {type: string}}"), `confidence is a field that all entries of the cache share: expected the name confidence and type number`},
 		{"analysis.prompt", analysis(o, "properties: {a: {type: string, x-offlist: take}}"), ""},
 		{"analysis.prompt", analysis(o, "properties: {a: {type: string, x-offlist: refuse}}"), "a has x-synonyms or x-offlist and no list"},
 		{"analysis.prompt", analysis(o, "properties: {a: {type: string, enum: [x], x-offlist: drop}}"), `x-offlist of a is "drop": expected take or refuse`},
 		{"analysis.prompt", analysis(o, "properties: {a: {type: string, enum: [x], x-synonyms: {y: z}}}"), `x-synonyms of a takes "y" for "z", which is not in its enum`},
 		{"analysis.prompt", analysis(o, "properties: {a: {type: string, pattern: '('}}"), "not a JSON Schema"},
-		{"analysis.prompt", analysis(o, "properties: {a: {$ref: 'http://127.0.0.1/x'}}"), "not a JSON Schema"},
+		{"analysis.prompt", analysis(o, "properties: {a: {$ref: 'http://127.0.0.1/x'}}", "required: [a]"), "not a JSON Schema"},
+		{"analysis.prompt", analysis(o, "properties: {a: {const: x}}"), "a need not be there, and cannot be null"},
+		{"analysis.prompt", analysis(o, "properties: {a: {type: array}}"), "a is a list of anything: expected items"},
+		{"analysis.prompt", analysis(o, "properties: {a: {type: object}}"), "a is an object of anything: expected properties"},
+		{"analysis.prompt", analysis(o, "properties: {a: {anyOf: [{type: string, x-weird: 1}]}}", "required: [a]"), "a has the keyword x-weird"},
+		{"analysis.prompt", analysis(o, "properties: {Category: {type: string}}"), "expected the name category and type string"},
+		{"analysis.prompt", analysis(o, "properties: {Model: {type: string}}"), "Model is a field that every result has"},
+		{"analysis.prompt", "---\nmodel: \"a\\u0000b\"\n---\n{{media url=picture}}", "has control characters"},
 		{"analysis.prompt", analysis(o, "properties: {a: &x {type: array, items: *x}}"), "deeper than 40 levels"},
 		{"analysis.prompt", analysis(o, "properties: {a: {"+strings.Repeat("type: object, properties: {b: {", 5)+"type: string"+strings.Repeat("}}", 5)+"}}"),
 			"is nested deeper than the 5 levels"},
@@ -213,7 +220,7 @@ func TestFit(t *testing.T) {
 		{`{"kind":"galss_bottle"}`, `{"kind":"glass_bottle"}`, ""},
 		{`{"kind":"TIN"}`, `{"kind":"metal can"}`, ""},
 		{`{"kind":"metal cat"}`, `{"kind":"metal cat"}`, "kind"}, // can, or cap
-		{`{"kind":"pape"}`, `{"kind":"pape"}`, "kind"},           // too short to be sure
+		{`{"kind":"pap"}`, `{"kind":"pap"}`, "kind"},
 		{`{"kind":"PET 플라스틱"}`, `{"kind":"PET 플라스틱"}`, "kind"},
 		{`{"kind":"플라스틱 "}`, `{"kind":"플라스틱"}`, ""},
 		{`{"kind":"paper","confidence":"0.5","recyclable":"True"}`, `{"kind":"paper","confidence":0.5,"recyclable":true}`, ""},
@@ -229,20 +236,32 @@ func TestFit(t *testing.T) {
 			t.Errorf("%s: got %s, off the list %v, %v; want %s, %s", tt.doc, got.Fields, got.OffList, err, tt.want, tt.offList)
 			continue
 		}
-		if again, err := s.Fit(got.Fields); err != nil || string(again.Fields) != tt.want || len(again.Changed) > 0 {
-			t.Errorf("%s: a second time: got %s, changed %v, %v", tt.doc, again.Fields, again.Changed, err)
+		if again, err := s.Fit(got.Fields); err != nil || string(again.Fields) != tt.want {
+			t.Errorf("%s: a second time: got %s, %v", tt.doc, again.Fields, err)
 		}
 	}
 	for _, tt := range []struct{ doc, want string }{
 		{`{`, "it is not JSON"},
 		{`null`, "it is null: expected an object"},
 		{`"paper"`, "it is a text: expected an object"},
-		{`{}`, "missing property 'kind'"},
+		{`{}`, "it has none of the fields kind, strict"},
+		{`{"note":"n"}`, "missing property 'kind'"},
+		{`{"error":"x"}`, "it has none of the fields kind, strict"},
+		{`{"kind":"paper","kind":"metal can"}`, `"kind" is there twice`},
+		{`{"kind":"paper","Kind":"metal can"}`, "kind is there twice"},
+		{`{"kind":"paper","lines":[{"what":"a","what":"b"}]}`, `"what" is there twice`},
+		{`{"kind":"paper","note":1e2000000}`, "too large"},
+		{`{"kind":"paper","confidence":1e400}`, "too large"},
+		{`{"kind":"string"}`, `kind is "string": expected one of`},
+		{`{"kind":"..."}`, `kind is "...": expected one of`},
+		{`{"kind":""}`, `kind is "": expected one of`},
+		{`{"wrong_answer":{"kind":"paper"}}`, "it has none of the fields"},
+		{`{"data":{"data":{"data":{"kind":"paper"}}}}`, "it has none of the fields"},
 		{`{"kind":null}`, "kind: got null, want string"},
 		{`{"kind":"paper","strict":"maybe"}`, `strict is "maybe": expected one of yes_it_is, no_it_is`},
-		{`{"kind":"paper","confidence":1.5}`, "confidence: maximum: got 1.5, want 1"},
+		{`{"kind":"paper","confidence":1.5}`, "confidence is 1.5: expected 0 to 1"},
 		{`{"kind":"paper","confidence":"high"}`, "confidence: got string, want number"},
-		{`{"kind":"paper","confidence":"920 %"}`, "confidence: maximum: got 9.2, want 1"},
+		{`{"kind":"paper","confidence":"920 %"}`, "confidence is 9.2: expected 0 to 1"},
 		{`{"kind":"paper","recyclable":1}`, "recyclable: got number, want boolean"},
 		{`{"kind":"paper","note":" "}`, "note: minLength: got 0, want 1"},
 		{`{"kind":"paper","lines":[{"price":1}]}`, "lines.0: missing property 'what'"},
@@ -263,11 +282,36 @@ func TestFitSome(t *testing.T) {
 	for doc, want := range map[string]string{
 		`{"category": "tincan"}`:            `category is "tincan": expected one of plastic, clear PET bottle`,
 		`{"Category": "paper", "x": 1}`:     `there is no field "Category": expected some of waste_type, category`,
-		`{"confidence": 2}`:                 "confidence: maximum: got 2, want 1",
+		`{"confidence": 2}`:                 "confidence is 2: expected 0 to 1",
 		`{"waste_type": "", "feedback": 1}`: "waste_type: minLength: got 0, want 1",
 	} {
 		if got, err := s.FitSome([]byte(doc)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %s, %v, want %s", doc, got.Fields, err, want)
+		}
+	}
+}
+
+// TestSlips brings a slip of the pen to the list, and no other word.
+func TestSlips(t *testing.T) {
+	ko, en := Builtin().Find(Analysis, "ko").Schema, Builtin().Find(Analysis, "en").Schema
+	for _, tt := range []struct {
+		s          *Schema
+		from, want string // "" for a value that is taken as it is
+	}{
+		{en, "glas bottle", "glass bottle"}, {en, "Batery", "battery"}, {en, "plastci", "plastic"}, {en, "food-wastes", "food waste"}, {en, "lamps", "lamp"},
+		{en, "wood waste", ""}, {en, "metal pan", ""}, {en, "metal cap", ""}, {en, "clean PET bottle", ""}, {en, "PET bottle", ""}, {en, "glass", ""},
+		{en, "melt", ""}, {en, "paper bottle", ""}, {en, "hazardous food waste", ""},
+		{ko, "투명 페트병", "투명페트병"}, {ko, "플라스틱류", "플라스틱"},
+		{ko, "불투명 페트병", ""}, {ko, "소형폐기물", ""}, {ko, "무해 폐기물", ""}, {ko, "페트병", ""}, {ko, "유리", ""}, {ko, "가구", ""},
+	} {
+		doc := fmt.Sprintf(`{"waste_type": "w", "category": %q, "recyclable": true, "confidence": 0.9, "feedback": "f"}`, tt.from)
+		got, err := tt.s.Fit([]byte(doc))
+		want, offList := tt.want, tt.want == ""
+		if offList {
+			want = tt.from
+		}
+		if err != nil || !strings.Contains(string(got.Fields), fmt.Sprintf("%q", want)) || (len(got.OffList) > 0) != offList {
+			t.Errorf("%s: got %s, off the list %v, %v; want %s", tt.from, got.Fields, got.OffList, err, want)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -52,6 +53,7 @@ type field struct {
 	enum     []string // of a text; empty: any
 	synonyms map[string]string
 	refuse   bool // a value off the list
+	fixed    bool // by const
 }
 
 func (f *field) is(t string) bool { return slices.Contains(f.types, t) }
@@ -90,10 +92,12 @@ func parseSchema(n *yaml.Node, f *faults) *Schema {
 		f.add(n.Line, "the schema is not that of an object with properties: expected JSON Schema with \"type: object\" and \"properties\" (Picoschema is not read)")
 	}
 	for _, p := range root.fields {
-		if want, ok := shared[p.name]; ok && want == "" {
+		name := strings.ToLower(p.name)
+		switch want, ok := shared[name]; {
+		case ok && want == "":
 			f.add(n.Line, "%s is a field that every result has: expected another name", p.name)
-		} else if ok && !p.takes(want) {
-			f.add(n.Line, "%s is a field that all entries of the cache share: expected type %s", p.name, want)
+		case ok && (!p.takes(want) || p.name != name):
+			f.add(n.Line, "%s is a field that all entries of the cache share: expected the name %s and type %s", p.name, name, want)
 		}
 	}
 	if len(f.all) > before {
@@ -137,10 +141,11 @@ func compile(doc []byte) (*jsonschema.Schema, error) {
 	c := jsonschema.NewCompiler()
 	c.UseLoader(jsonschema.SchemeURLLoader{})
 	c.AssertFormat()
-	if err := c.AddResource("schema.json", v); err != nil {
+	const name = "answer:schema"
+	if err := c.AddResource(name, v); err != nil {
 		return nil, err
 	}
-	return c.Compile("schema.json")
+	return c.Compile(name)
 }
 
 // builder reads a schema's nodes.
@@ -202,6 +207,16 @@ func (b builder) field(n *yaml.Node, what string, depth int) *field {
 			default:
 				b.f.add(v.Line, "x-offlist of %s is %q: expected take or refuse", what, word)
 			}
+		case key == "const":
+			out.fixed = true
+		case key == "anyOf":
+			for _, c := range v.Content {
+				b.field(c, what, depth+1)
+			}
+		case key == "$defs":
+			for _, d := range members(v, "$defs", b.f) {
+				b.field(d.value, d.key.Value, depth+1)
+			}
 		case slices.Contains(sentKeywords, key), slices.Contains(localKeywords, key):
 		default:
 			b.f.add(m.key.Line, "%s has the keyword %s, which strict structured outputs do not take: expected some of %s", what, key,
@@ -210,10 +225,28 @@ func (b builder) field(n *yaml.Node, what string, depth int) *field {
 	}
 	b.require(out, required, what)
 	b.checkSynonyms(out, n, what)
-	if len(keywords) == 0 {
-		b.f.add(n.Line, "%s says nothing: expected at least a type", what)
-	}
+	b.checkForm(out, n, what, keywords)
 	return out
+}
+
+// checkForm looks for what strict structured outputs ask of a value.
+func (b builder) checkForm(out *field, n *yaml.Node, what string, keywords []member) {
+	has := func(key string) bool {
+		return slices.ContainsFunc(keywords, func(m member) bool { return m.key.Value == key })
+	}
+	switch {
+	case len(out.types) == 0 && !has("anyOf") && !has("$ref"):
+		b.f.add(n.Line, "%s has no type: expected one, or anyOf or $ref", what)
+	case out.is("array") && out.items == nil:
+		b.f.add(n.Line, "%s is a list of anything: expected items", what)
+	case out.is("object") && len(out.fields) == 0:
+		b.f.add(n.Line, "%s is an object of anything: expected properties", what)
+	}
+	for _, p := range out.fields {
+		if !p.required && (len(p.types) == 0 || p.fixed) {
+			b.f.add(n.Line, "%s need not be there, and cannot be null: expected it in required, or a type and no const", p.name)
+		}
+	}
 }
 
 // require marks the fields that must be there.
@@ -281,13 +314,15 @@ func (b builder) sent(n *yaml.Node, required bool) *yaml.Node {
 			for i := 0; i+1 < len(v.Content); i += 2 {
 				names = append(names, v.Content[i])
 			}
-			return b.each(v, func(name string, child *yaml.Node) *yaml.Node { return b.sent(child, slices.Contains(must, name)) })
+			return b.walk(v, func(name string, child *yaml.Node) *yaml.Node { return b.sent(child, slices.Contains(must, name)) })
 		case key == "required" || key == "additionalProperties" || !slices.Contains(sentKeywords, key):
 			return nil
 		case key == "$defs":
-			return b.each(v, func(_ string, child *yaml.Node) *yaml.Node { return b.sent(child, true) })
+			return b.walk(v, func(_ string, child *yaml.Node) *yaml.Node { return b.sent(child, true) })
 		case key == "items":
 			return b.sent(v, true)
+		case key == "anyOf":
+			return each(v, func(child *yaml.Node) *yaml.Node { return b.sent(child, true) })
 		}
 		return v
 	})
@@ -320,9 +355,11 @@ func (b builder) local(n *yaml.Node) *yaml.Node {
 		case slices.Contains(ourKeywords, key), key == "enum" && !refuse && len(b.enum(v)) > 0:
 			return nil
 		case key == "properties" || key == "$defs":
-			return b.each(v, func(_ string, child *yaml.Node) *yaml.Node { return b.local(child) })
+			return b.walk(v, func(_ string, child *yaml.Node) *yaml.Node { return b.local(child) })
 		case key == "items":
 			return b.local(v)
+		case key == "anyOf":
+			return each(v, b.local)
 		}
 		return v
 	})
@@ -339,8 +376,13 @@ func (b builder) walk(n *yaml.Node, f func(key string, v *yaml.Node) *yaml.Node)
 	return out
 }
 
-func (b builder) each(n *yaml.Node, f func(name string, v *yaml.Node) *yaml.Node) *yaml.Node {
-	return b.walk(n, f)
+// each returns a copy of a list in which each element is what f makes of it.
+func each(n *yaml.Node, f func(*yaml.Node) *yaml.Node) *yaml.Node {
+	out := &yaml.Node{Kind: yaml.SequenceNode, Line: n.Line}
+	for _, c := range n.Content {
+		out.Content = append(out.Content, f(resolved(c)))
+	}
+	return out
 }
 
 // withNull returns a list, or a value, with one more.
@@ -365,7 +407,7 @@ func scalar(value, tag string) *yaml.Node {
 type Fitted struct {
 	Fields  json.RawMessage // an object, its members in the order of the schema
 	OffList []string        // the fields whose values are on no list and were taken as they are
-	Changed []string        // the fields that were brought into the form of the schema
+	Dropped []string        // the fields that the schema does not have
 }
 
 // Fit brings an answer into the form of the schema where what is meant is unmistakable, and checks it. Names and listed
@@ -381,15 +423,20 @@ func (s *Schema) Fit(doc []byte) (Fitted, error) {
 	if err == nil {
 		return fitted, nil
 	}
-	if inner, ok := onlyObject(object); ok { // {"analysis": {…}}
-		if raw, rerr := json.Marshal(inner); rerr == nil {
-			if f, rerr := s.Fit(raw); rerr == nil {
-				return f, nil
-			}
+	for range maxWraps { // {"analysis": {…}}
+		var ok bool
+		if object, ok = unwrapped(object); !ok {
+			break
+		}
+		if f, err := s.fit(object, s.whole); err == nil {
+			return f, nil
 		}
 	}
 	return Fitted{}, err
 }
+
+// maxWraps is how deep an answer may be wrapped.
+const maxWraps = 2
 
 // FitSome is Fit for what a person says of some fields. A field that the schema does not have, and a value off a list, are
 // errors here: a person can be asked.
@@ -411,16 +458,22 @@ func (s *Schema) FitSome(doc []byte) (Fitted, error) {
 		faults = append(faults, err.Error())
 	}
 	for _, path := range fitted.OffList {
-		for _, p := range s.root.fields {
-			if p.name == path {
-				faults = append(faults, offList(p, path, object[path]))
-			}
-		}
+		faults = append(faults, s.root.offList(path, object[path]))
 	}
 	if len(faults) > 0 {
 		return Fitted{}, errors.New(strings.Join(faults, "; "))
 	}
 	return fitted, nil
+}
+
+// offList says that a field of the answer is off its list; path leads to it.
+func (f *field) offList(path string, v any) string {
+	for _, p := range f.fields {
+		if p.name == path {
+			return offList(p, path, v)
+		}
+	}
+	return fmt.Sprintf("%s is none of its list in the schema", path)
 }
 
 func offList(f *field, path string, v any) string {
@@ -440,25 +493,92 @@ func readObject(doc []byte) (map[string]any, error) {
 	if !ok {
 		return nil, fmt.Errorf("it is %s: expected an object", jsonKind(v))
 	}
-	return object, nil
+	if name := doubled(doc); name != "" {
+		return nil, fmt.Errorf("%q is there twice", name)
+	}
+	return object, finite(v)
+}
+
+// doubled returns a name that an object of a JSON document has twice, "" if there is none.
+func doubled(doc []byte) string {
+	dec := json.NewDecoder(bytes.NewReader(doc))
+	dec.UseNumber()
+	var open []map[string]bool // the names of each object around; nil for a list
+	name := false              // the next text is a name
+	for {
+		token, err := dec.Token()
+		if err != nil {
+			return ""
+		}
+		switch t := token.(type) {
+		case json.Delim:
+			switch t {
+			case '{':
+				open = append(open, map[string]bool{})
+			case '[':
+				open = append(open, nil)
+			default:
+				open = open[:len(open)-1]
+			}
+		case string:
+			if names := open[max(len(open)-1, 0):]; name && len(names) > 0 {
+				if names[0][t] {
+					return t
+				}
+				names[0][t], name = true, false
+				continue
+			}
+		}
+		name = len(open) > 0 && open[len(open)-1] != nil
+	}
+}
+
+// finite returns an error if a value has a number that a float64 cannot hold: nobody could read the entry.
+func finite(v any) error {
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := v.Float64(); err != nil || math.IsInf(n, 0) {
+			return errors.New("a number in it is too large")
+		}
+	case []any:
+		for _, m := range v {
+			if err := finite(m); err != nil {
+				return err
+			}
+		}
+	case map[string]any:
+		for _, m := range v {
+			if err := finite(m); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (s *Schema) fit(object map[string]any, by *jsonschema.Schema) (Fitted, error) {
 	fitter := fitter{}
 	fitted := fitter.object(s.root, object, "")
+	if len(fitted) == 0 {
+		all, _ := s.Names()
+		return Fitted{}, fmt.Errorf("it has none of the fields %s", strings.Join(all, ", "))
+	}
 	if faults := append(fitter.faults, check(by, fitted)...); len(faults) > 0 {
 		return Fitted{}, errors.New(strings.Join(faults, "; "))
 	}
 	var out bytes.Buffer
 	err := encode(&out, s.root, fitted)
-	return Fitted{out.Bytes(), fitter.offList, fitter.changed}, err
+	return Fitted{out.Bytes(), fitter.offList, fitter.dropped}, err
 }
 
-// onlyObject returns the only member of an object if that is an object.
-func onlyObject(v map[string]any) (map[string]any, bool) {
-	for _, m := range v {
+// wrappers are names under which models put an answer.
+var wrappers = []string{"analysis", "answer", "arguments", "data", "json", "output", "parameters", "response", "result"}
+
+// unwrapped returns the only member of an object if that is an object under one of these names.
+func unwrapped(v map[string]any) (map[string]any, bool) {
+	for name, m := range v {
 		inner, ok := m.(map[string]any)
-		return inner, ok && len(v) == 1
+		return inner, ok && len(v) == 1 && slices.Contains(wrappers, strings.ToLower(name))
 	}
 	return nil, false
 }
@@ -491,10 +611,8 @@ func check(s *jsonschema.Schema, v any) []string {
 
 // fitter brings a value into the form of its schema.
 type fitter struct {
-	faults, offList, changed []string
+	faults, offList, dropped []string
 }
-
-func (t *fitter) note(path string) { t.changed = append(t.changed, path) }
 
 func join(path, name string) string {
 	if path == "" {
@@ -506,36 +624,35 @@ func join(path, name string) string {
 func (t *fitter) object(f *field, v map[string]any, path string) map[string]any {
 	out := map[string]any{}
 	for _, name := range slices.Sorted(maps.Keys(v)) {
-		m, p := v[name], f.member(name, v)
+		m, p := v[name], f.member(name)
 		if p == nil { // no server was asked for it
 			if len(f.fields) == 0 {
 				out[name] = m
 			} else {
-				t.note(join(path, name))
+				t.dropped = append(t.dropped, join(path, name))
 			}
 			continue
 		}
 		if m == nil && !p.required && !p.is("null") {
 			continue
 		}
-		if p.name != name {
-			t.note(join(path, p.name))
+		if _, twice := out[p.name]; twice {
+			t.faults = append(t.faults, fmt.Sprintf("%s is there twice", join(path, p.name)))
 		}
 		out[p.name] = t.value(p, m, join(path, p.name))
 	}
 	return out
 }
 
-// member returns the field of a name, which may differ in case and separators from the schema's if that one is not
-// there.
-func (f *field) member(name string, v map[string]any) *field {
+// member returns the field of a name, which may differ in case and separators from the schema's.
+func (f *field) member(name string) *field {
 	for _, p := range f.fields {
 		if p.name == name {
 			return p
 		}
 	}
 	for _, p := range f.fields {
-		if _, there := v[p.name]; !there && bare(p.name) == bare(name) {
+		if bare(p.name) == bare(name) {
 			return p
 		}
 	}
@@ -564,9 +681,17 @@ func (t *fitter) value(f *field, v any, path string) any {
 		return t.text(f, v, path)
 	case json.Number:
 		if f.takes("string") {
-			t.note(path)
 			return v.String()
 		}
+		return t.number(path, v)
+	}
+	return v
+}
+
+// number checks what all entries of the cache share.
+func (t *fitter) number(path string, v json.Number) json.Number {
+	if n, err := v.Float64(); path == "confidence" && (err != nil || n < 0 || n > 1) {
+		t.faults = append(t.faults, fmt.Sprintf("confidence is %s: expected 0 to 1", v))
 	}
 	return v
 }
@@ -575,10 +700,7 @@ var percent = regexp.MustCompile(`^(\d{1,3}(?:\.\d+)?)\s*%$`)
 
 // text brings a text into the form of its field.
 func (t *fitter) text(f *field, v, path string) any {
-	if trimmed := strings.TrimSpace(v); trimmed != v {
-		t.note(path)
-		v = trimmed
-	}
+	v = strings.TrimSpace(v)
 	var out any
 	switch {
 	case len(f.enum) > 0:
@@ -586,10 +708,10 @@ func (t *fitter) text(f *field, v, path string) any {
 	case f.takes("number") || f.takes("integer"):
 		if m := percent.FindStringSubmatch(v); m != nil && f.name == "confidence" {
 			if n, err := strconv.ParseFloat(m[1], 64); err == nil {
-				out = json.Number(strconv.FormatFloat(n/100, 'g', 12, 64))
+				out = t.number(path, json.Number(strconv.FormatFloat(n/100, 'g', 12, 64)))
 			}
 		} else if json.Valid([]byte(v)) && json.Unmarshal([]byte(v), new(float64)) == nil {
-			out = json.Number(v)
+			out = t.number(path, json.Number(v))
 		}
 	case f.takes("boolean") && strings.EqualFold(v, "true"):
 		out = true
@@ -599,21 +721,21 @@ func (t *fitter) text(f *field, v, path string) any {
 	if out == nil {
 		return v
 	}
-	t.note(path)
 	return out
 }
+
+// indices are those of lists in a path.
+var indices = regexp.MustCompile(`\.\d+`)
 
 // listed brings a text to the value of the list that it means.
 func (t *fitter) listed(f *field, v, path string) string {
 	meant, ok := f.meant(v)
 	switch {
-	case ok && meant == v:
 	case ok:
-		t.note(path)
-	case f.refuse:
+	case f.refuse, !says(v):
 		t.faults = append(t.faults, offList(f, path, v))
 	default:
-		t.offList = append(t.offList, path)
+		t.offList = append(t.offList, indices.ReplaceAllString(path, ""))
 	}
 	return meant
 }
