@@ -171,8 +171,9 @@ func TestStopWhileRefused(t *testing.T) {
 	close(g.release)
 	b.until(func() bool { return b.logs.FilterMessageSnippet("consuming is paused").Len() == 1 })
 	var returned *worker.ReturnedError
-	if err := stop(); !errors.As(err, &returned) || returned.Jobs != b.cfg.Concurrency {
-		t.Errorf("Run: got %v, want %d jobs returned", err, b.cfg.Concurrency)
+	// Those that have run, and those fetched in their place before consuming was paused.
+	if err := stop(); !errors.As(err, &returned) || returned.Jobs < b.cfg.Concurrency || returned.Jobs > 2*b.cfg.Concurrency {
+		t.Errorf("Run: got %v, want %d jobs returned or a few more", err, b.cfg.Concurrency)
 	}
 	if b.logs.FilterMessageSnippet("the broker does not answer").Len() > 0 {
 		t.Error("the log says that the broker does not answer, which does")
