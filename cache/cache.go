@@ -264,14 +264,15 @@ func noEntry(err error) bool {
 }
 
 // decode reads an entry. What tells an analysis from other JSON is waste_type or
-// category, or who made it.
+// category, or, in other domains, who made it and that it says something.
 func decode(doc []byte) (*Entry, error) {
 	var e Entry
 	if err := json.Unmarshal(doc, &e); err != nil {
 		return nil, err
 	}
-	if e.WasteType == "" && e.Category == "" && e.PromptVersion == "" && e.CorrectedAt == "" {
-		return nil, errors.New("neither waste_type nor category nor prompt_version nor corrected_at is set")
+	ours := (e.PromptVersion != "" || e.CorrectedAt != "") && (e.More != "" || e.Feedback != "")
+	if e.WasteType == "" && e.Category == "" && !ours {
+		return nil, errors.New("it has neither waste_type nor category, nor prompt_version or corrected_at with other fields")
 	}
 	// Others may write what they like; sums and counters may not break over it.
 	if e.CostMicroUSD < 0 || e.CostMicroUSD > maxCost {

@@ -529,7 +529,7 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		if math.IsNaN(e.Confidence) || math.IsInf(e.Confidence, 0) || e.WasteType == "" && e.Category == "" && e.PromptVersion == "" && e.CorrectedAt == "" {
+		if math.IsNaN(e.Confidence) || math.IsInf(e.Confidence, 0) || e.WasteType == "" && e.Category == "" && e.More == "" && e.Feedback == "" {
 			t.Fatalf("got %+v, want an analysis", e)
 		}
 		again, err := marshalled(*e)

@@ -318,6 +318,11 @@ func (m *model) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if _, err := body.ReadFrom(r.Body); err != nil {
 		return
 	}
+	var asked struct{ Model string }
+	if err := json.Unmarshal(body.Bytes(), &asked); err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
 	content := "질문에 대한 답변입니다"
 	if strings.Contains(body.String(), "image_url") {
 		m.vision.Add(1)
@@ -336,7 +341,7 @@ func (m *model) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]any{
-		"id": "c", "object": "chat.completion", "created": 1, "model": "test-model",
+		"id": "c", "object": "chat.completion", "created": 1, "model": asked.Model,
 		"choices": []any{map[string]any{"index": 0, "finish_reason": "stop", "message": map[string]any{"role": "assistant", "content": content}}},
 		"usage":   map[string]any{"prompt_tokens": 900, "completion_tokens": 50, "total_tokens": 950},
 	})
