@@ -56,7 +56,7 @@ func (j *job) claimAs(jobs, waits context.Context, kind string) (done bool, err 
 			// This delivery may come again, and must not be taken for one of that run then.
 			from = ""
 			met = holder
-			if _, err := j.book.Alive(waits, j.req.ID, holder); err != nil {
+			if err := j.sayHolds(waits, holder); err != nil {
 				return false, err
 			}
 		}
@@ -64,6 +64,15 @@ func (j *job) claimAs(jobs, waits context.Context, kind string) (done bool, err 
 			return false, err
 		}
 	}
+}
+
+// sayHolds says that the holder of the id is at work on another message. It is still said when the wait
+// ends, as the delivery may come again then.
+func (j *job) sayHolds(waits context.Context, holder string) error {
+	ctx, done := lingering(waits, lastWrites)
+	defer done()
+	_, err := j.book.Alive(ctx, j.req.ID, holder)
+	return err
 }
 
 // claimed notes that the job has its id.

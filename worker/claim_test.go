@@ -41,8 +41,9 @@ func (b *bundle) second() (stop func() error) {
 	return stop
 }
 
-// TestCopyGivenBack publishes an id twice. The worker that holds the copy gives it back, and the
-// next one must not take it for a redelivery of the run that is at work.
+// TestCopyGivenBack publishes an id twice. The worker that holds the copy gives it back, though it stops
+// just when it hears that the id is taken, and the next one must not take the copy for a redelivery of the
+// run that is at work.
 func TestCopyGivenBack(t *testing.T) {
 	b := setup(t)
 	b.cfg.Concurrency = 1
@@ -52,6 +53,7 @@ func TestCopyGivenBack(t *testing.T) {
 	b.start()
 	id := b.send("t", nil)
 	<-g.entered
+	b.store = refusals{store.Store, store.taken, true}
 	stop := b.second()
 	b.send("t", func(r *celery.Request) { r.ID = id })
 	<-store.taken
@@ -62,6 +64,7 @@ func TestCopyGivenBack(t *testing.T) {
 	case <-store.taken: // of the worker that has stopped
 	default:
 	}
+	b.store = store
 	b.second()
 	for range 3 { // once it has waited for a sign of life it would take the id
 		select {

@@ -16,11 +16,12 @@ import (
 type refusals struct {
 	*results.Store
 	taken chan string
+	late  bool // a job hears of a refusal when it need not wait any more
 }
 
 // watchRefusals has the workers that start from here on tell when an id is refused to a job.
 func (b *bundle) watchRefusals() refusals {
-	r := refusals{b.results, make(chan string, 1)}
+	r := refusals{b.results, make(chan string, 1), false}
 	b.store = r
 	return r
 }
@@ -31,6 +32,9 @@ func (r refusals) Begin(ctx context.Context, taskID, run, from, earlier string) 
 		select {
 		case r.taken <- taskID:
 		default: // it asks again and again
+		}
+		if r.late {
+			<-ctx.Done()
 		}
 	}
 	return stored, holder, err
