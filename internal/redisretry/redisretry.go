@@ -121,8 +121,8 @@ func (c *call) attempt(ctx context.Context, op func(context.Context) error) erro
 	if staleConn(err) && c.away == nil && c.broken == 0 {
 		err = op(ctx)
 	}
-	if err != nil && ctx.Err() != nil && isContext(err) {
-		// The caller is gone; what Redis would have said is unknown.
+	if err != nil && (ctx.Err() != nil && isContext(err) || c.away != nil && over(ctx) && isTimeout(err)) {
+		// The caller is gone; what Redis would have said is unknown, and what was wrong before is what is known.
 		return backoff.Permanent(context.Cause(ctx))
 	}
 	if c.tooLarge(ctx, err) {
@@ -181,6 +181,12 @@ func (c *call) end() {
 	if c.away != nil {
 		c.g.leave()
 	}
+}
+
+// over reports whether ctx has ended, or its deadline has passed, which a connection may see first.
+func over(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 func isContext(err error) bool {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -152,4 +153,26 @@ func TestStalledServer(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("still waiting 20 s after the end of the context")
 	}
+}
+
+// TestLastAttemptRunsIntoTheDeadline has the caller's time end in the middle of an attempt: the error is what was wrong
+// before, as the time-out of the connection says nothing.
+func TestLastAttemptRunsIntoTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := redisretry.New("results", zap.NewNop())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		why := reply("READONLY You can't write against a read only replica.")
+		err := g.Do(ctx, func(ctx context.Context) error {
+			if deadline, _ := ctx.Deadline(); time.Until(deadline) > 3*time.Second {
+				return why
+			}
+			<-ctx.Done()
+			return &net.OpError{Op: "write", Err: os.ErrDeadlineExceeded}
+		})
+		var away *redisretry.UnavailableError
+		if !errors.As(err, &away) || !errors.Is(err, why) {
+			t.Errorf("got %v, want that Redis is away with %v", err, why)
+		}
+	})
 }
