@@ -55,7 +55,7 @@ const (
 // the broker would count a return, and drop the job after some. The error is that the worker
 // stops.
 func (j *job) conclude(jobs context.Context, v verdict) error {
-	ctx, done := lingering(jobs, lastWrites)
+	ctx, done := lingering(jobs, j.w.leftToWrite())
 	defer done()
 	j.place.leave()
 	j.enter(settled)

@@ -3,15 +3,18 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"go.uber.org/goleak"
 
 	"onceover/celery"
 	"onceover/internal/testenv"
 	"onceover/rabbit"
+	"onceover/results"
 	"onceover/worker"
 )
 
@@ -272,5 +275,29 @@ func TestSameIDTwice(t *testing.T) {
 	b.until(func() bool { return len(b.outcomes(id)) == 2 })
 	if g.runs.Load() != 1 {
 		t.Errorf("got %d runs, want 1", g.runs.Load())
+	}
+}
+
+// TestLateJobIsNotLeftBehind stops a worker whose handler takes its time to heed that, and whose outcome cannot be
+// stored then: the worker does not end before the job has been given back.
+func TestLateJobIsNotLeftBehind(t *testing.T) {
+	b := setup(t)
+	b.cfg.Grace = 0
+	entered := make(chan struct{})
+	b.task("t", worker.HandlerFunc(func(ctx context.Context, r *celery.Request) (any, error) {
+		close(entered)
+		<-ctx.Done()
+		time.Sleep(3 * time.Second) // it is slow to end, which is the point
+		return 1, b.redis.LPush(context.Background(), results.Key(r.ID), "x").Err()
+	}))
+	others := goleak.IgnoreCurrent()
+	_, stop := b.start()
+	b.send("t", nil)
+	<-entered
+	if err := stop(); err == nil {
+		t.Error("got no error of a worker that gave a job back")
+	}
+	if left := goleak.Find(others, goleak.IgnoreTopFunction("internal/poll.runtime_pollWait")); left != nil && strings.Contains(left.Error(), "worker.(*job)") {
+		t.Errorf("a job is left behind: %v", left)
 	}
 }

@@ -100,6 +100,7 @@ type Worker struct {
 	shutdown        chan struct{} // closed by the remote command of this name
 	downOnce        sync.Once
 	returned        atomic.Int64 // jobs given back because the worker stopped
+	ending          atomic.Int64 // when running jobs had to end, in Unix nanoseconds; 0 before
 }
 
 // New returns a worker whose metrics are registered with reg. It fails if cfg is
@@ -268,6 +269,7 @@ func (w *Worker) drain(s *session, stopJobs context.CancelCauseFunc) error {
 			waiting = false
 		}
 	}
+	w.ending.Store(time.Now().UnixNano())
 	stopJobs(errStopping)
 	// Jobs that heed their context are gone in a moment. One that does not is
 	// left behind: closing the connection returns its delivery all the same.
@@ -280,6 +282,14 @@ func (w *Worker) drain(s *session, stopJobs context.CancelCauseFunc) error {
 	}
 	w.log.Warn("stopped before all jobs had finished", zap.Int64("jobs_returned", w.returned.Load()))
 	return w.stopError()
+}
+
+// leftToWrite is how long an outcome may still be stored after the jobs have to end, or have had to.
+func (w *Worker) leftToWrite() time.Duration {
+	if at := w.ending.Load(); at != 0 {
+		return lastWrites - time.Since(time.Unix(0, at))
+	}
+	return lastWrites
 }
 
 func (w *Worker) stopError() error {
