@@ -166,6 +166,7 @@ type Retry struct {
 	Err        error         // what went wrong; may be nil
 	After      time.Duration // wait at least this long; 0: the worker's backoff decides
 	MaxRetries *int          // in place of the task's own; nil: the task's own
+	For        time.Duration // retries go on until this long after the first one, however many; 0: a number of them
 	Expires    time.Time     // in place of the message's own; zero: the message's own
 }
 
@@ -177,6 +178,22 @@ func (r *Retry) Error() string {
 }
 
 func (r *Retry) Unwrap() error { return r.Err }
+
+// Postpone is returned by a task that has not begun what it was called for, as somebody else had no room for
+// it: it is run again later. That is no retry: it is not counted, nor is RETRY stored. Celery has nothing like it.
+type Postpone struct {
+	Err   error         // why; may be nil
+	After time.Duration // wait at least this long
+}
+
+func (p *Postpone) Error() string {
+	if p.Err == nil {
+		return "postponed"
+	}
+	return p.Err.Error()
+}
+
+func (p *Postpone) Unwrap() error { return p.Err }
 
 // ErrIgnore is returned by a task whose outcome is not to be stored: no state,
 // no callbacks, no chord part (celery.exceptions.Ignore).

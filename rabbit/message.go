@@ -40,6 +40,7 @@ type Own struct {
 	Parks    int       // how often the present attempt was parked
 	Replayed time.Time // the last replay
 	First    time.Time // the job's first failure
+	Trying   time.Time // the first of the retries under way that go on for a time
 	Previous string    // the error before the last replay
 	Since    string    // digest of an end on record that the message comes after: see celery.Stored
 	Routed   bool      // it had gone back to its queue before, so that its route stood in marks
@@ -53,6 +54,7 @@ const (
 	headerParks      = "x-onceover-parks"
 	headerReplayed   = "x-onceover-replayed" // RFC 3339
 	headerFirst      = "x-onceover-first"    // RFC 3339
+	headerTrying     = "x-onceover-trying"   // RFC 3339
 	headerPrevious   = "x-onceover-previous"
 	headerSince      = "x-onceover-since"
 	headerExchange   = "x-onceover-exchange"
@@ -101,6 +103,7 @@ func messageOf(d amqp.Delivery, queue string) Message {
 		Parks:    count(m.take(headerParks)),
 		Replayed: moment(m.take(headerReplayed)),
 		First:    moment(m.take(headerFirst)),
+		Trying:   moment(m.take(headerTrying)),
 	}
 	m.Own.Previous, _ = m.take(headerPrevious).(string)
 	m.Own.Since, _ = m.take(headerSince).(string)
@@ -156,6 +159,9 @@ func (o Own) headers() amqp.Table {
 	}
 	if !o.First.IsZero() {
 		out[headerFirst] = o.First.UTC().Format(time.RFC3339Nano)
+	}
+	if !o.Trying.IsZero() {
+		out[headerTrying] = o.Trying.UTC().Format(time.RFC3339Nano)
 	}
 	if o.Previous != "" {
 		out[headerPrevious] = o.Previous

@@ -34,8 +34,9 @@ type terminated struct{ signal int }
 func (t *terminated) Error() string { return "terminated" }
 
 // decide turns the outcome of an attempt into the job's verdict. Nothing else
-// does. cause is why the attempt's context had ended, nil if it had not.
-func decide(t *task, err, cause error, req *celery.Request) verdict {
+// does. cause is why the attempt's context had ended, nil if it had not; trying is when the first
+// retry was decided of those that go on for a time, zero if there was none.
+func decide(t *task, err, cause error, req *celery.Request, trying time.Time) verdict {
 	if err == nil {
 		return verdict{fate: succeed, outcome: outcomeSuccess}
 	}
@@ -59,10 +60,13 @@ func decide(t *task, err, cause error, req *celery.Request) verdict {
 	}
 	var (
 		again    *celery.Retry
+		later    *celery.Postpone
 		replaced *celery.Replace
 		rejected *celery.Reject
 	)
 	switch {
+	case errors.As(err, &later):
+		return verdict{fate: postpone, err: err, wait: later.After, outcome: outcomeParked}
 	case errors.As(err, &again):
 	case errors.Is(err, celery.ErrIgnore):
 		return verdict{fate: ignore, outcome: outcomeIgnored}
@@ -83,9 +87,16 @@ func decide(t *task, err, cause error, req *celery.Request) verdict {
 	if again.MaxRetries != nil {
 		maxRetries = *again.MaxRetries
 	}
+	wait, granted := t.Backoff.wait(req.Retries, again.After), req.Retries < maxRetries
+	if again.For > 0 {
+		wait = max(wait, t.Backoff.wait(req.Retries, 0)) // they grow, whatever is asked for
+		wait, trying, granted = untilEnd(wait, again.For, trying)
+	} else {
+		trying = time.Time{}
+	}
 	switch {
-	case req.Retries < maxRetries:
-		v := verdict{fate: retry, err: again, wait: t.Backoff.wait(req.Retries, again.After), expires: again.Expires, outcome: outcomeRetry}
+	case granted:
+		v := verdict{fate: retry, err: again, wait: wait, trying: trying, expires: again.Expires, outcome: outcomeRetry}
 		if again.Err != nil {
 			v.exc = exceptionOf(again.Err)
 		}
@@ -96,6 +107,17 @@ func decide(t *task, err, cause error, req *celery.Request) verdict {
 		return failed(&celery.Exception{Type: "MaxRetriesExceededError", Module: celery.ModuleCelery, Args: []any{
 			fmt.Sprintf("Can't retry %s[%s] args:%s kwargs:%s", req.Task, req.ID, req.ArgsText(), req.KwargsText())}})
 	}
+}
+
+// untilEnd bounds the pause before a retry so that the last one comes when they have gone on for long enough.
+// After that none is granted.
+func untilEnd(wait, long time.Duration, began time.Time) (_ time.Duration, trying time.Time, granted bool) {
+	now := time.Now()
+	if began.IsZero() {
+		began = now
+	}
+	left := began.Add(long).Sub(now)
+	return min(wait, left), began, left > 0
 }
 
 // wait is the pause before retry number retries+1. after is the pause that the handler asked for,

@@ -46,6 +46,8 @@ func TestDecide(t *testing.T) {
 		{"retry without a reason", &celery.Retry{}, nil, 0, retry, ""},
 		{"no retry left, without a reason", &celery.Retry{}, nil, 3, fail,
 			"celery.exceptions.MaxRetriesExceededError: Can't retry t[id] args:() kwargs:{}"},
+		{"postpone", fmt.Errorf("ask: %w", Postpone(boom, time.Second)), nil, 5, postpone, ""},
+		{"postpone while stopping", Postpone(boom, time.Second), errStopping, 0, giveBack, ""},
 		{"ignore", fmt.Errorf("seen: %w", ErrIgnore), nil, 0, ignore, ""},
 		{"reject", Reject("no", false), nil, 0, fail, "celery.exceptions.Reject: ('no', False)"},
 		{"reject and requeue", Reject("no", true), nil, 0, requeue, ""},
@@ -59,7 +61,7 @@ func TestDecide(t *testing.T) {
 	}
 	for _, tt := range tests {
 		o := decide(&task{Task: Task{MaxRetries: 3, AutoRetry: func(err error) bool { return err == errAgain }}}, tt.err, tt.cause,
-			&celery.Request{ID: "id", Task: "t", Retries: tt.retries})
+			&celery.Request{ID: "id", Task: "t", Retries: tt.retries}, time.Time{})
 		got := ""
 		if o.exc != nil {
 			got = o.exc.Error()
@@ -71,6 +73,30 @@ func TestDecide(t *testing.T) {
 }
 
 var errAgain = errors.New("again")
+
+// TestRetryFor retries for a time: however many there were, until the last one comes at its end.
+func TestRetryFor(t *testing.T) {
+	exc := celery.NewException("ValueError", "bad", nil)
+	decided := func(after, began time.Duration) verdict {
+		trying := time.Time{}
+		if began > 0 {
+			trying = time.Now().Add(-began)
+		}
+		return decide(&task{}, &celery.Retry{Err: exc, For: time.Hour, After: after}, nil, &celery.Request{Retries: 1000}, trying)
+	}
+	if v := decided(time.Minute, 0); v.fate != retry || v.wait != time.Minute || time.Since(v.trying) > time.Minute {
+		t.Errorf("the first: got %+v", v)
+	}
+	if v := decided(time.Minute, 30*time.Minute); v.fate != retry || v.wait != time.Minute || time.Since(v.trying) < 30*time.Minute {
+		t.Errorf("in between: got %+v, want a retry that began with the first", v)
+	}
+	if v := decided(time.Minute, time.Hour-time.Second); v.fate != retry || v.wait > time.Second {
+		t.Errorf("the last: got %+v, want one at the end", v)
+	}
+	if v := decided(time.Minute, time.Hour); v.fate != fail || v.exc != exc {
+		t.Errorf("after the end: got %+v, want the failure", v)
+	}
+}
 
 func TestBackoff(t *testing.T) {
 	for retries := range 70 {

@@ -13,7 +13,6 @@ import (
 
 	"onceover/celery"
 	"onceover/failed"
-	"onceover/internal/crash"
 	"onceover/rabbit"
 )
 
@@ -297,8 +296,12 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if v.fate != giveBack {
+	switch v.fate {
+	case postpone:
+		return j.postpone(jobs, waits, v)
+	default:
 		return false, j.conclude(jobs, v)
+	case giveBack:
 	}
 	j.release(verdict{}, false)
 	j.goesRound()
@@ -377,12 +380,7 @@ func (j *job) waitForETA(jobs, waits context.Context) (parked bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	crash.Point("park-before-ack")
-	j.enter(settled)
-	j.release(verdict{}, false)
-	ackErr := j.ack()
-	j.w.metrics.jobs.WithLabelValues(j.task.Name, outcomeParked).Inc()
-	j.w.log.Info("task parked", j.fields(zap.Time("eta", j.req.ETA), zap.Bool("ack_lost", ackErr != nil))...)
+	j.parked(j.req.ETA)
 	return true, nil
 }
 
@@ -429,7 +427,7 @@ func (j *job) attempt(jobs, waits context.Context) (verdict, error) {
 	value, cause, err := runAttempt(context.WithValue(ctx, attemptKey{}, a), j.task.Handler, j.req, soft, hard)
 	j.enter(settled)
 	a.end()
-	v := decide(j.task, err, cause, j.req)
+	v := decide(j.task, err, cause, j.req, j.message.Own.Trying)
 	v.value, v.stage, v.children = value, stageOf(err), a.plan.Children
 	if (v.fate == giveBack && errors.Is(cause, errStopping) || v.fate == requeue) && j.hasAcked() {
 		return j.givenUp(v, err), nil

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -55,6 +56,16 @@ func (p *pool) join() *ticket {
 	defer p.mu.Unlock()
 	t := &ticket{p: p, granted: make(chan struct{})}
 	p.waiting = append(p.waiting, t)
+	p.grant()
+	return t
+}
+
+// rejoin gets in line before all others, for a slot that was given away for a while.
+func (p *pool) rejoin() *ticket {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := &ticket{p: p, granted: make(chan struct{})}
+	p.waiting = slices.Insert(p.waiting, 0, t)
 	p.grant()
 	return t
 }

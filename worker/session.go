@@ -498,7 +498,7 @@ const maxScheduled = 10000
 // mayHoldMore reports whether a consumer whose deliveries wait may be replaced by one that brings
 // others.
 func (w *Worker) mayHoldMore() bool {
-	return w.held.scheduled() <= maxScheduled && w.bodies.bytes() < w.cfg.HeldBytes
+	return int64(w.held.scheduled())+w.aside.Load() <= maxScheduled && w.bodies.bytes() < w.cfg.HeldBytes
 }
 
 // holdMore notes that a delivery of c waits for a time, and has c replaced when

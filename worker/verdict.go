@@ -24,6 +24,7 @@ const (
 	ignore               // by the task's own wish: nothing is recorded
 	replace              // another signature takes its place
 	requeue              // back to its queue, because the task wants it so
+	postpone             // not an end: there was no room for the job elsewhere, it runs again after a time
 	giveBack             // not an end: nothing is wrong with the job, it runs again later
 )
 
@@ -40,6 +41,7 @@ type verdict struct {
 	children  []*celery.Result  // of a run: the tasks that the handler has started
 	followers []*celery.Result  // of a success: those that come after it
 	wait      time.Duration     // before the next attempt
+	trying    time.Time         // when the first retry was decided of those that go on for a time; zero: they are counted
 	expires   time.Time         // of the next attempt; zero: as before
 	replace   *celery.Replace
 	why       revocation
