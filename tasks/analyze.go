@@ -55,11 +55,17 @@ type Config struct {
 	PillowOrder phash.Order    // of the Python services that share the cache
 	Cores       int            // pictures decoded, hashed or scaled at once; default runtime.GOMAXPROCS
 	Prompts     *prompt.Folder // what the model is asked, and the messages; default prompt.Builtin
+
+	// RetryHorizon is how long a job is tried again because of a fault of the model; 0: it fails at once. Default 1 h.
+	RetryHorizon time.Duration
+	// StepAside gives the job's place among those that are at work to another one until back is called: worker.StepAside.
+	// nil: it keeps it.
+	StepAside func(ctx context.Context) (back func(ctx context.Context) error)
 }
 
 // DefaultConfig returns the documented defaults.
 func DefaultConfig() Config {
-	return Config{Lang: "ko", MaxPixels: 50_000_000, Prompts: prompt.Builtin()}
+	return Config{Lang: "ko", MaxPixels: 50_000_000, Prompts: prompt.Builtin(), RetryHorizon: time.Hour}
 }
 
 // ImageAnalyze is the task image.analyze: a worker.Handler and
@@ -78,6 +84,9 @@ type ImageAnalyze struct {
 
 // NewImageAnalyze returns the task whose metrics are registered with reg.
 func NewImageAnalyze(cfg Config, f Fetcher, c Cache, p Progress, a vision.Analyzer, reg prometheus.Registerer, log *zap.Logger) *ImageAnalyze {
+	if cfg.StepAside == nil {
+		cfg.StepAside = func(context.Context) func(context.Context) error { return func(context.Context) error { return nil } }
+	}
 	return &ImageAnalyze{
 		cfg: cfg, fetcher: f, cache: c, progress: p, analyzer: a,
 		metrics: newMetrics(reg), log: log,
@@ -95,14 +104,17 @@ func (t *ImageAnalyze) Run(ctx context.Context, req *celery.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
-	r := &run{t: t, args: a, taskID: req.ID, again: req.Retries > 0 || req.Delivery.Redelivered, tracker: tracker, opt: vision.Options{Model: a.Model, Lang: a.Lang}}
+	r := &run{t: t, args: a, taskID: req.ID, again: req.Retries > 0 || req.Delivery.Redelivered, tracker: tracker, opt: vision.Options{Model: a.Model, Lang: a.Lang, User: userOf(a.UserID), Expires: req.Expires}}
+	if p := req.Priority(); p != nil {
+		r.opt.Priority = *p
+	}
 	if r.opt.Lang == "" {
 		r.opt.Lang = t.cfg.Lang
 	}
 	result, err := r.analyze(ctx)
 	stage := r.enter("")
 	if err != nil {
-		return nil, &stageError{translate(err), stage}
+		return nil, &stageError{translate(err, t.cfg.RetryHorizon, a.Model != ""), stage}
 	}
 	return result, nil
 }
@@ -336,7 +348,7 @@ func (r *run) checkSize(data []byte) error {
 func (r *run) fingerprint(ctx context.Context, d cache.Digest, data []byte) (phash.Fingerprint, error) {
 	f, err := onCPU(ctx, r.t.cpu, func() (phash.Fingerprint, error) { return phash.Of(data, r.t.cfg.PillowOrder) })
 	if format := (*phash.FormatError)(nil); errors.As(err, &format) {
-		r.refuse(ctx, d, translate(err), "")
+		r.refuse(ctx, d, translate(err, 0, false), "")
 	}
 	if err != nil {
 		return f, err
@@ -370,7 +382,9 @@ func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answe
 	// read only once Fill has returned its answer.
 	var spent vision.Usage
 	ask := func(fill context.Context) (cache.Entry, error) {
-		preview, err := onCPU(fill, r.t.cpu, func() (*vision.Preview, error) { return vision.NewPreview(data) })
+		picture := data
+		data = nil // the preview is smaller, and may wait for long
+		preview, err := onCPU(fill, r.t.cpu, func() (*vision.Preview, error) { return vision.NewPreview(picture) })
 		if exc := (*celery.Exception)(nil); err != nil && (fill.Err() != nil || errors.As(err, &exc)) {
 			return cache.Entry{}, err // it was given up, or panicked
 		}
@@ -387,15 +401,20 @@ func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answe
 		if err != nil {
 			return cache.Entry{}, err
 		}
+		back := r.t.cfg.StepAside(fill)
 		a, usage, err := r.t.analyzer.Analyze(fill, preview, opt)
+		backErr := back(fill)
 		r.t.metrics.spent(kindVision, usage)
 		spent = usage
 		r.pays(fill, kindVision, usage)
 		if err != nil {
 			if refused := (*vision.Error)(nil); errors.As(err, &refused) && refused.Class == vision.Refused {
-				r.refuse(fill, q.Digest, translate(err), r.asks())
+				r.refuse(fill, q.Digest, translate(err, 0, false), r.asks())
 			}
 			return cache.Entry{}, err
+		}
+		if backErr != nil {
+			r.t.log.Debug("the job was not waited for", zap.String("task_id", r.taskID), zap.Error(backErr))
 		}
 		e, err := cache.EntryOf(a.Fields)
 		if err != nil {
@@ -407,8 +426,12 @@ func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answe
 		return e, nil
 	}
 	var waitErr error
-	answer, err := r.t.cache.Fill(ctx, q, ask, func() { waitErr = r.report(ctx, stepVision) })
-	if err = errors.Join(err, waitErr); err != nil {
+	back := func(context.Context) error { return nil }
+	answer, err := r.t.cache.Fill(ctx, q, ask, func() {
+		waitErr = r.report(ctx, stepVision)
+		back = r.t.cfg.StepAside(ctx)
+	})
+	if err = errors.Join(err, back(ctx), waitErr); err != nil {
 		return cache.Answer{}, vision.Usage{}, err
 	}
 	if err := r.report(ctx, stepVisionDone); err != nil {
@@ -479,7 +502,9 @@ func (r *run) answer(ctx context.Context, pic cache.Picture, a cache.Answer, usa
 		if err != nil {
 			return nil, err
 		}
+		back := r.t.cfg.StepAside(ctx)
 		feedback, spent, err := r.t.analyzer.Feedback(ctx, analysis, question, opt)
+		err = errors.Join(err, back(ctx))
 		r.t.metrics.spent(kindText, spent)
 		usage = usage.Add(spent)
 		r.pays(ctx, kindText, spent)

@@ -517,47 +517,77 @@ func TestErrors(t *testing.T) {
 	b.model.fail = func() error {
 		return &vision.Error{Class: vision.RateLimited, RetryAfter: 3 * time.Second, Err: errors.New("429")}
 	}
-	var again *celery.Retry
-	if _, err := b.task.Run(t.Context(), request(t, map[string]any{"image_url": "bottle.jpg"})); !errors.As(err, &again) || again.After != 3*time.Second {
-		t.Errorf("429: got %v, want a retry after 3 s", err)
+	var later *celery.Postpone
+	if _, err := b.task.Run(t.Context(), request(t, map[string]any{"image_url": "bottle.jpg"})); !errors.As(err, &later) || later.After != leastPostponed {
+		t.Errorf("429: got %v, want it postponed for %v", err, leastPostponed)
 	}
 	if keys := b.redis.Keys(t.Context(), "cache:image:hash:*").Val(); len(keys) != 0 {
 		t.Errorf("errors are cached: %v", keys)
 	}
 }
 
+// TestTranslate tells what becomes of a job after each kind of error: it fails, is retried for as long as the operator
+// wants, or just comes later.
 func TestTranslate(t *testing.T) {
+	const ends, forAnHour, postponed, counted = "ends", "retried for an hour", "postponed", "retried"
 	text := errors.New("x")
+	model := func(c vision.Class, after time.Duration) error {
+		return &vision.Error{Class: c, RetryAfter: after, StatusCode: 403, Err: text}
+	}
 	tests := []struct {
 		err   error
+		named bool // the job has chosen the model
 		class string
-		after time.Duration // -1: no retry
+		want  string
+		after time.Duration // at least, and a tenth and a second more at most
 	}{
-		{&source.Error{Kind: source.NotFound}, "FileNotFoundError", -1},
-		{&source.Error{Kind: source.Forbidden}, "PermissionError", -1},
-		{&source.Error{Kind: source.TooLarge}, "ValueError", -1},
-		{&source.Error{Kind: source.BadURL}, "ValueError", -1},
-		{&source.Error{Kind: source.Unusable}, "ValueError", -1},
-		{&source.Error{Kind: source.Transient, RetryAfter: time.Minute}, "ConnectionError", time.Minute},
-		{&phash.FormatError{Fault: phash.Damaged, Found: "JPEG"}, "ValueError", -1},
-		{&vision.Error{Err: text}, "RuntimeError", -1},
-		{&vision.Error{Class: vision.Overloaded, Err: text}, "RuntimeError", 0},
-		{&vision.Error{Class: vision.Quota, Err: text}, "RuntimeError", quotaWait},
+		{&source.Error{Kind: source.NotFound}, false, "FileNotFoundError", ends, 0},
+		{&source.Error{Kind: source.Forbidden}, false, "PermissionError", ends, 0},
+		{&source.Error{Kind: source.TooLarge}, false, "ValueError", ends, 0},
+		{&source.Error{Kind: source.BadURL}, false, "ValueError", ends, 0},
+		{&source.Error{Kind: source.Unusable}, false, "ValueError", ends, 0},
+		{&source.Error{Kind: source.Transient, RetryAfter: time.Minute}, false, "ConnectionError", counted, time.Minute},
+		{&phash.FormatError{Fault: phash.Damaged, Found: "JPEG"}, false, "ValueError", ends, 0},
+		{&vision.Error{Err: text}, false, "RuntimeError", ends, 0},
+		{model(vision.Overloaded, 0), false, "RuntimeError", forAnHour, 0},
+		{model(vision.Unreachable, 0), false, "RuntimeError", forAnHour, 0},
+		{model(vision.Quota, 0), false, "RuntimeError", forAnHour, quotaWait},
+		{model(vision.Quota, time.Hour), true, "RuntimeError", forAnHour, time.Hour},
+		{model(vision.Denied, time.Minute), false, "RuntimeError", forAnHour, time.Minute},
+		{model(vision.NotFound, 0), false, "RuntimeError", forAnHour, 0},
+		{model(vision.Denied, 0), true, "RuntimeError", ends, 0},
+		{model(vision.NotFound, 0), true, "RuntimeError", ends, 0},
+		{model(vision.RateLimited, 0), false, "RuntimeError", postponed, leastPostponed},
+		{model(vision.RateLimited, time.Minute), false, "RuntimeError", postponed, time.Minute},
+		{model(vision.Spent, time.Hour), false, "RuntimeError", postponed, time.Hour},
+		{model(vision.Spent, 0), false, "RuntimeError", ends, 0},
+		{model(vision.Invalid, 0), false, "RuntimeError", ends, 0},
+		{model(vision.Exhausted, 0), false, "RuntimeError", ends, 0},
 	}
 	for _, tt := range tests {
-		err := translate(fmt.Errorf("wrapped: %w", tt.err))
+		err := translate(fmt.Errorf("wrapped: %w", tt.err), time.Hour, tt.named)
 		var exc *celery.Exception
 		var again *celery.Retry
-		after := time.Duration(-1)
-		if errors.As(err, &again) {
-			after = again.After
+		var later *celery.Postpone
+		got, after := ends, time.Duration(0)
+		switch {
+		case errors.As(err, &later):
+			got, after = postponed, later.After
+		case errors.As(err, &again) && again.For == time.Hour:
+			got, after = forAnHour, again.After
+		case errors.As(err, &again):
+			got, after = counted, again.After
 		}
-		if !errors.As(err, &exc) || exc.Type != tt.class || after != tt.after {
-			t.Errorf("%T %v: got %v with retry after %v, want %s, %v", tt.err, tt.err, err, after, tt.class, tt.after)
+		if !errors.As(err, &exc) || exc.Type != tt.class || got != tt.want || after < tt.after || after > tt.after+tt.after/10+time.Second {
+			t.Errorf("%v, named %v: got %v, %s after %v, want %s, %s after %v", tt.err, tt.named, err, got, after, tt.class, tt.want, tt.after)
 		}
 	}
-	if err := translate(text); err != text {
+	if err := translate(text, time.Hour, false); err != text {
 		t.Errorf("another error: got %v, want it as it is", err)
+	}
+	var again *celery.Retry
+	if err := translate(model(vision.Overloaded, 0), 0, false); errors.As(err, &again) {
+		t.Errorf("without a horizon: got %v, want it to end", err)
 	}
 }
 

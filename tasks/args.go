@@ -43,6 +43,21 @@ func JobID(req *celery.Request) string {
 // anyJSON is an argument that is accepted and not looked at.
 type anyJSON = json.RawMessage
 
+// userOf is whose job it is as text, "" if the job does not say.
+func userOf(raw anyJSON) string {
+	var text string
+	switch {
+	case json.Unmarshal(raw, &text) == nil:
+		return text
+	case len(raw) > maxUser:
+		return ""
+	}
+	return string(raw)
+}
+
+// maxUser bounds a user id that is no text, in bytes.
+const maxUser = 100
+
 // jobID is a string, or a number as a database key is. It is given back to the
 // producer as it came.
 type jobID struct {

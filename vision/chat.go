@@ -3,6 +3,7 @@ package vision
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ type chatRequest struct {
 	Model          string          `json:"model"`
 	Messages       []chatMessage   `json:"messages"`
 	ResponseFormat *responseFormat `json:"response_format,omitempty"`
+	Tier           string          `json:"service_tier,omitempty"`
 
 	config map[string]json.RawMessage // further fields
 }
@@ -64,6 +66,21 @@ type chatMessage struct {
 	Content any    `json:"content"`
 }
 
+// text is all of the message that is no picture.
+func (m chatMessage) text() string {
+	switch c := m.Content.(type) {
+	case string:
+		return c
+	case []contentPart:
+		var out strings.Builder
+		for _, p := range c {
+			out.WriteString(p.Text)
+		}
+		return out.String()
+	}
+	return ""
+}
+
 type contentPart struct {
 	Type     string    `json:"type"`
 	Text     string    `json:"text,omitempty"`
@@ -71,7 +88,18 @@ type contentPart struct {
 }
 
 type imageURL struct {
-	URL string `json:"url"`
+	URL any `json:"url"` // a string or a dataURL
+}
+
+// dataURL is a JPEG file that becomes a URL when it is sent: until then it is not held twice.
+type dataURL []byte
+
+func (d dataURL) MarshalText() ([]byte, error) {
+	const head = "data:image/jpeg;base64,"
+	out := make([]byte, len(head)+base64.StdEncoding.EncodedLen(len(d)))
+	copy(out, head)
+	base64.StdEncoding.Encode(out[len(head):], d)
+	return out, nil
 }
 
 type responseFormat struct {

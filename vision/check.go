@@ -3,7 +3,6 @@ package vision
 import (
 	"context"
 	"embed"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,8 +74,8 @@ func (o *OpenAI) Check(ctx context.Context) (*Profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := checker{o: o, q: query{prompt: folder.Find(prompt.Analysis, "en"), model: o.model, lang: "en"},
-		picture: "data:image/jpeg;base64," + base64.StdEncoding.EncodeToString(preview.JPEG),
+	c := checker{o: o, q: query{prompt: folder.Find(prompt.Analysis, "en"), kind: prompt.Analysis, model: o.model, lang: "en"},
+		picture: dataURL(preview.JPEG),
 		p:       &Profile{Model: o.model, Picture: Untried, JSONSchema: Untried, JSONObject: Untried, Limits: map[string]string{}}}
 	err = c.run(ctx)
 	c.advise()
@@ -94,7 +93,7 @@ func checkPicture() (*Preview, error) {
 type checker struct {
 	o       *OpenAI
 	q       query
-	picture string
+	picture dataURL
 	p       *Profile
 	cutOff  bool
 }
@@ -136,7 +135,7 @@ func (c *checker) takesText(ctx context.Context) bool {
 
 func (c *checker) ask(ctx context.Context, chat chatRequest) (choice, error) {
 	began := time.Now()
-	got, usage, err := c.o.ask(ctx, chat)
+	got, usage, err := c.o.ask(ctx, c.q, chat)
 	c.p.Calls++
 	c.p.Usage = c.p.Usage.Add(usage)
 	if err != nil {
@@ -224,7 +223,7 @@ func (c *checker) advise() {
 	if p.Format != "" && !p.CountsUsage {
 		say("the endpoint does not count tokens: what the model costs cannot be known")
 	}
-	if p.CountsUsage && c.o.priceIn == 0 {
+	if p.CountsUsage && !c.o.prices.Known() {
 		say("no price is set (ONCEOVER_VISION_PRICE_IN, ONCEOVER_VISION_PRICE_OUT): costs are not reported")
 	}
 	if p.Latency > c.o.timeout/2 {

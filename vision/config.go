@@ -14,6 +14,7 @@ import (
 // OpenAIConfig says which model is asked, where and how. It is all that decides: no environment variable is read,
 // except that a nil HTTPClient honours the usual proxy variables.
 type OpenAIConfig struct {
+	Name        string        // of the endpoint, for limits and people; empty means "default"
 	BaseURL     string        // what comes before /chat/completions, such as https://api.openai.com/v1
 	Model       string        // the default model, which must take pictures
 	APIKey      string        // sent as a bearer token; empty for a server that asks for none
@@ -22,9 +23,10 @@ type OpenAIConfig struct {
 	Prompts     *prompt.Folder
 	Format      Format // the strictest form that an answer is asked in; empty means JSONSchema
 
-	// Prices of the default model in millionths of a US dollar per million tokens, so that 150_000 is $0.15.
-	// Both are 0 where the price is not known; costs are then left out, as they are for any other model.
-	PriceIn, PriceOut int64
+	Prices Prices // of the default model; where they are not known costs are left out, as for any other model
+	Tier   string // service_tier of the requests; empty: none
+	Cheap  bool   // of a tier that may have no room at any time: in a Chain the next endpoint is asked then
+	Gate   Gate   // lets calls begin; nil: at once
 
 	// HTTPClient carries the requests; nil means a client of our own. Its redirect policy is not used: the key and the
 	// pictures are meant for BaseURL only.
@@ -41,6 +43,16 @@ const (
 // validate returns every fault of c, each naming its field; nil if there is none. Values that may be secret are not
 // repeated.
 func (c OpenAIConfig) validate() error {
+	err := c.Check()
+	if c.Prompts == nil {
+		err = errors.Join(err, errors.New("vision Prompts: is nil: expected a folder that was loaded"))
+	}
+	return err
+}
+
+// Check is every fault of c but that of missing prompts, each naming its field; nil if there is none. Values that may be
+// secret are not repeated.
+func (c OpenAIConfig) Check() error {
 	var faults []error
 	fault := func(field, text string) { faults = append(faults, fmt.Errorf("vision %s: %s", field, text)) }
 
@@ -56,9 +68,6 @@ func (c OpenAIConfig) validate() error {
 	if f := c.Format; f != "" && f != JSONSchema && f != JSONObject && f != PlainText {
 		fault("Format", fmt.Sprintf("is %q: expected %s, %s or %s", f, JSONSchema, JSONObject, PlainText))
 	}
-	if c.Prompts == nil {
-		fault("Prompts", "is nil: expected a folder that was loaded")
-	}
 	if c.Timeout < 0 {
 		fault("Timeout", fmt.Sprintf("is negative (%v): expected a duration, or 0 for %v", c.Timeout, defaultTimeout))
 	}
@@ -67,10 +76,10 @@ func (c OpenAIConfig) validate() error {
 			fault("DefaultLang", err.Error())
 		}
 	}
-	if min(c.PriceIn, c.PriceOut) < 0 || max(c.PriceIn, c.PriceOut) > maxPrice {
-		fault("PriceIn, PriceOut", fmt.Sprintf("out of range: expected 0 to %d, in millionths of a dollar per million tokens", maxPrice))
-	} else if (c.PriceIn == 0) != (c.PriceOut == 0) {
-		fault("PriceIn, PriceOut", "only one is set: set both, or neither if the price is not known")
+	if in, out := c.Prices.In, c.Prices.Out; min(in, out) < 0 || max(in, out) > maxPrice {
+		fault("Prices", fmt.Sprintf("out of range: expected 0 to %d, in millionths of a dollar per million tokens", maxPrice))
+	} else if (in == 0) != (out == 0) {
+		fault("Prices", "only one is set: set both, or neither if the price is not known")
 	}
 	return errors.Join(faults...)
 }

@@ -21,12 +21,13 @@ const (
 	Refused     Class = "refused"     // another picture: the model or a filter before or behind it refuses to answer
 	Truncated   Class = "truncated"   // a higher limit, or less thinking: the answer was cut off at the limit of tokens
 	Unusable    Class = "unusable"    // another model or prompt: the answer does not satisfy the schema, nor when asked again
+	Spent       Class = "spent"       // the next window, or the operator: the budget has no room for the call
 	Exhausted   Class = "exhausted"   // a person: the job has had the answers that are paid for, and none could be used
 )
 
 // Retryable reports whether the same request may succeed later.
 func (c Class) Retryable() bool {
-	return c == Unreachable || c == Overloaded || c == RateLimited || c == Quota
+	return c == Unreachable || c == Overloaded || c == RateLimited || c == Quota || c == Spent
 }
 
 // Error is a model that could not be asked, or an answer that cannot be used. Test for it with errors.As.
@@ -39,6 +40,9 @@ type Error struct {
 
 	// StatusCode is the HTTP status, or the one that stands in an answer of status 200; 0 if there is none.
 	StatusCode int
+
+	// Closed says that the endpoint was not asked, as it has failed lately.
+	Closed bool
 
 	// Err says what went wrong and, where somebody can do something about it, what.
 	Err error

@@ -3,7 +3,6 @@ package vision
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,12 +18,16 @@ import (
 // OpenAI is the Analyzer that asks a server by OpenAI's chat completions, the one interface that nearly all model servers
 // speak. It is safe for concurrent use.
 type OpenAI struct {
-	client            *http.Client
-	endpoint          string
-	model, lang       string
-	timeout           time.Duration
-	priceIn, priceOut int64
-	prompts           *prompt.Folder
+	name        string
+	client      *http.Client
+	endpoint    string
+	model, lang string
+	tier        string
+	cheap       bool // of a tier that may have no room: the next endpoint has
+	timeout     time.Duration
+	prices      Prices
+	prompts     *prompt.Folder
+	gate        Gate // nil: calls begin at once
 	// With the API key, which is thus in no field that could be printed.
 	authorize func(*http.Request)
 	clean     func(string) string // serverText
@@ -86,14 +89,17 @@ func NewOpenAI(cfg OpenAIConfig) (*OpenAI, error) {
 		return nil, err
 	}
 	o := &OpenAI{
+		name:      cfg.Name,
 		client:    httpClient(cfg.HTTPClient),
 		endpoint:  strings.TrimRight(cfg.BaseURL, "/") + "/chat/completions",
 		model:     cfg.Model,
 		lang:      cfg.DefaultLang,
+		tier:      cfg.Tier,
+		cheap:     cfg.Cheap,
 		timeout:   cfg.Timeout,
-		priceIn:   cfg.PriceIn,
-		priceOut:  cfg.PriceOut,
+		prices:    cfg.Prices,
 		prompts:   cfg.Prompts,
+		gate:      cfg.Gate,
 		formats:   map[string]Format{},
 		strictest: cfg.Format,
 		authorize: func(r *http.Request) {
@@ -111,6 +117,9 @@ func NewOpenAI(cfg OpenAIConfig) (*OpenAI, error) {
 	}
 	if o.timeout == 0 {
 		o.timeout = defaultTimeout
+	}
+	if o.name == "" {
+		o.name = "default"
 	}
 	return o, nil
 }
@@ -132,8 +141,8 @@ func (o *OpenAI) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, 
 	if err != nil {
 		return Answer{}, Usage{}, err
 	}
-	picture := "data:image/jpeg;base64," + base64.StdEncoding.EncodeToString(p.JPEG)
-	chat := q.chat(prompt.Values{Lang: q.lang}, picture)
+	q.size, q.bytes = sizeClass(p), len(p.JPEG)
+	chat := q.chat(prompt.Values{Lang: q.lang}, dataURL(p.JPEG))
 	var usage Usage
 	for {
 		if opt.Paid+usage.Paid >= MaxPaid {
@@ -184,7 +193,7 @@ func (o *OpenAI) Feedback(ctx context.Context, analysis json.RawMessage, questio
 		return "", Usage{}, failure(q.model, &Error{Class: Exhausted}, fmt.Sprintf(
 			"%d calls about the question were paid for, or may have been, and gave no answer: replay the job to ask again", opt.Paid))
 	}
-	got, usage, err := o.ask(ctx, q.chat(prompt.Values{Lang: q.lang, Analysis: analysis, Question: question}, ""))
+	got, usage, err := o.ask(ctx, q, q.chat(prompt.Values{Lang: q.lang, Analysis: analysis, Question: question}, nil))
 	if err != nil {
 		return "", usage, err
 	}
@@ -200,15 +209,19 @@ func (o *OpenAI) Feedback(ctx context.Context, analysis json.RawMessage, questio
 	}
 }
 
-// query is what is asked, without its values.
+// query is what is asked, without its values, and for whom.
 type query struct {
 	prompt      *prompt.Prompt
+	kind        string // prompt.Analysis or prompt.Feedback
 	model, lang string
+	opt         Options
+	size        string // class of the picture's size
+	bytes       int    // of the picture
 }
 
 // begin returns the query of a task with the wishes of opt.
 func (o *OpenAI) begin(opt Options, task string) (query, error) {
-	q := query{model: o.model, lang: o.lang}
+	q := query{model: o.model, lang: o.lang, kind: task, opt: opt}
 	if opt.Lang != "" {
 		if err := CheckLang(opt.Lang); err != nil {
 			return q, &Error{Class: Invalid, Err: fmt.Errorf("lang %w", err)}
@@ -232,7 +245,7 @@ func (o *OpenAI) begin(opt Options, task string) (query, error) {
 
 // chat is the request. Beside the prompt's own config it sets neither a temperature nor a limit of tokens: what one
 // server demands of them, the next refuses.
-func (q query) chat(v prompt.Values, picture string) chatRequest {
+func (q query) chat(v prompt.Values, picture any) chatRequest {
 	chat := chatRequest{Model: q.model, config: q.prompt.Config}
 	for _, m := range q.prompt.Render(v) {
 		if text, ok := m.Text(); ok {
@@ -285,7 +298,7 @@ func (q query) in(f Format, chat chatRequest) chatRequest {
 func (o *OpenAI) askFor(ctx context.Context, q query, chat chatRequest) (choice, Usage, error) {
 	var all Usage
 	for f := o.format(q.model); ; {
-		got, usage, err := o.ask(ctx, q.in(f, chat))
+		got, usage, err := o.ask(ctx, q, q.in(f, chat))
 		all = all.Add(usage)
 		var e *Error
 		if weaker := f.weaker(); err == nil || weaker == "" || !errors.As(err, &e) || e.Class != Unsupported {
@@ -315,19 +328,112 @@ type choice struct {
 	header http.Header
 }
 
-// ask makes one call and returns the first choice, which may be empty. It does not retry: the worker does,
-// and both together would multiply paid calls.
-func (o *OpenAI) ask(ctx context.Context, chat chatRequest) (choice, Usage, error) {
+// ask makes one call and returns the first choice, which may be empty. With a gate it makes the call again that the
+// endpoint had no room for, as long as the gate says that there will be soon. It does not retry otherwise: the
+// worker does, and both together would multiply paid calls.
+func (o *OpenAI) ask(ctx context.Context, q query, chat chatRequest) (got choice, all Usage, err error) {
+	chat.Tier = o.tier
+	for range maxThrottled {
+		var usage Usage
+		got, usage, err = o.askOnce(ctx, q, chat)
+		all = all.Add(usage)
+		var e *Error
+		if o.gate == nil || !errors.As(err, &e) || e.Class != RateLimited || usage.Calls == 0 || o.passesOn(e, false) {
+			break
+		}
+	}
+	return got, all, err
+}
+
+// maxThrottled is how often a call is made at most that the endpoint has no room for, before the job waits elsewhere.
+const maxThrottled = 3
+
+// askOnce makes one call when the gate lets it begin.
+func (o *OpenAI) askOnce(ctx context.Context, q query, chat chatRequest) (choice, Usage, error) {
 	if ctx.Err() != nil {
 		return choice{}, Usage{}, ended(ctx)
 	}
+	if o.gate == nil {
+		got, end := o.call(ctx, chat)
+		return got, end.usage(o.pricesOf(chat.Model).Cost(end.Tokens)), end.Err
+	}
+	pass, err := o.gate.Enter(ctx, o.about(q, chat))
+	if err != nil {
+		return choice{}, Usage{}, err
+	}
+	end := End{Err: context.Canceled, Paid: true} // for a panic
+	var cost int64
+	got, err := func() (choice, error) {
+		defer func() { cost = pass.Leave(end) }()
+		var got choice
+		got, end = o.call(ctx, chat)
+		return got, end.Err
+	}()
+	return got, end.usage(cost), err
+}
+
+// usage is that of one call.
+func (e End) usage(cost int64) Usage {
+	u := Usage{Calls: 1, PromptTokens: e.Prompt, CompletionTokens: e.Completion, CostMicroUSD: cost}
+	if e.Paid {
+		u.Paid = 1
+	}
+	return u
+}
+
+// pricesOf are those of a model: of any but the configured one they are not known.
+func (o *OpenAI) pricesOf(model string) Prices {
+	if model == o.model {
+		return o.prices
+	}
+	return Prices{}
+}
+
+// about is what the gate has to know of a call.
+func (o *OpenAI) about(q query, chat chatRequest) Call {
+	most := Tokens{Prompt: mostForPicture, Completion: mostCompletion}
+	if q.size == "" {
+		most.Prompt = 0
+	}
+	for _, m := range chat.Messages {
+		most.Prompt += len(m.text()) // no tokenizer makes more of a text than it has bytes
+	}
+	if chat.ResponseFormat != nil && chat.ResponseFormat.JSONSchema != nil {
+		most.Prompt += len(chat.ResponseFormat.JSONSchema.Schema)
+	}
+	for _, name := range []string{"max_completion_tokens", "max_tokens"} {
+		var limit int
+		if json.Unmarshal(chat.config[name], &limit) == nil && limit > 0 {
+			most.Completion = limit
+			break
+		}
+	}
+	return Call{
+		Endpoint: o.name, Model: chat.Model, Prompt: q.prompt.Version, Kind: q.kind, Size: q.size,
+		Last: q.opt.Paid+1 >= MaxPaid, Named: q.opt.Model != "" && q.opt.Model != o.model, Prices: o.pricesOf(chat.Model), Most: most, Timeout: o.timeout,
+		Bytes: q.bytes, Priority: q.opt.Priority, User: q.opt.User, Expires: q.opt.Expires,
+	}
+}
+
+// What a call is taken to have at most before any was seen, in tokens. The dearest known picture of 1024 x 1024 pixels
+// is that of gpt-4o-mini: 2,833 and four tiles of 5,667.
+const (
+	mostForPicture = 30_000
+	mostCompletion = 16_384 // the limit of most models that do not think; a prompt's config may set another one
+)
+
+// sizeClass tells pictures apart that count as different numbers of tokens.
+func sizeClass(p *Preview) string {
+	tiles := func(n int) int { return (n + 511) / 512 }
+	return fmt.Sprintf("%dx%d", tiles(p.Image.Rect.Dx()), tiles(p.Image.Rect.Dy()))
+}
+
+// call makes one call and returns the first choice.
+func (o *OpenAI) call(ctx context.Context, chat chatRequest) (got choice, end End) {
 	call, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	usage := Usage{Calls: 1}
 	reply, sent, err := o.post(call, chat)
-	if sent && (reply == nil || billed(reply.status)) {
-		usage.Paid = 1
-	}
+	end.Paid = sent && (reply == nil || billed(reply.status))
 	var completion *chatCompletion // null stays nil
 	if reply != nil && err == nil && (reply.ok() || reply.status == http.StatusBadRequest) {
 		err = json.Unmarshal(reply.body, &completion)
@@ -335,26 +441,28 @@ func (o *OpenAI) ask(ctx context.Context, chat chatRequest) (choice, Usage, erro
 	switch {
 	case err == nil && completion != nil && (reply.ok() || len(completion.Choices) > 0): // Azure's Foundry: 400
 	case ctx.Err() != nil:
-		return choice{}, usage, ended(ctx)
+		end.Err = ended(ctx)
+		return got, end
 	case call.Err() != nil:
-		return choice{}, usage, failure(chat.Model, &Error{Class: Unreachable}, fmt.Sprintf("no answer within %v", o.timeout))
+		end.Err = failure(chat.Model, &Error{Class: Unreachable}, fmt.Sprintf("no answer within %v", o.timeout))
+		return got, end
 	default:
-		err := o.callFailure(chat.Model, reply, err)
-		if e := (*Error)(nil); errors.As(err, &e) && e.Class == Unusable {
-			usage.Paid = 1
+		end.Err = o.callFailure(chat.Model, reply, err)
+		if class, _ := end.Class(); class == Unusable {
+			end.Paid = true
 		}
-		return choice{}, usage, err
+		return got, end
 	}
-
-	o.bill(&usage, chat.Model, completion)
+	end.Prompt, end.Completion = completion.tokens()
 	if e := o.refusalIn(chat.Model, reply.header, completion); e != nil {
-		return choice{}, usage, e
+		end.Err = e
+		return got, end
 	}
-	got := choice{completion.Choices[0], o.clean(completion.Model.value), reply.header}
+	got = choice{completion.Choices[0], o.clean(completion.Model.value), reply.header}
 	if modelFault(got.model) != "" {
 		got.model = chat.Model
 	}
-	return got, usage, nil
+	return got, end
 }
 
 // billed reports whether a provider may ask money for a call that ended with a status: it has answered, or a gateway
@@ -369,14 +477,6 @@ func billed(status int) bool {
 
 // statusCloudflareTimeout is 524: the server behind Cloudflare works for too long.
 const statusCloudflareTimeout = 524
-
-// bill notes what an answer costs.
-func (o *OpenAI) bill(u *Usage, model string, c *chatCompletion) {
-	u.PromptTokens, u.CompletionTokens = c.tokens()
-	if model == o.model { // the prices are this model's
-		u.CostMicroUSD = (int64(u.PromptTokens)*o.priceIn + int64(u.CompletionTokens)*o.priceOut + 500_000) / 1_000_000
-	}
-}
 
 // ended is the error of a call whose caller gave up: the cause, which is not ours to classify.
 func ended(ctx context.Context) error {

@@ -294,7 +294,7 @@ func TestUsageCost(t *testing.T) {
 	t.Parallel()
 	s := newService(t, says("no"), says(goodReply), says(goodReply))
 	// $0.15 and $0.60 per million tokens: 1000 and 100 tokens cost 150 + 60 millionths of a dollar.
-	o := s.analyzer(t, func(c *OpenAIConfig) { c.PriceIn, c.PriceOut = 150_000, 600_000 })
+	o := s.analyzer(t, func(c *OpenAIConfig) { c.Prices = Prices{150_000, 600_000} })
 	_, usage, err := o.Analyze(t.Context(), testPreview(t), Options{})
 	if want := (Usage{Calls: 2, Paid: 2, PromptTokens: 2000, CompletionTokens: 200, CostMicroUSD: 420}); err != nil || usage != want {
 		t.Errorf("got %+v, %v, want %+v", usage, err, want)
@@ -637,12 +637,12 @@ func TestEnvironmentIsNotRead(t *testing.T) {
 func TestNewOpenAIReportsAllFaults(t *testing.T) {
 	t.Parallel()
 	_, err := NewOpenAI(OpenAIConfig{
-		BaseURL: "https://user:pass-word@host/v1", APIKey: "sk-secret\n", Timeout: -time.Second, DefaultLang: "Korean, please", PriceIn: 1,
+		BaseURL: "https://user:pass-word@host/v1", APIKey: "sk-secret\n", Timeout: -time.Second, DefaultLang: "Korean, please", Prices: Prices{In: 1},
 	})
 	if err == nil {
 		t.Fatal("got no error, want seven faults")
 	}
-	for _, field := range []string{"BaseURL", "Model", "APIKey", "Timeout", "DefaultLang", "PriceIn", "Prompts"} {
+	for _, field := range []string{"BaseURL", "Model", "APIKey", "Timeout", "DefaultLang", "Prices", "Prompts"} {
 		if !strings.Contains(err.Error(), "vision "+field) {
 			t.Errorf("got %q, want it to name %s", err, field)
 		}

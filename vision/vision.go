@@ -3,6 +3,7 @@ package vision
 import (
 	"context"
 	"encoding/json"
+	"time"
 )
 
 // Analyzer looks at pictures. Implementations are safe for concurrent use; their methods block until the answer is
@@ -32,6 +33,10 @@ type Options struct {
 	Model string // a name that the endpoint knows
 	Lang  string // language of the text written for people, as a BCP 47 tag such as "ko", "en" or "pt-BR"
 	Paid  int    // answers of the same kind that earlier attempts of the job have paid for
+
+	Priority uint8     // 0 to 9: the higher is asked first
+	User     string    // whose job it is; "" if nobody's
+	Expires  time.Time // nobody wants the answer after that; zero: always
 }
 
 // Answer is what is known about a picture.

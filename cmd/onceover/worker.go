@@ -27,6 +27,7 @@ import (
 	"onceover/results"
 	"onceover/tasks"
 	"onceover/vision"
+	"onceover/vision/fleet"
 	"onceover/worker"
 )
 
@@ -77,6 +78,7 @@ type service struct {
 	failed   *failed.Store
 	metrics  *prometheus.Registry
 	fetcher  *source.Fetcher
+	gate     *fleet.Gate // nil without a model
 	clients  []*redis.Client
 	notes    []string // what the operator should know although all is well
 }
@@ -103,12 +105,8 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 	}()
 	s.Tasks.Cores = cores()
 	svc.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	analyzer, err := newAnalyzer(s)
-	if err != nil {
-		return nil, usageError(err)
-	}
-	if s.Vision.BaseURL == "" && !s.Offline {
-		svc.notes = append(svc.notes, "no vision model is configured: pictures are measured, not analysed; set vision-url and vision-model, or offline if that is wished for")
+	if len(s.Models) == 0 && !s.Offline {
+		svc.notes = append(svc.notes, "no vision model is configured: pictures are measured, not analysed; set vision-url and vision-model, or models, or offline if that is wished for")
 	}
 	if svc.fetcher, err = source.New(s.Image); err != nil {
 		return nil, err
@@ -139,6 +137,10 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 	if err != nil {
 		return nil, err
 	}
+	analyzer, err := svc.newAnalyzer(s, open)
+	if err != nil {
+		return nil, err
+	}
 	svc.results = results.New(resultsClient, log.Named("results"))
 	svc.cache = cache.New(s.Cache, cacheClient, svc.metrics, log.Named("cache"))
 	svc.progress = progress.New(progressClient, log.Named("progress"))
@@ -147,6 +149,7 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 	if svc.worker, err = worker.New(s.Worker, svc.results, svc.progress, svc.failed, svc.metrics, log.Named("worker")); err != nil {
 		return nil, err
 	}
+	s.Tasks.StepAside = worker.StepAside
 	analyze := worker.Task{
 		Name:       tasks.NameAnalyze,
 		Handler:    tasks.NewImageAnalyze(s.Tasks, svc.fetcher, svc.cache, svc.progress, analyzer, svc.metrics, log.Named("tasks")),
@@ -198,11 +201,28 @@ func (svc *service) upkeep() []worker.Task {
 	return out
 }
 
-func newAnalyzer(s *config.Settings) (vision.Analyzer, error) {
-	if s.Vision.BaseURL == "" {
+// newAnalyzer returns what looks at pictures: the endpoints in their order, whose calls pass the gate of the fleet,
+// or the offline describer.
+func (svc *service) newAnalyzer(s *config.Settings, open func(role, url string) (*redis.Client, error)) (vision.Analyzer, error) {
+	if len(s.Models) == 0 {
 		return vision.NewOffline(), nil
 	}
-	return vision.NewOpenAI(s.Vision)
+	client, err := open("limits", s.LimitsURL)
+	if err != nil {
+		return nil, err
+	}
+	gate := fleet.New(s.Fleet, client, svc.metrics, svc.log.Named("vision"))
+	svc.gate = gate
+	var all []*vision.OpenAI
+	for _, e := range s.Models {
+		e.Gate = gate
+		o, err := vision.NewOpenAI(e.OpenAIConfig)
+		if err != nil {
+			return nil, usageError(err)
+		}
+		all = append(all, o)
+	}
+	return vision.NewChain(all[0], all[1:]...), nil
 }
 
 // openRedis makes the client of a role; it connects when it is used.
@@ -226,6 +246,9 @@ func (svc *service) run(ctx context.Context, s stop) error {
 		svc.log.Info("HTTP is up", zap.String("addr", svc.gateway.Addr()))
 	}
 	if err := svc.checkFailedStore(ctx); err != nil {
+		return err
+	}
+	if err := svc.checkLimitsStore(ctx); err != nil {
 		return err
 	}
 	// The HTTP side outlives ctx: it answers while the jobs in flight finish.
@@ -270,6 +293,27 @@ func (svc *service) checkFailedStore(ctx context.Context) error {
 	defer cancel()
 	warnings, err := svc.failed.Check(ctx)
 	var evicts *failed.EvictionError
+	if errors.As(err, &evicts) {
+		return err
+	}
+	if err != nil {
+		warnings = append(warnings, err.Error())
+	}
+	for _, text := range warnings {
+		svc.log.Warn(text)
+	}
+	return nil
+}
+
+// checkLimitsStore refuses a Redis that would forget what was spent. One that does not answer lets no call begin.
+func (svc *service) checkLimitsStore(ctx context.Context) error {
+	if svc.gate == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	warnings, err := svc.gate.Check(ctx)
+	var evicts *fleet.EvictionError
 	if errors.As(err, &evicts) {
 		return err
 	}

@@ -7,6 +7,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -25,6 +26,7 @@ import (
 	"onceover/rabbit"
 	"onceover/tasks"
 	"onceover/vision"
+	"onceover/vision/fleet"
 	"onceover/vision/prompt"
 	"onceover/worker"
 )
@@ -58,8 +60,10 @@ type Settings struct {
 	Tasks  tasks.Config
 	Cache  cache.Config
 	Image  source.Config
-	Vision vision.OpenAIConfig
+	Vision vision.OpenAIConfig // the endpoint, if there is no file of models
+	Fleet  fleet.Config
 
+	Models  []Endpoint     // in the order in which they are asked; none: the offline describer
 	Prompts *prompt.Folder // what the model is asked
 	Offline bool           // no model is wished for
 
@@ -67,6 +71,7 @@ type Settings struct {
 	ResultsURL  string
 	CacheURL    string
 	ProgressURL string
+	LimitsURL   string
 	FailedURL   string
 	Failed      failed.Config
 	Asynqmon    string // "auto", "on" or "off"
@@ -77,6 +82,11 @@ type Settings struct {
 
 	brokers string
 	apiKey  Secret
+	models  string
+	budget  string
+	over    string
+	rpm     int
+	tpm     int
 	pillow  string
 	prompts string
 	only    []string // the flags that help shows; all if there are none
@@ -93,6 +103,7 @@ const (
 	dbResults  = 0
 	dbCache    = 1
 	dbProgress = 2
+	dbLimits   = 3
 	dbFailed   = 5
 )
 
@@ -107,7 +118,6 @@ type setting struct {
 
 // later are variables of the design that have no effect yet.
 var later = map[string]string{
-	"ONCEOVER_LIMITS_URL":    "rate limits are not kept yet",
 	"ONCEOVER_BLACKLIST_URL": "the token blacklist is not kept yet",
 }
 
@@ -116,7 +126,7 @@ var later = map[string]string{
 func Bind(fs *pflag.FlagSet, only ...string) *Settings {
 	s := &Settings{
 		Worker: worker.DefaultConfig(), Tasks: tasks.DefaultConfig(), Cache: cache.DefaultConfig(), Image: source.DefaultConfig(),
-		RedisURL: "redis://127.0.0.1:6379", HTTPAddr: "127.0.0.1:8080", LogLevel: "info", Asynqmon: "auto",
+		RedisURL: "redis://127.0.0.1:6379", HTTPAddr: "127.0.0.1:8080", LogLevel: "info", Asynqmon: "auto", over: "wait",
 	}
 	s.Vision.Timeout, s.only = 120*time.Second, only
 	s.brokers = strings.Join(s.Worker.BrokerURLs, ",")
@@ -161,6 +171,7 @@ func (s *Settings) table() []setting {
 		{"results-url", []string{"ONCEOVER_RESULTS_URL", "CELERY_RESULT_BACKEND"}, str(&s.ResultsURL), "Celery results elsewhere (default: the server above, database 0); rpc:// sends them to the client instead"},
 		{"cache-url", []string{"ONCEOVER_CACHE_URL"}, str(&s.CacheURL), "the image-hash cache elsewhere (default: database 1)"},
 		{"progress-url", []string{"ONCEOVER_PROGRESS_URL"}, str(&s.ProgressURL), "job progress elsewhere (default: database 2)"},
+		{"limits-url", []string{"ONCEOVER_LIMITS_URL"}, str(&s.LimitsURL), "rate limits and budgets elsewhere (default: database 3); with a budget a server that evicts nothing and keeps what it has, with appendonly"},
 		{"failed-url", []string{"ONCEOVER_FAILED_URL"}, str(&s.FailedURL), "failed and parked jobs elsewhere (default: database 5); should be a server that evicts nothing, with appendfsync always"},
 		{"failed-allow-eviction", []string{"ONCEOVER_FAILED_ALLOW_EVICTION"}, yes(&s.Failed.AllowEviction), "start although that server evicts, and may lose failed and parked jobs"},
 		{"failed-retention", []string{"ONCEOVER_FAILED_RETENTION"}, dur(&s.Failed.Retention), "discard failed jobs after this; 0: keep them until they are replayed or discarded"},
@@ -187,8 +198,15 @@ func (s *Settings) table() []setting {
 		{"vision-api-key", []string{"ONCEOVER_VISION_API_KEY", "OPENAI_API_KEY"}, secret(&s.apiKey), "key of the endpoint; better given by its variable, or by $ONCEOVER_VISION_API_KEY_FILE"},
 		{"vision-timeout", []string{"ONCEOVER_VISION_TIMEOUT"}, dur(&s.Vision.Timeout), "longest wait for one answer of the model"},
 		{"vision-format", []string{"ONCEOVER_VISION_FORMAT"}, str((*string)(&s.Vision.Format)), "the strictest `form` in which an answer is asked for: json_schema (default), json_object or none; a weaker one is found by itself"},
-		{"vision-price-in", []string{"ONCEOVER_VISION_PRICE_IN"}, num64(&s.Vision.PriceIn), "price of a million prompt tokens in millionths of a US dollar; 0: costs are not reported"},
-		{"vision-price-out", []string{"ONCEOVER_VISION_PRICE_OUT"}, num64(&s.Vision.PriceOut), "the same for completion tokens"},
+		{"vision-price-in", []string{"ONCEOVER_VISION_PRICE_IN"}, num64(&s.Vision.Prices.In), "price of a million prompt tokens in millionths of a US dollar; 0: costs are not reported"},
+		{"vision-price-out", []string{"ONCEOVER_VISION_PRICE_OUT"}, num64(&s.Vision.Prices.Out), "the same for completion tokens"},
+		{"vision-rpm", []string{"ONCEOVER_VISION_RPM"}, num(&s.rpm), "`requests` a minute that the endpoint takes, from all workers together; 0: found out"},
+		{"vision-tpm", []string{"ONCEOVER_VISION_TPM"}, num(&s.tpm), "`tokens` a minute that the endpoint takes, from all workers together; 0: found out"},
+		{"models", []string{"ONCEOVER_MODELS"}, str(&s.models), "`file` of endpoints in the order in which they are asked, in place of vision-url and the others; see docs/models.md"},
+		{"budget", []string{"ONCEOVER_BUDGET"}, str(&s.budget), "what all workers may `spend` together, such as 5usd/1d,100usd/30d; needs prices (default: no limit)"},
+		{"budget-over", []string{"ONCEOVER_BUDGET_OVER"}, str(&s.over), "what becomes of a job for which the budget has no room: wait, until the next window begins, or fail"},
+		{"retry-horizon", []string{"ONCEOVER_RETRY_HORIZON"}, dur(&s.Tasks.RetryHorizon), "try a job again for so long when the vision endpoint fails; 0: it fails at once"},
+		{"user-concurrency", []string{"ONCEOVER_USER_CONCURRENCY"}, num(&s.Fleet.PerUser), "calls of the vision model at once for one user_id, of all workers; 0: no limit"},
 		{"offline", []string{"ONCEOVER_OFFLINE"}, yes(&s.Offline), "no model is wished for: pictures are measured, not analysed, and nobody is warned of it"},
 		{"prompts", []string{"ONCEOVER_PROMPTS"}, str(&s.prompts), "`folder` of prompts, schemas and messages (default: household waste, built in); see onceover prompts"},
 		{"lang", []string{"ONCEOVER_LANG"}, str(&s.Tasks.Lang), "language of messages and analyses where a job names none"},
@@ -316,7 +334,7 @@ func (s *Settings) complete(env map[string]string) []error {
 		url  *string
 		db   int
 	}{
-		{"results-url", &s.ResultsURL, dbResults}, {"cache-url", &s.CacheURL, dbCache}, {"progress-url", &s.ProgressURL, dbProgress},
+		{"results-url", &s.ResultsURL, dbResults}, {"cache-url", &s.CacheURL, dbCache}, {"progress-url", &s.ProgressURL, dbProgress}, {"limits-url", &s.LimitsURL, dbLimits},
 		{"failed-url", &s.FailedURL, dbFailed},
 	} {
 		if *role.url == "" {
@@ -344,13 +362,8 @@ func (s *Settings) complete(env map[string]string) []error {
 		s.Prompts = prompt.Builtin() // for messages at most
 	}
 	s.Tasks.Prompts = s.Prompts
-	s.Vision.APIKey, s.Vision.DefaultLang, s.Vision.Prompts = string(s.apiKey), s.Tasks.Lang, s.Prompts
-	if s.Vision.BaseURL != "" && s.Offline {
-		faults = append(faults, errors.New("offline is set, and so is vision-url: expected one of them"))
-	}
-	if s.Vision.BaseURL == "" && s.Vision.Model != "" {
-		faults = append(faults, errors.New("vision-model is set but vision-url is not: expected both, or neither for the offline describer"))
-	}
+	s.Vision.APIKey = string(s.apiKey)
+	faults = append(faults, s.completeModels(func(name string) string { return env[name] })...)
 	if s.Tasks.PillowOrder, err = phash.ParseOrder(s.pillow); err != nil {
 		faults = append(faults, fmt.Errorf("pillow: %w", err))
 	}
@@ -378,6 +391,60 @@ func (s *Settings) complete(env map[string]string) []error {
 	return faults
 }
 
+// completeModels puts together which endpoints there are, and what they may be asked.
+func (s *Settings) completeModels(getenv func(string) string) []error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	single := s.Vision.BaseURL != ""
+	if s.Vision.BaseURL == "" && s.Vision.Model != "" {
+		fault("vision-model is set but vision-url is not: expected both, or neither for the offline describer")
+	}
+	if single && s.Offline {
+		fault("offline is set, and so is vision-url: expected one of them")
+	}
+	if s.models != "" && (single || s.Offline) {
+		fault("models is set, and so is vision-url or offline: expected one of them")
+	}
+	if s.rpm < 0 || s.tpm < 0 {
+		fault("vision-rpm or vision-tpm is negative: expected 0 (found out) or more")
+	}
+	switch {
+	case s.models != "":
+		var err error
+		if s.Models, err = ReadModels(s.models, getenv); err != nil {
+			return append(faults, err)
+		}
+	case single:
+		s.Models = []Endpoint{{s.Vision, fleet.Limits{RPM: s.rpm, TPM: s.tpm}}}
+	}
+	s.Fleet.Limits, s.Fleet.Calls = map[string]fleet.Limits{}, s.Worker.Concurrency
+	for i := range s.Models {
+		e := &s.Models[i]
+		e.Name, e.Timeout = cmp.Or(e.Name, "default"), cmp.Or(e.Timeout, s.Vision.Timeout)
+		e.DefaultLang, e.Prompts = s.Tasks.Lang, s.Prompts
+		s.Fleet.Limits[e.Name] = e.Limits
+	}
+	s.Vision.DefaultLang, s.Vision.Prompts = s.Tasks.Lang, s.Prompts
+	var err error
+	if s.Fleet.Budgets, err = fleet.ParseBudgets(s.budget); err != nil {
+		fault("budget: %w", err)
+	}
+	if len(s.Fleet.Budgets) > 0 {
+		for _, e := range s.Models {
+			if !e.Prices.Known() {
+				fault("budget is set, and the price of model %s at endpoint %s is not: expected vision-price-in and vision-price-out, or price in the file of models", e.Model, e.Name)
+			}
+		}
+	}
+	if s.Fleet.Refuse = s.over == "fail"; s.over != "fail" && s.over != "wait" {
+		fault("budget-over is %q: expected wait or fail", s.over)
+	}
+	if s.Tasks.RetryHorizon < 0 || s.Fleet.PerUser < 0 {
+		fault("retry-horizon or user-concurrency is negative: expected 0 or more")
+	}
+	return faults
+}
+
 // LoadPrompts reads the folder of prompts, "" for the one that is built in. The error has a line for
 // each fault.
 func LoadPrompts(dir string) (*prompt.Folder, error) {
@@ -398,7 +465,7 @@ func onDB(server string, db int) (string, error) {
 		return "", err
 	}
 	if opt.DB != 0 {
-		return "", fmt.Errorf("redis-url names database %d: expected none, since each role has its own; to choose, set results-url, cache-url, progress-url, failed-url", opt.DB)
+		return "", fmt.Errorf("redis-url names database %d: expected none, since each role has its own; to choose, set results-url, cache-url, progress-url, limits-url, failed-url", opt.DB)
 	}
 	return redisretry.OnDB(server, db)
 }

@@ -196,13 +196,13 @@ func TestRPCResults(t *testing.T) {
 }
 
 func TestStrangers(t *testing.T) {
-	_, warnings, err := load(t, nil, "ONCEOVER_CONCURENCY=5", "ONCEOVER_LIMITS_URL=true", "ONCEOVER_TEST_AMQP_URL=x", "OTHER=1")
+	_, warnings, err := load(t, nil, "ONCEOVER_CONCURENCY=5", "ONCEOVER_BLACKLIST_URL=true", "ONCEOVER_TEST_AMQP_URL=x", "OTHER=1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
+		"ONCEOVER_BLACKLIST_URL has no effect: the token blacklist is not kept yet",
 		"ONCEOVER_CONCURENCY is not a setting of onceover; see onceover worker --help",
-		"ONCEOVER_LIMITS_URL has no effect: rate limits are not kept yet",
 	}
 	if strings.Join(warnings, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got %q, want %q", warnings, want)

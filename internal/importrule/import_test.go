@@ -43,6 +43,7 @@ var ours = map[string][]string{
 	"phash/jpeg":           {},
 	"vision":               {"phash", "vision/prompt"},
 	"vision/prompt":        {},
+	"vision/fleet":         {"vision", "internal/redisretry"},
 	"internal/redact":      {},
 	"internal/source":      {"internal/redact"},
 	"internal/devbroker":   {},
@@ -66,15 +67,15 @@ var ours = map[string][]string{
 	"examples/tasks":       {"worker", "results", "progress", "failed"},
 	"examples/integration": {"celery", "worker", "results", "progress", "failed", "internal/config"},
 	"internal/embedded":    {"internal/devbroker"},
-	"internal/config":      {"worker", "failed", "cache", "tasks", "phash", "rabbit", "vision", "vision/prompt", "internal/source", "internal/redisretry"},
-	"cmd/onceover": {"worker", "failed", "rabbit", "tasks", "celery", "phash", "vision", "vision/prompt", "progress", "results", "cache",
+	"internal/config":      {"worker", "failed", "cache", "tasks", "phash", "rabbit", "vision", "vision/fleet", "vision/prompt", "internal/source", "internal/redisretry"},
+	"cmd/onceover": {"worker", "failed", "rabbit", "tasks", "celery", "phash", "vision", "vision/fleet", "vision/prompt", "progress", "results", "cache",
 		"internal/config", "internal/gateway", "internal/redact", "internal/source", "internal/embedded", "internal/samples"},
 }
 
 // clients may be imported only by these.
 var clients = map[string][]string{
 	"github.com/rabbitmq/amqp091-go": {"rabbit", "worker", "internal/remote", "internal/testenv", "internal/testenv/violence"},
-	"github.com/redis/go-redis/v9": {"results", "progress", "cache", "failed", "internal/ledger", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv",
+	"github.com/redis/go-redis/v9": {"results", "progress", "cache", "failed", "vision/fleet", "internal/ledger", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv",
 		"internal/testenv/violence", "internal/testenv/cmd/violence"},
 }
 

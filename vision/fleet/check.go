@@ -1,0 +1,41 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// EvictionError says that the server may throw the counters of a budget away to make room.
+type EvictionError struct{ Policy string }
+
+func (e *EvictionError) Error() string {
+	return fmt.Sprintf("the Redis of limits evicts keys (maxmemory-policy %s), so that what was spent could be forgotten, and there is a budget: "+
+		"expected a server with noeviction (ONCEOVER_LIMITS_URL), such as that of the failed jobs, on a database of its own", e.Policy)
+}
+
+// Check looks whether the server is fit to keep a budget. It returns an *EvictionError if it evicts, and warnings about
+// what a crash of the server would forget. Without a budget there is nothing to look at.
+func (g *Gate) Check(ctx context.Context) (warnings []string, err error) {
+	if len(g.cfg.Budgets) == 0 {
+		return nil, nil
+	}
+	fields := map[string]string{}
+	for _, section := range []string{"memory", "persistence"} {
+		doc, err := g.client.Info(ctx, section).Result()
+		if err != nil {
+			return nil, fmt.Errorf("ask the Redis of limits for its settings: %w", err)
+		}
+		for _, line := range strings.Split(doc, "\r\n") {
+			name, value, _ := strings.Cut(line, ":")
+			fields[name] = value
+		}
+	}
+	if policy := fields["maxmemory_policy"]; policy != "" && policy != "noeviction" && fields["maxmemory"] != "0" {
+		return nil, &EvictionError{policy}
+	}
+	if fields["aof_enabled"] == "0" {
+		warnings = append(warnings, "the Redis of limits has no append-only file (appendonly): a crash of it forgets what was spent since its last snapshot, and that may be spent once more")
+	}
+	return warnings, nil
+}

@@ -1,0 +1,130 @@
+-- Lets a call begin, or says what is in the way.
+--
+-- KEYS: as above, and 7 the leases of the user (zset). ARGV: the call as JSON:
+--   id, lease (how long until its process is taken for dead), rpm, tpm, inflight, peruser (0: no limit), prompt and
+--   completion (the most tokens), last (the job pays for no other call), learn (whether a prompt's tokens are learned), pin, pout (prices), model, user,
+--   budgets ([[seconds, money], …]), minute (shorter in tests)
+-- Returns: what, for how long, then
+--   go: the money that is reserved           not-before, rpm, tpm, busy, user, money: nothing
+--   open: the class and the text of the fault     budget: what is spent and reserved, and the window in seconds
+local window = math.floor(call.minute * 1.004) -- and what calls may take to get there
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', int(now), 'LIMIT', 0, 100)) do finish(id) end
+while true do
+  local old = redis.call('ZRANGEBYSCORE', log, '-inf', int(now - window), 'LIMIT', 0, 1000)
+  if #old == 0 then break end
+  local sum = 0
+  for _, n in ipairs(redis.call('HMGET', tokens, unpack(old))) do sum = sum + num(n) end
+  redis.call('HINCRBY', state, 'tokens', int(-sum))
+  redis.call('HDEL', tokens, unpack(old))
+  redis.call('ZREM', log, unpack(old))
+end
+
+local had = redis.call('HGET', records, call.id) -- the answer of the first try was lost
+if had then return {'go', 0, int(cjson.decode(had).money)} end
+
+local wait = get('not_before') - now
+if wait > 0 then return {'not-before', int(wait)} end
+
+local probe = false
+local open = get('open_until')
+if open > 0 then
+  -- A probe may be lost: a job that has only this call is none, unless there has been no other for long.
+  if open <= now and call.last and now - get('opened') < 10 * call.minute then open = now + call.minute end
+  if open > now then
+    return {'open', int(open - now), redis.call('HGET', state, 'class'), redis.call('HGET', state, 'text')}
+  end
+  probe = true
+end
+
+-- How many may be in flight. As long as nothing is known of the endpoint, few at first, since a key that it does
+-- not know it refuses at once.
+local inflight = redis.call('ZCARD', leases)
+local limit, step = get('limit') / 1000, 100000
+if limit > 0 then
+  limit = math.max(1, math.floor(limit))
+elseif now - get('good') > 10 * call.minute then
+  local from = get('ramp')
+  if from == 0 or inflight == 0 then
+    from = now
+    put('ramp', now)
+  end
+  local ms = (now - from) / 1000
+  limit = ms < 300 and 4 or ms < 500 and 8 or ms < 700 and 64 or ms < 900 and 512 or 1000000
+else
+  limit = 1000000
+end
+if call.inflight > 0 then limit = math.min(limit, call.inflight) end
+if inflight >= limit then return {'busy', int(step)} end
+
+if call.peruser > 0 and call.user ~= '' then
+  redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', int(now))
+  if redis.call('ZCARD', KEYS[7]) >= call.peruser then return {'user', int(step)} end
+end
+
+-- What the call may have, by what others had.
+local seen, most_p, most_c = unpack(redis.call('HMGET', learned, 'n', 'prompt', 'completion'))
+seen = num(seen)
+local prompt, completion = call.prompt, call.completion
+if seen >= 5 then
+  local margin = 1 + 4 / math.sqrt(seen)
+  if call.learn then prompt = math.min(prompt, math.ceil(num(most_p) * margin)) end
+  completion = math.min(completion, math.ceil(num(most_c) * margin))
+end
+
+local count = redis.call('ZCARD', log)
+if call.rpm > 0 then
+  if count >= call.rpm then
+    local first = redis.call('ZRANGE', log, 0, 0, 'WITHSCORES')
+    return {'rpm', int(first[2] + window - now)}
+  end
+  if 2 * count >= call.rpm then -- no bursts when the limit is near
+    local last = redis.call('ZRANGE', log, -1, -1, 'WITHSCORES')
+    local gap = last[2] + call.minute * 0.8 / call.rpm - now
+    if gap > 0 then return {'rpm', int(gap)} end
+  end
+end
+local about = prompt + completion -- of a minute
+if seen >= 5 then about = math.min(about, num(most_p) + num(most_c)) end
+if call.tpm > 0 and count > 0 and get('tokens') + about > call.tpm then
+  local first = redis.call('ZRANGE', log, 0, 0, 'WITHSCORES')
+  return {'tpm', int(math.max(first[2] + window - now, step))}
+end
+
+-- Money.
+local money = math.ceil((prompt * call.pin + completion * call.pout) / 1000000)
+local windows = {}
+for i, b in ipairs(call.budgets) do
+  local seconds, amount = b[1], b[2]
+  local index = math.floor(now / 1000000 / seconds)
+  windows[i] = 'ratelimit:budget:' .. int(seconds) .. ':' .. int(index)
+  local spent, reserved = unpack(redis.call('HMGET', windows[i], 'spent', 'reserved'))
+  spent, reserved = num(spent), num(reserved)
+  if spent + money > amount then
+    if reserved > 0 then return {'money', int(step)} end -- some of it may come back
+    if seen >= 5 or spent >= amount then
+      return {'budget', int((index + 1) * seconds * 1000000 - now), int(spent), int(seconds)}
+    end
+    money = amount - spent -- nothing is known yet: one call alone
+  end
+end
+for i, b in ipairs(call.budgets) do
+  redis.call('HINCRBY', windows[i], 'spent', int(money))
+  redis.call('HINCRBY', windows[i], 'reserved', int(money))
+  redis.call('EXPIRE', windows[i], int(2 * b[1] + 86400))
+end
+
+if inflight + 1 >= 0.8 * limit then put('used', now) end
+if probe then put('open_until', now + call.minute) end -- the next one, should this die
+redis.call('ZADD', leases, int(now + call.lease), call.id)
+redis.call('ZADD', log, int(now), call.id)
+redis.call('HSET', tokens, call.id, int(about))
+redis.call('HINCRBY', state, 'tokens', int(about))
+if call.user ~= '' then
+  redis.call('ZADD', KEYS[7], int(now + call.lease), call.id)
+  redis.call('EXPIRE', KEYS[7], 86400)
+end
+redis.call('HSET', records, call.id, cjson.encode({
+  money = money, about = about, model = call.model, user = call.user, userkey = KEYS[7], windows = windows, probe = probe, at = int(now)}))
+for i = 1, 5 do redis.call('EXPIRE', KEYS[i], 604800) end
+return {'go', 0, int(money)}

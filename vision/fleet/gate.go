@@ -1,0 +1,472 @@
+package fleet
+
+import (
+	"cmp"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"onceover/internal/redisretry"
+	"onceover/vision"
+)
+
+//go:embed common.lua
+var common string
+
+//go:embed enter.lua
+var enterSource string
+
+//go:embed leave.lua
+var leaveSource string
+
+//go:embed book.lua
+var bookSource string
+
+var (
+	enterScript = redis.NewScript(common + enterSource)
+	leaveScript = redis.NewScript(common + leaveSource)
+	bookScript  = redis.NewScript(bookSource)
+)
+
+// Limits are those of an endpoint; 0 is none.
+type Limits struct {
+	RPM      int // requests a minute
+	TPM      int // tokens a minute, of prompts and completions together
+	InFlight int // calls at once, of all processes
+}
+
+// Config is what an operator may set.
+type Config struct {
+	Limits  map[string]Limits // by the name of the endpoint
+	Budgets []Budget
+	Refuse  bool // a call beyond the budget fails, rather than waits for the next window
+	PerUser int  // calls at once for one user, of all processes; 0: no limit
+	Calls   int  // calls at once of this process; 0: no limit
+
+	// MaxWait is how long a call waits here before it is told when to come again; 0 means 20 s.
+	MaxWait time.Duration
+	// MaxBytes bounds the requests that wait here, in bytes; 0 means 64 MiB.
+	MaxBytes int
+}
+
+const (
+	defaultWait  = 20 * time.Second
+	defaultBytes = 64 << 20
+	unlimited    = 1 << 30
+
+	// lateness is how long after its time-out a call's process is taken for dead: it may wait for Redis to say how
+	// the call ended.
+	lateness = 2 * time.Minute
+	// leastAgain and mostAgain bound when a call should come again that found no room.
+	leastAgain = 10 * time.Second
+	mostAgain  = 10 * time.Minute
+)
+
+// Gate is a vision.Gate. It is safe for concurrent use.
+type Gate struct {
+	cfg     Config
+	client  redis.UniversalClient
+	guard   *redisretry.Guard
+	log     *zap.Logger
+	metrics *metrics
+
+	minute time.Duration // shorter in tests
+
+	mu    sync.Mutex
+	lines map[string]*line
+}
+
+var _ vision.Gate = (*Gate)(nil)
+
+// New returns a gate on the database that client has selected, whose metrics are registered with reg. The caller closes
+// client.
+func New(cfg Config, client redis.UniversalClient, reg prometheus.Registerer, log *zap.Logger) *Gate {
+	cfg.MaxWait, cfg.MaxBytes, cfg.Calls = cmp.Or(cfg.MaxWait, defaultWait), cmp.Or(cfg.MaxBytes, defaultBytes), cmp.Or(cfg.Calls, unlimited)
+	g := &Gate{cfg: cfg, client: client, guard: redisretry.New("limits", log).On(client), log: log, minute: time.Minute, lines: map[string]*line{}}
+	g.metrics = newMetrics(reg, func() float64 {
+		n := 0
+		for _, l := range g.all() {
+			n += l.len()
+		}
+		return float64(n)
+	})
+	return g
+}
+
+func (g *Gate) line(endpoint string) *line {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l := g.lines[endpoint]
+	if l == nil {
+		l = &line{}
+		g.lines[endpoint] = l
+	}
+	return l
+}
+
+func (g *Gate) all() []*line {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var out []*line
+	for _, l := range g.lines {
+		out = append(out, l)
+	}
+	return out
+}
+
+// Enter waits until the call may begin, at most Config.MaxWait. See vision.Gate for its errors.
+func (g *Gate) Enter(ctx context.Context, c vision.Call) (vision.Pass, error) {
+	if len(g.cfg.Budgets) > 0 && !c.Known() {
+		return nil, &vision.Error{Class: vision.Invalid, Err: fmt.Errorf(
+			"ask vision model %q: its price is not known, and there is a budget: give its price in the file of models, or choose a model that is there", c.Model)}
+	}
+	l := g.line(c.Endpoint)
+	w, ok := l.join(c.Priority, c.Bytes, g.cfg.MaxBytes)
+	if !ok {
+		return nil, g.noRoom(ctx, c, answer{})
+	}
+	p, err := g.wait(ctx, c, w)
+	w.leave(p != nil)
+	if p == nil {
+		return nil, err
+	}
+	p.line = l
+	return p, nil
+}
+
+// wait waits in the line, and then for Redis to say yes.
+func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error) {
+	began := time.Now()
+	patience := time.NewTimer(g.cfg.MaxWait)
+	defer patience.Stop()
+	id := uuid.NewString()
+	again := time.NewTimer(0) // when the answer may be another one
+	defer again.Stop()
+	for {
+		select {
+		case <-w.turn:
+		case <-again.C:
+		case <-patience.C:
+			return nil, g.noRoom(ctx, c, answer{})
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for vision model: %w", context.Cause(ctx))
+		}
+		if !c.Expires.IsZero() && time.Now().After(c.Expires) {
+			return nil, &vision.Error{Class: vision.RateLimited, Err: fmt.Errorf("ask vision model %q: the job has expired while it waited", c.Model)}
+		}
+		if !w.has(g.cfg.Calls) {
+			continue // somebody pokes
+		}
+		a, err := g.ask(ctx, id, c)
+		if err != nil {
+			return nil, err
+		}
+		g.metrics.answers.WithLabelValues(c.Endpoint, a.what).Inc()
+		switch a.what {
+		case "go":
+			g.metrics.waited.Observe(time.Since(began).Seconds())
+			return &pass{g: g, id: id, call: c, money: a.money}, nil
+		case "open":
+			return nil, g.closed(c, a)
+		case "budget":
+			return nil, g.spent(c, a)
+		case "user":
+			w.stepAside(a.wait)
+			continue
+		}
+		if left := g.cfg.MaxWait - time.Since(began); a.wait > left {
+			return nil, g.noRoom(ctx, c, a)
+		}
+		if a.what == "not-before" { // all processes wait for this moment
+			a.wait += rand.N(a.wait/20 + time.Millisecond)
+		}
+		again.Reset(a.wait + rand.N(2*time.Millisecond))
+	}
+}
+
+// answer is what enter.lua says.
+type answer struct {
+	what  string
+	wait  time.Duration
+	money int64    // reserved
+	more  []string // see there
+}
+
+// request is the call as enter.lua wants it.
+type request struct {
+	ID         string     `json:"id"`
+	Lease      int64      `json:"lease"`
+	RPM        int        `json:"rpm"`
+	TPM        int        `json:"tpm"`
+	InFlight   int        `json:"inflight"`
+	PerUser    int        `json:"peruser"`
+	Prompt     int        `json:"prompt"`
+	Completion int        `json:"completion"`
+	Learn      bool       `json:"learn"`
+	Last       bool       `json:"last"`
+	In         int64      `json:"pin"`
+	Out        int64      `json:"pout"`
+	Model      string     `json:"model"`
+	User       string     `json:"user"`
+	Budgets    [][2]int64 `json:"budgets"`
+	Minute     int64      `json:"minute"`
+}
+
+// prefix begins the keys of the gate.
+const prefix = "ratelimit:vision:"
+
+// keys are those of common.lua.
+func keys(c vision.Call) []string {
+	base := prefix + c.Endpoint
+	return []string{base, base + ":log", base + ":tokens", base + ":leases", base + ":records",
+		prefix + "learned:" + c.Model + ":" + c.Prompt + ":" + c.Kind + ":" + c.Size}
+}
+
+// ask asks Redis.
+func (g *Gate) ask(ctx context.Context, id string, c vision.Call) (answer, error) {
+	limits := g.cfg.Limits[c.Endpoint]
+	c.User = nameOf(c.User)
+	r := request{ID: id, Lease: micros(c.Timeout + lateness), RPM: limits.RPM, TPM: limits.TPM, InFlight: limits.InFlight, PerUser: g.cfg.PerUser,
+		Prompt: c.Most.Prompt, Completion: c.Most.Completion, Learn: c.Size != "", Last: c.Last, In: c.In, Out: c.Out,
+		Model: c.Model, User: c.User, Minute: micros(g.minute), Budgets: make([][2]int64, 0, len(g.cfg.Budgets))}
+	for _, b := range g.cfg.Budgets {
+		r.Budgets = append(r.Budgets, [2]int64{int64(b.Window / time.Second), b.MicroUSD})
+	}
+	fields, err := g.run(ctx, enterScript, append(keys(c), prefix+"user:"+c.User), r)
+	if err != nil {
+		return answer{}, fmt.Errorf("wait for vision model %q: %w", c.Model, err)
+	}
+	if len(fields) < 2 {
+		return answer{}, fmt.Errorf("wait for vision model %q: redis answers %q: expected at least two values", c.Model, fields)
+	}
+	a := answer{what: fields[0], wait: fromMicros(fields[1]), more: fields[2:]}
+	if a.what == "go" && len(a.more) > 0 {
+		a.money, err = strconv.ParseInt(a.more[0], 10, 64)
+	}
+	return a, err
+}
+
+// maxUser bounds the name of a user, in bytes.
+const maxUser = 200
+
+// nameOf makes the name of a user fit for keys and fields.
+func nameOf(user string) string {
+	user = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '_'
+		}
+		return r
+	}, user)
+	if len(user) > maxUser {
+		return user[:maxUser]
+	}
+	return user
+}
+
+// run runs a script whose argument is JSON and whose answer is a list of texts.
+func (g *Gate) run(ctx context.Context, script *redis.Script, keys []string, arg any) ([]string, error) {
+	doc, err := json.Marshal(arg)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	err = g.guard.Do(ctx, func(ctx context.Context) error {
+		values, err := script.Run(ctx, g.client, keys, doc).Slice()
+		if err != nil {
+			return err
+		}
+		out = out[:0]
+		for _, v := range values {
+			out = append(out, text(v))
+		}
+		return nil
+	})
+	return out, err
+}
+
+// text is an answer of Redis, "" for none.
+func text(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case int64:
+		return strconv.FormatInt(v, 10)
+	}
+	return ""
+}
+
+// noRoom says when a call should come again that has to wait for longer than it may here.
+func (g *Gate) noRoom(ctx context.Context, c vision.Call, a answer) error {
+	wait, status := a.wait, 0
+	if a.what == "not-before" {
+		status = http.StatusTooManyRequests // as the endpoint has said
+	}
+	err := g.guard.Do(ctx, func(ctx context.Context) error {
+		booked, err := bookScript.Run(ctx, g.client, keys(c)[:2], micros(g.minute)).Text()
+		wait = max(wait, fromMicros(booked))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("wait for vision model %q: %w", c.Model, err)
+	}
+	wait = min(max(wait, leastAgain), max(wait, mostAgain))
+	return &vision.Error{Class: vision.RateLimited, StatusCode: status, RetryAfter: wait + rand.N(wait/20+time.Second), Err: fmt.Errorf(
+		"ask vision model %q: endpoint %s takes no more calls at the moment", c.Model, c.Endpoint)}
+}
+
+// closed is the error of an endpoint that is not asked.
+func (g *Gate) closed(c vision.Call, a answer) error {
+	class, why := vision.Unreachable, ""
+	if len(a.more) > 1 {
+		class, why = vision.Class(a.more[0]), a.more[1]
+	}
+	return &vision.Error{Class: class, Closed: true, RetryAfter: a.wait + rand.N(a.wait/10+time.Second), Err: fmt.Errorf(
+		"ask vision model %q: endpoint %s is asked once a minute at most, as it fails: %s", c.Model, c.Endpoint, why)}
+}
+
+// spent is the error of a budget that has no room for the call.
+func (g *Gate) spent(c vision.Call, a answer) error {
+	e := &vision.Error{Class: vision.Spent, RetryAfter: a.wait + time.Second}
+	which := ""
+	for _, b := range g.cfg.Budgets {
+		if len(a.more) > 1 && a.more[1] == strconv.FormatInt(int64(b.Window/time.Second), 10) {
+			which = b.String()
+		}
+	}
+	g.metrics.spent.Inc()
+	e.Err = fmt.Errorf("ask vision model %q: the budget of %s has no room for another call until its next window begins in %v",
+		c.Model, which, a.wait.Round(time.Second))
+	if g.cfg.Refuse {
+		e.RetryAfter = 0
+	}
+	return e
+}
+
+// pass is a vision.Pass.
+type pass struct {
+	g     *Gate
+	line  *line
+	id    string
+	call  vision.Call
+	money int64
+}
+
+// end is the end of a call as leave.lua wants it.
+type end struct {
+	ID         string `json:"id"`
+	Cost       int64  `json:"cost"`
+	Prompt     int    `json:"prompt"`
+	Completion int    `json:"completion"`
+	Fault      string `json:"fault"`
+	Wait       int64  `json:"wait"`
+	Class      string `json:"class"`
+	Text       string `json:"text"`
+	Minute     int64  `json:"minute"`
+}
+
+// Leave ends the call. While Redis is away it waits, as long as the lease of the call lasts.
+func (p *pass) Leave(e vision.End) int64 {
+	p.line.ended()
+	doc := end{ID: p.id, Minute: micros(p.g.minute), Prompt: e.Prompt, Completion: e.Completion, Fault: faultOf(e, p.call.Named)}
+	switch {
+	case e.Prompt+e.Completion > 0:
+		doc.Cost = p.call.Cost(e.Tokens)
+	case e.Paid && p.call.Known():
+		doc.Cost = -1
+	}
+	var fault *vision.Error
+	if errors.As(e.Err, &fault) {
+		doc.Wait, doc.Class, doc.Text = micros(fault.RetryAfter), string(fault.Class), fault.Error()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lateness/2)
+	defer cancel()
+	fields, err := p.g.run(ctx, leaveScript, keys(p.call), doc)
+	if err != nil || len(fields) < 3 {
+		p.g.log.Warn("the end of a call is not booked: it counts as what was reserved", zap.String("endpoint", p.call.Endpoint), zap.Error(err))
+		return p.reserved(doc.Cost)
+	}
+	p.g.tell(p.call.Endpoint, fields[2], fault)
+	charged, err := strconv.ParseInt(fields[0], 10, 64)
+	if err != nil {
+		return p.reserved(doc.Cost)
+	}
+	if doc.Cost > p.money && len(p.g.cfg.Budgets) > 0 {
+		p.g.log.Warn("a call cost more than was reserved for it", zap.String("endpoint", p.call.Endpoint), zap.String("model", p.call.Model),
+			zap.Int64("cost_microusd", doc.Cost), zap.Int64("reserved_microusd", p.money))
+	}
+	return charged
+}
+
+// reserved is the cost of a call, what was reserved if it is not known.
+func (p *pass) reserved(cost int64) int64 {
+	if cost < 0 {
+		return p.money
+	}
+	return cost
+}
+
+// tell logs that an endpoint is not asked any more, or is again: once for all processes.
+func (g *Gate) tell(endpoint, news string, fault *vision.Error) {
+	switch news {
+	case "opened":
+		level := zap.WarnLevel
+		if faultClass(fault.Class) == broken {
+			level = zap.ErrorLevel
+		}
+		g.log.Log(level, "the vision endpoint fails: jobs that need it wait, and one call a minute asks whether it is well", zap.String("endpoint", endpoint),
+			zap.String("class", string(fault.Class)), zap.Error(fault))
+	case "closed":
+		g.log.Info("the vision endpoint is well again", zap.String("endpoint", endpoint))
+	}
+}
+
+// Kinds of faults, see leave.lua.
+const (
+	throttled = "throttled"
+	ill       = "ill"
+	broken    = "broken"
+	other     = "other"
+	unknown   = "unknown"
+)
+
+func faultClass(c vision.Class) string {
+	switch c {
+	case "":
+		return ""
+	case vision.RateLimited:
+		return throttled
+	case vision.Unreachable, vision.Overloaded:
+		return ill
+	case vision.Quota, vision.Denied, vision.NotFound:
+		return broken
+	case vision.Unusable, vision.Refused, vision.Truncated:
+		return "" // it has answered
+	}
+	return other
+}
+
+// faultOf is what the end of a call says about its endpoint.
+func faultOf(e vision.End, named bool) string {
+	class, known := e.Class()
+	if !known {
+		return unknown
+	}
+	f := faultClass(class)
+	if f == broken && named && class != vision.Quota {
+		return other // of the job, which wants a model that is not there
+	}
+	return f
+}

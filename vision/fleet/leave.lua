@@ -1,0 +1,75 @@
+-- Ends a call.
+--
+-- KEYS: as above. ARGV: the end as JSON:
+--   id, cost (-1: what was reserved), prompt, completion (tokens, 0: not known),
+--   fault: '' an answer came, throttled, ill (by itself it gets well), broken (somebody has to act), other (of this
+--   request), unknown
+--   wait (that the endpoint asks for), class, text (of the fault), minute (shorter in tests)
+-- Returns: what is charged, whether the record was there, and 'opened', 'closed' or ''.
+local r = finish(call.id, call.cost >= 0 and call.cost or nil)
+local charged = r and r.cost or math.max(call.cost, 0)
+local probe = r and r.probe
+
+local had = call.prompt + call.completion
+if had > 0 then
+  if r and redis.call('HEXISTS', tokens, call.id) == 1 then
+    redis.call('HSET', tokens, call.id, int(had))
+    redis.call('HINCRBY', state, 'tokens', int(had - r.about))
+  end
+  local p, c = unpack(redis.call('HMGET', learned, 'prompt', 'completion'))
+  redis.call('HINCRBY', learned, 'n', 1)
+  redis.call('HSET', learned, 'prompt', int(math.max(num(p), call.prompt)), 'completion', int(math.max(num(c), call.completion)))
+  redis.call('EXPIRE', learned, 2592000)
+end
+
+local news = ''
+local open = get('open_until') > 0
+local limit = get('limit')
+local asked = call.wait -- what the endpoint has asked for
+if call.fault == 'throttled' then
+  local times = get('throttled') + 1
+  put('throttled', times)
+  if asked == 0 then asked = 1000000 * 2 ^ math.min(times - 1, 5) end
+  -- Calls that were in flight together are one episode.
+  if now > get('cut') + math.max(15000000, asked) then
+    if limit == 0 then limit = (redis.call('ZCARD', leases) + 1) * 1000 end
+    limit = math.max(1000, math.floor(limit * 0.8))
+    put('limit', limit)
+    put('cut', now)
+  end
+elseif call.fault == 'ill' then
+  put('grow', now + 15000000)
+elseif call.fault == '' then
+  redis.call('HDEL', state, 'throttled')
+  -- Only what was in use while the call was in flight grows.
+  if limit > 0 and r and get('used') >= num(r.at) and now > get('grow') then
+    put('limit', limit + 1000000 / limit) -- one more when all of them have answered
+  end
+end
+if asked > 0 and (call.fault == 'throttled' or call.fault == 'ill') then
+  put('not_before', math.max(get('not_before'), now + asked))
+end
+
+if call.fault == 'ill' or call.fault == 'broken' then
+  local fails = get('fails') + 1
+  put('fails', fails)
+  if probe or open or fails >= 5 or call.fault == 'broken' then
+    if not open then
+      news = 'opened'
+      put('opened', now)
+    end
+    if probe or not open then
+      put('open_until', now + math.min(math.max(call.minute, call.wait), 10 * call.minute))
+    end
+    redis.call('HSET', state, 'class', call.class, 'text', call.text)
+  end
+elseif call.fault ~= 'unknown' then -- it answers
+  redis.call('HDEL', state, 'fails')
+  if call.fault ~= 'throttled' then put('good', now) end
+  if open and (probe or call.fault == '') then
+    redis.call('HDEL', state, 'open_until', 'opened', 'class', 'text')
+    news = 'closed'
+  end
+end
+redis.call('EXPIRE', state, 604800)
+return {int(charged), r and 1 or 0, news}
