@@ -74,6 +74,7 @@ func setupOn(t *testing.T, broker string) *bundle {
 	mux := http.NewServeMux()
 	mux.Handle("/", http.FileServerFS(samples.FS()))
 	mux.HandleFunc("/busy.jpg", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "busy", http.StatusServiceUnavailable) })
+	mux.HandleFunc("/patch/{name}", patches)
 	mux.HandleFunc("/blue.png", func(w http.ResponseWriter, _ *http.Request) {
 		flat := image.NewPaletted(image.Rect(0, 0, 64, 64), color.Palette{color.RGBA{B: 200, A: 255}})
 		_ = png.Encode(w, flat) // the worker that asks says so if it fails
@@ -300,8 +301,9 @@ type model struct {
 	vision atomic.Int32 // requests with a picture
 	text   atomic.Int32 // requests without
 	hold   chan struct{}
-	gate   atomic.Bool // vision requests wait for hold
-	answer string      // about a picture; "" for wasteAnswer
+	gate   atomic.Bool  // vision requests wait for hold
+	answer string       // about a picture; "" for wasteAnswer
+	status atomic.Int32 // of all answers; 0 for 200
 }
 
 const wasteAnswer = `{"waste_type":"plastic","confidence":0.93,"feedback":"라벨을 떼고 헹궈서 버리세요","category":"plastic_bottle","recyclable":true}`
@@ -340,6 +342,10 @@ func (m *model) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		m.text.Add(1)
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if s := m.status.Load(); s != 0 {
+		w.WriteHeader(int(s))
+		return
+	}
 	_ = json.NewEncoder(w).Encode(map[string]any{
 		"id": "c", "object": "chat.completion", "created": 1, "model": asked.Model,
 		"choices": []any{map[string]any{"index": 0, "finish_reason": "stop", "message": map[string]any{"role": "assistant", "content": content}}},
