@@ -83,7 +83,7 @@ type Gate struct {
 	log     *zap.Logger
 	metrics *metrics
 
-	minute time.Duration // shorter in tests
+	minute, late time.Duration // a minute and lateness: shorter in tests
 
 	mu    sync.Mutex
 	lines map[string]*line
@@ -95,7 +95,7 @@ var _ vision.Gate = (*Gate)(nil)
 // client.
 func New(cfg Config, client redis.UniversalClient, reg prometheus.Registerer, log *zap.Logger) *Gate {
 	cfg.MaxWait, cfg.MaxBytes, cfg.Calls = cmp.Or(cfg.MaxWait, defaultWait), cmp.Or(cfg.MaxBytes, defaultBytes), cmp.Or(cfg.Calls, unlimited)
-	g := &Gate{cfg: cfg, client: client, guard: redisretry.New("limits", log).On(client), log: log, minute: time.Minute, lines: map[string]*line{}}
+	g := &Gate{cfg: cfg, client: client, guard: redisretry.New("limits", log).On(client), log: log, minute: time.Minute, late: lateness, lines: map[string]*line{}}
 	g.metrics = newMetrics(reg, func() float64 {
 		n := 0
 		for _, l := range g.all() {
@@ -239,7 +239,7 @@ func keys(c vision.Call) []string {
 func (g *Gate) ask(ctx context.Context, id string, c vision.Call) (answer, error) {
 	limits := g.cfg.Limits[c.Endpoint]
 	c.User = nameOf(c.User)
-	r := request{ID: id, Lease: micros(c.Timeout + lateness), RPM: limits.RPM, TPM: limits.TPM, InFlight: limits.InFlight, PerUser: g.cfg.PerUser,
+	r := request{ID: id, Lease: micros(c.Timeout + g.late), RPM: limits.RPM, TPM: limits.TPM, InFlight: limits.InFlight, PerUser: g.cfg.PerUser,
 		Prompt: c.Most.Prompt, Completion: c.Most.Completion, Learn: c.Size != "", Last: c.Last, In: c.In, Out: c.Out,
 		Model: c.Model, User: c.User, Minute: micros(g.minute), Budgets: make([][2]int64, 0, len(g.cfg.Budgets))}
 	for _, b := range g.cfg.Budgets {
@@ -391,7 +391,7 @@ func (p *pass) Leave(e vision.End) int64 {
 	if errors.As(e.Err, &fault) {
 		doc.Wait, doc.Class, doc.Text = micros(fault.RetryAfter), string(fault.Class), fault.Error()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), lateness/2)
+	ctx, cancel := context.WithTimeout(context.Background(), max(p.g.late/2, time.Second))
 	defer cancel()
 	fields, err := p.g.run(ctx, leaveScript, keys(p.call), doc)
 	if err != nil || len(fields) < 3 {
