@@ -24,6 +24,8 @@ type Query struct {
 	Usable func(Entry) bool
 	// Stale, if not nil, is an entry that is no answer any more: see Answer.Expiring.
 	Stale *Entry
+	// Own says that the answer to a picture that looks the same is none.
+	Own bool
 }
 
 // Kind is how an answer was found.
@@ -51,7 +53,7 @@ type Answer struct {
 // usable reports whether e answers q.
 func (c *Cache) usable(q Query, e Entry) bool {
 	switch {
-	case q.Stale != nil && e == *q.Stale:
+	case q.Stale != nil && e == *q.Stale, q.Own && e.DerivedFrom != "":
 		return false
 	case e.PromptVersion != "" && q.Prompt != "" && e.PromptVersion != q.Prompt && !c.cfg.AnyPrompt:
 		return false
@@ -95,7 +97,7 @@ const (
 )
 
 func (c *Cache) lookupNear(ctx context.Context, q Query) (*Answer, error) {
-	if c.cfg.Radius == 0 || !q.hasColour() || q.Stale != nil && q.Stale.DerivedFrom == "" {
+	if c.cfg.Radius == 0 || q.Own || !q.hasColour() || q.Stale != nil && q.Stale.DerivedFrom == "" {
 		return nil, nil // what was looked at itself is looked at again
 	}
 	candidates := c.index.Near(q.Hash, c.cfg.Radius)

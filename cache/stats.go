@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -73,12 +75,7 @@ func (c *Cache) Record(p Picture, a Answer) {
 	n := &c.counts
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.fields == nil {
-		n.fields, n.unique, n.top = map[string]map[string]int64{}, map[string][]any{}, map[string]map[string]int64{}
-	}
-	if n.fields[hour] == nil {
-		n.fields[hour] = map[string]int64{}
-	}
+	n.begin(hour)
 	n.fields[hour][string(a.Kind)]++
 	n.unique[day] = append(n.unique[day], name)
 	if a.Kind == Fresh {
@@ -93,6 +90,36 @@ func (c *Cache) Record(p Picture, a Answer) {
 		name = a.DerivedFrom // what looks the same counts as one picture
 	}
 	n.top[day][name]++
+}
+
+// RecordCanary counts a near hit at a distance in bits of which the model was asked all the same, and whether its answer
+// differs.
+func (c *Cache) RecordCanary(distance int, differs bool) {
+	hour := c.now().UTC().Format(hourLayout)
+	n := &c.counts
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.begin(hour)
+	n.fields[hour][canaryField+strconv.Itoa(distance)]++
+	if differs {
+		n.fields[hour][differsField+strconv.Itoa(distance)]++
+	}
+}
+
+// Counters of near hits by their distance.
+const (
+	canaryField  = "canary:"
+	differsField = "differs:"
+)
+
+// begin makes room for what is counted in an hour. n.mu is held.
+func (n *counts) begin(hour string) {
+	if n.fields == nil {
+		n.fields, n.unique, n.top = map[string]map[string]int64{}, map[string][]any{}, map[string]map[string]int64{}
+	}
+	if n.fields[hour] == nil {
+		n.fields[hour] = map[string]int64{}
+	}
 }
 
 // Flush writes what was counted since the last time. What cannot be written is
@@ -162,11 +189,19 @@ type Hot struct {
 	Hits    int64  `json:"hits"`
 }
 
+// Canary counts the near hits at a distance of which the model was asked all the same.
+type Canary struct {
+	Distance int   `json:"distance"` // in bits
+	Asked    int64 `json:"asked"`
+	Differs  int64 `json:"differs"` // of these, how many answers were other ones
+}
+
 // Stats is what all processes counted.
 type Stats struct {
-	Hours []Hour `json:"hours"` // the oldest first, also those without a job
-	Days  []Day  `json:"days"`
-	Top   []Hot  `json:"top"` // the most hit first
+	Hours  []Hour   `json:"hours"` // the oldest first, also those without a job
+	Days   []Day    `json:"days"`
+	Top    []Hot    `json:"top"`    // the most hit first
+	Canary []Canary `json:"canary"` // the nearest first
 }
 
 // Stats reads the statistics of the last hours, at most those of TTL, with the
@@ -206,11 +241,42 @@ func (c *Cache) Stats(ctx context.Context, hours, top int) (Stats, error) {
 			*to, _ = strconv.ParseInt(counted[i].Val()[field], 10, 64) // absent: none were counted
 		}
 	}
+	out.Canary = canaries(counted)
 	for i, day := range days {
 		out.Days = append(out.Days, Day{day, unique[i].Val()})
 	}
 	out.Top = merge(hot, top)
 	return out, nil
+}
+
+// canaries adds up those of several hours.
+func canaries(hours []*redis.MapStringStringCmd) []Canary {
+	all := map[int]Canary{}
+	for _, hour := range hours {
+		for field, value := range hour.Val() {
+			text, asked := strings.CutPrefix(field, canaryField)
+			if !asked {
+				var differs bool
+				if text, differs = strings.CutPrefix(field, differsField); !differs {
+					continue
+				}
+			}
+			distance, err := strconv.Atoi(text)
+			n, countErr := strconv.ParseInt(value, 10, 64)
+			if err != nil || countErr != nil {
+				continue // written by nobody of ours
+			}
+			c := all[distance]
+			c.Distance = distance
+			if asked {
+				c.Asked += n
+			} else {
+				c.Differs += n
+			}
+			all[distance] = c
+		}
+	}
+	return slices.SortedFunc(maps.Values(all), func(a, b Canary) int { return cmp.Compare(a.Distance, b.Distance) })
 }
 
 // merge adds up the hits of several days and returns the n largest sums.

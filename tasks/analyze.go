@@ -1,11 +1,14 @@
 package tasks
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"strconv"
 	"sync"
 	"time"
 
@@ -39,6 +42,7 @@ type Cache interface {
 	Lookup(ctx context.Context, q cache.Query) (*cache.Answer, error)
 	Fill(ctx context.Context, q cache.Query, compute func(context.Context) (cache.Entry, error), waiting func()) (cache.Answer, error)
 	Record(p cache.Picture, a cache.Answer)
+	RecordCanary(distance int, differs bool)
 }
 
 // Progress shows how far a job is: progress.Store.
@@ -56,6 +60,9 @@ type Config struct {
 	Cores       int            // pictures decoded, hashed or scaled at once; default runtime.GOMAXPROCS
 	Prompts     *prompt.Folder // what the model is asked, and the messages; default prompt.Builtin
 
+	// Canary is the share of near hits, from 0 to 1, of which the model is asked all the same, to see how often they are
+	// wrong. Default 0.
+	Canary float64
 	// RetryHorizon is how long a job is tried again because of a fault of the model; 0: it fails at once. Default 1 h.
 	RetryHorizon time.Duration
 	// StepAside gives the job's place among those that are at work to another one until back is called: worker.StepAside.
@@ -254,10 +261,11 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 			}
 		}
 	}
-	if found != nil && !found.Expiring {
+	q := r.query(pic)
+	q.Own = found != nil && found.Kind == cache.Near && rand.Float64() < r.t.cfg.Canary
+	if found != nil && !found.Expiring && !q.Own {
 		return r.answer(ctx, pic, *found, vision.Usage{})
 	}
-	q := r.query(pic)
 	if found != nil {
 		q.Stale = &found.Entry
 	}
@@ -269,7 +277,30 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 	if err != nil {
 		return nil, err
 	}
+	if q.Own && fresh.Kind == cache.Fresh {
+		differs, err := r.differ(found.Entry, fresh.Entry)
+		if err != nil {
+			return nil, err
+		}
+		r.t.cache.RecordCanary(found.Near, differs)
+		r.t.metrics.canary.WithLabelValues(strconv.Itoa(found.Near), strconv.FormatBool(differs)).Inc()
+	}
 	return r.answer(ctx, pic, fresh, usage)
+}
+
+// differ reports whether two answers differ in what is not just words.
+func (r *run) differ(a, b cache.Entry) (bool, error) {
+	s := r.t.cfg.Prompts.Find(prompt.Analysis, r.opt.Lang).Schema
+	names := s.Closed()
+	if len(names) == 0 {
+		names, _ = s.Names()
+	}
+	one, err := a.Answer(names)
+	if err != nil {
+		return false, err
+	}
+	other, err := b.Answer(names)
+	return !bytes.Equal(one, other), err
 }
 
 // tellStale logs that a job has the old answer.

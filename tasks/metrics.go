@@ -14,6 +14,7 @@ type metrics struct {
 	calls   *prometheus.CounterVec
 	tokens  *prometheus.CounterVec
 	offList *prometheus.CounterVec
+	canary  *prometheus.CounterVec
 	cost    prometheus.Counter
 	saved   prometheus.Counter // calls
 	savings prometheus.Counter // money
@@ -38,6 +39,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		offList: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "onceover_vision_offlist_total", Help: "Answers taken although the value of a field is none of its list in the schema.",
 		}, []string{"field"}),
+		canary: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "onceover_cache_canary_total", Help: "Near hits of which the model was asked all the same, by distance in bits and by whether its answer differs.",
+		}, []string{"distance", "differs"}),
 		cost: f.NewCounter(prometheus.CounterOpts{
 			Name: "onceover_vision_cost_usd_total", Help: "Cost of the requests where a price is configured.",
 		}),

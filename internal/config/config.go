@@ -156,6 +156,9 @@ func (s *Settings) table() []setting {
 	num64 := func(p *int64) func(*pflag.FlagSet, string, string) {
 		return func(fs *pflag.FlagSet, name, usage string) { fs.Int64Var(p, name, *p, usage) }
 	}
+	float := func(p *float64) func(*pflag.FlagSet, string, string) {
+		return func(fs *pflag.FlagSet, name, usage string) { fs.Float64Var(p, name, *p, usage) }
+	}
 	dur := func(p *time.Duration) func(*pflag.FlagSet, string, string) {
 		return func(fs *pflag.FlagSet, name, usage string) { fs.DurationVar(p, name, *p, usage) }
 	}
@@ -211,6 +214,7 @@ func (s *Settings) table() []setting {
 		{"prompts", []string{"ONCEOVER_PROMPTS"}, str(&s.prompts), "`folder` of prompts, schemas and messages (default: household waste, built in); see onceover prompts"},
 		{"lang", []string{"ONCEOVER_LANG"}, str(&s.Tasks.Lang), "language of messages and analyses where a job names none"},
 		{"cache-radius", []string{"ONCEOVER_CACHE_RADIUS"}, num(&s.Cache.Radius), "give a picture the answer of one whose hash is at most so many `bits` away and whose colours agree; 0: only equal hashes count, 24 is the most"},
+		{"canary", []string{"ONCEOVER_CANARY"}, float(&s.Tasks.Canary), "`share` of near hits, 0 to 1, of which the model is asked all the same, to see how often they are wrong"},
 		{"cache-index-entries", []string{"ONCEOVER_CACHE_INDEX_ENTRIES"}, num(&s.Cache.IndexEntries), "most hashes that a process keeps in memory to find near ones, of 96 bytes each"},
 		{"cache-any-prompt", []string{"ONCEOVER_CACHE_ANY_PROMPT"}, yes(&s.Cache.AnyPrompt), "answers made with another version of the prompt are answers too"},
 		{"image-allow", []string{"ONCEOVER_IMAGE_ALLOW"}, list(&s.Image.Allow), "hosts or CIDRs that may be fetched although private, comma separated"},
@@ -366,6 +370,9 @@ func (s *Settings) complete(env map[string]string) []error {
 	faults = append(faults, s.completeModels(func(name string) string { return env[name] })...)
 	if s.Tasks.PillowOrder, err = phash.ParseOrder(s.pillow); err != nil {
 		faults = append(faults, fmt.Errorf("pillow: %w", err))
+	}
+	if !(s.Tasks.Canary >= 0 && s.Tasks.Canary <= 1) {
+		faults = append(faults, fmt.Errorf("canary is %v: expected a share from 0 to 1", s.Tasks.Canary))
 	}
 	if s.Tasks.MaxPixels < 1 {
 		faults = append(faults, fmt.Errorf("image-max-pixels is %d: expected at least 1", s.Tasks.MaxPixels))

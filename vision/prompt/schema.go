@@ -38,6 +38,18 @@ func (s *Schema) Names() (all, required []string) {
 	return all, required
 }
 
+// Closed are the fields of which two answers are the same or not: those with a list of values, and those that are true
+// or false. Others are words, which differ from one answer to the next.
+func (s *Schema) Closed() []string {
+	var out []string
+	for _, p := range s.root.fields {
+		if len(p.enum) > 0 || p.takes("boolean") {
+			out = append(out, p.name)
+		}
+	}
+	return out
+}
+
 // field is the schema of a value.
 type field struct {
 	name     string
