@@ -135,7 +135,8 @@ func TestLongLimits(t *testing.T) {
 			e := &endpoint{rpm: 60, headers: tt.headers, takes: time.Second}
 			b.serve(e)
 			for i := range 4 {
-				b.worker("ONCEOVER_CONCURRENCY=25", "ONCEOVER_VISION_RPM="+tt.rpm, fmt.Sprintf("ONCEOVER_NODE_NAME=w%d@host", i))
+				w := b.worker("ONCEOVER_CONCURRENCY=25", "ONCEOVER_VISION_RPM="+tt.rpm, fmt.Sprintf("ONCEOVER_NODE_NAME=w%d@host", i))
+				defer w.tellRetries()
 			}
 			const minutes = 4
 			sent := b.client("send", b.misses(0, 60*minutes+60)...)
@@ -150,6 +151,15 @@ func TestLongLimits(t *testing.T) {
 				t.Errorf("%d jobs failed", n)
 			}
 		})
+	}
+}
+
+// tellRetries shows why jobs were retried.
+func (p *process) tellRetries() {
+	for line := range strings.Lines(p.log.String()) {
+		if strings.Contains(line, "will be retried") || strings.Contains(line, "vision endpoint") {
+			p.t.Log(strings.TrimSpace(line))
+		}
 	}
 }
 
