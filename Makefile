@@ -4,11 +4,12 @@
 # make newest the tests of the newest RabbitMQ and Valkey alone
 # make matrix each pair of releases of RabbitMQ and of Redis or Valkey; writes docs/tested-with.md
 # make violence   twelve minutes of kill -9, restarts, lost rights and time-outs, and an account of every job
+# make fleet  twenty minutes of limits, outages and budgets
 # make build  bin/onceover, static
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: demo dev test test-short newest matrix celery-suite violence setup modules build image clean
+.PHONY: demo dev test test-short newest matrix celery-suite violence fleet setup modules build image clean
 
 demo:
 	go run ./cmd/onceover demo
@@ -34,6 +35,12 @@ matrix:
 # All of Celery's own integration tests, against examples/integration.
 celery-suite: setup
 	ONCEOVER_TEST_SUITE=all scripts/test unit ./e2e/suite -timeout 30m
+
+# The limits, the budget and the horizon of retries as they are, which takes 20 minutes: CI has
+# short forms. Four workers at a limit of 60 a minute, an outage of five minutes, 1,000 calls in
+# flight, hits between misses, and 100 budgets under kill -9.
+fleet:
+	ONCEOVER_TEST_RUNS=100 scripts/test unit -tags long -timeout 40m -run "^TestLong|^TestBudgetUnderKill" ./e2e ./vision/fleet
 
 # Workers killed at random and at each crash point, servers restarted, killed, full and
 # without rights for the workers, connections cut, consumers ended by the broker; then every

@@ -111,7 +111,8 @@ func (t *ImageAnalyze) Run(ctx context.Context, req *celery.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
-	r := &run{t: t, args: a, taskID: req.ID, again: req.Retries > 0 || req.Delivery.Redelivered, tracker: tracker, opt: vision.Options{Model: a.Model, Lang: a.Lang, User: userOf(a.UserID), Expires: req.Expires}}
+	r := &run{t: t, args: a, taskID: req.ID, again: req.Retries > 0 || req.Delivery.Redelivered, tracker: tracker, opt: vision.Options{Model: a.Model, Lang: a.Lang, User: userOf(a.UserID), Expires: req.Expires,
+		Wait: req.SoftTimeLimit / 5}} // what is left has to do for the call
 	if p := req.Priority(); p != nil {
 		r.opt.Priority = *p
 	}

@@ -33,6 +33,7 @@ type Call struct {
 	Prices
 	Most    Tokens        // of which no call has more; holds until others were seen
 	Timeout time.Duration // of the call
+	Wait    time.Duration // how long it may wait at most; 0: as long as the gate lets it
 	Bytes   int           // of the request, held while it waits
 
 	Priority uint8     // of the job, 0 to 9: the higher goes first

@@ -410,7 +410,7 @@ func (o *OpenAI) about(q query, chat chatRequest) Call {
 	}
 	return Call{
 		Endpoint: o.name, Model: chat.Model, Prompt: q.prompt.Version, Kind: q.kind, Size: q.size,
-		Last: q.opt.Paid+1 >= MaxPaid, Named: q.opt.Model != "" && q.opt.Model != o.model, Prices: o.pricesOf(chat.Model), Most: most, Timeout: o.timeout,
+		Last: q.opt.Paid+1 >= MaxPaid, Named: q.opt.Model != "" && q.opt.Model != o.model, Prices: o.pricesOf(chat.Model), Most: most, Timeout: o.timeout, Wait: q.opt.Wait,
 		Bytes: q.bytes, Priority: q.opt.Priority, User: q.opt.User, Expires: q.opt.Expires,
 	}
 }

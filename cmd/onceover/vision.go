@@ -21,6 +21,7 @@ func newVision() *cobra.Command {
 
 func newVisionCheck() *cobra.Command {
 	var asJSON bool
+	var name string
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Ask the endpoint about a built-in picture, and say what it takes",
@@ -28,21 +29,25 @@ func newVisionCheck() *cobra.Command {
 endpoint takes a picture as a data URL and the model sees it; whether it enforces,
 heeds, ignores or refuses json_schema and json_object; in which field the answer
 comes; what it says of tokens and limits; how long it took; and which settings follow.
-Exit code 1 if pictures cannot be analysed there. The calls are paid for.`,
+Exit code 1 if pictures cannot be analysed there. The calls are paid for, and pass
+neither the limits nor the budget of the workers. With a file of models it is the first
+endpoint, or the one that --endpoint names.`,
 		Example: `  onceover vision check --vision-url https://api.openai.com/v1 --vision-model gpt-4o-mini
   ONCEOVER_VISION_URL=http://127.0.0.1:11434/v1 ONCEOVER_VISION_MODEL=llava onceover vision check --json`,
 		Args: cobra.NoArgs,
 	}
-	s := config.Bind(cmd.Flags(), "vision-url", "vision-model", "vision-api-key", "vision-timeout", "vision-price-in", "vision-price-out", "vision-format")
+	s := config.Bind(cmd.Flags(), "vision-url", "vision-model", "vision-api-key", "vision-timeout", "vision-price-in", "vision-price-out", "vision-format", "models")
+	cmd.Flags().StringVar(&name, "endpoint", "", "the `name` of an endpoint in the file of models (default: the first)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := load(s, cmd.Flags()); err != nil {
 			return err
 		}
-		if s.Vision.BaseURL == "" {
-			return usageError(errors.New("vision-url is not set: expected the endpoint to look at"))
+		cfg, err := endpointOf(s, name)
+		if err != nil {
+			return usageError(err)
 		}
-		o, err := vision.NewOpenAI(s.Vision)
+		o, err := vision.NewOpenAI(cfg)
 		if err != nil {
 			return usageError(err)
 		}
@@ -67,6 +72,21 @@ Exit code 1 if pictures cannot be analysed there. The calls are paid for.`,
 		return nil
 	}
 	return cmd
+}
+
+// endpointOf is the endpoint of a name, "" for the first.
+func endpointOf(s *config.Settings, name string) (vision.OpenAIConfig, error) {
+	if len(s.Models) == 0 {
+		return vision.OpenAIConfig{}, errors.New("vision-url is not set, nor is models: expected the endpoint to look at")
+	}
+	var names []string
+	for _, e := range s.Models {
+		if name == "" || e.Name == name {
+			return e.OpenAIConfig, nil
+		}
+		names = append(names, e.Name)
+	}
+	return vision.OpenAIConfig{}, fmt.Errorf("no endpoint is named %q: expected one of %s", name, strings.Join(names, ", "))
 }
 
 func drawProfile(out io.Writer, p *vision.Profile) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -167,7 +168,7 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 			pages[asynqmonPath+"/"] = guarded(svc.asynqmon, isLoopback(s.HTTPAddr))
 		}
 		probes = append(probes, gateway.Probe{Name: "the store of failed jobs", Ping: svc.failed.Ready})
-		if svc.gateway, err = gateway.Listen(s.HTTPAddr, svc.worker, probes, svc.notes, svc.metrics, pages, log.Named("http")); err != nil {
+		if svc.gateway, err = gateway.Listen(s.HTTPAddr, svc.worker, probes, svc.tell, svc.metrics, pages, log.Named("http")); err != nil {
 			return nil, err
 		}
 	}
@@ -303,6 +304,14 @@ func (svc *service) checkFailedStore(ctx context.Context) error {
 		svc.log.Warn(text)
 	}
 	return nil
+}
+
+// tell is what the operator should know although jobs are taken.
+func (svc *service) tell() []string {
+	if svc.gate == nil {
+		return svc.notes
+	}
+	return append(slices.Clone(svc.notes), svc.gate.Failing()...)
 }
 
 // checkLimitsStore refuses a Redis that would forget what was spent. One that does not answer lets no call begin.

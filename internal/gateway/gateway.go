@@ -48,7 +48,7 @@ type Server struct {
 	listener net.Listener
 	worker   Worker
 	probes   []Probe
-	notes    []string
+	notes    func() []string
 	log      *zap.Logger
 	http     *http.Server
 
@@ -60,7 +60,7 @@ type Server struct {
 
 // Listen opens addr. The server answers once Run is called. pages are further
 // handlers, by pattern; notes stand in the body of /readyz when all is well.
-func Listen(addr string, w Worker, probes []Probe, notes []string, metrics prometheus.Gatherer, pages map[string]http.Handler, log *zap.Logger) (*Server, error) {
+func Listen(addr string, w Worker, probes []Probe, notes func() []string, metrics prometheus.Gatherer, pages map[string]http.Handler, log *zap.Logger) (*Server, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen on the HTTP address %s: %w; choose another with --http-addr or ONCEOVER_HTTP_ADDR, \"off\" for none", addr, err)
@@ -184,8 +184,8 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	body := map[string]any{"ready": true}
-	if len(s.notes) > 0 {
-		body["notes"] = s.notes
+	if notes := s.notes(); len(notes) > 0 {
+		body["notes"] = notes
 	}
 	reply(w, http.StatusOK, body)
 }

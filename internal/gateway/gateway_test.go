@@ -55,7 +55,7 @@ func setup(t *testing.T, probes ...gateway.Probe) *bundle {
 	b := &bundle{worker: &worker{}, logs: logs, client: &http.Client{Transport: &http.Transport{}}, t: t}
 	b.worker.consuming.Store(true)
 	var err error
-	if b.server, err = gateway.Listen("127.0.0.1:0", b.worker, probes, []string{"a note"}, reg, nil, zap.New(core)); err != nil {
+	if b.server, err = gateway.Listen("127.0.0.1:0", b.worker, probes, func() []string { return []string{"a note"} }, reg, nil, zap.New(core)); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -177,7 +177,7 @@ func TestMetrics(t *testing.T) {
 
 func TestAddressInUse(t *testing.T) {
 	b := setup(t)
-	_, err := gateway.Listen(b.server.Addr(), b.worker, nil, nil, prometheus.NewRegistry(), nil, zap.NewNop())
+	_, err := gateway.Listen(b.server.Addr(), b.worker, nil, func() []string { return nil }, prometheus.NewRegistry(), nil, zap.NewNop())
 	if err == nil || !strings.Contains(err.Error(), "--http-addr") {
 		t.Errorf("got %v, want an error that names the remedy", err)
 	}

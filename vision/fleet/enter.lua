@@ -54,6 +54,8 @@ elseif now - get('good') > 10 * call.minute then
 else
   limit = 1000000
 end
+local wary = get('wary') -- after a 429 one call asks first, and with each answer twice as many may
+if wary > 0 then limit = math.min(limit, wary) end
 if call.inflight > 0 then limit = math.min(limit, call.inflight) end
 if inflight >= limit then return {'busy', int(step)} end
 

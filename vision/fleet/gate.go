@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -85,8 +87,15 @@ type Gate struct {
 
 	minute, late time.Duration // a minute and lateness: shorter in tests
 
-	mu    sync.Mutex
-	lines map[string]*line
+	mu      sync.Mutex
+	lines   map[string]*line
+	failing map[string]failing // by endpoint: what was heard last
+}
+
+// failing is what an endpoint is not asked for.
+type failing struct {
+	why  string
+	till time.Time // it may be over then
 }
 
 var _ vision.Gate = (*Gate)(nil)
@@ -95,7 +104,7 @@ var _ vision.Gate = (*Gate)(nil)
 // client.
 func New(cfg Config, client redis.UniversalClient, reg prometheus.Registerer, log *zap.Logger) *Gate {
 	cfg.MaxWait, cfg.MaxBytes, cfg.Calls = cmp.Or(cfg.MaxWait, defaultWait), cmp.Or(cfg.MaxBytes, defaultBytes), cmp.Or(cfg.Calls, unlimited)
-	g := &Gate{cfg: cfg, client: client, guard: redisretry.New("limits", log).On(client), log: log, minute: time.Minute, late: lateness, lines: map[string]*line{}}
+	g := &Gate{cfg: cfg, client: client, guard: redisretry.New("limits", log).On(client), log: log, minute: time.Minute, late: lateness, lines: map[string]*line{}, failing: map[string]failing{}}
 	g.metrics = newMetrics(reg, func() float64 {
 		n := 0
 		for _, l := range g.all() {
@@ -150,7 +159,11 @@ func (g *Gate) Enter(ctx context.Context, c vision.Call) (vision.Pass, error) {
 // wait waits in the line, and then for Redis to say yes.
 func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error) {
 	began := time.Now()
-	patience := time.NewTimer(g.cfg.MaxWait)
+	most := g.cfg.MaxWait
+	if c.Wait > 0 {
+		most = min(most, c.Wait)
+	}
+	patience := time.NewTimer(most)
 	defer patience.Stop()
 	id := uuid.NewString()
 	again := time.NewTimer(0) // when the answer may be another one
@@ -177,6 +190,7 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 		g.metrics.answers.WithLabelValues(c.Endpoint, a.what).Inc()
 		switch a.what {
 		case "go":
+			g.heard(c.Endpoint, failing{})
 			g.metrics.waited.Observe(time.Since(began).Seconds())
 			return &pass{g: g, id: id, call: c, money: a.money}, nil
 		case "open":
@@ -187,7 +201,7 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 			w.stepAside(a.wait)
 			continue
 		}
-		if left := g.cfg.MaxWait - time.Since(began); a.wait > left {
+		if left := most - time.Since(began); a.wait > left {
 			return nil, g.noRoom(ctx, c, a)
 		}
 		if a.what == "not-before" { // all processes wait for this moment
@@ -333,8 +347,33 @@ func (g *Gate) closed(c vision.Call, a answer) error {
 	if len(a.more) > 1 {
 		class, why = vision.Class(a.more[0]), a.more[1]
 	}
+	g.heard(c.Endpoint, failing{why, time.Now().Add(a.wait + g.minute)})
 	return &vision.Error{Class: class, Closed: true, RetryAfter: a.wait + rand.N(a.wait/10+time.Second), Err: fmt.Errorf(
 		"ask vision model %q: endpoint %s is asked once a minute at most, as it fails: %s", c.Model, c.Endpoint, why)}
+}
+
+// heard notes whether an endpoint is asked.
+func (g *Gate) heard(endpoint string, f failing) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if f.why == "" {
+		delete(g.failing, endpoint)
+	} else {
+		g.failing[endpoint] = f
+	}
+}
+
+// Failing says which endpoints are not asked at the moment, and why, as far as calls of this process have heard of it.
+func (g *Gate) Failing() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var out []string
+	for _, endpoint := range slices.Sorted(maps.Keys(g.failing)) {
+		if f := g.failing[endpoint]; time.Now().Before(f.till) {
+			out = append(out, fmt.Sprintf("vision endpoint %s fails, and its jobs wait: %s", endpoint, f.why))
+		}
+	}
+	return out
 }
 
 // spent is the error of a budget that has no room for the call.

@@ -29,6 +29,7 @@ local asked = call.wait -- what the endpoint has asked for
 if call.fault == 'throttled' then
   local times = get('throttled') + 1
   put('throttled', times)
+  put('wary', 1)
   if asked == 0 then asked = 1000000 * 2 ^ math.min(times - 1, 5) end
   -- Calls that were in flight together are one episode.
   if now > get('cut') + math.max(15000000, asked) then
@@ -41,6 +42,12 @@ elseif call.fault == 'ill' then
   put('grow', now + 15000000)
 elseif call.fault == '' then
   redis.call('HDEL', state, 'throttled')
+  local wary = get('wary') * 2
+  if wary > 0 and wary < math.max(limit / 1000, 64) then
+    put('wary', wary)
+  else
+    redis.call('HDEL', state, 'wary')
+  end
   -- Only what was in use while the call was in flight grows.
   if limit > 0 and r and get('used') >= num(r.at) and now > get('grow') then
     put('limit', limit + 1000000 / limit) -- one more when all of them have answered
