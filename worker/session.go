@@ -292,13 +292,14 @@ func (w *Worker) cancelConsumers(s *session) {
 
 // prepareDelays makes native delayed delivery work, beside the consuming, as 28
 // queues take their time, and on a connection of its own, as a broker that does
-// not know such queues may close it.
+// not know such queues may close it. An error of the broker's own, as RabbitMQ has when two clients declare
+// one queue at once, passes: it is tried again a few times.
 func (w *Worker) prepareDelays(s *session) {
 	queues := w.queues.list()
 	if !rabbit.WantsDelays(queues) {
 		return
 	}
-	for said := ""; ; {
+	for said, tries := "", 0; ; {
 		began := time.Now()
 		created, err := w.declareDelays(s, queues)
 		if s.waits.Err() != nil {
@@ -320,11 +321,20 @@ func (w *Worker) prepareDelays(s *session) {
 			said = err.Error()
 			say(message, zap.Error(err))
 		}
-		if !rabbit.Denied(err) && !rabbit.OtherType(err) || pause(s.waits, wait) != nil {
+		if !rabbit.Denied(err) && !rabbit.OtherType(err) {
+			if tries++; tries > delayTries {
+				return
+			}
+			wait = min(time.Second<<tries, retryFaults)
+		}
+		if pause(s.waits, wait) != nil {
 			return
 		}
 	}
 }
+
+// delayTries is how often native delayed delivery is tried again that the broker has not refused for a known reason.
+const delayTries = 8
 
 // declareDelays declares native delayed delivery on a connection of its own.
 func (w *Worker) declareDelays(s *session, queues []rabbit.Queue) (created bool, err error) {

@@ -12,6 +12,7 @@
 package redisretry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -123,7 +124,7 @@ func (c *call) attempt(ctx context.Context, op func(context.Context) error) erro
 	}
 	if err != nil && (ctx.Err() != nil && isContext(err) || c.away != nil && over(ctx) && isTimeout(err)) {
 		// The caller is gone; what Redis would have said is unknown, and what was wrong before is what is known.
-		return backoff.Permanent(context.Cause(ctx))
+		return backoff.Permanent(cmp.Or(context.Cause(ctx), context.DeadlineExceeded))
 	}
 	if c.tooLarge(ctx, err) {
 		if c.broken++; c.broken < maxBroken {

@@ -167,7 +167,8 @@ func TestLastAttemptRunsIntoTheDeadline(t *testing.T) {
 			if deadline, _ := ctx.Deadline(); time.Until(deadline) > 3*time.Second {
 				return why
 			}
-			<-ctx.Done()
+			deadline, _ := ctx.Deadline()
+			time.Sleep(time.Until(deadline)) // the connection may see it before ctx does
 			return &net.OpError{Op: "write", Err: os.ErrDeadlineExceeded}
 		})
 		var away *redisretry.UnavailableError
@@ -175,4 +176,26 @@ func TestLastAttemptRunsIntoTheDeadline(t *testing.T) {
 			t.Errorf("got %v, want that Redis is away with %v", err, why)
 		}
 	})
+}
+
+// early is a context whose deadline has passed, and which has not ended yet.
+type early struct{ context.Context }
+
+func (early) Deadline() (time.Time, bool) { return time.Now().Add(-time.Nanosecond), true }
+
+// TestDeadlineBeforeItsContext has the time-out of a connection come before the end of the context that it is of: that is
+// no success.
+func TestDeadlineBeforeItsContext(t *testing.T) {
+	g := redisretry.New("results", zap.NewNop())
+	n, why := 0, reply("READONLY You can't write against a read only replica.")
+	err := g.Do(early{t.Context()}, func(context.Context) error {
+		if n++; n == 1 {
+			return why
+		}
+		return &net.OpError{Op: "write", Err: os.ErrDeadlineExceeded}
+	})
+	var away *redisretry.UnavailableError
+	if !errors.As(err, &away) || !errors.Is(err, why) {
+		t.Errorf("got %v, want that Redis is away", err)
+	}
 }
