@@ -43,6 +43,7 @@ var ours = map[string][]string{
 	"phash/jpeg":           {},
 	"vision":               {"phash", "vision/prompt"},
 	"vision/prompt":        {},
+	"vision/eval":          {"phash", "vision"},
 	"vision/fleet":         {"vision", "internal/redisretry"},
 	"internal/redact":      {},
 	"internal/source":      {"internal/redact"},
@@ -68,7 +69,7 @@ var ours = map[string][]string{
 	"examples/integration": {"celery", "worker", "results", "progress", "failed", "internal/config"},
 	"internal/embedded":    {"internal/devbroker"},
 	"internal/config":      {"worker", "failed", "cache", "tasks", "phash", "rabbit", "vision", "vision/fleet", "vision/prompt", "internal/source", "internal/redisretry"},
-	"cmd/onceover": {"worker", "failed", "rabbit", "tasks", "celery", "phash", "vision", "vision/fleet", "vision/prompt", "progress", "results", "cache",
+	"cmd/onceover": {"worker", "failed", "rabbit", "tasks", "celery", "phash", "vision", "vision/eval", "vision/fleet", "vision/prompt", "progress", "results", "cache",
 		"internal/config", "internal/gateway", "internal/redact", "internal/source", "internal/embedded", "internal/samples"},
 }
 
