@@ -1,0 +1,87 @@
+package eval
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// plain makes words that come from outside fit for a terminal: on one line and without characters that move the cursor or
+// turn the direction of writing.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r == unicode.ReplacementChar {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+func percent(v float64) string { return fmt.Sprintf("%.1f %%", 100*v) }
+
+func percents(i Interval) string { return fmt.Sprintf("%.1f – %.1f %%", 100*i.Low, 100*i.High) }
+
+func points(v float64) string { return fmt.Sprintf("%+.1f", 100*v) }
+
+func share(v float64) string { return fmt.Sprintf("%.3f", v) }
+
+func shares(i Interval) string { return fmt.Sprintf("%.3f – %.3f", i.Low, i.High) }
+
+func shareOf(v *float64) string {
+	if v == nil {
+		return "-"
+	}
+	return share(*v)
+}
+
+func pValue(p float64) string {
+	if p < 0.0001 {
+		return fmt.Sprintf("%.1e", p)
+	}
+	return fmt.Sprintf("%.4f", p)
+}
+
+// dollars is an amount of micro-dollars, to three digits that count if it is small.
+func dollars(micro float64) string {
+	v := micro / 1e6
+	switch {
+	case v == 0:
+		return "0 USD"
+	case v >= 0.1:
+		return fmt.Sprintf("%.2f USD", v)
+	}
+	digits := min(9, 2-int(math.Floor(math.Log10(v))))
+	return fmt.Sprintf("%.*f USD", digits, v)
+}
+
+func dollarsOf(micro *float64) string {
+	if micro == nil {
+		return ""
+	}
+	return dollars(*micro)
+}
+
+func ms(v float64) string {
+	if v >= 10_000 {
+		return fmt.Sprintf("%.1f s", v/1000)
+	}
+	return fmt.Sprintf("%.0f ms", v)
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return grouped(n) + " " + many
+}
+
+// grouped is n with separators.
+func grouped(n int) string {
+	s := strconv.Itoa(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
