@@ -1,0 +1,328 @@
+package eval
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"onceover/vision"
+)
+
+// Outcome says what became of a picture.
+type Outcome string
+
+// The outcomes. The first three are the model's verdict. The other two are not its fault.
+const (
+	Answered Outcome = "answered" // an answer that satisfies the schema
+	Refused  Outcome = "refused"  // the model, or a filter before or behind it, refused to answer
+	Broken   Outcome = "broken"   // what came is no answer, nor what came when it was asked again
+	Failed   Outcome = "failed"   // nothing came, and nothing was paid for
+	Lost     Outcome = "lost"     // nothing is known of an answer that may have been paid for
+)
+
+// verdict reports whether an outcome is the model's own.
+func (o Outcome) verdict() bool { return o == Answered || o == Refused || o == Broken }
+
+// The types of the lines of a results file.
+const (
+	typeHeader  = "eval"
+	typeIntent  = "intent"
+	typeVerdict = "verdict"
+)
+
+// Header is the first line of a results file: what all of its verdicts have in common.
+type Header struct {
+	Type       string `json:"type"`    // "eval"
+	Version    int    `json:"version"` // of the form of the file: 1
+	Field      string `json:"field"`   // the field of the answer that is compared with the label
+	Confidence string `json:"confidence_field"`
+	Lang       string `json:"lang"`
+}
+
+// Verdict is what became of one picture with one model: a line of a results file.
+type Verdict struct {
+	Type          string   `json:"type"` // "verdict"
+	ID            string   `json:"id"`
+	Digest        string   `json:"digest"`
+	Model         string   `json:"model"`
+	PromptVersion string   `json:"prompt_version"`
+	Gold          string   `json:"gold"`
+	Answer        string   `json:"answer"`
+	Outcome       Outcome  `json:"outcome"`
+	Confidence    *float64 `json:"confidence"` // nil if the answer states none
+	OffList       bool     `json:"off_list,omitempty"`
+
+	PromptTokens     int     `json:"prompt_tokens"`
+	CompletionTokens int     `json:"completion_tokens"`
+	CostMicroUSD     *int64  `json:"cost_microusd"`               // by the tokens; nil if no price is known
+	Uncounted        int     `json:"uncounted,omitempty"`         // calls that may be paid for and whose tokens are not known
+	ReservedMicroUSD int64   `json:"reserved_microusd,omitempty"` // what the picture was expected to cost at most; 0 if nothing was known
+	MS               float64 `json:"ms"`                          // the last call, its answer included
+	Calls            int     `json:"calls"`
+	Paid             int     `json:"paid"`
+	AnsweredBy       string  `json:"answered_by,omitempty"` // as the endpoint says
+	Error            string  `json:"error,omitempty"`
+	At               string  `json:"at"` // RFC 3339, UTC
+}
+
+// pictureOf names a picture and the model that is asked about it.
+type pictureOf struct{ digest, model string }
+
+// Results is a results file. It is safe for concurrent use.
+type Results struct {
+	mu       sync.Mutex
+	file     *os.File
+	unlock   func() error
+	header   Header
+	verdicts map[pictureOf]Verdict // the last of each; Lost for an intent without one
+	open     map[pictureOf]bool    // intents without a verdict, which are no doubts yet
+	costs    map[string]Cost       // by model: what was counted
+	doubts   map[string][]Verdict  // by model: those of which a part was not counted
+	dearest  map[string]int64      // by model: micro-dollars of the dearest picture
+}
+
+// Cost is what a model has taken.
+type Cost struct {
+	MicroUSD         int64 `json:"microusd"`         // by the tokens that were counted
+	AssumedMicroUSD  int64 `json:"assumed_microusd"` // at most, for calls that may be paid for and whose tokens are not known
+	Uncounted        int   `json:"uncounted"`        // such calls
+	PromptTokens     int   `json:"prompt_tokens"`
+	CompletionTokens int   `json:"completion_tokens"`
+}
+
+// ErrResults says that a results file is there and cannot be gone on with.
+var ErrResults = errors.New("results file")
+
+// OpenResults makes a results file or, with resume, goes on with one if it is there. It locks the file against other
+// processes, as two would pay for the same pictures. The error wraps [ErrResults] if the file is there and resume is false,
+// if it is of another run, or if another process has it.
+func OpenResults(path string, h Header, resume bool) (*Results, error) {
+	h.Type, h.Version = typeHeader, 1
+	flags := os.O_RDWR | os.O_CREATE
+	if !resume {
+		flags |= os.O_EXCL
+	}
+	file, err := os.OpenFile(path, flags, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("%w %s is there already: expected --resume to go on with it, or another name", ErrResults, path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := &Results{file: file, header: h, verdicts: map[pictureOf]Verdict{}, open: map[pictureOf]bool{}, costs: map[string]Cost{}, doubts: map[string][]Verdict{}, dearest: map[string]int64{}}
+	if r.unlock, err = lock(file); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w %s is in use by another process: %w", ErrResults, path, err), file.Close())
+	}
+	if err := r.load(filepath.Dir(path)); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w %s: %w", ErrResults, path, err), r.Close())
+	}
+	return r, nil
+}
+
+// load reads what is there, and writes the header of a new file.
+func (r *Results) load(dir string) error {
+	doc, err := io.ReadAll(r.file)
+	if err != nil {
+		return err
+	}
+	// A process that was killed may have left half a line: the call of which it tells is lost.
+	whole := bytes.LastIndexByte(doc, '\n') + 1
+	if err := r.file.Truncate(int64(whole)); err != nil {
+		return err
+	}
+	if _, err := r.file.Seek(int64(whole), io.SeekStart); err != nil {
+		return err
+	}
+	if whole == 0 {
+		if err := r.write(r.header); err != nil {
+			return err
+		}
+		return syncDir(dir)
+	}
+	n := 0
+	for line := range bytes.Lines(doc[:whole]) {
+		if n++; n == 1 {
+			var h Header
+			if err := json.Unmarshal(line, &h); err != nil || h.Type != typeHeader {
+				return errors.New("is not of onceover eval: expected another name")
+			}
+			if h != r.header {
+				return fmt.Errorf("is of another run (version %d, field %s, confidence %s, language %s): expected the same, or another name",
+					h.Version, h.Field, h.Confidence, h.Lang)
+			}
+			continue
+		}
+		var v Verdict
+		if err := json.Unmarshal(line, &v); err != nil || v.Digest == "" || v.Model == "" {
+			return fmt.Errorf("line %d is damaged: remove it to go on without it", n)
+		}
+		r.take(v)
+	}
+	return nil
+}
+
+// take counts a line.
+func (r *Results) take(v Verdict) {
+	key := pictureOf{v.Digest, v.Model}
+	switch v.Type {
+	case typeIntent:
+		v.Type, v.Outcome, v.Error = typeVerdict, Lost, "the process ended before the answer was kept"
+		v.Uncounted, v.Paid = vision.MaxPaid, vision.MaxPaid
+		if r.open[key] { // an earlier one, which is lost for good
+			r.doubts[v.Model] = append(r.doubts[v.Model], r.verdicts[key])
+		}
+		r.open[key] = true
+	case typeVerdict:
+		delete(r.open, key)
+		c := r.costs[v.Model]
+		if v.CostMicroUSD != nil {
+			c.MicroUSD += *v.CostMicroUSD
+			r.dearest[v.Model] = max(r.dearest[v.Model], *v.CostMicroUSD)
+		}
+		c.PromptTokens += v.PromptTokens
+		c.CompletionTokens += v.CompletionTokens
+		r.costs[v.Model] = c
+		if v.Uncounted > 0 {
+			r.doubts[v.Model] = append(r.doubts[v.Model], v)
+		}
+	default:
+		return // of a later version
+	}
+	r.verdicts[key] = v
+}
+
+// assumed is what the uncounted calls of a verdict took at most.
+func (v Verdict) assumed(dearest int64) int64 {
+	a := margin * dearest * int64(v.Uncounted)
+	if a == 0 || v.ReservedMicroUSD > 0 {
+		reserved := v.ReservedMicroUSD
+		if v.CostMicroUSD != nil {
+			reserved = max(0, reserved-*v.CostMicroUSD)
+		}
+		if a == 0 || reserved < a {
+			return reserved
+		}
+	}
+	return a
+}
+
+// write appends a line and waits until it is on disk.
+func (r *Results) write(line any) error {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(line); err != nil {
+		return err
+	}
+	if _, err := r.file.Write(buf.Bytes()); err != nil {
+		return err
+	}
+	return r.file.Sync()
+}
+
+// intend writes that a picture is about to be sent.
+func (r *Results) intend(v Verdict) error {
+	v.Type, v.At = typeIntent, time.Now().UTC().Format(time.RFC3339Nano)
+	return r.add(v)
+}
+
+// settle writes what became of it.
+func (r *Results) settle(v Verdict) error {
+	v.Type, v.At = typeVerdict, time.Now().UTC().Format(time.RFC3339Nano)
+	return r.add(v)
+}
+
+func (r *Results) add(v Verdict) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.write(v); err != nil {
+		return fmt.Errorf("write the results: %w", err)
+	}
+	r.take(v)
+	return nil
+}
+
+// Verdict returns what became of a picture, by its digest, with a model; false if it has not been asked about.
+func (r *Results) Verdict(digest, model string) (Verdict, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	v, ok := r.verdicts[pictureOf{digest, model}]
+	return v, ok
+}
+
+// Cost returns what a model has taken, in this run and in those before: that of lost pictures included.
+func (r *Results) Cost(model string) Cost {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.cost(model)
+}
+
+func (r *Results) cost(model string) Cost {
+	c := r.costs[model]
+	doubts := slices.Clone(r.doubts[model])
+	for key := range r.open {
+		if key.model == model {
+			doubts = append(doubts, r.verdicts[key])
+		}
+	}
+	for _, v := range doubts {
+		c.Uncounted += v.Uncounted
+		c.AssumedMicroUSD += v.assumed(r.dearest[model])
+	}
+	return c
+}
+
+// Spent returns the micro-dollars that all models have taken.
+func (r *Results) Spent() (sum int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	models := map[string]bool{}
+	for key := range r.open {
+		models[key.model] = true
+	}
+	for m := range r.costs {
+		models[m] = true
+	}
+	for m := range r.doubts {
+		models[m] = true
+	}
+	for m := range models {
+		c := r.cost(m)
+		sum += c.MicroUSD + c.AssumedMicroUSD
+	}
+	return sum
+}
+
+// dearestPicture returns the micro-dollars of a model's dearest picture, 0 if that is not known.
+func (r *Results) dearestPicture(model string) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.dearest[model]
+}
+
+// CheckPrompt returns an error if a model's answers in the file are to another version of the prompt.
+func (r *Results) CheckPrompt(model, version string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, v := range r.verdicts {
+		if v.Model == model && v.PromptVersion != version {
+			return fmt.Errorf("%w: has answers of %s to prompt version %s, which is %s now: expected another file, as they cannot be compared", ErrResults, model, v.PromptVersion, version)
+		}
+	}
+	return nil
+}
+
+// Close closes the file. Nothing is written afterwards.
+func (r *Results) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return errors.Join(r.unlock(), r.file.Close())
+}

@@ -1,0 +1,354 @@
+package eval
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/sync/errgroup"
+
+	"onceover/vision"
+)
+
+// Model is a model to be measured.
+type Model struct {
+	Name     string // in results and reports
+	As       string // as Analyzer knows it; "" for Name
+	Analyzer vision.Analyzer
+	Lang     string // of the answers; "" for the analyzer's own
+
+	// Price returns what calls took, in micro-dollars, by their tokens; nil if that is not known.
+	Price func(vision.Usage) int64
+}
+
+// PerMillion returns a Model.Price of so many micro-dollars per million prompt and completion tokens.
+func PerMillion(in, out int64) func(vision.Usage) int64 {
+	return func(u vision.Usage) int64 {
+		return (int64(u.PromptTokens)*in + int64(u.CompletionTokens)*out + 500_000) / 1_000_000
+	}
+}
+
+// Config says what [Run] does.
+type Config struct {
+	Models      []Model
+	Items       []Item // distinct, see [Distinct]
+	Pictures    Pictures
+	Results     *Results
+	Concurrency int   // pictures in flight, at least 1
+	MaxCost     int64 // micro-dollars that Results may come to; 0: no limit. Each model has a price then
+	RetryLost   bool  // ask again about pictures that may have been paid for
+
+	// Progress, if it is not nil, is called after each picture, one call at a time.
+	Progress func(Progress)
+}
+
+// Progress is how far a run is.
+type Progress struct {
+	Done, Total  int // pictures by models: those of earlier runs included
+	Right        int // of Done
+	CostMicroUSD int64
+	Last         Verdict
+}
+
+const (
+	attempts  = 5               // of one picture, where the endpoint asks for patience
+	longest   = 5 * time.Minute // that a run waits when the endpoint asks it to
+	inARow    = 5               // pictures that an endpoint may fail before the run ends
+	firstWait = time.Second
+	lastWait  = time.Minute
+)
+
+// Run asks the models about the pictures that have no verdict yet, and writes each verdict to the results. It returns once
+// everything in flight is written.
+//
+// When begin ends no further picture is begun, and Run returns why it ended; when calls ends the calls in flight end too,
+// and their pictures count as lost. The other errors are [ErrMaxCost]; that of a faulty endpoint, which wraps a
+// *vision.Error if asking on would not help; and those of the disk.
+func Run(begin, calls context.Context, cfg Config) error {
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	r := &run{Config: cfg, budget: newBudget(cfg.MaxCost, cfg.Results.Spent()), gates: map[string]*gate{}, failing: map[string]int{}}
+	var todo []task
+	for _, item := range cfg.Items { // all models of a picture, so that the part that is done can be compared
+		for _, m := range cfg.Models {
+			r.total++
+			v, there := cfg.Results.Verdict(item.Digest, m.Name)
+			if there && (v.Outcome.verdict() || v.Outcome == Lost && !cfg.RetryLost) {
+				r.count(item, v)
+				continue
+			}
+			todo = append(todo, task{item, m})
+		}
+	}
+	for _, m := range cfg.Models {
+		r.gates[m.Name] = &gate{}
+		r.budget.dearest[m.Name] = cfg.Results.dearestPicture(m.Name)
+	}
+	group, more := errgroup.WithContext(begin)
+	group.SetLimit(cfg.Concurrency)
+	for _, t := range todo {
+		if more.Err() != nil {
+			break
+		}
+		group.Go(func() error { return r.do(more, calls, t) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	if r.judged < r.total {
+		return context.Cause(begin) // nil if all were asked about
+	}
+	return nil
+}
+
+func (c Config) validate() error {
+	if c.Concurrency < 1 {
+		return fmt.Errorf("concurrency is %d: expected at least 1", c.Concurrency)
+	}
+	for _, m := range c.Models {
+		if c.MaxCost > 0 && m.Price == nil {
+			return fmt.Errorf("there is a cost limit, and no price for %s: expected a price for each model", m.Name)
+		}
+	}
+	return nil
+}
+
+// run is one call of Run.
+type run struct {
+	Config
+	budget *budget
+	gates  map[string]*gate // by model
+	total  int
+
+	mu                  sync.Mutex // of the calls of Progress, and what follows
+	done, judged, right int
+	failing             map[string]int // by model: pictures in a row that the endpoint failed
+}
+
+type task struct {
+	item  Item
+	model Model
+}
+
+// count counts a verdict. The caller holds the lock, or is alone.
+func (r *run) count(item Item, v Verdict) {
+	r.done++
+	if v.Outcome.verdict() {
+		r.judged++
+	}
+	if v.Outcome == Answered && v.Answer == item.Label {
+		r.right++
+	}
+}
+
+// do asks about one picture and writes what became of it.
+func (r *run) do(begin, calls context.Context, t task) error {
+	preview, err := r.preview(t.item)
+	if err != nil {
+		return err
+	}
+	reserved, err := r.budget.take(begin, t.model.Name)
+	if err != nil {
+		return err
+	}
+	v := Verdict{ID: t.item.ID, Digest: t.item.Digest, Model: t.model.Name, PromptVersion: t.model.Analyzer.PromptVersion(t.model.Lang), Gold: t.item.Label}
+	v.ReservedMicroUSD = reserved
+	if err := r.Results.intend(v); err != nil {
+		r.budget.give(reserved, Verdict{})
+		return err
+	}
+	a := asked{v: v}
+	a.ask(begin, calls, preview, t.model, r.gates[t.model.Name])
+	a.judge(r.Results.header)
+	a.price(t.model)
+	err = r.Results.settle(a.v)
+	r.budget.give(reserved, a.v)
+	return errors.Join(err, r.after(t, a))
+}
+
+// preview reads a picture that was checked before.
+func (r *run) preview(it Item) (*vision.Preview, error) {
+	data, err := r.Pictures.Load(it.Path)
+	if err == nil && Digest(data) != it.Digest {
+		err = errors.New("has changed since it was checked: expected the same file")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", it.ID, err)
+	}
+	p, err := vision.NewPreview(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", it.ID, err)
+	}
+	return p, nil
+}
+
+// after reports a verdict, and ends the run where going on does not help.
+func (r *run) after(t task, a asked) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.count(t.item, a.v)
+	if r.Progress != nil {
+		r.Progress(Progress{Done: r.done, Total: r.total, Right: r.right, CostMicroUSD: r.Results.Spent(), Last: a.v})
+	}
+	var e *vision.Error
+	failed := errors.As(a.err, &e) && !a.v.Outcome.verdict() // else it is the model's verdict, or the caller's wish
+	if !failed {
+		r.failing[t.model.Name] = 0
+	} else {
+		r.failing[t.model.Name]++
+	}
+	switch {
+	case a.tooLong > 0:
+		return fmt.Errorf("%w; the endpoint asks to wait for %v", a.err, a.tooLong.Round(time.Second))
+	case failed && (e.Class == vision.Denied || e.Class == vision.NotFound || e.Class == vision.Quota || e.Class == vision.Unsupported):
+		return a.err
+	case r.failing[t.model.Name] >= inARow:
+		return fmt.Errorf("%d pictures in a row got no answer: %w", inARow, a.err)
+	case r.MaxCost > 0 && a.v.Outcome == Answered && a.v.PromptTokens+a.v.CompletionTokens == 0:
+		return fmt.Errorf("%s: the endpoint does not count tokens, so that a cost limit cannot be kept", t.model.Name)
+	}
+	return nil
+}
+
+// asked is a picture that a model is asked about.
+type asked struct {
+	v       Verdict
+	answer  vision.Answer
+	usage   vision.Usage
+	err     error
+	tooLong time.Duration // that the endpoint asks to wait; 0 if that is not long
+}
+
+// ask asks, and again where the endpoint asks for patience. The vision package does not retry, as the worker does that
+// over attempts of a job; here it is done on the spot.
+func (a *asked) ask(begin, calls context.Context, p *vision.Preview, m Model, g *gate) {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = firstWait, lastWait
+	for try := 1; ; try++ {
+		if err := g.wait(begin); err != nil {
+			if a.err == nil {
+				a.err = err
+			}
+			return
+		}
+		began := time.Now()
+		answer, usage, err := m.Analyzer.Analyze(calls, p, vision.Options{Model: cmp.Or(m.As, m.Name), Lang: m.Lang, Paid: a.usage.Paid})
+		a.v.MS = float64(time.Since(began)) / float64(time.Millisecond)
+		a.usage = a.usage.Add(usage)
+		a.answer, a.err = answer, err
+		switch counted := usage.PromptTokens+usage.CompletionTokens > 0; {
+		case !counted:
+			a.v.Uncounted += usage.Paid
+		case err != nil && usage.Paid > 0 && !outcomeOf(err, true).verdict(): // the last call broke off
+			a.v.Uncounted++
+		}
+		var e *vision.Error
+		if !errors.As(err, &e) || !e.Class.Retryable() || e.Class == vision.Quota {
+			return
+		}
+		if e.RetryAfter > longest {
+			a.tooLong = e.RetryAfter
+			return
+		}
+		if try == attempts || a.usage.Paid >= vision.MaxPaid {
+			return
+		}
+		g.close(cmp.Or(e.RetryAfter, pause.NextBackOff()))
+	}
+}
+
+// price says what the calls took.
+func (a *asked) price(m Model) {
+	a.v.Calls, a.v.Paid = a.usage.Calls, a.usage.Paid
+	a.v.PromptTokens, a.v.CompletionTokens = a.usage.PromptTokens, a.usage.CompletionTokens
+	if m.Price != nil {
+		cost := m.Price(a.usage)
+		a.v.CostMicroUSD = &cost
+	}
+	if a.v.Uncounted == 0 {
+		a.v.ReservedMicroUSD = 0 // no doubt is left
+	}
+}
+
+// judge says what became of the picture.
+func (a *asked) judge(h Header) {
+	if a.err != nil {
+		a.v.Outcome, a.v.Error = outcomeOf(a.err, a.usage.Paid > 0), a.err.Error()
+		return
+	}
+	a.v.Outcome = Answered
+	a.v.Answer, a.v.Confidence = read(a.answer.Fields, h)
+	a.v.OffList = slices.Contains(a.answer.OffList, h.Field)
+	a.v.AnsweredBy, a.v.PromptVersion = a.answer.Model, a.answer.PromptVersion
+}
+
+// outcomeOf is the outcome of a picture that got an error and may have been paid for.
+func outcomeOf(err error, paid bool) Outcome {
+	var e *vision.Error
+	errors.As(err, &e)
+	switch {
+	case e != nil && e.Class == vision.Refused:
+		return Refused
+	case e != nil && (e.Class == vision.Unusable || e.Class == vision.Truncated || e.Class == vision.Exhausted):
+		return Broken
+	case paid:
+		return Lost
+	}
+	return Failed
+}
+
+// read returns what an answer says: the field that is compared with the label, as text, and the confidence.
+func read(fields json.RawMessage, h Header) (answer string, confidence *float64) {
+	var all map[string]json.RawMessage
+	if json.Unmarshal(fields, &all) != nil {
+		return "", nil
+	}
+	var c float64
+	if raw := all[h.Confidence]; len(raw) > 0 && string(raw) != "null" && json.Unmarshal(raw, &c) == nil && c >= 0 && c <= 1 {
+		confidence = &c
+	}
+	return TextOf(all[h.Field]), confidence
+}
+
+// gate holds all calls of a model back while its endpoint asks for patience.
+type gate struct {
+	mu    sync.Mutex
+	until time.Time
+}
+
+// close holds calls back for so long from now.
+func (g *gate) close(d time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if t := time.Now().Add(d); t.After(g.until) {
+		g.until = t
+	}
+}
+
+// wait returns once calls may be made, or why ctx ended.
+func (g *gate) wait(ctx context.Context) error {
+	for {
+		g.mu.Lock()
+		d := time.Until(g.until)
+		g.mu.Unlock()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if d <= 0 {
+			return nil
+		}
+		timer := time.NewTimer(d)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+	}
+}
