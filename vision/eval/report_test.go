@@ -1,0 +1,212 @@
+package eval
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"html/template"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the golden reports")
+
+// report scores the answers of a fixture, as two models or one.
+func (tab fixture) report(t *testing.T, models int, priced bool) *Report {
+	t.Helper()
+	r := openResults(t, filepath.Join(t.TempDir(), "r"), false)
+	s := Setup{Labels: "labels.csv", ResultsFile: "eval.jsonl", Field: "category", Lang: "en", Unclassified: "something else",
+		Copies: 2, At: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)}
+	for i, name := range []string{"cheap-1", "dear-1"}[:models] {
+		s.Models = append(s.Models, fakeModel(name, nil))
+		if priced {
+			s.Models[i].Price = PerMillion(1, 1)
+		}
+	}
+	for i, row := range tab.rows() {
+		it := Item{ID: fmt.Sprintf("%04d.png", i), Label: row.item.Label, Digest: fmt.Sprintf("%064x", i)}
+		s.Items = append(s.Items, it)
+		for m := range s.Models {
+			if i == 3 && m == 0 {
+				continue // not asked about
+			}
+			v := row.verdicts[m]
+			v.ID, v.Digest, v.Model, v.PromptVersion, v.AnsweredBy, v.Type = it.ID, it.Digest, s.Models[m].Name, testPrompt, s.Models[m].Name, typeVerdict
+			v.PromptTokens, v.CompletionTokens, v.Paid = 1000, 100, 1
+			switch i {
+			case 5:
+				v.Outcome, v.Error, v.Uncounted, v.ReservedMicroUSD = Lost, "time-out", 1, 400
+			case 6:
+				v.Outcome, v.Error = Failed, "HTTP 503"
+			case 7:
+				v.AnsweredBy = "other-2026"
+			}
+			if !priced {
+				v.CostMicroUSD = nil
+			}
+			r.take(v)
+		}
+	}
+	return Score(s, r)
+}
+
+func TestText(t *testing.T) {
+	t.Parallel()
+	all := tables(t)
+	for name, rep := range map[string]*Report{
+		"two-models": all["table-odd.json"].report(t, 2, true),
+		"one-model":  all["table-plain.json"].report(t, 1, false),
+		"few":        all["table-small.json"].report(t, 2, false),
+		"korean":     all["table-korean.json"].report(t, 2, true),
+	} {
+		var got bytes.Buffer
+		if err := rep.Text(&got); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join("testdata", "report-"+name+".txt")
+		if *update {
+			write(t, path, got.String())
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), got.String()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		for line := range strings.Lines(got.String()) {
+			if n := len([]rune(line)); n > 110 {
+				t.Errorf("%s: a line of %d characters: %s", name, n, line)
+			}
+		}
+	}
+}
+
+// TestJSON reads the report as a script does.
+func TestJSON(t *testing.T) {
+	t.Parallel()
+	rep := tables(t)["table-plain.json"].report(t, 2, true)
+	var out bytes.Buffer
+	if err := rep.JSON(&out); err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Pictures int
+		Models   []struct {
+			N        int
+			Accuracy float64
+			Wilson   Interval `json:"accuracy_interval"`
+			MacroF1  float64  `json:"macro_f1"`
+			PerClass []Class  `json:"per_class"`
+			ECE      float64
+			Failed   int
+			Lost     int
+			Open     int
+			Cost     Cost
+			PerRight float64 `json:"cost_per_right_microusd"`
+			P95      float64 `json:"p95_ms"`
+		}
+		Comparison struct {
+			N       int
+			McNemar float64 `json:"mcnemar_p"`
+		}
+		Cascade []map[string]any
+	}
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	a := got.Models[0]
+	if got.Pictures != 250 || a.N != 247 || a.Failed != 1 || a.Lost != 1 || a.Open != 1 || got.Models[1].N != 248 || got.Comparison.N != 247 {
+		t.Errorf("got %+v", got)
+	}
+	if a.Accuracy != rep.Models[0].Accuracy || a.PerRight != *rep.Models[0].CostPerRight || a.Cost.AssumedMicroUSD <= 0 || len(a.PerClass) != 3 || len(got.Cascade) < 10 {
+		t.Errorf("got %+v", a)
+	}
+	if strings.Count(out.String(), "\n") != 1 {
+		t.Error("the report is not one line")
+	}
+}
+
+// TestHTML writes a page about models, labels and files with names of another kind.
+func TestHTML(t *testing.T) {
+	t.Parallel()
+	rep := tables(t)["table-small.json"].report(t, 2, true)
+	evil := `"><script>alert(1)</script><img src=x onerror=alert(1)>`
+	rep.Labels, rep.Models[0].Model = "</title>"+evil, evil
+	for i := range rep.rows {
+		rep.rows[i].item.ID, rep.rows[i].item.Label = evil, evil
+		for m := range rep.rows[i].verdicts {
+			rep.rows[i].verdicts[m].Answer, rep.rows[i].verdicts[m].Error = "other "+evil, evil
+		}
+	}
+	rep.Models[0].PerClass[0].Name, rep.Models[0].Matrix.Classes[0], rep.Models[0].CalibrationWhy = evil, evil, evil
+	thumbs := map[string]Thumb{rep.rows[0].item.Digest: {Data: template.URL("data:image/jpeg;base64,AAAA"), Width: 10, Height: 20}}
+	var out bytes.Buffer
+	if err := rep.HTML(&out, thumbs, 12, "onceover "+evil); err != nil {
+		t.Fatal(err)
+	}
+	page := out.String()
+	for _, bad := range []string{"<script", "<img src=x", "ZgotmplZ", "http://", "https://", "style=", " src=\"/", "url("} {
+		if strings.Contains(page, bad) {
+			t.Errorf("the page contains %q", bad)
+		}
+	}
+	for text, want := range map[string]int{`<img src="data:image/jpeg;base64,`: 1, "no picture": 11, "default-src &#39;none&#39;": 1, "<polyline": 1, "<circle": 2, `class="frame"`: 12, "always": 1, `<td class="hit h`: 4, `<td class="miss h`: 4} {
+		if got := strings.Count(page, text); got != want {
+			t.Errorf("the page contains %q %d times, want %d", text, got, want)
+		}
+	}
+	// With many classes the pairs are listed, and a page about nothing is a page.
+	out.Reset()
+	if err := tables(t)["table-odd.json"].report(t, 1, false).HTML(&out, nil, 0, "onceover"); err != nil {
+		t.Fatal(err)
+	}
+	if page := out.String(); !strings.Contains(page, "What is taken for what") || !strings.Contains(page, "more pairs") || strings.Contains(page, `class="frame"`) {
+		t.Error("the page of many classes has no pairs, or pictures")
+	}
+	out.Reset()
+	empty := Score(Setup{Models: []Model{fakeModel("m", nil), fakeModel("n", nil)}, At: time.Unix(0, 0)}, openResults(t, filepath.Join(t.TempDir(), "r"), false))
+	if err := empty.HTML(&out, nil, 10, "onceover"); err != nil {
+		t.Fatal(err)
+	}
+	if err := empty.Text(&out); err != nil || strings.Contains(out.String(), "NaN") {
+		t.Errorf("got %v, %s", err, out.String())
+	}
+}
+
+// TestFreeText: a field of free text has as many answers as pictures, of which not all are listed.
+func TestFreeText(t *testing.T) {
+	t.Parallel()
+	tab := tables(t)["table-plain.json"]
+	for i := range tab.Columns.A {
+		tab.Columns.A[i] = fmt.Sprintf("answer %03d", i)
+	}
+	rep := tab.report(t, 1, false)
+	var text, page bytes.Buffer
+	if err := errors.Join(rep.Text(&text), rep.HTML(&page, nil, 0, "onceover")); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("and %d more answers that are no label", rep.Models[0].N-pairsShown)
+	if !strings.Contains(text.String(), want) || !strings.Contains(page.String(), want) || strings.Count(text.String(), "\n") > 100 {
+		t.Errorf("got %d lines without %q", strings.Count(text.String(), "\n"), want)
+	}
+}
+
+func TestDollars(t *testing.T) {
+	t.Parallel()
+	for micro, want := range map[float64]string{0: "0 USD", 0.5: "0.000000500 USD", 1: "0.00000100 USD", 123.4: "0.000123 USD", 2000: "0.00200 USD", 99_999: "0.1000 USD", 100_000: "0.10 USD", 12_345_678: "12.35 USD"} {
+		if got := dollars(micro); got != want {
+			t.Errorf("%v: got %s, want %s", micro, got, want)
+		}
+	}
+	if got := plain("a\x1b[2J\n\u202eb\u200fc"); got != "a [2J  b c" {
+		t.Errorf("got %q", got)
+	}
+}
