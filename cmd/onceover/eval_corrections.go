@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+
+	"onceover/cache"
+	"onceover/phash"
+	"onceover/vision/eval"
+)
+
+// hashes are what the cache knows pictures by, for the labels that people have put into it.
+type hashes struct {
+	o   *evalOptions
+	all []cache.Picture // by item; nil where labels come from elsewhere
+}
+
+func newHashes(o *evalOptions, n int) *hashes {
+	h := &hashes{o: o}
+	if o.corrections {
+		h.all = make([]cache.Picture, n)
+	}
+	return h
+}
+
+// add hashes picture i. It is safe for concurrent use with different i.
+func (h *hashes) add(i int, data []byte) error {
+	if h.all == nil {
+		return nil
+	}
+	f, err := phash.Of(data, h.o.Tasks.PillowOrder)
+	h.all[i] = cache.Picture{Digest: sha256.Sum256(data), Fingerprint: f}
+	return err
+}
+
+// corrected returns the items whose entry a person has corrected, with that as their label.
+func (h *hashes) corrected(ctx context.Context, items []eval.Item) ([]eval.Item, error) {
+	c, closeCache, err := h.o.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer closeCache()
+	keys := make([]string, len(items))
+	for i := range items {
+		keys[i] = h.all[i].Key(h.o.variant())
+	}
+	found, err := c.Inspect(ctx, keys...)
+	if err != nil {
+		return nil, err
+	}
+	var out []eval.Item
+	for i, it := range items {
+		if it.Digest == "" || found[i] == nil || found[i].CorrectedAt == "" {
+			continue
+		}
+		doc, err := found[i].Answer([]string{h.o.field})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", it.ID, err)
+		}
+		var fields map[string]json.RawMessage
+		if len(doc) > 0 {
+			if err := json.Unmarshal(doc, &fields); err != nil {
+				return nil, fmt.Errorf("%s: %w", it.ID, err)
+			}
+		}
+		if it.Label = eval.TextOf(fields[h.o.field]); it.Label != "" {
+			out = append(out, it)
+		}
+	}
+	return out, nil
+}
