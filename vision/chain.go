@@ -15,7 +15,19 @@ import (
 // does not have the model, is not asked because it fails, or wants to be left alone for longer than a minute. A limit
 // alone is waited for. It is safe for concurrent use.
 type Chain struct {
-	all []*OpenAI
+	all     []*OpenAI
+	cascade *Cascade // nil: the first answer counts
+}
+
+// Cascade has a cheaper model be asked first, and a dearer one only where that is not sure enough.
+type Cascade struct {
+	// Below is the confidence, 0 to 1, from where on an answer of the first endpoint's model counts. The answers of
+	// others always do.
+	Below float64
+	// Sure is how sure an answer is that states a confidence, 0 to 1; nil: as it says. See eval.Calibration.
+	Sure func(stated float64) float64
+	// PromptVersion is the prompt for which Sure holds; answers to others are never sure. Empty: Sure holds for all.
+	PromptVersion string
 }
 
 var _ Analyzer = (*Chain)(nil)
@@ -23,9 +35,10 @@ var _ Analyzer = (*Chain)(nil)
 // tooLong is the wait from where on the next endpoint is taken.
 const tooLong = time.Minute
 
-// NewChain returns a chain of at least one endpoint.
-func NewChain(first *OpenAI, others ...*OpenAI) *Chain {
-	return &Chain{append([]*OpenAI{first}, others...)}
+// NewChain returns a chain of at least one endpoint. With a cascade the endpoints that have the first one's model are
+// asked first.
+func NewChain(cascade *Cascade, first *OpenAI, others ...*OpenAI) *Chain {
+	return &Chain{append([]*OpenAI{first}, others...), cascade}
 }
 
 // Model is that of the first endpoint.
@@ -34,35 +47,75 @@ func (c *Chain) Model(lang string) string { return c.all[0].Model(lang) }
 // PromptVersion is the same for all.
 func (c *Chain) PromptVersion(lang string) string { return c.all[0].PromptVersion(lang) }
 
-// Analyze asks the first endpoint that can be asked.
-func (c *Chain) Analyze(ctx context.Context, p *Preview, opt Options) (a Answer, all Usage, err error) {
-	err = c.each(prompt.Analysis, opt, func(o *OpenAI, opt Options) (spent Usage, err error) {
+// Analyze asks the first endpoint that can be asked. In a cascade it asks the next model too where the answer of the
+// first is not sure enough: if that has none, or may not be asked, the first answer counts after all, as it is paid for.
+func (c *Chain) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, Usage, error) {
+	endpoints, opt := c.candidates(prompt.Analysis, opt)
+	a, usage, err := analyze(ctx, endpoints, p, opt)
+	var dearer []*OpenAI
+	for _, o := range endpoints {
+		if o.model != c.all[0].model {
+			dearer = append(dearer, o)
+		}
+	}
+	if err != nil || c.cascade == nil || len(dearer) == 0 || a.by.model != c.all[0].model || c.cascade.takes(a) {
+		return a, usage, err
+	}
+	opt.Paid += usage.Paid
+	better, more, err := analyze(ctx, dearer, p, opt)
+	if err != nil {
+		better = a
+	}
+	return better, usage.Add(more), nil
+}
+
+// takes reports whether an answer of the cheaper model is sure enough.
+func (c *Cascade) takes(a Answer) bool {
+	var fields struct {
+		Confidence *float64 `json:"confidence"`
+	}
+	if json.Unmarshal(a.Fields, &fields) != nil || fields.Confidence == nil || c.PromptVersion != "" && a.PromptVersion != c.PromptVersion {
+		return false
+	}
+	sure := *fields.Confidence
+	if c.Sure != nil {
+		sure = c.Sure(sure)
+	}
+	return sure >= c.Below
+}
+
+// analyze asks the first of some endpoints that can be asked.
+func analyze(ctx context.Context, endpoints []*OpenAI, p *Preview, opt Options) (a Answer, all Usage, err error) {
+	err = each(endpoints, opt, func(o *OpenAI, opt Options) (err error) {
+		var spent Usage
 		opt.Paid += all.Paid
 		a, spent, err = o.Analyze(ctx, p, opt)
+		a.by = o
 		all = all.Add(spent)
-		return spent, err
+		return err
 	})
 	return a, all, err
 }
 
 // Feedback asks the first endpoint that can be asked.
 func (c *Chain) Feedback(ctx context.Context, analysis json.RawMessage, question string, opt Options) (text string, all Usage, err error) {
-	err = c.each(prompt.Feedback, opt, func(o *OpenAI, opt Options) (spent Usage, err error) {
+	endpoints, opt := c.candidates(prompt.Feedback, opt)
+	err = each(endpoints, opt, func(o *OpenAI, opt Options) (err error) {
+		var spent Usage
 		opt.Paid += all.Paid
 		text, spent, err = o.Feedback(ctx, analysis, question, opt)
 		all = all.Add(spent)
-		return spent, err
+		return err
 	})
 	return text, all, err
 }
 
 // each calls ask for one endpoint after the other, until one answers or the fault is one for which no other is asked.
 // The error is the last, or the one that says to come again soonest.
-func (c *Chain) each(task string, opt Options, ask func(*OpenAI, Options) (Usage, error)) error {
-	endpoints, opt := c.candidates(task, opt)
+func each(endpoints []*OpenAI, opt Options, ask func(*OpenAI, Options) error) error {
 	var why *Error
 	for i, o := range endpoints {
-		_, err := ask(o, opt)
+		err := ask(o, opt)
 		var e *Error
 		if !errors.As(err, &e) {
 			return err

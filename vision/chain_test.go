@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +42,58 @@ func chainOf(t *testing.T, g Gate, first answer, change func(*OpenAIConfig)) (c 
 		}
 	})
 	two := b.analyzer(t, func(c *OpenAIConfig) { c.Name, c.Model, c.Gate = "second", "large", g })
-	return NewChain(one, two), a, b
+	return NewChain(nil, one, two), a, b
+}
+
+// TestCascade has a cheap model answer with a confidence: where it is not sure enough the dearer one is asked, within
+// the answers that a job pays for, and where that has no answer the first one counts.
+func TestCascade(t *testing.T) {
+	t.Parallel()
+	sure := func(confidence string) answer { return says(strings.Replace(goodReply, "0.93", confidence, 1)) }
+	failing := answer(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	quota := answer(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusPaymentRequired) })
+	half := func(c float64) float64 { return c / 2 }
+	for name, tt := range map[string]struct {
+		cascade Cascade
+		first   []answer
+		second  answer
+		opt     Options
+		want    string // the model
+		calls   int
+	}{
+		"sure":                     {Cascade{Below: 0.8}, []answer{sure("0.8")}, sure("0.5"), Options{}, "small", 1},
+		"not sure":                 {Cascade{Below: 0.8}, []answer{sure("0.79")}, sure("0.5"), Options{}, "large", 2},
+		"calibrated":               {Cascade{Below: 0.8, Sure: half}, []answer{sure("0.99")}, sure("0.5"), Options{}, "large", 2},
+		"calibrated, sure":         {Cascade{Below: 0.4, Sure: half}, []answer{sure("0.81")}, sure("0.5"), Options{}, "small", 1},
+		"of another prompt":        {Cascade{Below: 0.1, PromptVersion: "other"}, []answer{sure("0.99")}, sure("0.5"), Options{}, "large", 2},
+		"the dearer one is away":   {Cascade{Below: 0.8}, []answer{sure("0.5")}, failing, Options{}, "small", 2},
+		"the cheaper has no quota": {Cascade{Below: 0.8}, []answer{quota}, sure("0.5"), Options{}, "large", 2},
+		"paid for before":          {Cascade{Below: 0.8}, []answer{sure("0.5")}, sure("0.9"), Options{Paid: 1}, "small", 1},
+		"repaired":                 {Cascade{Below: 0.8}, []answer{says("no"), sure("0.5")}, sure("0.9"), Options{}, "small", 2},
+		"the job's own model":      {Cascade{Below: 0.8}, []answer{sure("0.5")}, sure("0.9"), Options{Model: "small"}, "small", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			named := func(model string, a answer) answer {
+				return func(w http.ResponseWriter, r *http.Request) {
+					rec := httptest.NewRecorder()
+					a(rec, r)
+					w.WriteHeader(rec.Code)
+					_, _ = w.Write([]byte(strings.Replace(rec.Body.String(), `"model":"test-model"`, `"model":"`+model+`"`, 1)))
+				}
+			}
+			for i, a := range tt.first {
+				tt.first[i] = named("small", a)
+			}
+			a, b := newService(t, tt.first...), newService(t, named("large", tt.second))
+			one := a.analyzer(t, func(c *OpenAIConfig) { c.Name, c.Model = "first", "small" })
+			two := b.analyzer(t, func(c *OpenAIConfig) { c.Name, c.Model = "second", "large" })
+			got, usage, err := NewChain(&tt.cascade, one, two).Analyze(t.Context(), testPreview(t), tt.opt)
+			if err != nil || got.Model != tt.want || usage.Calls != tt.calls {
+				t.Errorf("got %s after %d calls, %v, want %s after %d", got.Model, usage.Calls, err, tt.want, tt.calls)
+			}
+		})
+	}
 }
 
 // TestChain has the first of two endpoints fail in each way: for some the second is asked, for others the job waits or

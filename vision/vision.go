@@ -46,6 +46,8 @@ type Answer struct {
 	OffList       []string        // the fields whose values are none of the schema's lists and were taken all the same
 	Model         string          // who answered, as the endpoint says; else the name that was asked for
 	PromptVersion string          // of the prompt that was answered
+
+	by *OpenAI // in a Chain: who was asked
 }
 
 // Usage counts what was asked of a paid service.

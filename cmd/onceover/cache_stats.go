@@ -18,6 +18,7 @@ import (
 
 	"onceover/cache"
 	"onceover/phash"
+	"onceover/vision/eval"
 )
 
 // maxStatsHours is how far back the statistics go.
@@ -37,7 +38,8 @@ to have cost something: workers report it where --vision-price-in is set.
 With --json: total (jobs, exact, near, shared, miss, hit_rate from 0 to 1 or null
 without a job, saved_calls, saved_microusd, spent_microusd), hours (the oldest first,
 the same counts), days (day, unique: different pictures, within 1 % or so), top
-(picture, hits, category), index (entries: hashes that can answer near pictures,
+(picture, hits, category), canary (distance in bits, asked, differs, at_most: the upper
+end of the 95 % interval of the share that differs; see ONCEOVER_CANARY), index (entries: hashes that can answer near pictures,
 bytes: memory of it in each process) and entries (about how many are kept).`,
 		Example: `  onceover cache stats
   onceover cache stats --hours 168 --top 20
@@ -83,6 +85,13 @@ type cacheStats struct {
 	Top     []hotPicture `json:"top"`
 	Index   indexSize    `json:"index"`
 	Entries int          `json:"entries"`
+	Canary  []canary     `json:"canary"`
+}
+
+// canary is how often the near hits at a distance are wrong, as far as the model was asked.
+type canary struct {
+	cache.Canary
+	AtMost float64 `json:"at_most"` // the upper end of the 95 % score interval of the share
 }
 
 type cacheTotal struct {
@@ -112,7 +121,10 @@ func gatherCacheStats(ctx context.Context, c *cache.Cache, hours, top int) (*cac
 	if err != nil {
 		return nil, err
 	}
-	s := &cacheStats{Hours: counted.Hours, Days: counted.Days, Top: []hotPicture{}}
+	s := &cacheStats{Hours: counted.Hours, Days: counted.Days, Top: []hotPicture{}, Canary: []canary{}}
+	for _, c := range counted.Canary {
+		s.Canary = append(s.Canary, canary{c, eval.Wilson(int(c.Differs), int(max(c.Asked, c.Differs))).High})
+	}
 	t := &s.Total
 	for _, h := range s.Hours {
 		t.Exact, t.Near, t.Shared, t.Missed = t.Exact+h.Exact, t.Near+h.Near, t.Shared+h.Shared, t.Missed+h.Missed
@@ -186,6 +198,17 @@ func (s *cacheStats) draw(out io.Writer, width int) error {
 	}
 	fmt.Fprintf(out, "\nkept now: about %s; %s in the index for near pictures, %s in each worker\n",
 		count(s.Entries, "analysis", "analyses"), count(s.Index.Entries, "hash", "hashes"), megabytes(s.Index.Bytes))
+	if len(s.Canary) > 0 {
+		fmt.Fprintln(out)
+		rows := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+		fmt.Fprintln(rows, "NEAR HITS AT\tASKED\tDIFFERENT\tAT MOST, WITH 95 %")
+		for _, c := range s.Canary {
+			fmt.Fprintf(rows, "%s\t%s\t%s\t%.1f %%\n", count(c.Distance, "bit", "bits"), number(c.Asked), percent(c.Differs, c.Asked), 100*c.AtMost)
+		}
+		if err := rows.Flush(); err != nil {
+			return err
+		}
+	}
 	if len(s.Top) == 0 {
 		return nil
 	}

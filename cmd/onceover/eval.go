@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -382,19 +383,26 @@ func (o *evalOptions) run(cmd *cobra.Command, labels string) (err error) {
 // ask runs the evaluation. The first signal lets the calls in flight finish, the second ends them.
 func (o *evalOptions) ask(ctx context.Context, out io.Writer, set labelled, results *eval.Results) error {
 	calls, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	gone := make(chan struct{})
-	go func() { // ends with this function
-		defer close(gone)
+	p := newEvalProgress(out, len(set.items)*len(o.asked))
+	defer p.close()
+	var signals sync.WaitGroup // end with this function
+	signals.Go(func() {
 		select {
 		case <-o.again:
 			end(errors.New("interrupted twice"))
 		case <-calls.Done():
 		}
-	}()
-	defer func() { end(nil); <-gone }()
-	p := newEvalProgress(out, len(set.items)*len(o.asked))
-	defer p.close()
-	defer context.AfterFunc(ctx, func() { p.say("interrupted: waiting for the calls in flight; once more ends them, and what they cost") })()
+	})
+	signals.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-calls.Done():
+		}
+		if ctx.Err() != nil {
+			p.say("interrupted: waiting for the calls in flight; once more ends them, and what they cost")
+		}
+	})
+	defer func() { end(nil); signals.Wait() }()
 	return eval.Run(ctx, calls, eval.Config{Models: o.asked, Items: set.items, Pictures: o.files(), Results: results, Concurrency: o.parallel,
 		MaxCost: o.maxMicro, RetryLost: o.retryLost, Progress: p.show})
 }

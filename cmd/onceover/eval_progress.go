@@ -65,7 +65,7 @@ func (p *evalProgress) show(now eval.Progress) {
 	if p.bars != nil {
 		p.bar.SetCurrent(int64(now.Done))
 	} else if line {
-		fmt.Fprintf(p.out, "%s of %s: %s\n", number(now.Done), number(now.Total), p.text(time.Now()))
+		p.say(fmt.Sprintf("%s of %s: %s", number(now.Done), number(now.Total), p.text(time.Now())))
 	}
 }
 
@@ -75,6 +75,8 @@ func (p *evalProgress) say(text string) {
 		_, _ = p.bars.Write([]byte(text + "\n")) // fails once the bar is gone, and so is the need
 		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	fmt.Fprintln(p.out, text)
 }
 

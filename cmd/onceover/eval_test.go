@@ -136,7 +136,6 @@ func evalRun(ctx context.Context, args ...string) (out, progress string, code in
 func squeezed(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 func TestEval(t *testing.T) {
-	t.Parallel()
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	e := newEvalEndpoint(t)
 	defer e.Close()

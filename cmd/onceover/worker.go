@@ -223,7 +223,7 @@ func (svc *service) newAnalyzer(s *config.Settings, open func(role, url string) 
 		}
 		all = append(all, o)
 	}
-	return vision.NewChain(all[0], all[1:]...), nil
+	return vision.NewChain(s.Cascade, all[0], all[1:]...), nil
 }
 
 // openRedis makes the client of a role; it connects when it is used.

@@ -63,9 +63,10 @@ type Settings struct {
 	Vision vision.OpenAIConfig // the endpoint, if there is no file of models
 	Fleet  fleet.Config
 
-	Models  []Endpoint     // in the order in which they are asked; none: the offline describer
-	Prompts *prompt.Folder // what the model is asked
-	Offline bool           // no model is wished for
+	Models  []Endpoint      // in the order in which they are asked; none: the offline describer
+	Cascade *vision.Cascade // nil: the first answer counts
+	Prompts *prompt.Folder  // what the model is asked
+	Offline bool            // no model is wished for
 
 	RedisURL    string
 	ResultsURL  string
@@ -418,13 +419,18 @@ func (s *Settings) completeModels(getenv func(string) string) []error {
 	switch {
 	case s.models != "":
 		var err error
-		if s.Models, err = ReadModels(s.models, getenv); err != nil {
+		if s.Models, s.Cascade, err = ReadModels(s.models, getenv); err != nil {
 			return append(faults, err)
 		}
 	case single:
 		s.Models = []Endpoint{{s.Vision, fleet.Limits{RPM: s.rpm, TPM: s.tpm}}}
 	}
 	s.Fleet.Limits, s.Fleet.Calls = map[string]fleet.Limits{}, s.Worker.Concurrency
+	if c := s.Cascade; c != nil && c.PromptVersion != "" {
+		if p := s.Prompts.Find(prompt.Analysis, s.Tasks.Lang); p.Version != c.PromptVersion {
+			fault("the calibration of the cascade is of prompt version %s, and that for %s is %s: run onceover eval --calibration again", c.PromptVersion, s.Tasks.Lang, p.Version)
+		}
+	}
 	for i := range s.Models {
 		e := &s.Models[i]
 		e.Name, e.Timeout = cmp.Or(e.Name, "default"), cmp.Or(e.Timeout, s.Vision.Timeout)

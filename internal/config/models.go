@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"onceover/vision"
+	"onceover/vision/eval"
 	"onceover/vision/fleet"
 )
 
@@ -42,15 +44,18 @@ const maxModels = 1 << 20
 //	    format: json_schema             # see vision-format
 //	    tier: {name: flex, price: 0.5, timeout: 10m}
 //
-// With a tier the same model is first asked at that service tier, for this share of the price. The error names every
+//	cascade: {below: 0.85, calibration: calibration.json}
+//
+// With a cascade the other models are asked only where the first one is less sure than that; the calibration is what
+// onceover eval has written, without one the stated confidence counts. With a tier the same model is first asked at that service tier, for this share of the price. The error names every
 // fault with its line. getenv is os.Getenv.
-func ReadModels(name string, getenv func(string) string) ([]Endpoint, error) {
+func ReadModels(name string, getenv func(string) string) ([]Endpoint, *vision.Cascade, error) {
 	doc, err := os.ReadFile(name)
 	if err != nil {
-		return nil, fmt.Errorf("models: %w", err)
+		return nil, nil, fmt.Errorf("models: %w", err)
 	}
 	if len(doc) > maxModels {
-		return nil, fmt.Errorf("models: %s is larger than %d bytes", name, maxModels)
+		return nil, nil, fmt.Errorf("models: %s is larger than %d bytes", name, maxModels)
 	}
 	return parseModels(name, doc, getenv)
 }
@@ -66,13 +71,14 @@ func (m *models) fault(line int, format string, args ...any) {
 	m.faults = append(m.faults, fmt.Errorf("%s:%d: %s", m.name, line, fmt.Sprintf(format, args...)))
 }
 
-func parseModels(name string, doc []byte, getenv func(string) string) ([]Endpoint, error) {
+func parseModels(name string, doc []byte, getenv func(string) string) ([]Endpoint, *vision.Cascade, error) {
 	m := &models{name: name, getenv: getenv}
 	var root yaml.Node
 	if err := yaml.Unmarshal(bytes.TrimPrefix(doc, []byte("\ufeff")), &root); err != nil {
-		return nil, fmt.Errorf("%s: not YAML: %w", name, err)
+		return nil, nil, fmt.Errorf("%s: not YAML: %w", name, err)
 	}
 	var out []Endpoint
+	var cascade *yaml.Node
 	if root.Kind == 0 {
 		m.fault(1, "the file is empty: expected a list of endpoints")
 	} else {
@@ -84,12 +90,61 @@ func parseModels(name string, doc []byte, getenv func(string) string) ([]Endpoin
 			for _, item := range n.Content {
 				out = append(out, m.endpoint(item, out)...)
 			}
-		}})
+		}, "cascade": func(n *yaml.Node) { cascade = n }})
 	}
 	if len(out) == 0 && len(m.faults) == 0 {
 		m.fault(root.Content[0].Line, "there is no list named endpoints")
 	}
-	return out, errors.Join(m.faults...)
+	c := m.cascade(cascade, out)
+	return out, c, errors.Join(m.faults...)
+}
+
+// cascade reads how sure the first model has to be, nil if that does not matter.
+func (m *models) cascade(n *yaml.Node, endpoints []Endpoint) *vision.Cascade {
+	if n == nil || len(endpoints) == 0 {
+		return nil
+	}
+	c := &vision.Cascade{}
+	var file string
+	m.each(n, "cascade", map[string]func(*yaml.Node){
+		"below": func(n *yaml.Node) {
+			v, err := strconv.ParseFloat(n.Value, 64)
+			if err != nil || !(v > 0 && v <= 1) {
+				m.fault(n.Line, "below is %q: expected a confidence above 0, 1 at most, such as 0.85", n.Value)
+				return
+			}
+			c.Below = v
+		},
+		"calibration": m.text(&file, "calibration"),
+	})
+	first := endpoints[0].Model
+	switch {
+	case c.Below == 0:
+		m.fault(n.Line, "cascade has no below: expected the confidence from where on an answer of model %s counts", first)
+	case !slices.ContainsFunc(endpoints, func(e Endpoint) bool { return e.Model != first }):
+		m.fault(n.Line, "there is a cascade, and no endpoint with another model than %s: expected one behind it", first)
+	}
+	if file == "" {
+		return c
+	}
+	if !filepath.IsAbs(file) {
+		file = filepath.Join(filepath.Dir(m.name), file)
+	}
+	doc, err := os.ReadFile(file)
+	if err != nil {
+		m.fault(n.Line, "calibration: %v", err)
+		return c
+	}
+	cal, err := eval.ParseCalibration(doc)
+	if err != nil {
+		m.fault(n.Line, "%s: %v", file, err)
+		return c
+	}
+	if cal.Model != first {
+		m.fault(n.Line, "the calibration %s is of model %s: expected that of %s, which is asked first", file, cal.Model, first)
+	}
+	c.Sure, c.PromptVersion = cal.Apply, cal.PromptVersion
+	return c
 }
 
 // each calls the function of each key of a mapping. Others are faults.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"onceover/vision"
+	"onceover/vision/prompt"
 )
 
 func env(vars map[string]string) func(string) string {
@@ -19,7 +20,7 @@ func TestModels(t *testing.T) {
 	if err := os.WriteFile(key, []byte("sk-file\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err := parseModels("m.yaml", []byte(`
+	got, cascade, err := parseModels("m.yaml", []byte(`
 endpoints:
   - &first
     name: openai
@@ -37,8 +38,8 @@ endpoints:
     model: qwen3-vl
     key_file: `+key+`
 `), env(map[string]string{"KEY": "sk-env"}))
-	if err != nil || len(got) != 3 {
-		t.Fatalf("got %d endpoints, %v", len(got), err)
+	if err != nil || len(got) != 3 || cascade != nil {
+		t.Fatalf("got %d endpoints, %+v, %v", len(got), cascade, err)
 	}
 	flex, usual, home := got[0], got[1], got[2]
 	if flex.Name != "openai/flex" || flex.Tier != "flex" || !flex.Cheap || flex.Prices != (vision.Prices{In: 125_000, Out: 1_000_000}) || flex.Timeout != 10*time.Minute ||
@@ -57,7 +58,7 @@ endpoints:
 // TestModelsFaults has every fault named, with its line, and no key shown.
 func TestModelsFaults(t *testing.T) {
 	t.Setenv("KEY", "sk-secret")
-	_, err := parseModels("m.yaml", []byte(`
+	_, _, err := parseModels("m.yaml", []byte(`
 endpoints:
   - name: a b
     url: https://api.openai.com/v1
@@ -97,8 +98,43 @@ endpoints:
 		t.Error("a key is shown")
 	}
 	for doc, want := range map[string]string{"": "the file is empty", "a: 1": `"a" of the file is not known`, "endpoints: []": "not a list with at least one", "endpoints: [": "not YAML", "[]": "not a mapping", "{}": "no list named endpoints"} {
-		if _, err := parseModels("m.yaml", []byte(doc), os.Getenv); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := parseModels("m.yaml", []byte(doc), os.Getenv); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", doc, err, want)
+		}
+	}
+}
+
+// TestCascadeSettings reads a cascade, and says what is wrong with one.
+func TestCascadeSettings(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(dir, name)
+	}
+	version := prompt.Builtin().Find(prompt.Analysis, "ko").Version
+	write("good.json", `{"version":1,"method":"platt","model":"small","prompt_version":"`+version+`","field":"category","a":0.5,"b":0,"n":250}`)
+	write("other.json", `{"version":1,"method":"platt","model":"large","prompt_version":"`+version+`","a":0.5,"b":0}`)
+	write("old.json", `{"version":1,"method":"platt","model":"small","prompt_version":"0","a":0.5,"b":0}`)
+	write("bad.json", `{}`)
+	two := "endpoints:\n- {name: a, url: 'http://x/v1', model: small}\n- {name: b, url: 'http://x/v1', model: large}\n"
+	s, _, err := load(t, nil, "ONCEOVER_MODELS="+write("m.yaml", two+"cascade: {below: 0.85, calibration: good.json}\n"))
+	if err != nil || s.Cascade == nil || s.Cascade.Below != 0.85 || s.Cascade.PromptVersion != version || s.Cascade.Sure(0.5) != 0.5 || s.Cascade.Sure(0.99) > 0.95 {
+		t.Errorf("got %+v, %v", s.Cascade, err)
+	}
+	for doc, want := range map[string]string{
+		two + "cascade: {below: 1.5}\n":                                       `m.yaml:4: below is "1.5": expected a confidence above 0`,
+		two + "cascade: {}\n":                                                 "m.yaml:4: cascade has no below",
+		two + "cascade: {below: 0.5, calibration: none.json}\n":               "calibration: open " + filepath.Join(dir, "none.json"),
+		two + "cascade: {below: 0.5, calibration: bad.json}\n":                "expected 1 by \"platt\"",
+		two + "cascade: {below: 0.5, calibration: other.json}\n":              "is of model large: expected that of small",
+		two + "cascade: {below: 0.5, calibration: old.json}\n":                "is of prompt version 0, and that for ko is " + version,
+		strings.Replace(two, "large", "small", 1) + "cascade: {below: 0.5}\n": "no endpoint with another model than small",
+	} {
+		if _, _, err := load(t, nil, "ONCEOVER_MODELS="+write("m.yaml", doc)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", doc, err, want)
 		}
 	}
 }
@@ -141,7 +177,7 @@ func FuzzModels(f *testing.F) {
 	f.Add("endpoints: [*a]")
 	f.Add("a: &a [*a]")
 	f.Fuzz(func(t *testing.T, doc string) {
-		all, err := parseModels("m", []byte(doc), env(nil))
+		all, _, err := parseModels("m", []byte(doc), env(nil))
 		if err == nil && len(all) == 0 {
 			t.Error("neither endpoints nor an error")
 		}

@@ -68,7 +68,7 @@ var ours = map[string][]string{
 	"examples/tasks":       {"worker", "results", "progress", "failed"},
 	"examples/integration": {"celery", "worker", "results", "progress", "failed", "internal/config"},
 	"internal/embedded":    {"internal/devbroker"},
-	"internal/config":      {"worker", "failed", "cache", "tasks", "phash", "rabbit", "vision", "vision/fleet", "vision/prompt", "internal/source", "internal/redisretry"},
+	"internal/config":      {"worker", "failed", "cache", "tasks", "phash", "rabbit", "vision", "vision/eval", "vision/fleet", "vision/prompt", "internal/source", "internal/redisretry"},
 	"cmd/onceover": {"worker", "failed", "rabbit", "tasks", "celery", "phash", "vision", "vision/eval", "vision/fleet", "vision/prompt", "progress", "results", "cache",
 		"internal/config", "internal/gateway", "internal/redact", "internal/source", "internal/embedded", "internal/samples"},
 }
