@@ -75,14 +75,17 @@ if seen >= 5 then
 end
 
 local count = redis.call('ZCARD', log)
-if call.rpm > 0 then
-  if count >= call.rpm then
+local rpm = call.rpm
+if rpm == 0 then rpm = get('rpm') end -- what was found out
+if rpm > 0 then
+  if count >= rpm then
+    put('rpm_used', now)
     local first = redis.call('ZRANGE', log, 0, 0, 'WITHSCORES')
     return {'rpm', int(first[2] + window - now)}
   end
-  if 2 * count >= call.rpm then -- no bursts when the limit is near
+  if 2 * count >= rpm then -- no bursts when the limit is near
     local last = redis.call('ZRANGE', log, -1, -1, 'WITHSCORES')
-    local gap = last[2] + call.minute * 0.8 / call.rpm - now
+    local gap = last[2] + call.minute * 0.8 / rpm - now
     if gap > 0 then return {'rpm', int(gap)} end
   end
 end

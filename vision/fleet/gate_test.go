@@ -152,6 +152,44 @@ func TestRequestsAMinute(t *testing.T) {
 	}
 }
 
+// TestLimitIsFoundOut has an endpoint take 20 calls in any minute, of which nobody knows: after the first 429s few calls
+// are refused. In each of the minutes one more is tried.
+func TestLimitIsFoundOut(t *testing.T) {
+	b := newBench(t)
+	const rpm, minute = 20, 2 * time.Second
+	g := b.gate(Config{}, minute)
+	var at []time.Time
+	refused := map[bool]int{}
+	taken := 0
+	began := time.Now()
+	for time.Since(began) < 5*minute {
+		p, err := g.Enter(t.Context(), aCall())
+		if err != nil {
+			t.Fatal(err)
+		}
+		now, n := time.Now(), 0
+		for _, a := range at {
+			if now.Sub(a) < minute {
+				n++
+			}
+		}
+		late := now.Sub(began) > minute
+		if n >= rpm {
+			refused[late]++
+			p.Leave(fault(vision.RateLimited, minute/4))
+			continue
+		}
+		if late {
+			taken++
+		}
+		at = append(at, now)
+		p.Leave(answered)
+	}
+	if taken < 4*rpm*8/10 || refused[true] > 8 {
+		t.Errorf("in four minutes %d were taken and %d refused: want at least %d and few", taken, refused[true], 4*rpm*8/10)
+	}
+}
+
 // TestTokensAMinute has calls of which the server counts other tokens than were expected.
 func TestTokensAMinute(t *testing.T) {
 	b := newBench(t)
@@ -190,7 +228,7 @@ func TestNotBefore(t *testing.T) {
 	if got := b.client.HGet(t.Context(), prefix+"e", "limit").Val(); got != "8000" {
 		t.Errorf("limit %s, want 8 calls, four fifths of the 10 that were in flight", got)
 	}
-	b.client.HDel(t.Context(), prefix+"e", "not_before")
+	b.client.HDel(t.Context(), prefix+"e", "not_before", "rpm") // the limit a minute is another test's
 	if e := b.refused(other, aCall()); e.Class != vision.RateLimited {
 		t.Errorf("got %+v, want no ninth call", e)
 	}

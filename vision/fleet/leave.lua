@@ -30,6 +30,16 @@ if call.fault == 'throttled' then
   local times = get('throttled') + 1
   put('throttled', times)
   put('wary', 1)
+  -- The endpoint does not count what it refuses.
+  redis.call('ZREM', log, call.id)
+  redis.call('HINCRBY', state, 'tokens', int(-num(redis.call('HGET', tokens, call.id))))
+  redis.call('HDEL', tokens, call.id)
+  -- What was taken in the last minute is the limit, unless it was one of a second or so.
+  if call.wait >= call.minute / 12 or times >= 3 then
+    put('rpm', math.max(1, redis.call('ZCARD', log)))
+    put('rpm_at', now)
+    put('rpm_step', 1)
+  end
   if asked == 0 then asked = 1000000 * 2 ^ math.min(times - 1, 5) end
   -- Calls that were in flight together are one episode.
   if now > get('cut') + math.max(15000000, asked) then
@@ -42,6 +52,16 @@ elseif call.fault == 'ill' then
   put('grow', now + 15000000)
 elseif call.fault == '' then
   redis.call('HDEL', state, 'throttled')
+  -- Each minute in which all of it was used tries one more, then two, four, …
+  if get('rpm') > 0 and now > get('rpm_at') + call.minute then
+    if get('rpm_used') > get('rpm_at') then
+      put('rpm', get('rpm') + get('rpm_step'))
+      put('rpm_step', 2 * get('rpm_step'))
+      put('rpm_at', now)
+    elseif now > get('rpm_at') + 10 * call.minute then
+      redis.call('HDEL', state, 'rpm', 'rpm_at', 'rpm_step')
+    end
+  end
   local wary = get('wary') * 2
   if wary > 0 and wary < math.max(limit / 1000, 64) then
     put('wary', wary)
