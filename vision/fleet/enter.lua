@@ -108,7 +108,10 @@ for i, b in ipairs(call.budgets) do
   if spent + money > amount then
     if reserved > 0 then return {'money', int(step)} end -- some of it may come back
     if seen >= 5 or spent >= amount then
-      return {'budget', int((index + 1) * seconds * 1000000 - now), int(spent), int(seconds)}
+      -- They come again one behind the other.
+      local behind = redis.call('HINCRBY', windows[i], 'waiting', 1)
+      redis.call('EXPIRE', windows[i], int(2 * seconds + 86400))
+      return {'budget', int((index + 1) * seconds * 1000000 - now + behind * 10000), int(spent), int(seconds)}
     end
     money = amount - spent -- nothing is known yet: one call alone
   end

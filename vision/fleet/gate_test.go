@@ -575,6 +575,12 @@ func TestOverBudget(t *testing.T) {
 	if e := b.refused(g, c); e.Class != vision.Spent || e.RetryAfter <= 0 || e.RetryAfter > time.Minute+time.Second || !strings.Contains(e.Error(), "0.0001usd/1m") {
 		t.Errorf("got %+v %v, want to come again in the next window", e, e)
 	}
+	for range 500 { // each comes a hundredth of a second behind the one before
+		b.refused(g, c)
+	}
+	if e := b.refused(g, c); e.RetryAfter < 6*time.Second {
+		t.Errorf("after 500 others: got %v, want to come again behind them", e.RetryAfter)
+	}
 	if e := b.refused(b.gate(Config{Budgets: budgets, Refuse: true}, time.Minute), c); e.Class != vision.Spent || e.RetryAfter != 0 {
 		t.Errorf("got %+v, want it to fail", e)
 	}
