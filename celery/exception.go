@@ -166,6 +166,7 @@ type Retry struct {
 	Err        error         // what went wrong; may be nil
 	After      time.Duration // wait at least this long; 0: the worker's backoff decides
 	MaxRetries *int          // in place of the task's own; nil: the task's own
+	Quiet      bool          // the log has the reason already: this job's line is at level debug
 	For        time.Duration // retries go on until this long after the first one, however many; 0: a number of them
 	Expires    time.Time     // in place of the message's own; zero: the message's own
 }

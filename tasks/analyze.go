@@ -65,6 +65,8 @@ type Config struct {
 	Canary float64
 	// RetryHorizon is how long a job is tried again because of a fault of the model; 0: it fails at once. Default 1 h.
 	RetryHorizon time.Duration
+	// SoftTimeLimit is that of jobs whose message has none: a third of it may be spent waiting. 0: none.
+	SoftTimeLimit time.Duration
 	// StepAside gives the job's place among those that are at work to another one until back is called: worker.StepAside.
 	// nil: it keeps it.
 	StepAside func(ctx context.Context) (back func(ctx context.Context) error)
@@ -107,12 +109,16 @@ func (t *ImageAnalyze) Run(ctx context.Context, req *celery.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
+	r0 := time.Now()
 	tracker, err := t.progress.Track(ctx, a.JobID.text, req.Retries > 0 || req.Delivery.Redelivered)
 	if err != nil {
 		return nil, err
 	}
 	r := &run{t: t, args: a, taskID: req.ID, again: req.Retries > 0 || req.Delivery.Redelivered, tracker: tracker, opt: vision.Options{Model: a.Model, Lang: a.Lang, User: userOf(a.UserID), Expires: req.Expires,
-		Wait: req.SoftTimeLimit / 5}} // what is left has to do for the call
+		Until: r0.Add(cmp.Or(req.SoftTimeLimit, t.cfg.SoftTimeLimit) / 3)}} // what is left has to do for the calls
+	if r.opt.Until.Equal(r0) {
+		r.opt.Until = time.Time{}
+	}
 	if p := req.Priority(); p != nil {
 		r.opt.Priority = *p
 	}
@@ -122,7 +128,7 @@ func (t *ImageAnalyze) Run(ctx context.Context, req *celery.Request) (any, error
 	result, err := r.analyze(ctx)
 	stage := r.enter("")
 	if err != nil {
-		return nil, &stageError{translate(err, t.cfg.RetryHorizon, a.Model != ""), stage}
+		return nil, &stageError{translate(err, t.cfg.RetryHorizon, a.Model != "" && a.Model != t.analyzer.Model(r.opt.Lang)), stage}
 	}
 	return result, nil
 }
@@ -278,7 +284,10 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 	if err != nil {
 		return nil, err
 	}
-	if q.Own && fresh.Kind == cache.Fresh {
+	if q.Own && fresh.Kind != cache.Fresh { // the picture is looked at for another job
+		return r.answer(ctx, pic, *found, usage)
+	}
+	if q.Own {
 		differs, err := r.differ(found.Entry, fresh.Entry)
 		if err != nil {
 			return nil, err
@@ -306,7 +315,11 @@ func (r *run) differ(a, b cache.Entry) (bool, error) {
 
 // tellStale logs that a job has the old answer.
 func (r *run) tellStale(pic cache.Picture, err error) {
-	r.t.log.Warn("an entry about to expire could not be made anew, and is used", zap.String("task_id", r.taskID),
+	level := zap.WarnLevel
+	if model := (*vision.Error)(nil); errors.As(err, &model) && (model.Closed || model.Class == vision.RateLimited || model.Class == vision.Spent) {
+		level = zap.DebugLevel // the log has that already
+	}
+	r.t.log.Log(level, "the model could not be asked anew, and the answer that was there is used", zap.String("task_id", r.taskID),
 		zap.String("phash", pic.Hash.String()), zap.Error(err))
 }
 
@@ -433,9 +446,12 @@ func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answe
 		if err != nil {
 			return cache.Entry{}, err
 		}
-		back := r.t.cfg.StepAside(fill)
-		a, usage, err := r.t.analyzer.Analyze(fill, preview, opt)
-		backErr := back(fill)
+		if q.Stale != nil {
+			opt.Until = time.Now().Add(time.Second) // there is an answer
+		}
+		var a vision.Answer
+		var usage vision.Usage
+		backErr := r.aside(fill, func() { a, usage, err = r.t.analyzer.Analyze(fill, preview, opt) })
 		r.t.metrics.spent(kindVision, usage)
 		spent = usage
 		r.pays(fill, kindVision, usage)
@@ -473,6 +489,14 @@ func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answe
 		spent = vision.Usage{}
 	}
 	return answer, spent, nil
+}
+
+// aside calls f without the job's place among those that are at work.
+func (r *run) aside(ctx context.Context, f func()) (err error) {
+	back := r.t.cfg.StepAside(ctx)
+	defer func() { err = back(ctx) }() // after a panic, too
+	f()
+	return nil
 }
 
 // Kinds of calls.
@@ -534,9 +558,10 @@ func (r *run) answer(ctx context.Context, pic cache.Picture, a cache.Answer, usa
 		if err != nil {
 			return nil, err
 		}
-		back := r.t.cfg.StepAside(ctx)
-		feedback, spent, err := r.t.analyzer.Feedback(ctx, analysis, question, opt)
-		err = errors.Join(err, back(ctx))
+		var feedback string
+		var spent vision.Usage
+		backErr := r.aside(ctx, func() { feedback, spent, err = r.t.analyzer.Feedback(ctx, analysis, question, opt) })
+		err = errors.Join(err, backErr)
 		r.t.metrics.spent(kindText, spent)
 		usage = usage.Add(spent)
 		r.pays(ctx, kindText, spent)

@@ -510,9 +510,17 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: got %v, want %s", name, err, tt.want)
 		}
 	}
+	away, there := 0, 0
+	b.task.cfg.StepAside = func(context.Context) func(context.Context) error {
+		away++
+		return func(context.Context) error { there++; return nil }
+	}
 	b.model.fail = func() error { panic("boom") }
 	if _, err := b.task.Run(t.Context(), request(t, map[string]any{"image_url": "bottle.jpg"})); !errors.As(err, &exc) || len(exc.Frames) == 0 {
 		t.Errorf("panic in the model: got %v, want an exception with the stack", err)
+	}
+	if away != 1 || there != 1 {
+		t.Errorf("panic in the model: the job stepped aside %d times and came back %d times, want once", away, there)
 	}
 	b.model.fail = func() error {
 		return &vision.Error{Class: vision.RateLimited, RetryAfter: 3 * time.Second, Err: errors.New("429")}
@@ -557,6 +565,7 @@ func TestTranslate(t *testing.T) {
 		{model(vision.NotFound, 0), false, "RuntimeError", forAnHour, 0},
 		{model(vision.Denied, 0), true, "RuntimeError", ends, 0},
 		{model(vision.NotFound, 0), true, "RuntimeError", ends, 0},
+		{&vision.Error{Class: vision.NotFound, Closed: true, RetryAfter: time.Minute, Err: text}, true, "RuntimeError", forAnHour, time.Minute},
 		{model(vision.RateLimited, 0), false, "RuntimeError", postponed, leastPostponed},
 		{model(vision.RateLimited, time.Minute), false, "RuntimeError", postponed, time.Minute},
 		{model(vision.Spent, time.Hour), false, "RuntimeError", postponed, time.Hour},

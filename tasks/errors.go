@@ -46,12 +46,12 @@ func translate(err error, horizon time.Duration, named bool) error {
 			return exc
 		case model.Class == vision.RateLimited, model.Class == vision.Spent:
 			return &celery.Postpone{Err: exc, After: max(after, leastPostponed)}
-		case !model.Class.Retryable() && !mayBeMended(model, named), horizon == 0:
+		case !model.Class.Retryable() && !model.Closed && !mayBeMended(model, named), horizon == 0:
 			return exc
 		case model.Class == vision.Quota:
 			after = max(after, quotaWait)
 		}
-		return &celery.Retry{Err: exc, After: after + rand.N(after/10+time.Second), For: horizon}
+		return &celery.Retry{Err: exc, After: after + rand.N(after/10+time.Second), For: horizon, Quiet: model.Closed}
 	}
 	return err
 }

@@ -51,6 +51,7 @@ func (c *Chain) PromptVersion(lang string) string { return c.all[0].PromptVersio
 // first is not sure enough: if that has none, or may not be asked, the first answer counts after all, as it is paid for.
 func (c *Chain) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, Usage, error) {
 	endpoints, opt := c.candidates(prompt.Analysis, opt)
+	p = &Preview{JPEG: p.JPEG, size: sizeClass(p)} // a call that waits does not keep the pixels
 	a, usage, err := analyze(ctx, endpoints, p, opt)
 	var dearer []*OpenAI
 	for _, o := range endpoints {

@@ -133,9 +133,9 @@ func remedy(e *Error) string {
 		return "the account has no quota left: check its plan and billing"
 	case Denied:
 		if e.StatusCode == http.StatusForbidden {
-			return "the API key may not use this model or endpoint: check the rights of ONCEOVER_VISION_API_KEY"
+			return "the API key may not use this model or endpoint: check the rights of ONCEOVER_VISION_API_KEY, or of the endpoint's key in the file of models"
 		}
-		return "the endpoint does not accept the API key: check ONCEOVER_VISION_API_KEY"
+		return "the endpoint does not accept the API key: check ONCEOVER_VISION_API_KEY, or the endpoint's key in the file of models"
 	case NotFound:
 		if e.StatusCode >= 300 && e.StatusCode < 400 {
 			return "the endpoint is elsewhere: set ONCEOVER_VISION_URL to its final address"

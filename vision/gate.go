@@ -41,6 +41,14 @@ type Call struct {
 	Expires  time.Time // of the job: nothing is paid for after that; zero: never
 }
 
+// wait is how long a call may wait for its turn; 0 if that does not matter.
+func (o Options) wait(now time.Time) time.Duration {
+	if o.Until.IsZero() {
+		return 0
+	}
+	return max(o.Until.Sub(now), time.Millisecond)
+}
+
 // Prices are millionths of a US dollar per million tokens, so that 150_000 is $0.15. Both are 0 where the price is
 // not known.
 type Prices struct {

@@ -410,7 +410,7 @@ func (o *OpenAI) about(q query, chat chatRequest) Call {
 	}
 	return Call{
 		Endpoint: o.name, Model: chat.Model, Prompt: q.prompt.Version, Kind: q.kind, Size: q.size,
-		Last: q.opt.Paid+1 >= MaxPaid, Named: q.opt.Model != "" && q.opt.Model != o.model, Prices: o.pricesOf(chat.Model), Most: most, Timeout: o.timeout, Wait: q.opt.Wait,
+		Last: q.opt.Paid+1 >= MaxPaid, Named: q.opt.Model != "" && q.opt.Model != o.model, Prices: o.pricesOf(chat.Model), Most: most, Timeout: o.timeout, Wait: q.opt.wait(time.Now()),
 		Bytes: q.bytes, Priority: q.opt.Priority, User: q.opt.User, Expires: q.opt.Expires,
 	}
 }
@@ -424,6 +424,9 @@ const (
 
 // sizeClass tells pictures apart that count as different numbers of tokens.
 func sizeClass(p *Preview) string {
+	if p.size != "" {
+		return p.size
+	}
 	tiles := func(n int) int { return (n + 511) / 512 }
 	return fmt.Sprintf("%dx%d", tiles(p.Image.Rect.Dx()), tiles(p.Image.Rect.Dy()))
 }

@@ -28,6 +28,8 @@ const (
 type Preview struct {
 	Image *image.RGBA // opaque, its bounds begin at 0,0
 	JPEG  []byte      // the same picture as a JPEG file
+
+	size string // sizeClass, where Image is not kept
 }
 
 // NewPreview decodes a picture file and prepares what may leave of it. It takes JPEG, PNG, WebP and TIFF, turned upright

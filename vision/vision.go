@@ -34,10 +34,10 @@ type Options struct {
 	Lang  string // language of the text written for people, as a BCP 47 tag such as "ko", "en" or "pt-BR"
 	Paid  int    // answers of the same kind that earlier attempts of the job have paid for
 
-	Priority uint8         // 0 to 9: the higher is asked first
-	User     string        // whose job it is; "" if nobody's
-	Wait     time.Duration // for the turn of a call, at most; 0: as long as is usual
-	Expires  time.Time     // nobody wants the answer after that; zero: always
+	Priority uint8     // 0 to 9: the higher is asked first
+	User     string    // whose job it is; "" if nobody's
+	Until    time.Time // the turn of a call is waited for at most; zero: as long as is usual
+	Expires  time.Time // nobody wants the answer after that; zero: always
 }
 
 // Answer is what is known about a picture.

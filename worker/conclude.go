@@ -132,7 +132,11 @@ func (j *job) end(v verdict) {
 	}
 	switch v.outcome {
 	case outcomeRetry:
-		j.w.log.Warn("task will be retried", j.fields(append(extra, zap.Error(v.err), zap.Float64("wait_seconds", v.wait.Seconds()))...)...)
+		level := zap.WarnLevel
+		if v.quiet {
+			level = zap.DebugLevel
+		}
+		j.w.log.Log(level, "task will be retried", j.fields(append(extra, zap.Error(v.err), zap.Float64("wait_seconds", v.wait.Seconds()))...)...)
 		return
 	case outcomeRefused:
 		j.w.log.Error("message refused and kept as a failed job", j.fields(append(extra, zap.String("reason", string(v.reason)), zap.Error(v.err))...)...)

@@ -96,7 +96,7 @@ func decide(t *task, err, cause error, req *celery.Request, trying time.Time) ve
 	}
 	switch {
 	case granted:
-		v := verdict{fate: retry, err: again, wait: wait, trying: trying, expires: again.Expires, outcome: outcomeRetry}
+		v := verdict{fate: retry, err: again, wait: wait, trying: trying, quiet: again.Quiet, expires: again.Expires, outcome: outcomeRetry}
 		if again.Err != nil {
 			v.exc = exceptionOf(again.Err)
 		}

@@ -82,7 +82,7 @@ func TestRetryFor(t *testing.T) {
 		if began > 0 {
 			trying = time.Now().Add(-began)
 		}
-		return decide(&task{}, &celery.Retry{Err: exc, For: time.Hour, After: after}, nil, &celery.Request{Retries: 1000}, trying)
+		return decide(&task{Task: Task{Backoff: Backoff{Cap: time.Second}}}, &celery.Retry{Err: exc, For: time.Hour, After: after}, nil, &celery.Request{Retries: 1000}, trying)
 	}
 	if v := decided(time.Minute, 0); v.fate != retry || v.wait != time.Minute || time.Since(v.trying) > time.Minute {
 		t.Errorf("the first: got %+v", v)
@@ -92,6 +92,9 @@ func TestRetryFor(t *testing.T) {
 	}
 	if v := decided(time.Minute, time.Hour-time.Second); v.fate != retry || v.wait > time.Second {
 		t.Errorf("the last: got %+v, want one at the end", v)
+	}
+	if at := time.Now(); !later(at, time.Hour).Equal(at.Add(time.Hour)) || !later(time.Time{}, time.Hour).IsZero() {
+		t.Error("the time in which a job is postponed counts")
 	}
 	if v := decided(time.Minute, time.Hour); v.fate != fail || v.exc != exc {
 		t.Errorf("after the end: got %+v, want the failure", v)

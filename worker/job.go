@@ -123,7 +123,7 @@ func (w *Worker) handle(jobs context.Context, c *consumer, d *rabbit.Delivery, p
 		place.leave()
 		run = func() error { return j.conclude(jobs, verdictOnRefusal(refused)) }
 	} else {
-		j.req.Delivery = celery.DeliveryInfo{Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered}
+		j.req.Delivery = celery.DeliveryInfo{Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered || d.Own.Again}
 		w.held.add(j)
 		defer w.held.remove(j)
 	}

@@ -23,6 +23,8 @@ func (j *job) postpone(jobs, waits context.Context, v verdict) (again bool, err 
 	if v.wait > maxHold {
 		return false, j.postponeAway(jobs, waits, v)
 	}
+	j.message.Own.Trying = later(j.message.Own.Trying, v.wait)
+	j.req.Delivery.Redelivered = true // it has been at work
 	j.release(verdict{}, false)
 	j.goesRound()
 	j.again = true // what it has started it may start once more
@@ -33,9 +35,18 @@ func (j *job) postpone(jobs, waits context.Context, v verdict) (again bool, err 
 	return true, j.holdFor(waits, v.wait)
 }
 
+// later is when the first retry would have been without the time in which the job is postponed; zero if there was none.
+func later(trying time.Time, wait time.Duration) time.Time {
+	if trying.IsZero() {
+		return trying
+	}
+	return trying.Add(wait)
+}
+
 // postponeAway parks the job as the attempt that it is.
 func (j *job) postponeAway(jobs, waits context.Context, v verdict) error {
 	m, req := j.message.Clone(), *j.req
+	m.Own.Trying = later(m.Own.Trying, v.wait)
 	req.ETA = time.Now().Add(v.wait)
 	err := m.SetRequest(&req)
 	if err == nil {

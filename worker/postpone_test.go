@@ -21,6 +21,9 @@ func TestPostpone(t *testing.T) {
 	var states []celery.State
 	b.task("t", worker.HandlerFunc(func(_ context.Context, r *celery.Request) (any, error) {
 		states = append(states, b.state(r.ID))
+		if again := runs.Load() > 0; r.Delivery.Redelivered != again {
+			t.Errorf("run %d: it was at work before: %v", runs.Load()+1, r.Delivery.Redelivered)
+		}
 		if n := int(runs.Add(1)) - 1; n < len(waits) {
 			return nil, worker.Postpone(errors.New("no room"), waits[n])
 		}

@@ -41,6 +41,7 @@ type verdict struct {
 	children  []*celery.Result  // of a run: the tasks that the handler has started
 	followers []*celery.Result  // of a success: those that come after it
 	wait      time.Duration     // before the next attempt
+	quiet     bool              // the log has the reason of the retry already
 	trying    time.Time         // when the first retry was decided of those that go on for a time; zero: they are counted
 	expires   time.Time         // of the next attempt; zero: as before
 	replace   *celery.Replace

@@ -24,7 +24,8 @@ func newBudget() *cobra.Command {
 		Long: `Shows each window of the budget: what was spent in it, what is reserved for calls that
 are in flight, what is left, when the next window begins, and which model and user_id
 had it spent. The windows of a day begin at midnight UTC. The call of a worker that
-died counts as reserved for up to two minutes beyond its time-out, and then as spent.`,
+died counts as reserved until its endpoint is asked again, two minutes after its
+time-out or later, and then as spent.`,
 		Example: `  ONCEOVER_BUDGET=5usd/1d,100usd/30d onceover budget
   onceover budget --budget 5usd/1d --json`,
 		Args: noArgs,
@@ -76,13 +77,13 @@ func drawBudget(out io.Writer, all []fleet.Spending) {
 			continue
 		}
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "\nMODEL\tUSER\tSPENT")
+		fmt.Fprintln(w, "\nMODEL\tUSER\tSPENT\tRESERVED")
 		for _, p := range s.By {
 			user := p.User
 			if user == "" {
 				user = "-"
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\n", p.Model, user, fleet.Money(p.MicroUSD))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Model, user, fleet.Money(p.MicroUSD), fleet.Money(p.Reserved))
 		}
 		w.Flush()
 	}
@@ -94,6 +95,7 @@ func budgetJSON(all []fleet.Spending) any {
 		Model string `json:"model"`
 		User  string `json:"user_id"`
 		Spent int64  `json:"spent_microusd"`
+		Held  int64  `json:"reserved_microusd"`
 	}
 	type window struct {
 		Budget   string    `json:"budget"`
@@ -109,7 +111,7 @@ func budgetJSON(all []fleet.Spending) any {
 	for _, s := range all {
 		w := window{s.Budget.String(), s.Begins, s.Ends(), s.MicroUSD, s.Spent, s.Reserved, s.Left(), []part{}}
 		for _, p := range s.By {
-			w.By = append(w.By, part{p.Model, p.User, p.MicroUSD})
+			w.By = append(w.By, part{p.Model, p.User, p.MicroUSD, p.Reserved})
 		}
 		out = append(out, w)
 	}

@@ -150,7 +150,7 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 	if svc.worker, err = worker.New(s.Worker, svc.results, svc.progress, svc.failed, svc.metrics, log.Named("worker")); err != nil {
 		return nil, err
 	}
-	s.Tasks.StepAside = worker.StepAside
+	s.Tasks.StepAside, s.Tasks.SoftTimeLimit = worker.StepAside, s.Worker.SoftTimeLimit
 	analyze := worker.Task{
 		Name:       tasks.NameAnalyze,
 		Handler:    tasks.NewImageAnalyze(s.Tasks, svc.fetcher, svc.cache, svc.progress, analyzer, svc.metrics, log.Named("tasks")),

@@ -442,10 +442,24 @@ func (s *Settings) completeModels(getenv func(string) string) []error {
 	if s.Fleet.Budgets, err = fleet.ParseBudgets(s.budget); err != nil {
 		fault("budget: %w", err)
 	}
-	if len(s.Fleet.Budgets) > 0 {
+	if s.models != "" && s.Worker.SoftTimeLimit > 0 {
 		for _, e := range s.Models {
+			if e.Timeout >= s.Worker.SoftTimeLimit {
+				fault("endpoint %s has a time-out of %v, and a job may take %v: expected less, or a longer soft-time-limit", e.Name, e.Timeout, s.Worker.SoftTimeLimit)
+			}
+		}
+	}
+	if len(s.Fleet.Budgets) > 0 {
+		priced := map[string]bool{}
+		for _, e := range s.Models {
+			priced[e.Model] = true
 			if !e.Prices.Known() {
-				fault("budget is set, and the price of model %s at endpoint %s is not: expected vision-price-in and vision-price-out, or price in the file of models", e.Model, e.Name)
+				fault("budget is set, and the price of model %s at endpoint %s is not: expected vision-price-in and vision-price-out, or price in the file of models (of a model that costs nothing 0.000001usd)", e.Model, e.Name)
+			}
+		}
+		for _, p := range s.Prompts.Prompts() {
+			if p.Model != "" && len(s.Models) > 0 && !priced[p.Model] {
+				fault("budget is set, and the price of model %s, which %s names, is not: expected an endpoint with that model", p.Model, p.File)
 			}
 		}
 	}

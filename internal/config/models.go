@@ -42,7 +42,7 @@ const maxModels = 1 << 20
 //	    in_flight: 50                   # calls at once, of all workers; default: found out
 //	    timeout: 60s
 //	    format: json_schema             # see vision-format
-//	    tier: {name: flex, price: 0.5, timeout: 10m}
+//	    tier: {name: flex, price: 0.5, timeout: 3m}
 //
 //	cascade: {below: 0.85, calibration: calibration.json}
 //
@@ -280,6 +280,12 @@ func (m *models) endpoint(n *yaml.Node, before []Endpoint) []Endpoint {
 	cheap.Name, cheap.Tier, cheap.Cheap = e.Name+"/"+t.name, t.name, true
 	cheap.Prices = vision.Prices{In: int64(float64(e.Prices.In)*t.price + 0.5), Out: int64(float64(e.Prices.Out)*t.price + 0.5)}
 	cheap.Timeout = cmp.Or(t.timeout, e.Timeout)
+	if slices.ContainsFunc(before, func(o Endpoint) bool { return o.Name == cheap.Name }) {
+		m.fault(line, "two endpoints are named %s: expected a name of its own for each", cheap.Name)
+	}
+	if err := cheap.Check(); err != nil {
+		m.fault(line, "tier %s: %s", t.name, strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
 	return []Endpoint{cheap, e}
 }
 
@@ -317,7 +323,7 @@ func (m *models) tier(n *yaml.Node) *tier {
 		"name": m.text(&t.name, "name of a tier"), "timeout": m.duration(&t.timeout, "timeout of a tier"),
 		"price": func(n *yaml.Node) {
 			v, err := strconv.ParseFloat(n.Value, 64)
-			if err != nil || v <= 0 || v > 10 {
+			if err != nil || !(v > 0 && v <= 10) {
 				m.fault(n.Line, "price of a tier is %q: expected its share of the usual price, such as 0.5", n.Value)
 				return
 			}

@@ -33,7 +33,7 @@ endpoints:
     in_flight: 50
     timeout: 60s
     format: json_object
-    tier: {name: flex, price: 0.5, timeout: 10m}
+    tier: {name: flex, price: 0.5, timeout: 3m}
   - url: http://gpu:8000/v1
     model: qwen3-vl
     key_file: `+key+`
@@ -42,7 +42,7 @@ endpoints:
 		t.Fatalf("got %d endpoints, %+v, %v", len(got), cascade, err)
 	}
 	flex, usual, home := got[0], got[1], got[2]
-	if flex.Name != "openai/flex" || flex.Tier != "flex" || !flex.Cheap || flex.Prices != (vision.Prices{In: 125_000, Out: 1_000_000}) || flex.Timeout != 10*time.Minute ||
+	if flex.Name != "openai/flex" || flex.Tier != "flex" || !flex.Cheap || flex.Prices != (vision.Prices{In: 125_000, Out: 1_000_000}) || flex.Timeout != 3*time.Minute ||
 		flex.RPM != 500 || flex.Model != "gpt-5-mini" || flex.APIKey != "sk-env" {
 		t.Errorf("the tier: got %+v", flex)
 	}
@@ -72,6 +72,9 @@ endpoints:
     model: ""
   - {name: same, url: "http://x/v1", model: m, key_env: KEY, key_file: y}
   - {name: same, url: "http://x/v1", model: m, tier: {name: flex}}
+  - {name: nan, url: "http://x/v1", model: m, tier: {name: flex, price: nan}}
+  - {name: "first/flex", url: "http://x/v1", model: m}
+  - {name: first, url: "http://x/v1", model: m, tier: {name: flex, price: 0.5}}
   - just text
 `), env(map[string]string{"KEY": "sk-secret"}))
 	if err == nil {
@@ -88,7 +91,9 @@ endpoints:
 		`m.yaml:13: key_env and key_file are both set`,
 		`m.yaml:14: two endpoints are named same`,
 		`m.yaml:14: a tier has a name and a price`,
-		`m.yaml:15: an endpoint is not a mapping`,
+		`m.yaml:15: price of a tier is "nan"`,
+		`m.yaml:17: two endpoints are named first/flex`,
+		`m.yaml:18: an endpoint is not a mapping`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("lacks %q:\n%v", want, err)
@@ -158,6 +163,7 @@ func TestModelSettings(t *testing.T) {
 	for want, vars := range map[string][]string{
 		"models is set, and so is vision-url":                    {"ONCEOVER_MODELS=" + file, "ONCEOVER_VISION_URL=http://x/v1", "ONCEOVER_VISION_MODEL=m"},
 		"the price of model m at endpoint a is not":              {"ONCEOVER_MODELS=" + file, "ONCEOVER_BUDGET=5usd/1d"},
+		"endpoint a has a time-out of 2m0s, and a job may":       {"ONCEOVER_MODELS=" + file, "ONCEOVER_SOFT_TIME_LIMIT=1m"},
 		`budget: "5usd" is not a budget`:                         {"ONCEOVER_BUDGET=5usd"},
 		`budget-over is "maybe": expected wait or fail`:          {"ONCEOVER_BUDGET_OVER=maybe"},
 		"retry-horizon or user-concurrency is negative":          {"ONCEOVER_RETRY_HORIZON=-1s"},

@@ -6,6 +6,6 @@ local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
 local pace = tonumber(ARGV[1]) / math.max(1, redis.call('ZCARD', KEYS[2]))
 local due = math.max(now, tonumber(redis.call('HGET', KEYS[1], 'booked') or 0)) + pace
-if due < now + 10 * tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'booked', string.format('%.0f', due)) end
+if due < now + 60 * tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'booked', string.format('%.0f', due)) end
 redis.call('EXPIRE', KEYS[1], 604800)
 return string.format('%.0f', due - now)

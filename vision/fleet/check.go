@@ -23,6 +23,9 @@ func (g *Gate) Check(ctx context.Context) (warnings []string, err error) {
 	fields := map[string]string{}
 	for _, section := range []string{"memory", "persistence"} {
 		doc, err := g.client.Info(ctx, section).Result()
+		if err != nil && strings.Contains(err.Error(), "not supported") {
+			return nil, nil // an embedded server, which keeps nothing anyway
+		}
 		if err != nil {
 			return nil, fmt.Errorf("ask the Redis of limits for its settings: %w", err)
 		}

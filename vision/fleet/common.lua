@@ -29,6 +29,7 @@ local function finish(id, cost)
       redis.call('HINCRBY', w, 'spent', int(cost - r.money))
       redis.call('HINCRBY', w, 'reserved', int(-r.money))
       redis.call('HINCRBY', w, 'by\n' .. r.model .. '\n' .. r.user, int(cost))
+      redis.call('HINCRBY', w, 'for\n' .. r.model .. '\n' .. r.user, int(-r.money))
     end
   end
   r.cost = cost

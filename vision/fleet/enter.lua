@@ -1,7 +1,7 @@
 -- Lets a call begin, or says what is in the way.
 --
 -- KEYS: as above, and 7 the leases of the user (zset). ARGV: the call as JSON:
---   id, lease (how long until its process is taken for dead), rpm, tpm, inflight, peruser (0: no limit), prompt and
+--   id, lease (how long until its process is taken for dead), late (how much of that is after its time-out), rpm, tpm, inflight, peruser (0: no limit), prompt and
 --   completion (the most tokens), last (the job pays for no other call), learn (whether a prompt's tokens are learned), pin, pout (prices), model, user,
 --   budgets ([[seconds, money], …]), minute (shorter in tests)
 -- Returns: what, for how long, then
@@ -37,9 +37,9 @@ if open > 0 then
   probe = true
 end
 
--- How many may be in flight. As long as nothing is known of the endpoint, few at first, since a key that it does
--- not know it refuses at once.
-local inflight = redis.call('ZCARD', leases)
+-- How many may be in flight. As long as nothing is known of the endpoint, few at first, since a key that it does not
+-- know it refuses at once. A call that is over its time is none: its process has died.
+local inflight = redis.call('ZCOUNT', leases, int(now + call.late), '+inf')
 local limit, step = get('limit') / 1000, 100000
 if limit > 0 then
   limit = math.max(1, math.floor(limit))
@@ -48,16 +48,21 @@ elseif now - get('good') > 10 * call.minute then
   if from == 0 or inflight == 0 then
     from = now
     put('ramp', now)
+    redis.call('EXPIRE', state, 604800)
   end
   local ms = (now - from) / 1000
   limit = ms < 300 and 4 or ms < 500 and 8 or ms < 700 and 64 or ms < 900 and 512 or 1000000
 else
   limit = 1000000
 end
-local wary = get('wary') -- after a 429 one call asks first, and with each answer twice as many may
-if wary > 0 then limit = math.min(limit, wary) end
 if call.inflight > 0 then limit = math.min(limit, call.inflight) end
 if inflight >= limit then return {'busy', int(step)} end
+-- After a 429 one call asks first, and with each answer twice as many may: of those that began since, as a process may
+-- have died before.
+local wary = get('wary')
+if wary > 0 and redis.call('ZCOUNT', leases, '(' .. int(get('wary_since') + call.lease), '+inf') >= wary then
+  return {'busy', int(step)}
+end
 
 if call.peruser > 0 and call.user ~= '' then
   redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', int(now))
@@ -119,6 +124,7 @@ end
 for i, b in ipairs(call.budgets) do
   redis.call('HINCRBY', windows[i], 'spent', int(money))
   redis.call('HINCRBY', windows[i], 'reserved', int(money))
+  redis.call('HINCRBY', windows[i], 'for\n' .. call.model .. '\n' .. call.user, int(money))
   redis.call('EXPIRE', windows[i], int(2 * b[1] + 86400))
 end
 

@@ -72,9 +72,10 @@ const (
 	// lateness is how long after its time-out a call's process is taken for dead: it may wait for Redis to say how
 	// the call ended.
 	lateness = 2 * time.Minute
-	// leastAgain and mostAgain bound when a call should come again that found no room.
+	// leastAgain is how soon a call comes again at least that found no room.
 	leastAgain = 10 * time.Second
-	mostAgain  = 10 * time.Minute
+	// mostSpent bounds when one comes again for which there is no money: the budget may be another one by then.
+	mostSpent = time.Hour
 )
 
 // Gate is a vision.Gate. It is safe for concurrent use.
@@ -89,10 +90,10 @@ type Gate struct {
 
 	mu      sync.Mutex
 	lines   map[string]*line
-	failing map[string]failing // by endpoint: what was heard last
+	failing map[string]failing // by endpoint, or budget: what was heard last
 }
 
-// failing is what an endpoint is not asked for.
+// failing is what is in the way of calls.
 type failing struct {
 	why  string
 	till time.Time // it may be over then
@@ -142,13 +143,22 @@ func (g *Gate) Enter(ctx context.Context, c vision.Call) (vision.Pass, error) {
 		return nil, &vision.Error{Class: vision.Invalid, Err: fmt.Errorf(
 			"ask vision model %q: its price is not known, and there is a budget: give its price in the file of models, or choose a model that is there", c.Model)}
 	}
+	outer := ctx
+	if c.Wait > 0 { // Redis is waited for no longer, either
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.Wait+time.Second)
+		defer cancel()
+	}
 	l := g.line(c.Endpoint)
-	w, ok := l.join(c.Priority, c.Bytes, g.cfg.MaxBytes)
+	w, ok := l.join(c.Priority, c.User, c.Bytes, g.cfg.MaxBytes)
 	if !ok {
 		return nil, g.noRoom(ctx, c, answer{})
 	}
 	p, err := g.wait(ctx, c, w)
 	w.leave(p != nil)
+	if p == nil && errors.Is(err, context.DeadlineExceeded) && outer.Err() == nil {
+		return nil, g.later(c, answer{})
+	}
 	if p == nil {
 		return nil, err
 	}
@@ -165,7 +175,7 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 	}
 	patience := time.NewTimer(most)
 	defer patience.Stop()
-	id := uuid.NewString()
+	id, capped := uuid.NewString(), false
 	again := time.NewTimer(0) // when the answer may be another one
 	defer again.Stop()
 	for {
@@ -173,6 +183,9 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 		case <-w.turn:
 		case <-again.C:
 		case <-patience.C:
+			if capped { // nobody else's calls are behind these
+				return nil, g.later(c, answer{wait: g.cfg.MaxWait})
+			}
 			return nil, g.noRoom(ctx, c, answer{})
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for vision model: %w", context.Cause(ctx))
@@ -191,6 +204,9 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 		switch a.what {
 		case "go":
 			g.heard(c.Endpoint, failing{})
+			for _, b := range g.cfg.Budgets {
+				g.heard("budget "+b.String(), failing{})
+			}
 			g.metrics.waited.Observe(time.Since(began).Seconds())
 			return &pass{g: g, id: id, call: c, money: a.money}, nil
 		case "open":
@@ -199,6 +215,7 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 			return nil, g.spent(c, a)
 		case "user":
 			w.stepAside(a.wait)
+			capped = true
 			continue
 		}
 		if left := most - time.Since(began); a.wait > left {
@@ -223,6 +240,7 @@ type answer struct {
 type request struct {
 	ID         string     `json:"id"`
 	Lease      int64      `json:"lease"`
+	Late       int64      `json:"late"`
 	RPM        int        `json:"rpm"`
 	TPM        int        `json:"tpm"`
 	InFlight   int        `json:"inflight"`
@@ -246,21 +264,22 @@ const prefix = "ratelimit:vision:"
 func keys(c vision.Call) []string {
 	base := prefix + c.Endpoint
 	return []string{base, base + ":log", base + ":tokens", base + ":leases", base + ":records",
-		prefix + "learned:" + c.Model + ":" + c.Prompt + ":" + c.Kind + ":" + c.Size}
+		"ratelimit:vision-learned:" + c.Model + ":" + c.Prompt + ":" + c.Kind + ":" + c.Size}
 }
 
 // ask asks Redis.
 func (g *Gate) ask(ctx context.Context, id string, c vision.Call) (answer, error) {
 	limits := g.cfg.Limits[c.Endpoint]
 	c.User = nameOf(c.User)
-	r := request{ID: id, Lease: micros(c.Timeout + g.late), RPM: limits.RPM, TPM: limits.TPM, InFlight: limits.InFlight, PerUser: g.cfg.PerUser,
+	r := request{ID: id, Lease: micros(c.Timeout + g.late), Late: micros(g.late * 9 / 10), RPM: limits.RPM, TPM: limits.TPM, InFlight: limits.InFlight, PerUser: g.cfg.PerUser,
 		Prompt: c.Most.Prompt, Completion: c.Most.Completion, Learn: c.Size != "", Last: c.Last, In: c.In, Out: c.Out,
 		Model: c.Model, User: c.User, Minute: micros(g.minute), Budgets: make([][2]int64, 0, len(g.cfg.Budgets))}
 	for _, b := range g.cfg.Budgets {
 		r.Budgets = append(r.Budgets, [2]int64{int64(b.Window / time.Second), b.MicroUSD})
 	}
-	fields, err := g.run(ctx, enterScript, append(keys(c), prefix+"user:"+c.User), r)
+	fields, err := g.run(ctx, enterScript, append(keys(c), userKey(c.User)), r)
 	if err != nil {
+		g.forget(ctx, id, c)
 		return answer{}, fmt.Errorf("wait for vision model %q: %w", c.Model, err)
 	}
 	if len(fields) < 2 {
@@ -272,6 +291,18 @@ func (g *Gate) ask(ctx context.Context, id string, c vision.Call) (answer, error
 	}
 	return a, err
 }
+
+// forget ends a call that may have begun without our knowledge.
+func (g *Gate) forget(ctx context.Context, id string, c vision.Call) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if _, err := g.run(ctx, leaveScript, keys(c), end{ID: id, Fault: unknown, Minute: micros(g.minute)}); err != nil {
+		g.log.Debug("a call that may have begun counts until its lease runs out", zap.Error(err))
+	}
+}
+
+// userKey is the key of a user's calls.
+func userKey(user string) string { return "ratelimit:vision-user:" + user }
 
 // maxUser bounds the name of a user, in bytes.
 const maxUser = 200
@@ -324,19 +355,24 @@ func text(v any) string {
 
 // noRoom says when a call should come again that has to wait for longer than it may here.
 func (g *Gate) noRoom(ctx context.Context, c vision.Call, a answer) error {
-	wait, status := a.wait, 0
-	if a.what == "not-before" {
-		status = http.StatusTooManyRequests // as the endpoint has said
-	}
 	err := g.guard.Do(ctx, func(ctx context.Context) error {
 		booked, err := bookScript.Run(ctx, g.client, keys(c)[:2], micros(g.minute)).Text()
-		wait = max(wait, fromMicros(booked))
+		a.wait = max(a.wait, fromMicros(booked))
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("wait for vision model %q: %w", c.Model, err)
 	}
-	wait = min(max(wait, leastAgain), max(wait, mostAgain))
+	return g.later(c, a)
+}
+
+// later says when a call should come again.
+func (g *Gate) later(c vision.Call, a answer) error {
+	status := 0
+	if a.what == "not-before" {
+		status = http.StatusTooManyRequests // as the endpoint has said
+	}
+	wait := max(a.wait, leastAgain)
 	return &vision.Error{Class: vision.RateLimited, StatusCode: status, RetryAfter: wait + rand.N(wait/20+time.Second), Err: fmt.Errorf(
 		"ask vision model %q: endpoint %s takes no more calls at the moment", c.Model, c.Endpoint)}
 }
@@ -347,30 +383,33 @@ func (g *Gate) closed(c vision.Call, a answer) error {
 	if len(a.more) > 1 {
 		class, why = vision.Class(a.more[0]), a.more[1]
 	}
-	g.heard(c.Endpoint, failing{why, time.Now().Add(a.wait + g.minute)})
+	g.heard(c.Endpoint, failing{fmt.Sprintf("vision endpoint %s fails, and its jobs wait: %s", c.Endpoint, why), time.Now().Add(a.wait + g.minute)})
 	return &vision.Error{Class: class, Closed: true, RetryAfter: a.wait + rand.N(a.wait/10+time.Second), Err: fmt.Errorf(
 		"ask vision model %q: endpoint %s is asked once a minute at most, as it fails: %s", c.Model, c.Endpoint, why)}
 }
 
-// heard notes whether an endpoint is asked.
-func (g *Gate) heard(endpoint string, f failing) {
+// heard notes what is in the way of calls, or that nothing is. It reports whether that is news.
+func (g *Gate) heard(of string, f failing) (news bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	before, had := g.failing[of]
 	if f.why == "" {
-		delete(g.failing, endpoint)
-	} else {
-		g.failing[endpoint] = f
+		delete(g.failing, of)
+		return had
 	}
+	g.failing[of] = f
+	return !had || time.Now().After(before.till)
 }
 
-// Failing says which endpoints are not asked at the moment, and why, as far as calls of this process have heard of it.
+// Failing says which endpoints are not asked at the moment, and which budgets are spent, as far as calls of this process
+// have heard of it.
 func (g *Gate) Failing() []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var out []string
-	for _, endpoint := range slices.Sorted(maps.Keys(g.failing)) {
-		if f := g.failing[endpoint]; time.Now().Before(f.till) {
-			out = append(out, fmt.Sprintf("vision endpoint %s fails, and its jobs wait: %s", endpoint, f.why))
+	for _, of := range slices.Sorted(maps.Keys(g.failing)) {
+		if f := g.failing[of]; time.Now().Before(f.till) {
+			out = append(out, f.why)
 		}
 	}
 	return out
@@ -378,7 +417,7 @@ func (g *Gate) Failing() []string {
 
 // spent is the error of a budget that has no room for the call.
 func (g *Gate) spent(c vision.Call, a answer) error {
-	e := &vision.Error{Class: vision.Spent, RetryAfter: a.wait + time.Second}
+	e := &vision.Error{Class: vision.Spent, RetryAfter: min(a.wait, mostSpent) + time.Second}
 	which := ""
 	for _, b := range g.cfg.Budgets {
 		if len(a.more) > 1 && a.more[1] == strconv.FormatInt(int64(b.Window/time.Second), 10) {
@@ -386,6 +425,9 @@ func (g *Gate) spent(c vision.Call, a answer) error {
 		}
 	}
 	g.metrics.spent.Inc()
+	if g.heard("budget "+which, failing{fmt.Sprintf("the budget of %s is spent, and jobs that need the model wait", which), time.Now().Add(min(a.wait, mostSpent))}) {
+		g.log.Warn("the budget is spent: jobs that need the model wait for its next window, or fail", zap.String("budget", which), zap.Duration("for", a.wait.Round(time.Second)))
+	}
 	e.Err = fmt.Errorf("ask vision model %q: the budget of %s has no room for another call until its next window begins in %v",
 		c.Model, which, a.wait.Round(time.Second))
 	if g.cfg.Refuse {
@@ -504,8 +546,9 @@ func faultOf(e vision.End, named bool) string {
 		return unknown
 	}
 	f := faultClass(class)
-	if f == broken && named && class != vision.Quota {
-		return other // of the job, which wants a model that is not there
+	var fault *vision.Error
+	if f == broken && named && class != vision.Quota && errors.As(e.Err, &fault) && fault.StatusCode != http.StatusUnauthorized {
+		return unknown // of the job, which wants a model that is not there: that says nothing of the endpoint
 	}
 	return f
 }

@@ -360,6 +360,108 @@ func TestModelOfAJob(t *testing.T) {
 		b.enter(g, c).Leave(fault(vision.NotFound, 0))
 	}
 	b.enter(g, aCall()).Leave(answered)
+
+	// That the key is dead is not, and such a job says nothing of an endpoint that fails.
+	dead := vision.End{Err: &vision.Error{Class: vision.Denied, StatusCode: 401, Err: errors.New("boom")}}
+	b.enter(g, c).Leave(dead)
+	if e := b.refused(g, c); !e.Closed {
+		t.Errorf("with a dead key: got %+v", e)
+	}
+	b.client.HSet(t.Context(), prefix+"e", "open_until", 1)
+	b.enter(g, c).Leave(fault(vision.NotFound, 0))
+	if e := b.refused(g, aCall()); !e.Closed {
+		t.Errorf("after a probe that says nothing: got %+v", e)
+	}
+}
+
+// TestDeadLeaseAfterALimit has a process die with a call in flight before the endpoint has no room: that keeps nobody from
+// asking again.
+func TestDeadLeaseAfterALimit(t *testing.T) {
+	b := newBench(t)
+	g := b.gate(Config{MaxWait: time.Second}, time.Minute)
+	b.enter(g, aCall()) // and it dies
+	b.enter(g, aCall()).Leave(fault(vision.RateLimited, time.Millisecond))
+	p := b.enter(g, aCall())
+	if e := b.refused(g, aCall()); e.Class != vision.RateLimited {
+		t.Errorf("a second before the first has an answer: got %+v", e)
+	}
+	p.Leave(answered)
+	b.enter(g, aCall()).Leave(answered)
+}
+
+// TestLongUnavailable has a server ask for hours: it is asked again in ten minutes.
+func TestLongUnavailable(t *testing.T) {
+	b := newBench(t)
+	g := b.gate(Config{}, time.Minute)
+	b.enter(g, aCall()).Leave(fault(vision.Overloaded, 5*time.Hour))
+	if e := b.refused(g, aCall()); e.RetryAfter > 12*time.Minute {
+		t.Errorf("got %v", e.RetryAfter)
+	}
+}
+
+// losing is a connection that loses the answer of the next script, and whose caller gives up then.
+type losing struct{ giveUp func() }
+
+func (l *losing) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (l *losing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (l *losing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if l.giveUp != nil && strings.HasPrefix(cmd.Name(), "eval") && err == nil {
+			l.giveUp()
+			l.giveUp = nil
+			cmd.SetErr(context.Canceled)
+			return context.Canceled
+		}
+		return err
+	}
+}
+
+// TestCallThatNobodyKnowsOf has a caller give up when its call may begin, and before it has heard of it.
+func TestCallThatNobodyKnowsOf(t *testing.T) {
+	b := newBench(t)
+	g := b.gate(Config{Budgets: []Budget{{1_000_000, time.Hour}}}, time.Minute)
+	c := aCall()
+	c.Prices = vision.Prices{In: 1_000_000, Out: 1_000_000}
+	b.enter(g, c).Leave(answered) // the script is there
+	ctx, cancel := context.WithCancel(t.Context())
+	g.client.(*redis.Client).AddHook(&losing{cancel})
+	if p, err := g.Enter(ctx, c); err == nil {
+		t.Fatalf("got %v", p)
+	}
+	if n := b.client.ZCard(t.Context(), prefix+"e:leases").Val(); n != 0 {
+		t.Errorf("%d calls are in flight", n)
+	}
+	if s, err := g.Spending(t.Context()); err != nil || s[0].Reserved != 0 || s[0].Spent != 100 {
+		t.Errorf("got %+v, %v", s, err)
+	}
+}
+
+// TestUsersOfOneLine has hundreds of calls of one user wait, of whom one may be at work: another user's call is not
+// behind them.
+func TestUsersOfOneLine(t *testing.T) {
+	b := newBench(t)
+	g := b.gate(Config{PerUser: 1, MaxWait: 4 * time.Second}, time.Minute)
+	c := aCall()
+	c.User = "greedy"
+	first := b.enter(g, c)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 600 {
+		wg.Go(func() { _, _ = g.Enter(ctx, c) })
+	}
+	for g.line("e").len() != 600 {
+		time.Sleep(time.Millisecond)
+	}
+	modest := aCall()
+	modest.User = "modest"
+	modest.Wait = 2 * time.Second
+	b.enter(g, modest).Leave(answered)
+	cancel()
+	wg.Wait()
+	first.Leave(answered)
 }
 
 // TestPriority has calls wait that begin in the order of their priority, the earlier first.

@@ -8,17 +8,19 @@
 -- Returns: what is charged, whether the record was there, and 'opened', 'closed' or ''.
 local r = finish(call.id, call.cost >= 0 and call.cost or nil)
 local charged = r and r.cost or math.max(call.cost, 0)
-local probe = r and r.probe
+if not r then return {int(charged), 0, ''} end -- it was booked before
+local probe = r.probe
 
 local had = call.prompt + call.completion
 if had > 0 then
-  if r and redis.call('HEXISTS', tokens, call.id) == 1 then
+  if redis.call('HEXISTS', tokens, call.id) == 1 then
     redis.call('HSET', tokens, call.id, int(had))
     redis.call('HINCRBY', state, 'tokens', int(had - r.about))
   end
   local p, c = unpack(redis.call('HMGET', learned, 'prompt', 'completion'))
   redis.call('HINCRBY', learned, 'n', 1)
   redis.call('HSET', learned, 'prompt', int(math.max(num(p), call.prompt)), 'completion', int(math.max(num(c), call.completion)))
+  if call.cost > r.money then redis.call('HSET', learned, 'n', 0) end -- what was learned is wrong
   redis.call('EXPIRE', learned, 2592000)
 end
 
@@ -30,6 +32,7 @@ if call.fault == 'throttled' then
   local times = get('throttled') + 1
   put('throttled', times)
   put('wary', 1)
+  put('wary_since', now)
   -- The endpoint does not count what it refuses.
   redis.call('ZREM', log, call.id)
   redis.call('HINCRBY', state, 'tokens', int(-num(redis.call('HGET', tokens, call.id))))
@@ -44,11 +47,12 @@ if call.fault == 'throttled' then
   -- Calls that were in flight together are one episode.
   if now > get('cut') + math.max(15000000, asked) then
     if limit == 0 then limit = (redis.call('ZCARD', leases) + 1) * 1000 end
-    limit = math.max(1000, math.floor(limit * 0.8))
+    limit = math.max(2000, math.floor(limit * 0.8)) -- one may be of a process that has died
     put('limit', limit)
     put('cut', now)
   end
 elseif call.fault == 'ill' then
+  asked = math.min(asked, 10 * call.minute) -- it may be well before that
   put('grow', now + 15000000)
 elseif call.fault == '' then
   redis.call('HDEL', state, 'throttled')
@@ -69,7 +73,7 @@ elseif call.fault == '' then
     redis.call('HDEL', state, 'wary')
   end
   -- Only what was in use while the call was in flight grows.
-  if limit > 0 and r and get('used') >= num(r.at) and now > get('grow') then
+  if limit > 0 and get('used') >= num(r.at) and now > get('grow') then
     put('limit', limit + 1000000 / limit) -- one more when all of them have answered
   end
 end
@@ -99,4 +103,4 @@ elseif call.fault ~= 'unknown' then -- it answers
   end
 end
 redis.call('EXPIRE', state, 604800)
-return {int(charged), r and 1 or 0, news}
+return {int(charged), 1, news}

@@ -20,20 +20,20 @@ type line struct {
 type waiter struct {
 	l        *line
 	priority uint8
+	user     string
 	bytes    int
 	aside    bool          // lets others go first for a moment
 	turn     chan struct{} // has an element when it is the waiter's turn, or something has changed that it waits for
-	timer    *time.Timer   // ends aside; nil before
 }
 
 // join gets in line, unless those that wait hold more than most bytes.
-func (l *line) join(priority uint8, bytes, most int) (w *waiter, ok bool) {
+func (l *line) join(priority uint8, user string, bytes, most int) (w *waiter, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.waiting) > 0 && l.bytes+bytes > most {
 		return nil, false
 	}
-	w = &waiter{l: l, priority: priority, bytes: bytes, turn: make(chan struct{}, 1)}
+	w = &waiter{l: l, priority: priority, user: user, bytes: bytes, turn: make(chan struct{}, 1)}
 	at := slices.IndexFunc(l.waiting, func(o *waiter) bool { return o.priority < priority })
 	if at < 0 {
 		at = len(l.waiting)
@@ -48,9 +48,6 @@ func (l *line) join(priority uint8, bytes, most int) (w *waiter, ok bool) {
 func (w *waiter) leave(begins bool) {
 	w.l.mu.Lock()
 	defer w.l.mu.Unlock()
-	if w.timer != nil {
-		w.timer.Stop()
-	}
 	w.l.waiting = slices.DeleteFunc(w.l.waiting, func(o *waiter) bool { return o == w })
 	w.l.bytes -= w.bytes
 	if begins {
@@ -101,15 +98,23 @@ func (w *waiter) has(most int) bool {
 	return w.l.first == w && w.l.calls < most
 }
 
-// stepAside lets the next one have the turn for a while.
+// stepAside lets those of other users have the turn for a while: what keeps this call keeps all of its user.
 func (w *waiter) stepAside(d time.Duration) {
 	w.l.mu.Lock()
 	defer w.l.mu.Unlock()
-	w.aside = true
-	w.timer = time.AfterFunc(d, func() {
+	var of []*waiter
+	for _, o := range w.l.waiting {
+		if o.user == w.user {
+			o.aside = true
+			of = append(of, o)
+		}
+	}
+	time.AfterFunc(d, func() { // it may find them gone
 		w.l.mu.Lock()
 		defer w.l.mu.Unlock()
-		w.aside = false
+		for _, o := range of {
+			o.aside = false
+		}
 		w.l.assign()
 	})
 	w.l.assign()

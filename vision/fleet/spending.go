@@ -24,7 +24,8 @@ type Spending struct {
 // Part is what one user had one model spend.
 type Part struct {
 	Model, User string // User is "" where jobs name none
-	MicroUSD    int64
+	MicroUSD    int64  // booked
+	Reserved    int64  // for calls in flight
 }
 
 // Left is what may still be spent.
@@ -65,6 +66,7 @@ func (g *Gate) Spending(ctx context.Context) ([]Spending, error) {
 
 // read takes the counters of common.lua, of which spent holds what is reserved, too.
 func (s *Spending) read(fields map[string]string) {
+	parties := map[[2]string]*Part{}
 	for name, value := range fields {
 		n, err := strconv.ParseInt(value, 10, 64)
 		if err != nil {
@@ -76,9 +78,20 @@ func (s *Spending) read(fields map[string]string) {
 			s.Spent += n
 		case name == "reserved":
 			s.Reserved, s.Spent = n, s.Spent-n
-		case len(parts) == 3:
-			s.By = append(s.By, Part{parts[1], parts[2], n})
+		case len(parts) == 3 && n != 0:
+			who := [2]string{parts[1], parts[2]}
+			if parties[who] == nil {
+				parties[who] = &Part{Model: parts[1], User: parts[2]}
+			}
+			if parts[0] == "by" {
+				parties[who].MicroUSD = n
+			} else {
+				parties[who].Reserved = n
+			}
 		}
+	}
+	for _, p := range parties {
+		s.By = append(s.By, *p)
 	}
 	slices.SortFunc(s.By, func(a, b Part) int {
 		return cmp.Or(cmp.Compare(b.MicroUSD, a.MicroUSD), cmp.Compare(a.Model, b.Model), cmp.Compare(a.User, b.User))
