@@ -58,7 +58,10 @@ func (f Faults) err() error {
 	return f
 }
 
-func (f *Faults) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(format, args...)) }
+// add adds a fault. Names of files and labels are others' words, and stay on one line of the terminal.
+func (f *Faults) add(format string, args ...any) {
+	*f = append(*f, plain(fmt.Sprintf(format, args...)))
+}
 
 // ReadLabels reads the labelled pictures that a path names: a folder with a folder for each class, or a file of labels,
 // which is .csv with a header that names the columns picture and label, or .jsonl with an object {"picture", "label"} on
@@ -82,6 +85,9 @@ func ReadLabels(path string, labelled bool) ([]Item, error) {
 		read = readJSONL
 	default:
 		return nil, fmt.Errorf("%s is neither a folder nor a .csv or .jsonl file: expected labelled pictures", path)
+	}
+	if !info.Mode().IsRegular() { // a pipe would block
+		return nil, fmt.Errorf("%s is not a regular file: expected labelled pictures", path)
 	}
 	file, err := os.Open(path)
 	if err != nil {
@@ -204,6 +210,11 @@ func readCSV(in io.Reader, name string, labelled bool) (items []Item, faults Fau
 		row, err := r.Read()
 		if errors.Is(err, io.EOF) {
 			return items, faults, nil
+		}
+		if errors.Is(err, csv.ErrFieldCount) {
+			line, _ := r.FieldPos(0)
+			faults.add("%s:%d: has %s: expected %d, as the header has; a comma in a field takes quotes around it", name, line, count(len(row), "field", "fields"), len(header))
+			continue
 		}
 		if err != nil {
 			return nil, nil, err

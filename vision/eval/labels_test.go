@@ -85,7 +85,7 @@ func TestReadLabels(t *testing.T) {
 		{"empty.csv", true, "error: is empty: expected a header"},
 		{"head.csv", true, `error: the header is "file,label"`},
 		{"twice.csv", true, "error: picture twice"},
-		{"short.csv", true, "error: wrong number of fields"},
+		{"short.csv", true, "error: short.csv:2: has 1 field: expected 2"},
 		{"labels.txt", true, "error: is neither a folder nor a .csv or .jsonl file"},
 		{"gone", true, "error: no such file"},
 	} {
@@ -176,6 +176,16 @@ func TestCheck(t *testing.T) {
 }
 
 // TestRelabel names each label once that cannot be an answer.
+// TestFaultsOnATerminal are on one line each, and move no cursor.
+func TestFaultsOnATerminal(t *testing.T) {
+	t.Parallel()
+	var f Faults
+	f.add("%s: is in no folder", "a\x1b[31m\nb\u202e.png")
+	if got := f.Error(); got != "a [31m b .png: is in no folder" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestRelabel(t *testing.T) {
 	t.Parallel()
 	items := []Item{{Label: "PET", Source: "l:2"}, {Label: "glas", Source: "l:3"}, {Label: "PET", Source: "l:4"}, {Label: "glas", Source: "l:5"}, {Label: "x", Source: "l:6"}}
