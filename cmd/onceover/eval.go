@@ -349,6 +349,9 @@ func (o *evalOptions) files() eval.Pictures {
 
 func (o *evalOptions) run(cmd *cobra.Command, labels string) (err error) {
 	ctx := cmd.Context()
+	if err := o.checkFiles(labels); err != nil {
+		return usageError(err)
+	}
 	set, err := o.pictures(ctx, labels)
 	if err != nil {
 		return err
@@ -380,6 +383,50 @@ func (o *evalOptions) run(cmd *cobra.Command, labels string) (err error) {
 	return o.verdict(ctx, rep, runErr, results.Spent())
 }
 
+// checkFiles returns an error if a file that is written would replace another file of the run, or would be taken for a
+// picture by the next one.
+func (o *evalOptions) checkFiles(labels string) error {
+	taken := map[string]string{}
+	for _, f := range []struct{ what, path string }{{"LABELS", labels}, {"--out", o.out}, {"--html", o.html}, {"--calibration", o.calibration}} {
+		if f.path == "" {
+			continue
+		}
+		path, err := realPath(f.path)
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.what, err)
+		}
+		if other, there := taken[path]; there {
+			return fmt.Errorf("%s and %s are both %s: expected two files, as one would replace the other", other, f.what, plainLine(f.path, 200))
+		}
+		taken[path] = f.what
+		if f.what == "LABELS" {
+			if info, err := os.Stat(path); err != nil || !info.IsDir() {
+				labels = ""
+			} else {
+				labels = path + string(filepath.Separator)
+			}
+		} else if labels != "" && strings.HasPrefix(path, labels) {
+			return fmt.Errorf("%s %s is in the folder of pictures: expected another folder, as the next run would take it for a picture", f.what, plainLine(f.path, 200))
+		}
+	}
+	return nil
+}
+
+// realPath is a path without links, of a file that may not be there yet.
+func realPath(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	if at, err := filepath.EvalSymlinks(path); err == nil {
+		return at, nil
+	}
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		return filepath.Join(dir, filepath.Base(path)), nil
+	}
+	return path, nil // that it cannot be written is said when it is opened
+}
+
 // ask runs the evaluation. The first signal lets the calls in flight finish, the second ends them.
 func (o *evalOptions) ask(ctx context.Context, out io.Writer, set labelled, results *eval.Results) error {
 	calls, end := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -407,29 +454,30 @@ func (o *evalOptions) ask(ctx context.Context, out io.Writer, set labelled, resu
 		MaxCost: o.maxMicro, RetryLost: o.retryLost, Progress: p.show})
 }
 
-// report prints and writes what was found.
+// report prints and writes what was found. What cannot be written does not keep back the rest.
 func (o *evalOptions) report(out io.Writer, rep *eval.Report, thumbs map[string]eval.Thumb) error {
+	var faults []error
 	if o.html != "" {
 		err := replaceFile(o.html, func(w io.Writer) error { return rep.HTML(w, thumbs, o.maxPictures, "onceover "+version) })
 		if err != nil {
-			return fmt.Errorf("--html: %w", err)
+			faults = append(faults, fmt.Errorf("--html: %w", err))
 		}
 	}
 	if c := rep.Models[0].Calibration; o.calibration != "" && c != nil {
 		if err := replaceFile(o.calibration, func(w io.Writer) error { return printJSON(w, c) }); err != nil {
-			return fmt.Errorf("--calibration: %w", err)
+			faults = append(faults, fmt.Errorf("--calibration: %w", err))
 		}
 	}
 	if o.asJSON {
-		return rep.JSON(out)
+		return errors.Join(append(faults, rep.JSON(out))...)
 	}
 	if err := rep.Text(out); err != nil {
-		return err
+		return errors.Join(append(faults, err)...)
 	}
-	if o.html != "" {
+	if o.html != "" && len(faults) == 0 {
 		fmt.Fprintf(out, "\nlook at it: %s\n", o.html)
 	}
-	return nil
+	return errors.Join(faults...)
 }
 
 // verdict is the error of a run that is not complete, or of a model that is not good enough.

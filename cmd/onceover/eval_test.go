@@ -196,6 +196,40 @@ func TestEval(t *testing.T) {
 	}
 }
 
+// TestEvalFiles refuses what would replace labels or answers, or be taken for a picture later.
+func TestEvalFiles(t *testing.T) {
+	t.Parallel()
+	e := newEvalEndpoint(t)
+	dir := t.TempDir()
+	evalPictures(t, filepath.Join(dir, "p"), 1, 1)
+	labels := filepath.Join(dir, "labels.csv")
+	writeFile(t, labels, "picture,label\np/Glass Bottle/000.png,glass bottle\n")
+	if err := os.Symlink(labels, filepath.Join(dir, "link.html")); err != nil {
+		t.Fatal(err)
+	}
+	r := filepath.Join(dir, "r.jsonl")
+	for want, args := range map[string][]string{
+		"LABELS and --out are both":        {labels, "--out", labels, "--resume"},
+		"LABELS and --html are both":       {labels, "--out", r, "--html", filepath.Join(dir, "link.html")},
+		"--out and --html are both":        {labels, "--out", r, "--html", filepath.Join(dir, "p", "..", "r.jsonl")},
+		"--html and --calibration are":     {labels, "--out", r, "--html", r + ".x", "--calibration", r + ".x"},
+		"is in the folder of pictures: ex": {filepath.Join(dir, "p"), "--out", filepath.Join(dir, "p", "r.jsonl"), "--html", ""},
+	} {
+		_, _, code, fault := evalRun(t.Context(), append([]string{"--vision-url", e.URL, "--lang", "en", "--model", "m"}, args...)...)
+		if code != exitUsage || !strings.Contains(fault, want) {
+			t.Errorf("%q: got exit code %d, %s", args, code, fault)
+		}
+	}
+	if e.calls.Load() != 0 {
+		t.Errorf("got %d calls, want none", e.calls.Load())
+	}
+	// A page that cannot be written keeps back neither the table nor the answers.
+	out, _, code, fault := evalRun(t.Context(), labels, "--vision-url", e.URL, "--lang", "en", "--model", "m", "--out", r, "--html", filepath.Join(dir, "none", "x.html"))
+	if code != exitError || !strings.Contains(fault, "--html: ") || !strings.Contains(squeezed(out), "accuracy 100.0 %") {
+		t.Errorf("got exit code %d, %s\n%s", code, fault, out)
+	}
+}
+
 // TestEvalFaults names all faults before anything is paid.
 func TestEvalFaults(t *testing.T) {
 	t.Parallel()
