@@ -80,6 +80,7 @@ type pictureOf struct{ digest, model string }
 type Results struct {
 	mu       sync.Mutex
 	file     *os.File
+	size     int64 // of the whole lines in the file
 	unlock   func() error
 	header   Header
 	verdicts map[pictureOf]Verdict // the last of each; Lost for an intent without one
@@ -133,26 +134,23 @@ func (r *Results) load(dir string) error {
 	if err != nil {
 		return err
 	}
-	// A process that was killed may have left half a line: the call of which it tells is lost.
 	whole := bytes.LastIndexByte(doc, '\n') + 1
-	if err := r.file.Truncate(int64(whole)); err != nil {
-		return err
-	}
-	if _, err := r.file.Seek(int64(whole), io.SeekStart); err != nil {
-		return err
-	}
-	if whole == 0 {
-		if err := r.write(r.header); err != nil {
+	if tail := doc[whole:]; whole == 0 && !bytes.HasPrefix([]byte(headerStart), tail) && !bytes.HasPrefix(tail, []byte(headerStart)) {
+		return errNotOurs // nothing of the file of another program is cut off
+	} else if _, err := parseVerdict(tail); err == nil && whole > 0 {
+		// Some editors leave out the end of the last line.
+		doc = append(doc, '\n')
+		if _, err := r.file.WriteAt([]byte{'\n'}, int64(len(doc)-1)); err != nil {
 			return err
 		}
-		return syncDir(dir)
+		whole = len(doc)
 	}
 	n := 0
 	for line := range bytes.Lines(doc[:whole]) {
 		if n++; n == 1 {
 			var h Header
 			if err := json.Unmarshal(line, &h); err != nil || h.Type != typeHeader {
-				return errors.New("is not of onceover eval: expected another name")
+				return errNotOurs
 			}
 			if h != r.header {
 				return fmt.Errorf("is of another run (version %d, field %s, confidence %s, language %s): expected the same, or another name",
@@ -160,13 +158,48 @@ func (r *Results) load(dir string) error {
 			}
 			continue
 		}
-		var v Verdict
-		if err := json.Unmarshal(line, &v); err != nil || v.Digest == "" || v.Model == "" {
-			return fmt.Errorf("line %d is damaged: remove it to go on without it", n)
+		v, err := parseVerdict(line)
+		if err != nil {
+			return fmt.Errorf("line %d is damaged (%w): remove it to go on without it", n, err)
 		}
 		r.take(v)
 	}
+	// A process that was killed may have left half a line: the call of which it tells is lost.
+	if err := r.file.Truncate(int64(whole)); err != nil {
+		return err
+	}
+	if r.size = int64(whole); whole == 0 {
+		if err := r.write(r.header); err != nil {
+			return err
+		}
+		return syncDir(dir)
+	}
 	return nil
+}
+
+// headerStart is how each results file begins.
+const headerStart = `{"type":"` + typeHeader + `",`
+
+var errNotOurs = errors.New("is not of onceover eval: expected another name")
+
+// parseVerdict reads a line after the header. It takes no figure that Run cannot have written, as the limit and the
+// statistics rely on them.
+func parseVerdict(line []byte) (Verdict, error) {
+	var v Verdict
+	if err := json.Unmarshal(line, &v); err != nil {
+		return v, err
+	}
+	switch c := v.Confidence; {
+	case v.Digest == "" || v.Model == "":
+		return v, errors.New("digest or model is empty")
+	case v.Type == typeVerdict && !v.Outcome.verdict() && v.Outcome != Failed && v.Outcome != Lost:
+		return v, fmt.Errorf("outcome is %q", v.Outcome)
+	case c != nil && !(*c >= 0 && *c <= 1):
+		return v, fmt.Errorf("confidence is %v, expected 0 to 1", *c)
+	case v.PromptTokens < 0 || v.CompletionTokens < 0 || v.Uncounted < 0 || v.ReservedMicroUSD < 0 || v.MS < 0 || v.CostMicroUSD != nil && *v.CostMicroUSD < 0:
+		return v, errors.New("a number is below 0")
+	}
+	return v, nil
 }
 
 // take counts a line.
@@ -222,9 +255,11 @@ func (r *Results) write(line any) error {
 	if err := enc.Encode(line); err != nil {
 		return err
 	}
-	if _, err := r.file.Write(buf.Bytes()); err != nil {
+	// If the disk was full, what half a line left is written over.
+	if _, err := r.file.WriteAt(buf.Bytes(), r.size); err != nil {
 		return err
 	}
+	r.size += int64(buf.Len())
 	return r.file.Sync()
 }
 

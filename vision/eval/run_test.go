@@ -475,6 +475,11 @@ func TestResults(t *testing.T) {
 	}
 	for what, text := range map[string]string{
 		"nonsense":                  "nonsense\n",
+		"a file of one line":        "not even a line",
+		"half a file of lines":      "{\"picture\": \"a\"}\n{\"pict",
+		"an unknown outcome":        string(doc) + "{\"type\":\"verdict\",\"digest\":\"d\",\"model\":\"m\",\"outcome\":\"right\"}\n",
+		"a confidence of 2":         string(doc) + "{\"type\":\"verdict\",\"digest\":\"d\",\"model\":\"m\",\"outcome\":\"answered\",\"confidence\":2}\n",
+		"a cost below 0":            string(doc) + "{\"type\":\"verdict\",\"digest\":\"d\",\"model\":\"m\",\"outcome\":\"answered\",\"cost_microusd\":-1}\n",
 		"another file":              "{\"picture\": \"a\"}\n",
 		"a damaged line":            string(doc) + "{\n",
 		"a verdict without a model": string(doc) + "{\"type\":\"verdict\",\"digest\":\"d\"}\n",
@@ -488,6 +493,18 @@ func TestResults(t *testing.T) {
 		if left, _ := os.ReadFile(path); string(left) != text {
 			t.Errorf("%s: the file was changed", what)
 		}
+	}
+	// A whole line whose end an editor left out is a verdict, and what is written next begins on a line of its own.
+	write(t, path, strings.TrimSuffix(string(doc), "\n")+"\n{\"type\":\"verdict\",\"digest\":\"e\",\"model\":\"m\",\"outcome\":\"refused\"}")
+	r = openResults(t, path, true)
+	if got, _ := r.Verdict("e", "m"); got.Outcome != Refused {
+		t.Errorf("no end of line: got %+v", got)
+	}
+	if err := errors.Join(r.settle(v), r.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadFile(path); strings.Count(string(left), "\n") != strings.Count(string(doc), "\n")+2 {
+		t.Errorf("got %q", left)
 	}
 	// A line of a later version is left alone, and so is a file without a whole line.
 	write(t, path, string(doc)+"{\"type\":\"later\",\"digest\":\"d\",\"model\":\"m\"}\n")
@@ -503,6 +520,28 @@ func TestResults(t *testing.T) {
 	}
 	if left, _ := os.ReadFile(path); !strings.HasPrefix(string(left), `{"type":"eval","version":1,`) {
 		t.Errorf("got %q, want a header", left)
+	}
+}
+
+// TestHalfALine is written over, as the disk may have room again before the calls in flight are answered.
+func TestHalfALine(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "r")
+	r := openResults(t, path, false)
+	v := Verdict{ID: "a", Digest: "d", Model: "m", PromptVersion: testPrompt, Outcome: Answered}
+	if err := r.settle(v); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.file.WriteAt([]byte(`{"type":"verdict","id":"half`), r.size); err != nil { // as a full disk leaves it
+		t.Fatal(err)
+	}
+	v.Digest = "e"
+	if err := errors.Join(r.settle(v), r.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r = openResults(t, path, true)
+	if got, ok := r.Verdict("e", "m"); !ok || got.Outcome != Answered {
+		t.Errorf("got %+v, %v", got, ok)
 	}
 }
 
