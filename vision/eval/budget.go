@@ -67,6 +67,13 @@ func (b *budget) take(ctx context.Context, model string) (int64, error) {
 	}
 }
 
+// total is what was spent. It leaves out what pictures in flight may take, as most take a fraction of that.
+func (b *budget) total() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.spent
+}
+
 // give returns a reservation: v is what became of the picture.
 func (b *budget) give(reserved int64, v Verdict) {
 	b.mu.Lock()

@@ -83,11 +83,12 @@ type Results struct {
 	size     int64 // of the whole lines in the file
 	unlock   func() error
 	header   Header
-	verdicts map[pictureOf]Verdict // the last of each; Lost for an intent without one
-	open     map[pictureOf]bool    // intents without a verdict, which are no doubts yet
-	costs    map[string]Cost       // by model: what was counted
-	doubts   map[string][]Verdict  // by model: those of which a part was not counted
-	dearest  map[string]int64      // by model: micro-dollars of the dearest picture
+	verdicts map[pictureOf]Verdict     // the last of each; Lost for an intent without one
+	open     map[pictureOf]bool        // intents without a verdict, which are no doubts yet
+	costs    map[string]Cost           // by model: what was counted
+	doubts   map[string][]Verdict      // by model: those of which a part was not counted
+	dearest  map[string]int64          // by model: micro-dollars of the dearest picture
+	unpriced map[string][]vision.Usage // by model: what verdicts took for which no price was known
 }
 
 // Cost is what a model has taken.
@@ -118,7 +119,7 @@ func OpenResults(path string, h Header, resume bool) (*Results, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Results{file: file, header: h, verdicts: map[pictureOf]Verdict{}, open: map[pictureOf]bool{}, costs: map[string]Cost{}, doubts: map[string][]Verdict{}, dearest: map[string]int64{}}
+	r := &Results{file: file, header: h, verdicts: map[pictureOf]Verdict{}, open: map[pictureOf]bool{}, costs: map[string]Cost{}, doubts: map[string][]Verdict{}, dearest: map[string]int64{}, unpriced: map[string][]vision.Usage{}}
 	if r.unlock, err = lock(file); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w %s is in use by another process: %w", ErrResults, path, err), file.Close())
 	}
@@ -219,6 +220,8 @@ func (r *Results) take(v Verdict) {
 		if v.CostMicroUSD != nil {
 			c.MicroUSD += *v.CostMicroUSD
 			r.dearest[v.Model] = max(r.dearest[v.Model], *v.CostMicroUSD)
+		} else if u := v.usage(); u.PromptTokens+u.CompletionTokens > 0 {
+			r.unpriced[v.Model] = append(r.unpriced[v.Model], u)
 		}
 		c.PromptTokens += v.PromptTokens
 		c.CompletionTokens += v.CompletionTokens
@@ -230,6 +233,37 @@ func (r *Results) take(v Verdict) {
 		return // of a later version
 	}
 	r.verdicts[key] = v
+}
+
+// price works out what earlier verdicts of a model took that were written when no price was known. They count towards the
+// limit, and towards the cost of a picture.
+func (r *Results) price(m Model) {
+	if m.Price == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.costs[m.Name]
+	for _, u := range r.unpriced[m.Name] {
+		cost := m.Price(u)
+		c.MicroUSD += cost
+		r.dearest[m.Name] = max(r.dearest[m.Name], cost)
+	}
+	if len(r.unpriced[m.Name]) > 0 {
+		r.costs[m.Name] = c
+	}
+	delete(r.unpriced, m.Name)
+	for key, v := range r.verdicts {
+		if key.model == m.Name && v.CostMicroUSD == nil && !r.open[key] {
+			cost := m.Price(v.usage())
+			v.CostMicroUSD = &cost
+			r.verdicts[key] = v
+		}
+	}
+}
+
+func (v Verdict) usage() vision.Usage {
+	return vision.Usage{PromptTokens: v.PromptTokens, CompletionTokens: v.CompletionTokens}
 }
 
 // assumed is what the uncounted calls of a verdict took at most.

@@ -50,9 +50,9 @@ type Config struct {
 
 // Progress is how far a run is.
 type Progress struct {
-	Done, Total  int // pictures by models: those of earlier runs included
-	Right        int // of Done
-	CostMicroUSD int64
+	Done, Total  int   // pictures by models: those of earlier runs included
+	Right        int   // of Done
+	CostMicroUSD int64 // without pictures in flight
 	Last         Verdict
 }
 
@@ -73,6 +73,9 @@ const (
 func Run(begin, calls context.Context, cfg Config) error {
 	if err := cfg.validate(); err != nil {
 		return err
+	}
+	for _, m := range cfg.Models {
+		cfg.Results.price(m)
 	}
 	r := &run{Config: cfg, budget: newBudget(cfg.MaxCost, cfg.Results.Spent()), gates: map[string]*gate{}, failing: map[string]int{}}
 	var todo []task
@@ -195,7 +198,7 @@ func (r *run) after(t task, a asked) error {
 	defer r.mu.Unlock()
 	r.count(t.item, a.v)
 	if r.Progress != nil {
-		r.Progress(Progress{Done: r.done, Total: r.total, Right: r.right, CostMicroUSD: r.Results.Spent(), Last: a.v})
+		r.Progress(Progress{Done: r.done, Total: r.total, Right: r.right, CostMicroUSD: r.budget.total(), Last: a.v})
 	}
 	var e *vision.Error
 	failed := errors.As(a.err, &e) && !a.v.Outcome.verdict() // else it is the model's verdict, or the caller's wish

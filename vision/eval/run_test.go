@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -542,6 +543,49 @@ func TestHalfALine(t *testing.T) {
 	r = openResults(t, path, true)
 	if got, ok := r.Verdict("e", "m"); !ok || got.Outcome != Answered {
 		t.Errorf("got %+v, %v", got, ok)
+	}
+}
+
+// TestPriceOfEarlierRuns counts towards the limit, though no price was known when the answers came.
+func TestPriceOfEarlierRuns(t *testing.T) {
+	t.Parallel()
+	items := testItems(t, t.TempDir(), 10, map[string]color.RGBA{"red": red})
+	e := newEndpoint(t)
+	path := filepath.Join(t.TempDir(), "r")
+	m := testModel(t, e.URL, "m")
+	price := m.Price
+	m.Price = nil
+	r := openResults(t, path, false)
+	cfg := Config{Models: []Model{m}, Items: items[:6], Pictures: testPictures, Results: r, Concurrency: 1}
+	if err := errors.Join(Run(t.Context(), t.Context(), cfg), r.Close()); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Models[0].Price, cfg.Items, cfg.MaxCost = price, items, 10*callCost
+	cfg.Results = openResults(t, path, true)
+	err := Run(t.Context(), t.Context(), cfg)
+	if all, _ := e.total(); !errors.Is(err, ErrMaxCost) || all != 7 || cfg.Results.Spent() != 7*callCost {
+		t.Errorf("got %v after %d calls for %d, want 7 calls", err, all, cfg.Results.Spent())
+	}
+	rep := Score(Setup{Items: items, Models: cfg.Models}, cfg.Results)
+	if got := rep.Models[0].CostPerPicture; got == nil || *got != callCost {
+		t.Errorf("got %v, want %d for a picture", got, callCost)
+	}
+}
+
+// TestProgressCost never falls: what pictures in flight may take is no cost so far.
+func TestProgressCost(t *testing.T) {
+	t.Parallel()
+	items := testItems(t, t.TempDir(), 10, map[string]color.RGBA{"red": red})
+	e := newEndpoint(t)
+	r := openResults(t, filepath.Join(t.TempDir(), "r"), false)
+	var costs []int64
+	cfg := Config{Models: []Model{testModel(t, e.URL, "m")}, Items: items, Pictures: testPictures, Results: r, Concurrency: 4,
+		Progress: func(p Progress) { costs = append(costs, p.CostMicroUSD) }}
+	if err := Run(t.Context(), t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.IsSorted(costs) || costs[len(costs)-1] != 10*callCost || slices.Max(costs) > 10*callCost {
+		t.Errorf("got %v, want it to rise to %d", costs, 10*callCost)
 	}
 }
 
