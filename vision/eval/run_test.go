@@ -566,9 +566,11 @@ func TestPriceOfEarlierRuns(t *testing.T) {
 	if all, _ := e.total(); !errors.Is(err, ErrMaxCost) || all != 7 || cfg.Results.Spent() != 7*callCost {
 		t.Errorf("got %v after %d calls for %d, want 7 calls", err, all, cfg.Results.Spent())
 	}
-	rep := Score(Setup{Items: items, Models: cfg.Models}, cfg.Results)
-	if got := rep.Models[0].CostPerPicture; got == nil || *got != callCost {
-		t.Errorf("got %v, want %d for a picture", got, callCost)
+	for _, n := range []int{10, 3} { // the labels may be fewer than they were
+		rep := Score(Setup{Items: items[:n], Models: cfg.Models}, cfg.Results)
+		if got := rep.Models[0].CostPerPicture; got == nil || *got != callCost {
+			t.Errorf("got %v, want %d for each of %d pictures", got, callCost, n)
+		}
 	}
 }
 

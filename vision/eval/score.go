@@ -80,8 +80,8 @@ type ModelReport struct {
 	CalibrationWhy string       `json:"calibration_none"` // why there is none
 
 	Priced         bool     `json:"priced"`
-	Cost           Cost     `json:"cost"`
-	CostPerPicture *float64 `json:"cost_per_picture_microusd"` // nil if there is no price, or no picture
+	Cost           Cost     `json:"cost"`                      // of all that is in the results file
+	CostPerPicture *float64 `json:"cost_per_picture_microusd"` // what the pictures of the report took, by N; nil if there is no price, or no verdict
 	CostPerRight   *float64 `json:"cost_per_right_microusd"`
 
 	P50 float64 `json:"p50_ms"` // of the answers
@@ -141,8 +141,10 @@ func scoreModel(s Setup, rows []row, i int, m Model, cost Cost) ModelReport {
 	var labels, answers []string
 	var points []Point
 	var times []float64
+	var spent int64 // for these pictures, those without a verdict included
 	for _, r := range rows {
 		v := r.verdicts[i]
+		spent += costOf(v)
 		answer := v.Answer
 		switch v.Outcome {
 		case "":
@@ -187,7 +189,7 @@ func scoreModel(s Setup, rows []row, i int, m Model, cost Cost) ModelReport {
 	slices.Sort(times)
 	out.P50, out.P95 = Quantile(times, 0.5), Quantile(times, 0.95)
 	if out.Priced {
-		out.CostPerPicture, out.CostPerRight = perOne(cost.MicroUSD, out.N), perOne(cost.MicroUSD, out.Right)
+		out.CostPerPicture, out.CostPerRight = perOne(spent, out.N), perOne(spent, out.Right)
 	}
 	return out
 }
