@@ -133,7 +133,7 @@ func readFolder(root string, labelled bool) ([]Item, error) {
 			return nil
 		}
 		if !d.Type().IsRegular() {
-			faults.add("%s: not a regular file: expected a picture", name)
+			faults.add("%s: is a link, or no file: expected a picture; a .csv or .jsonl file of labels may name links", name)
 			return nil
 		}
 		item := Item{ID: filepath.ToSlash(name), Path: path, Source: filepath.ToSlash(name)}
