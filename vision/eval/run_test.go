@@ -631,3 +631,19 @@ func TestRead(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParseVerdict takes no figure that the limit or the statistics cannot bear, as people edit results files.
+func FuzzParseVerdict(f *testing.F) {
+	f.Add(`{"type":"verdict","digest":"d","model":"m","outcome":"answered","confidence":0.5,"cost_microusd":1}`)
+	f.Add(`{"type":"verdict","digest":"d","model":"m","outcome":"answered","confidence":-1}`)
+	f.Add(`{"type":"intent","digest":"d","model":"m","reserved_microusd":-5}`)
+	f.Fuzz(func(t *testing.T, line string) {
+		v, err := parseVerdict([]byte(line))
+		if err != nil {
+			return
+		}
+		if v.Digest == "" || v.Model == "" || v.Confidence != nil && !(*v.Confidence >= 0 && *v.Confidence <= 1) || costOf(v) < 0 || v.ReservedMicroUSD < 0 || v.MS < 0 {
+			t.Errorf("took %+v", v)
+		}
+	})
+}
