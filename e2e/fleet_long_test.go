@@ -21,12 +21,14 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"onceover/internal/testenv"
 )
 
 // These tests take minutes, as the limits that they look at do, and two of them measure: make fleet runs them.
 
-// fast builds the program without the race detector, for tests that measure.
-func fast(t *testing.T) {
+// alone is setup for a test that measures: beside no other, and with a program that was built without the race detector.
+func alone(t *testing.T) *bundle {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "onceover")
 	build := exec.Command("go", "build", "-buildvcs=false", "-o", out, "onceover/cmd/onceover")
@@ -37,6 +39,7 @@ func fast(t *testing.T) {
 	before := program
 	program = out
 	t.Cleanup(func() { program = before })
+	return setupOn(t, testenv.SharedRabbitMQ(t))
 }
 
 // endpoint is a model that takes a hard number of requests in any minute, is away at times, and takes its time.
@@ -197,8 +200,7 @@ func TestLongOutage(t *testing.T) {
 
 // TestLongInFlight has 1,000 calls of two seconds in flight at once.
 func TestLongInFlight(t *testing.T) {
-	b := setup(t)
-	fast(t)
+	b := alone(t)
 	e := &endpoint{takes: 2 * time.Second}
 	b.serve(e)
 	w := b.worker("ONCEOVER_CONCURRENCY=1000")
@@ -217,7 +219,7 @@ func TestLongInFlight(t *testing.T) {
 	began := time.Now()
 	b.control("add_consumer", "q.ai")
 	results := b.db(0)
-	for b.db(0).DBSize(t.Context()).Val() < 1000 {
+	for end := began.Add(time.Minute); strings.Count(w.log.String(), `"msg":"task finished"`) < 1000 && time.Now().Before(end); {
 		time.Sleep(20 * time.Millisecond)
 	}
 	took := time.Since(began)
@@ -229,8 +231,7 @@ func TestLongInFlight(t *testing.T) {
 
 // TestLongHits has 1,000 misses wait for a model of two seconds with 100 calls in flight, and hits come between them.
 func TestLongHits(t *testing.T) {
-	b := setup(t)
-	fast(t)
+	b := alone(t)
 	e := &endpoint{takes: 2 * time.Second}
 	b.serve(e)
 	w := b.worker("ONCEOVER_CONCURRENCY=100")
