@@ -4,12 +4,12 @@
 # make newest the tests of the newest RabbitMQ and Valkey alone
 # make matrix each pair of releases of RabbitMQ and of Redis or Valkey; writes docs/tested-with.md
 # make violence   twelve minutes of kill -9, restarts, lost rights and time-outs, and an account of every job
-# make fleet  twenty minutes of limits, outages and budgets
+# make fleet  25 minutes of limits, outages and budgets; make measure says how fast it is
 # make build  bin/onceover, static
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: demo dev test test-short newest matrix celery-suite violence fleet setup modules build image clean
+.PHONY: demo dev test test-short newest matrix celery-suite violence fleet measure setup modules build image clean
 
 demo:
 	go run ./cmd/onceover demo
@@ -36,11 +36,16 @@ matrix:
 celery-suite: setup
 	ONCEOVER_TEST_SUITE=all scripts/test unit ./e2e/suite -timeout 30m
 
-# The limits, the budget and the horizon of retries as they are, which takes 20 minutes: CI has
-# short forms. Four workers at a limit of 60 a minute, an outage of five minutes, 1,000 calls in
-# flight, hits between misses, and 100 budgets under kill -9.
+# The limits, the budget and the horizon of retries as they are, which takes 25 minutes: CI has
+# short forms. Four workers at a limit of 60 a minute, an outage of five minutes, and 100 budgets
+# under kill -9.
 fleet:
 	ONCEOVER_TEST_RUNS=100 scripts/test unit -tags long -timeout 40m -run "^TestLong|^TestBudgetUnderKill" ./e2e ./vision/fleet
+
+# How long 1,000 calls in flight take, and hits between misses that wait.
+measure: setup
+	CGO_ENABLED=0 go build -buildvcs=false -o .cache/bin/ ./internal/testenv/cmd/withservers
+	. .cache/test.env && ONCEOVER_TEST_REQUIRE=1 .cache/bin/withservers go test -tags long -v -timeout 20m -run '^TestMeasure' ./e2e
 
 # Workers killed at random and at each crash point, servers restarted, killed, full and
 # without rights for the workers, connections cut, consumers ended by the broker; then every

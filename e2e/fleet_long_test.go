@@ -5,7 +5,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -25,7 +24,7 @@ import (
 	"onceover/internal/testenv"
 )
 
-// These tests take minutes, as the limits that they look at do, and two of them measure: make fleet runs them.
+// These tests take minutes, as the limits that they look at do: make fleet runs them. The last two measure: make measure.
 
 // alone is setup for a test that measures: beside no other, and with a program that was built without the race detector.
 func alone(t *testing.T) *bundle {
@@ -198,8 +197,8 @@ func TestLongOutage(t *testing.T) {
 	}
 }
 
-// TestLongInFlight has 1,000 calls of two seconds in flight at once.
-func TestLongInFlight(t *testing.T) {
+// TestMeasureInFlight has 1,000 calls of two seconds in flight, and says how long that takes, and how much memory.
+func TestMeasureInFlight(t *testing.T) {
 	b := alone(t)
 	e := &endpoint{takes: 2 * time.Second}
 	b.serve(e)
@@ -224,13 +223,14 @@ func TestLongInFlight(t *testing.T) {
 	}
 	took := time.Since(began)
 	t.Logf("1000 jobs in %v, %d calls in flight at most, %d MiB at most, %d before", took, e.most, peak(), idle)
-	if s := b.states(results, sent); s["SUCCESS"] != 1000 || took > 4*time.Second || peak() > 150 {
-		t.Errorf("%v in %v with %d MiB, want all in 4 s with 150 MiB", s, took, peak())
+	if s := b.states(results, sent); s["SUCCESS"] != 1000 {
+		t.Errorf("got %v, want 1,000 times SUCCESS", s)
 	}
 }
 
-// TestLongHits has 1,000 misses wait for a model of two seconds with 100 calls in flight, and hits come between them.
-func TestLongHits(t *testing.T) {
+// TestMeasureHits has 1,000 misses wait for a model of two seconds with 100 calls in flight, and says how long hits take
+// that come between them.
+func TestMeasureHits(t *testing.T) {
 	b := alone(t)
 	e := &endpoint{takes: 2 * time.Second}
 	b.serve(e)
@@ -239,20 +239,14 @@ func TestLongHits(t *testing.T) {
 		t.Fatalf("got %+v", got)
 	}
 	misses := b.client("send", b.misses(0, 1000)...)
-	var hits []job
-	for range 200 {
-		hits = append(hits, analyze("image_url", b.picture("bottle.jpg")))
-	}
 	b.until(func() bool { return w.metric("onceover_vision_waiting") > 500 })
+	b.script(`
+for i in range(200):
+    app.send_task("image.analyze", kwargs={"image_url": sys.argv[3]}, exchange="tasks", routing_key="ai.analyze")
+    time.sleep(0.05)
+`, b.picture("bottle.jpg"))
 	var took []float64
-	for range 4 { // in the middle of it
-		for _, o := range b.results(b.client("send", hits[:50]...)) {
-			if o.State != "SUCCESS" {
-				t.Errorf("got %+v", o)
-			}
-		}
-		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond)
-	}
+	b.until(func() bool { return strings.Count(w.log.String(), `"cache":"exact"`) == 200 })
 	for line := range strings.Lines(w.log.String()) {
 		var l struct {
 			Msg    string  `json:"msg"`
@@ -266,8 +260,8 @@ func TestLongHits(t *testing.T) {
 	slices.Sort(took)
 	p99 := took[len(took)*99/100]
 	t.Logf("%d hits: median %.1f ms, p99 %.1f ms, most %.1f ms; %d misses still wait", len(took), 1000*took[len(took)/2], 1000*p99, 1000*took[len(took)-1], int(w.metric("onceover_vision_waiting")))
-	if len(took) < 200 || p99 > 0.05 {
-		t.Errorf("p99 of %d hits is %v s, want 50 ms", len(took), p99)
+	if w.metric("onceover_vision_waiting") == 0 {
+		t.Error("the hits came after the misses")
 	}
 	b.results(misses[:1])
 }
