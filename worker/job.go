@@ -297,11 +297,11 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 		return false, err
 	}
 	switch v.fate {
+	case giveBack:
 	case postpone:
 		return j.postpone(jobs, waits, v)
 	default:
 		return false, j.conclude(jobs, v)
-	case giveBack:
 	}
 	j.release(verdict{}, false)
 	j.goesRound()
