@@ -323,12 +323,13 @@ var keyForms = map[int]*regexp.Regexp{
 	1: regexp.MustCompile(`^(cache:image:hash:[0-9a-f]{64}(:lang=[A-Za-z-]+)?(:model=.+)?` +
 		`|cache:image:(digest|refused):[0-9a-f]{64}(:analysis.*)?|cache:(tag|stats|unique|top|lock):.+|phash:log:[0-9]+)$`),
 	2: regexp.MustCompile(`^job:.+:(progress|finished|runs|run|paid)$`),
+	3: regexp.MustCompile(`^ratelimit:(vision|vision-user|vision-learned|budget):.+$`),
 	5: regexp.MustCompile(`^(asynq:.+|onceover:(failures|revoked|replaying):.+)$`),
 }
 
 func (b *bundle) checkKeys() {
 	b.t.Helper()
-	limits := map[int]time.Duration{0: 24 * time.Hour, 1: 9 * 24 * time.Hour, 2: 48 * time.Hour, 5: 30 * 24 * time.Hour}
+	limits := map[int]time.Duration{0: 24 * time.Hour, 1: 9 * 24 * time.Hour, 2: 48 * time.Hour, 3: 30 * 24 * time.Hour, 5: 30 * 24 * time.Hour}
 	for n := range 16 {
 		client := b.db(n)
 		iter := client.Scan(b.t.Context(), 0, "*", 100).Iterator()

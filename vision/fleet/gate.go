@@ -175,7 +175,8 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 	}
 	patience := time.NewTimer(most)
 	defer patience.Stop()
-	id, capped := uuid.NewString(), false
+	id := uuid.NewString()
+	var last answer
 	again := time.NewTimer(0) // when the answer may be another one
 	defer again.Stop()
 	for {
@@ -183,10 +184,7 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 		case <-w.turn:
 		case <-again.C:
 		case <-patience.C:
-			if capped { // nobody else's calls are behind these
-				return nil, g.later(c, answer{wait: g.cfg.MaxWait})
-			}
-			return nil, g.noRoom(ctx, c, answer{})
+			return nil, g.noRoom(ctx, c, last)
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for vision model: %w", context.Cause(ctx))
 		}
@@ -200,6 +198,7 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 		if err != nil {
 			return nil, err
 		}
+		last = a
 		g.metrics.answers.WithLabelValues(c.Endpoint, a.what).Inc()
 		switch a.what {
 		case "go":
@@ -215,7 +214,6 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 			return nil, g.spent(c, a)
 		case "user":
 			w.stepAside(a.wait)
-			capped = true
 			continue
 		}
 		if left := most - time.Since(began); a.wait > left {
@@ -353,8 +351,13 @@ func text(v any) string {
 	return ""
 }
 
-// noRoom says when a call should come again that has to wait for longer than it may here.
+// noRoom says when a call should come again that has to wait for longer than it may here: behind the others, if a limit a
+// minute is in the way; else soon, as nobody knows when there will be room.
 func (g *Gate) noRoom(ctx context.Context, c vision.Call, a answer) error {
+	if a.what != "rpm" && a.what != "tpm" {
+		a.wait = max(a.wait, leastAgain+rand.N(leastAgain))
+		return g.later(c, a)
+	}
 	err := g.guard.Do(ctx, func(ctx context.Context) error {
 		booked, err := bookScript.Run(ctx, g.client, keys(c)[:2], micros(g.minute)).Text()
 		a.wait = max(a.wait, fromMicros(booked))

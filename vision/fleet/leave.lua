@@ -90,7 +90,10 @@ if call.fault == 'ill' or call.fault == 'broken' then
       put('opened', now)
     end
     if probe or not open then
-      put('open_until', now + math.min(math.max(call.minute, call.wait), 10 * call.minute))
+      -- What passes by itself is asked soon at first.
+      local pause = call.minute
+      if call.fault == 'ill' then pause = math.min(pause, call.minute / 30 * 2 ^ math.min(math.max(fails - 5, 0), 10)) end
+      put('open_until', now + math.min(math.max(pause, call.wait), 10 * call.minute))
     end
     redis.call('HSET', state, 'class', call.class, 'text', call.text)
   end
