@@ -52,7 +52,6 @@ if call.fault == 'throttled' then
     put('cut', now)
   end
 elseif call.fault == 'ill' then
-  asked = math.min(asked, 10 * call.minute) -- it may be well before that
   put('grow', now + 15000000)
 elseif call.fault == '' then
   redis.call('HDEL', state, 'throttled')
@@ -77,7 +76,8 @@ elseif call.fault == '' then
     put('limit', limit + 1000000 / limit) -- one more when all of them have answered
   end
 end
-if asked > 0 and (call.fault == 'throttled' or call.fault == 'ill') then
+-- A 503 asks for this job to wait: that all do is the breaker's to say.
+if asked > 0 and call.fault == 'throttled' then
   put('not_before', math.max(get('not_before'), now + asked))
 end
 
