@@ -281,7 +281,7 @@ func TestBreaker(t *testing.T) {
 	b := newBench(t)
 	const minute = 2 * time.Second
 	g, other := b.gate(Config{}, minute), b.gate(Config{}, minute)
-	for range 5 {
+	for range 10 {
 		b.enter(g, aCall()).Leave(fault(vision.Overloaded, 0))
 	}
 	e := b.refused(other, aCall())
@@ -389,12 +389,12 @@ func TestDeadLeaseAfterALimit(t *testing.T) {
 	b.enter(g, aCall()).Leave(answered)
 }
 
-// TestLongUnavailable has a server ask for hours, which is that job's matter; when it has five faults in a row it is asked
+// TestLongUnavailable has a server ask for hours, which is that job's matter; when it has ten faults in a row it is asked
 // again in ten minutes.
 func TestLongUnavailable(t *testing.T) {
 	b := newBench(t)
 	g := b.gate(Config{}, time.Minute)
-	for range 5 {
+	for range 10 {
 		b.enter(g, aCall()).Leave(fault(vision.Overloaded, 5*time.Hour))
 	}
 	if e := b.refused(g, aCall()); !e.Closed || e.RetryAfter < 5*time.Minute || e.RetryAfter > 12*time.Minute {

@@ -84,7 +84,7 @@ end
 if call.fault == 'ill' or call.fault == 'broken' then
   local fails = get('fails') + 1
   put('fails', fails)
-  if probe or open or fails >= 5 or call.fault == 'broken' then
+  if probe or open or fails >= 10 or call.fault == 'broken' then
     if not open then
       news = 'opened'
       put('opened', now)
