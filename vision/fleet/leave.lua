@@ -92,7 +92,7 @@ if call.fault == 'ill' or call.fault == 'broken' then
     if probe or not open then
       -- What passes by itself is asked soon at first: it may be the pictures that the endpoint has its fault with.
       local pause = call.minute
-      if call.fault == 'ill' then pause = math.min(pause, math.max(call.minute / 30, (now - get('opened')) / 4)) end
+      if call.fault == 'ill' then pause = math.min(pause, math.max(call.minute / 60, (now - get('opened')) / 10)) end
       put('open_until', now + math.min(math.max(pause, call.wait), 10 * call.minute))
     end
     redis.call('HSET', state, 'class', call.class, 'text', call.text)
