@@ -402,6 +402,24 @@ func TestLongUnavailable(t *testing.T) {
 	}
 }
 
+// TestProbes has an endpoint fail for longer and longer: it is asked once a minute, and sooner while that is new.
+func TestProbes(t *testing.T) {
+	b := newBench(t)
+	g := b.gate(Config{}, time.Minute)
+	state := prefix + "e"
+	for range 10 {
+		b.enter(g, aCall()).Leave(fault(vision.Overloaded, 0))
+	}
+	for _, c := range []struct{ lasted, want time.Duration }{{0, 5 * time.Second}, {20 * time.Second, 20 * time.Second}, {time.Hour, time.Minute}} {
+		now := b.client.Time(t.Context()).Val()
+		b.client.HSet(t.Context(), state, "opened", now.Add(-c.lasted).UnixMicro(), "open_until", now.UnixMicro())
+		b.enter(g, aCall()).Leave(fault(vision.Overloaded, 0))
+		if e := b.refused(g, aCall()); !e.Closed || e.RetryAfter < c.want-time.Second || e.RetryAfter > c.want+c.want/10+time.Second {
+			t.Errorf("after %v: got %v and a wait of %v, want %v", c.lasted, e, e.RetryAfter, c.want)
+		}
+	}
+}
+
 // losing is a connection that loses the answer of the next script, and whose caller gives up then.
 type losing struct{ giveUp func() }
 

@@ -90,9 +90,9 @@ if call.fault == 'ill' or call.fault == 'broken' then
       put('opened', now)
     end
     if probe or not open then
-      -- What passes by itself is asked soon at first: it may be the pictures that the endpoint has its fault with.
+      -- What passes by itself is asked again as long after as it has lasted: most outages are short.
       local pause = call.minute
-      if call.fault == 'ill' then pause = math.min(pause, math.max(call.minute / 60, (now - get('opened')) / 10)) end
+      if call.fault == 'ill' then pause = math.min(pause, math.max(call.minute / 12, now - get('opened'))) end
       put('open_until', now + math.min(math.max(pause, call.wait), 10 * call.minute))
     end
     redis.call('HSET', state, 'class', call.class, 'text', call.text)

@@ -54,7 +54,8 @@ func (r *run) tryStuck(ctx context.Context) error {
 	err := r.reconnect()
 	var tried []*task
 	if err == nil {
-		tried, err = r.try(ctx, slices.Repeat([]kind{busy}, 4*r.cfg.Workers)) // retries are published
+		// Retries and next steps are published. The answers between the refusals keep the endpoint from being closed.
+		tried, err = r.try(ctx, slices.Repeat([]kind{busy, chain, chain}, 2*r.cfg.Workers))
 	}
 	if err == nil {
 		r.untilEnded(ctx, tried, "connected anew", func(*task) bool { return true })
