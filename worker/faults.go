@@ -138,10 +138,8 @@ func (w *Worker) obstacle() error {
 	return nil
 }
 
-// paused reports whether consuming is paused, and logs that it begins or ends. It is called by
-// the goroutine of consume only.
-func (w *Worker) paused() bool {
-	why := w.obstacle()
+// tellPaused logs that consuming is paused from now on, or goes on again. It is called by the goroutine of consume only.
+func (w *Worker) tellPaused(why error) {
 	switch {
 	case why != nil && !w.consumesNothing:
 		w.log.Warn("consuming is paused: the jobs stay in their queues", zap.Error(why))
@@ -149,7 +147,6 @@ func (w *Worker) paused() bool {
 		w.log.Info("consuming again")
 	}
 	w.consumesNothing = why != nil
-	return w.consumesNothing
 }
 
 // Problems says why jobs cannot be run as they should, for people: nothing if all is well.

@@ -376,10 +376,10 @@ func (w *Worker) watchPublish(s *session) {
 	}
 }
 
-// wanted returns what is to be consumed at the moment: nothing while no job could be brought to
-// its end. The jobs stay in their queues, and those that were delivered are held.
-func (w *Worker) wanted() []rabbit.Queue {
-	if w.paused() {
+// wanted returns what is to be consumed at the moment: nothing while something is in the way of
+// every job's end. The jobs stay in their queues, and those that were delivered are held.
+func (w *Worker) wanted(inTheWay error) []rabbit.Queue {
+	if inTheWay != nil {
 		return nil
 	}
 	queues := w.queues.list()
@@ -396,7 +396,8 @@ func (w *Worker) wanted() []rabbit.Queue {
 // not count for the new one. (Celery raises the prefetch count instead, which
 // quorum queues do not allow.)
 func (w *Worker) subscribe(ctx, jobs context.Context, s *session) error {
-	wanted := w.wanted()
+	inTheWay := w.obstacle()
+	wanted := w.wanted(inTheWay)
 	for name, c := range s.consumers {
 		if slices.ContainsFunc(wanted, func(q rabbit.Queue) bool { return q.Name == name }) {
 			continue
@@ -405,10 +406,11 @@ func (w *Worker) subscribe(ctx, jobs context.Context, s *session) error {
 		if err := c.cancel(); err != nil {
 			return fmt.Errorf("stop consuming from %s: %w", name, err)
 		}
-		if !w.consumesNothing {
+		if inTheWay == nil {
 			w.log.Info("no longer consuming", zap.String("queue", name))
 		}
 	}
+	w.tellPaused(inTheWay) // when nothing is delivered any more
 	since := time.Since(s.declared)
 	if len(w.faults.queues()) > 0 && since > retryFaults || s.unbound && since > retryRights {
 		if err := w.declare(ctx, s); err != nil {

@@ -11,6 +11,7 @@ import os
 import types
 
 import pytest
+from celery.backends.asynchronous import AsyncBackendMixin
 from celery.contrib.testing import worker as testing_worker
 from celery.signals import before_task_publish
 
@@ -29,8 +30,23 @@ def note(sender=None, **kwargs):
         print(sender, file=sent)
 
 
+def wait_for_pending(self, result, callback=None, propagate=True, on_interval=None, **kwargs):
+    """As Celery's, and looks at the parents' errors once more at the end.
+
+    get() looks at them before it waits and while it does, but not when the result is there
+    as soon as it waits. Then a chord's own ChordError is raised instead of its parent's error:
+    by Celery's worker too, where the client is slow in between. The tests want the parent's.
+    """
+    for _ in self._wait_for_pending(result, on_interval=on_interval, **kwargs):
+        pass
+    if on_interval:
+        on_interval()
+    return result.maybe_throw(callback=callback, propagate=propagate)
+
+
 def pytest_configure(config):
     testing_worker.start_worker = worker_elsewhere
+    AsyncBackendMixin.wait_for_pending = wait_for_pending
 
 
 def pytest_collection_modifyitems(config, items):
