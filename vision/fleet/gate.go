@@ -87,6 +87,7 @@ type Gate struct {
 	metrics *metrics
 
 	minute, late time.Duration // a minute and lateness: shorter in tests
+	asking       int           // how many of a line ask at once at most
 
 	mu      sync.Mutex
 	lines   map[string]*line
@@ -105,7 +106,8 @@ var _ vision.Gate = (*Gate)(nil)
 // client.
 func New(cfg Config, client redis.UniversalClient, reg prometheus.Registerer, log *zap.Logger) *Gate {
 	cfg.MaxWait, cfg.MaxBytes, cfg.Calls = cmp.Or(cfg.MaxWait, defaultWait), cmp.Or(cfg.MaxBytes, defaultBytes), cmp.Or(cfg.Calls, unlimited)
-	g := &Gate{cfg: cfg, client: client, guard: redisretry.New("limits", log).On(client), log: log, minute: time.Minute, late: lateness, lines: map[string]*line{}, failing: map[string]failing{}}
+	g := &Gate{cfg: cfg, client: client, guard: redisretry.New("limits", log).On(client), log: log, minute: time.Minute, late: lateness, asking: mostAsking,
+		lines: map[string]*line{}, failing: map[string]failing{}}
 	g.metrics = newMetrics(reg, func() float64 {
 		n := 0
 		for _, l := range g.all() {
@@ -121,7 +123,7 @@ func (g *Gate) line(endpoint string) *line {
 	defer g.mu.Unlock()
 	l := g.lines[endpoint]
 	if l == nil {
-		l = &line{}
+		l = &line{most: g.asking}
 		g.lines[endpoint] = l
 	}
 	return l
@@ -155,7 +157,7 @@ func (g *Gate) Enter(ctx context.Context, c vision.Call) (vision.Pass, error) {
 		return nil, g.noRoom(ctx, c, answer{})
 	}
 	p, err := g.wait(ctx, c, w)
-	w.leave(p != nil)
+	w.leave()
 	if p == nil && errors.Is(err, context.DeadlineExceeded) && outer.Err() == nil {
 		return nil, g.later(c, answer{})
 	}
@@ -191,10 +193,11 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 		if !c.Expires.IsZero() && time.Now().After(c.Expires) {
 			return nil, &vision.Error{Class: vision.RateLimited, Err: fmt.Errorf("ask vision model %q: the job has expired while it waited", c.Model)}
 		}
-		if !w.has(g.cfg.Calls) {
+		if !w.begin(g.cfg.Calls) {
 			continue // somebody pokes
 		}
 		a, err := g.ask(ctx, id, c)
+		w.answered(err == nil && a.what == "go")
 		if err != nil {
 			return nil, err
 		}
@@ -463,7 +466,7 @@ type end struct {
 
 // Leave ends the call. While Redis is away it waits, as long as the lease of the call lasts.
 func (p *pass) Leave(e vision.End) int64 {
-	p.line.ended()
+	defer p.line.ended() // when there is room for the next
 	doc := end{ID: p.id, Minute: micros(p.g.minute), Prompt: e.Prompt, Completion: e.Completion, Fault: faultOf(e, p.call.Named)}
 	switch {
 	case e.Prompt+e.Completion > 0:

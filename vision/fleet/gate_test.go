@@ -33,16 +33,18 @@ func TestMain(m *testing.M) {
 
 // bench is a Redis of a test's own, on which gates are as of different processes.
 type bench struct {
-	t      *testing.T
+	t      testing.TB
 	server *testenv.RedisServer
 	client *redis.Client
 	logs   *observer.ObservedLogs
 	log    *zap.Logger
 }
 
-func newBench(t *testing.T, args ...string) *bench {
+func newBench(t testing.TB, args ...string) *bench {
 	t.Helper()
-	t.Parallel()
+	if t, ok := t.(*testing.T); ok {
+		t.Parallel()
+	}
 	b := &bench{t: t, server: testenv.Redis(t, args...)}
 	core, logs := observer.New(zapcore.InfoLevel)
 	b.logs, b.log = logs, zap.New(core)
@@ -514,6 +516,32 @@ func TestPriority(t *testing.T) {
 	}
 	if want := "[3 1 4 0 2]"; fmt.Sprint(got) != want {
 		t.Errorf("they begin in the order %v, want %v", got, want)
+	}
+}
+
+// BenchmarkEnter has 1,000 calls begin that may all begin. One of them asks Redis at once, or as many as the line lets.
+func BenchmarkEnter(b *testing.B) {
+	for _, asking := range []int{1, mostAsking} {
+		b.Run(fmt.Sprint("asking=", asking), func(b *testing.B) {
+			bench := newBench(b)
+			g := bench.gate(Config{}, time.Minute)
+			g.asking = asking
+			bench.enter(g, aCall()).Leave(answered) // the endpoint is known
+			for b.Loop() {
+				var wg sync.WaitGroup
+				passes := make([]vision.Pass, 1000)
+				for i := range passes {
+					wg.Go(func() { passes[i] = bench.enter(g, aCall()) })
+				}
+				wg.Wait()
+				b.StopTimer()
+				for _, p := range passes {
+					wg.Go(func() { p.Leave(answered) })
+				}
+				wg.Wait()
+				b.StartTimer()
+			}
+		})
 	}
 }
 

@@ -7,14 +7,24 @@ import (
 )
 
 // line is where the calls of an endpoint wait in this process: the higher priority first, then the earlier. The first
-// asks Redis, and the others wait for it.
+// asks Redis, and the others wait for it. While the answer is yes time after time, the next ones ask beside it, as many
+// calls that may begin would wait for as many round trips.
 type line struct {
 	mu      sync.Mutex
 	waiting []*waiter
-	first   *waiter // whose turn it is
-	bytes   int     // of those that wait
-	calls   int     // in flight of this process
+	bytes   int // of those that wait
+	calls   int // in flight of this process
+	asking  int // of those that wait
+	yes     int // answers since the last no
+	most    int // may ask at once
 }
+
+const (
+	// mostAsking is how many of a line ask Redis at once at most.
+	mostAsking = 16
+	// yesPerAsking is how many times in a row the answer is yes before one more may ask.
+	yesPerAsking = 4
+)
 
 // waiter is a call in the line.
 type waiter struct {
@@ -23,7 +33,9 @@ type waiter struct {
 	user     string
 	bytes    int
 	aside    bool          // lets others go first for a moment
-	turn     chan struct{} // has an element when it is the waiter's turn, or something has changed that it waits for
+	first    bool          // may ask, as one of the first
+	full     bool          // might have asked, but for the calls of this process
+	turn     chan struct{} // has an element when it may ask, or something has changed that it waits for
 }
 
 // join gets in line, unless those that wait hold more than most bytes.
@@ -44,15 +56,12 @@ func (l *line) join(priority uint8, user string, bytes, most int) (w *waiter, ok
 	return w, true
 }
 
-// leave leaves the line; begins says that the call begins.
-func (w *waiter) leave(begins bool) {
+// leave leaves the line.
+func (w *waiter) leave() {
 	w.l.mu.Lock()
 	defer w.l.mu.Unlock()
 	w.l.waiting = slices.DeleteFunc(w.l.waiting, func(o *waiter) bool { return o == w })
 	w.l.bytes -= w.bytes
-	if begins {
-		w.l.calls++
-	}
 	w.l.assign()
 }
 
@@ -61,25 +70,25 @@ func (l *line) ended() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.calls--
-	if l.first != nil {
-		l.first.poke()
+	for _, w := range l.waiting {
+		if w.first {
+			w.poke()
+		}
 	}
 }
 
-// assign gives the turn to the first one that is not aside. l.mu is held.
+// assign lets the first ones ask that are not aside. l.mu is held.
 func (l *line) assign() {
-	var first *waiter
+	n := min(1+l.yes/yesPerAsking, l.most)
 	for _, w := range l.waiting {
-		if !w.aside {
-			first = w
-			break
+		first := !w.aside && n > 0
+		if first {
+			n--
+			if !w.first {
+				w.poke()
+			}
 		}
-	}
-	if l.first == first {
-		return
-	}
-	if l.first = first; first != nil {
-		first.poke()
+		w.first = first
 	}
 }
 
@@ -91,11 +100,36 @@ func (w *waiter) poke() {
 	}
 }
 
-// has reports whether it is the waiter's turn, with fewer than most calls of this process in flight.
-func (w *waiter) has(most int) bool {
+// begin reports whether the waiter is to ask now, which it is not if most calls of this process are in flight. If so,
+// it calls answered.
+func (w *waiter) begin(most int) bool {
 	w.l.mu.Lock()
 	defer w.l.mu.Unlock()
-	return w.l.first == w && w.l.calls < most
+	w.full = w.first && w.l.calls+w.l.asking >= most
+	if !w.first || w.full {
+		return false
+	}
+	w.l.asking++
+	return true
+}
+
+// answered notes whether the call of the waiter may begin.
+func (w *waiter) answered(yes bool) {
+	w.l.mu.Lock()
+	defer w.l.mu.Unlock()
+	w.l.asking--
+	if yes {
+		w.l.calls++
+		w.l.yes++
+		return // it leaves
+	}
+	w.l.yes = 0
+	w.l.assign()
+	for _, o := range w.l.waiting {
+		if o.first && o.full {
+			o.poke()
+		}
+	}
 }
 
 // stepAside lets those of other users have the turn for a while: what keeps this call keeps all of its user.
