@@ -35,3 +35,14 @@ local function finish(id, cost)
   r.cost = cost
   return r
 end
+
+-- endedKey says that a call has ended, for those who do not know, or ask twice.
+local function endedKey(id) return state .. ':ended:' .. id end
+
+-- sweep ends the calls of processes that have died: as what was reserved for them.
+local function sweep()
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', int(now), 'LIMIT', 0, 100)) do
+    finish(id)
+    redis.call('SET', endedKey(id), 1, 'EX', 86400)
+  end
+end

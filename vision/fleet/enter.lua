@@ -5,11 +5,11 @@
 --   completion (the most tokens), last (the job pays for no other call), learn (whether a prompt's tokens are learned), pin, pout (prices), model, user,
 --   budgets ([[seconds, money], …]), minute (shorter in tests)
 -- Returns: what, for how long, then
---   go: the money that is reserved           not-before, rpm, tpm, busy, user, money: nothing
+--   go: the money that is reserved, and in which windows     not-before, rpm, tpm, busy, user, money: nothing
 --   open: the class and the text of the fault     budget: what is spent and reserved, and the window in seconds
 local window = math.floor(call.minute * 1.004) -- and what calls may take to get there
 
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', int(now), 'LIMIT', 0, 100)) do finish(id) end
+sweep()
 while true do
   local old = redis.call('ZRANGEBYSCORE', log, '-inf', int(now - window), 'LIMIT', 0, 1000)
   if #old == 0 then break end
@@ -21,7 +21,10 @@ while true do
 end
 
 local had = redis.call('HGET', records, call.id) -- the answer of the first try was lost
-if had then return {'go', 0, int(cjson.decode(had).money)} end
+if had then
+  local r = cjson.decode(had)
+  return {'go', 0, int(r.money), unpack(r.windows)}
+end
 
 local wait = get('not_before') - now
 if wait > 0 then return {'not-before', int(wait)} end
@@ -60,13 +63,13 @@ if inflight >= limit then return {'busy', int(step)} end
 -- After a 429 one call asks first, and with each answer twice as many may: of those that began since, as a process may
 -- have died before.
 local wary = get('wary')
-if wary > 0 and redis.call('ZCOUNT', leases, '(' .. int(get('wary_since') + call.lease), '+inf') >= wary then
+if wary > 0 and redis.call('ZCOUNT', leases, '(' .. int(math.max(get('wary_since') + call.lease, now + call.late)), '+inf') >= wary then
   return {'busy', int(step)}
 end
 
 if call.peruser > 0 and call.user ~= '' then
   redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', int(now))
-  if redis.call('ZCARD', KEYS[7]) >= call.peruser then return {'user', int(step)} end
+  if redis.call('ZCOUNT', KEYS[7], int(now + call.late), '+inf') >= call.peruser then return {'user', int(step)} end
 end
 
 -- What the call may have, by what others had.
@@ -112,13 +115,14 @@ for i, b in ipairs(call.budgets) do
   spent, reserved = num(spent), num(reserved)
   if spent + money > amount then
     if reserved > 0 then return {'money', int(step)} end -- some of it may come back
-    if seen >= 5 or spent >= amount then
-      -- They come again one behind the other.
-      local behind = redis.call('HINCRBY', windows[i], 'waiting', 1)
+    -- Nothing is known yet, and the budget is smaller than what a call may cost: the first ones go alone.
+    if seen >= 5 or money <= amount or 2 * spent > amount then
+      -- They come again one behind the other; each looks once an hour.
+      local behind = redis.call('HINCRBY', windows[i], 'waiting ' .. int(math.floor(now / 3600000000)), 1)
       redis.call('EXPIRE', windows[i], int(2 * seconds + 86400))
       return {'budget', int((index + 1) * seconds * 1000000 - now + behind * 10000), int(spent), int(seconds)}
     end
-    money = amount - spent -- nothing is known yet: one call alone
+    money = amount - spent
   end
 end
 for i, b in ipairs(call.budgets) do
@@ -141,4 +145,4 @@ end
 redis.call('HSET', records, call.id, cjson.encode({
   money = money, about = about, model = call.model, user = call.user, userkey = KEYS[7], windows = windows, probe = probe, at = int(now)}))
 for i = 1, 5 do redis.call('EXPIRE', KEYS[i], 604800) end
-return {'go', 0, int(money)}
+return {'go', 0, int(money), unpack(windows)}

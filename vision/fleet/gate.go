@@ -40,6 +40,7 @@ var bookSource string
 var (
 	enterScript = redis.NewScript(common + enterSource)
 	leaveScript = redis.NewScript(common + leaveSource)
+	sweepScript = redis.NewScript(common + "sweep()\nreturn {}")
 	bookScript  = redis.NewScript(bookSource)
 )
 
@@ -154,7 +155,7 @@ func (g *Gate) Enter(ctx context.Context, c vision.Call) (vision.Pass, error) {
 	l := g.line(c.Endpoint)
 	w, ok := l.join(c.Priority, c.User, c.Bytes, g.cfg.MaxBytes)
 	if !ok {
-		return nil, g.noRoom(ctx, c, answer{})
+		return nil, g.noRoom(ctx, c, l.heard())
 	}
 	p, err := g.wait(ctx, c, w)
 	w.leave()
@@ -164,7 +165,6 @@ func (g *Gate) Enter(ctx context.Context, c vision.Call) (vision.Pass, error) {
 	if p == nil {
 		return nil, err
 	}
-	p.line = l
 	return p, nil
 }
 
@@ -178,7 +178,6 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 	patience := time.NewTimer(most)
 	defer patience.Stop()
 	id := uuid.NewString()
-	var last answer
 	again := time.NewTimer(0) // when the answer may be another one
 	defer again.Stop()
 	for {
@@ -186,22 +185,21 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 		case <-w.turn:
 		case <-again.C:
 		case <-patience.C:
-			return nil, g.noRoom(ctx, c, last)
+			return nil, g.noRoom(ctx, c, w.l.heard())
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for vision model: %w", context.Cause(ctx))
 		}
-		if !c.Expires.IsZero() && time.Now().After(c.Expires) {
-			return nil, &vision.Error{Class: vision.RateLimited, Err: fmt.Errorf("ask vision model %q: the job has expired while it waited", c.Model)}
+		if expired(c) {
+			return nil, tooLate(c)
 		}
 		if !w.begin(g.cfg.Calls) {
 			continue // somebody pokes
 		}
 		a, err := g.ask(ctx, id, c)
-		w.answered(err == nil && a.what == "go")
+		w.answered(a, err)
 		if err != nil {
 			return nil, err
 		}
-		last = a
 		g.metrics.answers.WithLabelValues(c.Endpoint, a.what).Inc()
 		switch a.what {
 		case "go":
@@ -210,7 +208,12 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 				g.heard("budget "+b.String(), failing{})
 			}
 			g.metrics.waited.Observe(time.Since(began).Seconds())
-			return &pass{g: g, id: id, call: c, money: a.money}, nil
+			p := &pass{g: g, line: w.l, id: id, call: c, money: a.money, windows: a.more}
+			if expired(c) { // Redis has kept it waiting
+				p.Leave(vision.End{Err: context.Canceled})
+				return nil, tooLate(c)
+			}
+			return p, nil
 		case "open":
 			return nil, g.closed(c, a)
 		case "budget":
@@ -218,6 +221,12 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 		case "user":
 			w.stepAside(a.wait)
 			continue
+		case "money": // the dead may have some of it
+			if err := g.sweep(ctx, c); err != nil {
+				return nil, err
+			}
+		case "not-before":
+			g.away(c, a.wait)
 		}
 		if left := most - time.Since(began); a.wait > left {
 			return nil, g.noRoom(ctx, c, a)
@@ -229,12 +238,19 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 	}
 }
 
+// expired reports whether the job of a call has.
+func expired(c vision.Call) bool { return !c.Expires.IsZero() && time.Now().After(c.Expires) }
+
+func tooLate(c vision.Call) error {
+	return &vision.Error{Class: vision.RateLimited, Err: fmt.Errorf("ask vision model %q: the job has expired while it waited", c.Model)}
+}
+
 // answer is what enter.lua says.
 type answer struct {
 	what  string
 	wait  time.Duration
 	money int64    // reserved
-	more  []string // see there
+	more  []string // see there; of go only the windows
 }
 
 // request is the call as enter.lua wants it.
@@ -289,6 +305,7 @@ func (g *Gate) ask(ctx context.Context, id string, c vision.Call) (answer, error
 	a := answer{what: fields[0], wait: fromMicros(fields[1]), more: fields[2:]}
 	if a.what == "go" && len(a.more) > 0 {
 		a.money, err = strconv.ParseInt(a.more[0], 10, 64)
+		a.more = a.more[1:]
 	}
 	return a, err
 }
@@ -297,9 +314,23 @@ func (g *Gate) ask(ctx context.Context, id string, c vision.Call) (answer, error
 func (g *Gate) forget(ctx context.Context, id string, c vision.Call) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if _, err := g.run(ctx, leaveScript, keys(c), end{ID: id, Fault: unknown, Minute: micros(g.minute)}); err != nil {
+	if _, err := g.run(ctx, leaveScript, keys(c), end{ID: id, Fault: unknown, Minute: micros(g.minute), Windows: []any{}}); err != nil {
 		g.log.Debug("a call that may have begun counts until its lease runs out", zap.Error(err))
 	}
+}
+
+// sweep books what calls of dead processes may have cost, at the other endpoints: a call sees to its own.
+func (g *Gate) sweep(ctx context.Context, c vision.Call) error {
+	for name := range g.cfg.Limits {
+		if name == c.Endpoint {
+			continue
+		}
+		c.Endpoint = name
+		if _, err := g.run(ctx, sweepScript, keys(c), struct{}{}); err != nil {
+			return fmt.Errorf("book the calls of dead processes at endpoint %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // userKey is the key of a user's calls.
@@ -383,6 +414,17 @@ func (g *Gate) later(c vision.Call, a answer) error {
 		"ask vision model %q: endpoint %s takes no more calls at the moment", c.Model, c.Endpoint)}
 }
 
+// away notes that an endpoint has asked to be left alone for long.
+func (g *Gate) away(c vision.Call, wait time.Duration) {
+	if wait <= g.minute {
+		return
+	}
+	why := fmt.Sprintf("vision endpoint %s has asked to be left alone, and its jobs wait", c.Endpoint)
+	if g.heard(c.Endpoint, failing{why, time.Now().Add(wait)}) {
+		g.log.Warn("the vision endpoint has asked to be left alone: jobs that need it wait", zap.String("endpoint", c.Endpoint), zap.Duration("for", wait.Round(time.Second)))
+	}
+}
+
 // closed is the error of an endpoint that is not asked.
 func (g *Gate) closed(c vision.Call, a answer) error {
 	class, why := vision.Unreachable, ""
@@ -444,11 +486,12 @@ func (g *Gate) spent(c vision.Call, a answer) error {
 
 // pass is a vision.Pass.
 type pass struct {
-	g     *Gate
-	line  *line
-	id    string
-	call  vision.Call
-	money int64
+	g       *Gate
+	line    *line
+	id      string
+	call    vision.Call
+	money   int64
+	windows []string // keys
 }
 
 // end is the end of a call as leave.lua wants it.
@@ -462,12 +505,23 @@ type end struct {
 	Class      string `json:"class"`
 	Text       string `json:"text"`
 	Minute     int64  `json:"minute"`
+	InFlight   int    `json:"inflight"`
+	Money      int64  `json:"money"`
+	Model      string `json:"model"`
+	User       string `json:"user"`
+	Windows    []any  `json:"windows"` // of [key, seconds]
 }
 
 // Leave ends the call. While Redis is away it waits, as long as the lease of the call lasts.
 func (p *pass) Leave(e vision.End) int64 {
 	defer p.line.ended() // when there is room for the next
-	doc := end{ID: p.id, Minute: micros(p.g.minute), Prompt: e.Prompt, Completion: e.Completion, Fault: faultOf(e, p.call.Named)}
+	doc := end{ID: p.id, Minute: micros(p.g.minute), Prompt: e.Prompt, Completion: e.Completion, Fault: faultOf(e, p.call.Named),
+		InFlight: p.g.cfg.Limits[p.call.Endpoint].InFlight, Money: p.money, Model: p.call.Model, User: nameOf(p.call.User), Windows: []any{}}
+	for i, b := range p.g.cfg.Budgets {
+		if i < len(p.windows) {
+			doc.Windows = append(doc.Windows, []any{p.windows[i], int64(b.Window / time.Second)})
+		}
+	}
 	switch {
 	case e.Prompt+e.Completion > 0:
 		doc.Cost = p.call.Cost(e.Tokens)

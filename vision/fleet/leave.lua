@@ -1,15 +1,28 @@
 -- Ends a call.
 --
 -- KEYS: as above. ARGV: the end as JSON:
---   id, cost (-1: what was reserved), prompt, completion (tokens, 0: not known),
+--   id, cost (-1: what was reserved), prompt, completion (tokens, 0: not known), inflight (the operator's limit, 0: none)
 --   fault: '' an answer came, throttled, ill (by itself it gets well), broken (somebody has to act), other (of this
 --   request), unknown
---   wait (that the endpoint asks for), class, text (of the fault), minute (shorter in tests)
+--   wait (that the endpoint asks for), class, text (of the fault), minute (shorter in tests),
+--   money, model, user, windows ([[key, seconds], …]): as it began
 -- Returns: what is charged, whether the record was there, and 'opened', 'closed' or ''.
 local r = finish(call.id, call.cost >= 0 and call.cost or nil)
-local charged = r and r.cost or math.max(call.cost, 0)
-if not r then return {int(charged), 0, ''} end -- it was booked before
-local probe = r.probe
+if not r then
+  -- It was booked before: by this, whose answer was lost, or when its lease ran out. Or Redis has lost it, as it came back
+  -- without its last moments.
+  local charged = call.cost >= 0 and call.cost or call.money
+  if redis.call('SET', endedKey(call.id), 1, 'NX', 'EX', 600) then
+    for _, w in ipairs(call.windows) do
+      redis.call('HINCRBY', w[1], 'spent', int(charged))
+      redis.call('HINCRBY', w[1], 'by\n' .. call.model .. '\n' .. call.user, int(charged))
+      redis.call('EXPIRE', w[1], int(2 * w[2] + 86400))
+    end
+  end
+  return {int(charged), 0, ''}
+end
+redis.call('SET', endedKey(call.id), 1, 'EX', 600)
+local charged, probe = r.cost, r.probe
 
 local had = call.prompt + call.completion
 if had > 0 then
@@ -29,7 +42,8 @@ local open = get('open_until') > 0
 local limit = get('limit')
 local asked = call.wait -- what the endpoint has asked for
 if call.fault == 'throttled' then
-  local times = get('throttled') + 1
+  -- Calls that were in flight together are told together: that is once.
+  local times = math.max(1, get('throttled') + (num(r.at) > get('wary_since') and 1 or 0))
   put('throttled', times)
   put('wary', 1)
   put('wary_since', now)
@@ -39,7 +53,12 @@ if call.fault == 'throttled' then
   redis.call('HDEL', tokens, call.id)
   -- What was taken in the last minute is the limit, unless it was one of a second or so.
   if call.wait >= call.minute / 12 or times >= 3 then
-    put('rpm', math.max(1, redis.call('ZCARD', log)))
+    local took, known = redis.call('ZCARD', log), get('rpm')
+    local first = redis.call('ZRANGE', log, 0, 0, 'WITHSCORES')[2]
+    if known > 0 and (not first or now - first < call.minute * 0.8) then -- there was a pause
+      took = math.max(took, math.floor(known * 0.8))
+    end
+    put('rpm', math.max(1, took))
     put('rpm_at', now)
     put('rpm_step', 1)
   end
@@ -72,13 +91,13 @@ elseif call.fault == '' then
     redis.call('HDEL', state, 'wary')
   end
   -- Only what was in use while the call was in flight grows.
-  if limit > 0 and get('used') >= num(r.at) and now > get('grow') then
+  if limit > 0 and get('used') >= num(r.at) and now > get('grow') and (call.inflight == 0 or limit < call.inflight * 1000) then
     put('limit', limit + 1000000 / limit) -- one more when all of them have answered
   end
 end
 -- A 503 asks for this job to wait: that all do is the breaker's to say.
 if asked > 0 and call.fault == 'throttled' then
-  put('not_before', math.max(get('not_before'), now + asked))
+  put('not_before', math.max(get('not_before'), now + math.min(asked, 10 * call.minute)))
 end
 
 if call.fault == 'ill' or call.fault == 'broken' then
@@ -90,6 +109,7 @@ if call.fault == 'ill' or call.fault == 'broken' then
       put('opened', now)
     end
     if probe or not open then
+      put('ill', call.fault == 'ill' and 1 or 0)
       -- What passes by itself is asked again as long after as it has lasted: most outages are short.
       local pause = call.minute
       if call.fault == 'ill' then pause = math.min(pause, math.max(call.minute / 12, now - get('opened'))) end
@@ -100,8 +120,10 @@ if call.fault == 'ill' or call.fault == 'broken' then
 elseif call.fault ~= 'unknown' then -- it answers
   redis.call('HDEL', state, 'fails')
   if call.fault ~= 'throttled' then put('good', now) end
-  if open and (probe or call.fault == '') then
-    redis.call('HDEL', state, 'open_until', 'opened', 'class', 'text')
+  -- After what somebody has to mend, calls that were in flight before prove nothing.
+  local mended = probe or call.fault == '' and (get('ill') == 1 or num(r.at) > get('opened'))
+  if open and mended then
+    redis.call('HDEL', state, 'open_until', 'opened', 'ill', 'class', 'text')
     news = 'closed'
   end
 end

@@ -17,6 +17,7 @@ type line struct {
 	asking  int // of those that wait
 	yes     int // answers since the last no
 	most    int // may ask at once
+	last    answer
 }
 
 const (
@@ -113,12 +114,13 @@ func (w *waiter) begin(most int) bool {
 	return true
 }
 
-// answered notes whether the call of the waiter may begin.
-func (w *waiter) answered(yes bool) {
+// answered notes what Redis says to the waiter.
+func (w *waiter) answered(a answer, err error) {
 	w.l.mu.Lock()
 	defer w.l.mu.Unlock()
 	w.l.asking--
-	if yes {
+	w.l.last = a
+	if err == nil && a.what == "go" {
 		w.l.calls++
 		w.l.yes++
 		return // it leaves
@@ -152,6 +154,13 @@ func (w *waiter) stepAside(d time.Duration) {
 		w.l.assign()
 	})
 	w.l.assign()
+}
+
+// heard is what Redis has said last: to one of those that wait, if there are any.
+func (l *line) heard() answer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last
 }
 
 // len is how many wait.
