@@ -7,13 +7,15 @@ import (
 
 // Asked is what two models made of one picture, the first being the cheaper one.
 type Asked struct {
-	Confidence            float64 // of the first model's answer; below 0 if it gave none
+	Confidence            float64 // of the first model's answer; below 0 if it states none
 	FirstRight            bool
-	SecondRight           bool
+	SecondRight           bool  // the answer is right that counts once the second model was asked
 	FirstCost, SecondCost int64 // in micro-dollars
+	Never                 bool  // the second model is not asked, whatever the bound
 }
 
-// Step is a cascade with one bound: the second model is asked about the pictures of which the first is less sure.
+// Step is a cascade with one bound: the second model is asked about the pictures of which the first is less sure, as the
+// workers ask it (see vision.Cascade).
 type Step struct {
 	Bound      float64  `json:"bound"`                // on the first model's stated confidence: below it the second model is asked; 2: always
 	Calibrated *float64 `json:"calibrated,omitempty"` // the same bound on the calibrated confidence
@@ -26,21 +28,21 @@ type Step struct {
 }
 
 // Cascade returns the steps for each bound that makes a difference, in ascending order: from 0, where the second model is
-// asked only if the first gave no answer, to a bound above each confidence, where it is asked always. It is empty if
-// there are no pictures.
+// asked only if the first states no confidence, to a bound above each confidence, where it is asked whenever it may be.
+// It is empty if there are no pictures.
 func Cascade(asked []Asked) []Step {
 	if len(asked) == 0 {
 		return nil
 	}
-	byBound := slices.Clone(asked)
-	slices.SortStableFunc(byBound, func(a, b Asked) int { return cmp.Compare(a.Confidence, b.Confidence) })
-	n := len(byBound)
+	n := len(asked)
 	var right int
 	var cost int64
-	for _, a := range byBound { // with the first model alone
+	for _, a := range asked { // with the first model alone
 		right += hits(a.FirstRight)
 		cost += a.FirstCost
 	}
+	byBound := slices.DeleteFunc(slices.Clone(asked), func(a Asked) bool { return a.Never })
+	slices.SortStableFunc(byBound, func(a, b Asked) int { return cmp.Compare(a.Confidence, b.Confidence) })
 	var out []Step
 	step := func(bound float64, count int) {
 		s := Step{Bound: bound, Asked: count, N: n, Right: right, Accuracy: float64(right) / float64(n), Interval: Wilson(right, n),
@@ -59,7 +61,7 @@ func Cascade(asked []Asked) []Step {
 		right += hits(a.SecondRight) - hits(a.FirstRight)
 		cost += a.SecondCost
 	}
-	step(always, n)
+	step(always, len(byBound))
 	return out
 }
 

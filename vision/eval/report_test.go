@@ -210,3 +210,35 @@ func TestDollars(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// TestCascadeIsTheWorkers counts a picture as vision.Chain would: see its TestCascade.
+func TestCascadeIsTheWorkers(t *testing.T) {
+	t.Parallel()
+	cost, half := int64(100), 0.5
+	sure := func(answer string, paid int) Verdict {
+		return Verdict{Outcome: Answered, Answer: answer, Confidence: &half, Paid: paid, CostMicroUSD: &cost}
+	}
+	none := func(o Outcome, paid int) Verdict { return Verdict{Outcome: o, Paid: paid, CostMicroUSD: &cost} }
+	for name, tt := range map[string]struct {
+		first, second Verdict
+		asked, right  int
+		cost          float64
+	}{
+		"not sure":               {sure("paper", 1), sure("glass", 1), 1, 1, 200},
+		"the first is refused":   {none(Refused, 1), sure("glass", 1), 0, 0, 100},
+		"the first is broken":    {none(Broken, 2), sure("glass", 1), 0, 0, 100},
+		"the first is repaired":  {sure("paper", 2), sure("glass", 1), 0, 0, 100},
+		"the second is refused":  {sure("glass", 1), none(Refused, 1), 1, 1, 200},
+		"the second is broken":   {sure("glass", 1), none(Broken, 2), 1, 1, 150},
+		"the second is repaired": {sure("paper", 1), sure("glass", 2), 1, 0, 150},
+		"the first says nothing": {Verdict{Outcome: Answered, Answer: "paper", Paid: 1, CostMicroUSD: &cost}, sure("glass", 1), 1, 1, 200},
+		"the second is wrong":    {sure("glass", 1), sure("paper", 1), 1, 0, 200},
+	} {
+		rep := &Report{Models: make([]ModelReport, 2), rows: []row{{Item{Label: "glass"}, []Verdict{tt.first, tt.second}}}}
+		rep.compare()
+		got := rep.Cascade[len(rep.Cascade)-1]
+		if got.N != 1 || got.Asked != tt.asked || got.Right != tt.right || got.CostPerPicture != tt.cost {
+			t.Errorf("%s: got %+v, want %d asked, %d right for %v", name, got, tt.asked, tt.right, tt.cost)
+		}
+	}
+}

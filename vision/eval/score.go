@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 	"time"
+
+	"onceover/vision"
 )
 
 // Answers that are none, as the matrix has them.
@@ -225,19 +227,15 @@ func (rep *Report) compare() {
 		if !first.Outcome.verdict() || !second.Outcome.verdict() {
 			continue
 		}
-		a := Asked{Confidence: -1, FirstRight: r.right(0), SecondRight: r.right(1), FirstCost: costOf(first), SecondCost: costOf(second)}
-		if first.Outcome == Answered && first.Confidence != nil {
-			a.Confidence = *first.Confidence
-		}
-		both = append(both, a)
-		differences = append(differences, float64(hits(a.SecondRight)-hits(a.FirstRight)))
+		both = append(both, askedOf(r))
+		differences = append(differences, float64(hits(r.right(1))-hits(r.right(0))))
 		c.N++
 		switch {
-		case a.FirstRight && a.SecondRight:
+		case r.right(0) && r.right(1):
 			c.BothRight++
-		case a.FirstRight:
+		case r.right(0):
 			c.OnlyFirst++
-		case a.SecondRight:
+		case r.right(1):
 			c.OnlySecond++
 		default:
 			c.Neither++
@@ -252,6 +250,26 @@ func (rep *Report) compare() {
 			rep.Cascade[i].Calibrated = &v
 		}
 	}
+}
+
+// askedOf says what vision.Chain would make of a picture.
+func askedOf(r row) Asked {
+	first, second := r.verdicts[0], r.verdicts[1]
+	a := Asked{Confidence: -1, FirstRight: r.right(0), SecondRight: r.right(1), FirstCost: costOf(first), SecondCost: costOf(second)}
+	if first.Confidence != nil {
+		a.Confidence = *first.Confidence
+	}
+	left := vision.MaxPaid - first.Paid
+	switch {
+	case first.Outcome != Answered || left <= 0: // a fault ends the job, and so do the calls that it may pay for
+		a.Never = true
+	case second.Outcome != Answered || second.Paid > left:
+		a.SecondRight = a.FirstRight // the first answer counts after all
+		if second.Paid > left {
+			a.SecondCost = a.SecondCost * int64(left) / int64(second.Paid)
+		}
+	}
+	return a
 }
 
 func costOf(v Verdict) int64 {
