@@ -375,7 +375,7 @@ func (o *evalOptions) run(cmd *cobra.Command, labels string) (err error) {
 	if err != nil {
 		unclassified = o.unclassified // no value of the list: some model may say it all the same
 	}
-	rep := eval.Score(eval.Setup{Labels: labels, ResultsFile: o.out, Field: o.field, Lang: o.language(), Unclassified: unclassified, Items: set.items,
+	rep := eval.Score(eval.Setup{Labels: labels, ResultsFile: o.out, Field: o.field, Confidence: o.confidence, Lang: o.language(), Unclassified: unclassified, Items: set.items,
 		Copies: set.copies, Unlabelled: set.unlabelled, Models: o.asked, MaxCost: o.maxMicro, At: time.Now()}, results)
 	if err := o.report(cmd.OutOrStdout(), rep, set.thumbs); err != nil {
 		return errors.Join(runErr, err)

@@ -143,7 +143,7 @@ func (m *models) cascade(n *yaml.Node, endpoints []Endpoint) *vision.Cascade {
 	if cal.Model != first {
 		m.fault(n.Line, "the calibration %s is of model %s: expected that of %s, which is asked first", file, cal.Model, first)
 	}
-	c.Sure, c.PromptVersion = cal.Apply, cal.PromptVersion
+	c.Sure, c.Field, c.PromptVersion = cal.Apply, cal.Confidence, cal.PromptVersion
 	return c
 }
 

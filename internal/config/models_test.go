@@ -120,13 +120,13 @@ func TestCascadeSettings(t *testing.T) {
 		return filepath.Join(dir, name)
 	}
 	version := prompt.Builtin().Find(prompt.Analysis, "ko").Version
-	write("good.json", `{"version":1,"method":"platt","model":"small","prompt_version":"`+version+`","field":"category","a":0.5,"b":0,"n":250}`)
+	write("good.json", `{"version":1,"method":"platt","model":"small","prompt_version":"`+version+`","field":"category","confidence_field":"sure","a":0.5,"b":0,"n":250}`)
 	write("other.json", `{"version":1,"method":"platt","model":"large","prompt_version":"`+version+`","a":0.5,"b":0}`)
 	write("old.json", `{"version":1,"method":"platt","model":"small","prompt_version":"0","a":0.5,"b":0}`)
 	write("bad.json", `{}`)
 	two := "endpoints:\n- {name: a, url: 'http://x/v1', model: small}\n- {name: b, url: 'http://x/v1', model: large}\n"
 	s, _, err := load(t, nil, "ONCEOVER_MODELS="+write("m.yaml", two+"cascade: {below: 0.85, calibration: good.json}\n"))
-	if err != nil || s.Cascade == nil || s.Cascade.Below != 0.85 || s.Cascade.PromptVersion != version || s.Cascade.Sure(0.5) != 0.5 || s.Cascade.Sure(0.99) > 0.95 {
+	if err != nil || s.Cascade == nil || s.Cascade.Below != 0.85 || s.Cascade.Field != "sure" || s.Cascade.PromptVersion != version || s.Cascade.Sure(0.5) != 0.5 || s.Cascade.Sure(0.99) > 0.95 {
 		t.Errorf("got %+v, %v", s.Cascade, err)
 	}
 	for doc, want := range map[string]string{

@@ -20,6 +20,7 @@ type Setup struct {
 	Labels       string // where the labels come from, for people
 	ResultsFile  string
 	Field, Lang  string
+	Confidence   string // the field that states how sure an answer is
 	Unclassified string // the answer that says that the model cannot tell
 	Items        []Item // distinct
 	Copies       int    // further files of the same bytes
@@ -214,6 +215,7 @@ func (m *ModelReport) calibrate(s Setup, points []Point) {
 		m.CalibrationWhy = err.Error()
 		return
 	}
+	c.Confidence = s.Confidence
 	m.Calibration = &c
 }
 
