@@ -242,3 +242,14 @@ func TestCascadeIsTheWorkers(t *testing.T) {
 		}
 	}
 }
+
+// TestCalibrationNamesTheModel that was asked, and not the endpoint, as the workers compare it with the model's name.
+func TestCalibrationNamesTheModel(t *testing.T) {
+	t.Parallel()
+	m := fakeModel("near", nil)
+	m.As = "small"
+	rep := scoreModel(Setup{Field: "category", Confidence: "sure"}, tables(t)["table-plain.json"].rows(), 0, m, Cost{})
+	if c := rep.Calibration; c == nil || c.Model != "small" || c.Confidence != "sure" || rep.Model != "near" {
+		t.Errorf("got %+v of %s", c, rep.Model)
+	}
+}

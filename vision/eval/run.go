@@ -27,6 +27,9 @@ type Model struct {
 	Price func(vision.Usage) int64
 }
 
+// asked is the model as the endpoint knows it.
+func (m Model) asked() string { return cmp.Or(m.As, m.Name) }
+
 // PerMillion returns a Model.Price of so many micro-dollars per million prompt and completion tokens.
 func PerMillion(in, out int64) func(vision.Usage) int64 {
 	return func(u vision.Usage) int64 {
@@ -242,7 +245,7 @@ func (a *asked) ask(begin, calls context.Context, p *vision.Preview, m Model, g 
 			return
 		}
 		began := time.Now()
-		answer, usage, err := m.Analyzer.Analyze(calls, p, vision.Options{Model: cmp.Or(m.As, m.Name), Lang: m.Lang, Paid: a.usage.Paid})
+		answer, usage, err := m.Analyzer.Analyze(calls, p, vision.Options{Model: m.asked(), Lang: m.Lang, Paid: a.usage.Paid})
 		a.v.MS = float64(time.Since(began)) / float64(time.Millisecond)
 		a.usage = a.usage.Add(usage)
 		a.answer, a.err = answer, err

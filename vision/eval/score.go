@@ -188,7 +188,7 @@ func scoreModel(s Setup, rows []row, i int, m Model, cost Cost) ModelReport {
 	out.Accuracy = float64(out.Right) / max(1, float64(out.N))
 	out.Wilson, out.MacroF1 = Wilson(out.Right, out.N), out.Matrix.MacroF1()
 	out.PerClass, out.Confused = out.Matrix.PerClass(), out.Matrix.Confused()
-	out.calibrate(s, points)
+	out.calibrate(s, m, points)
 	slices.Sort(times)
 	out.P50, out.P95 = Quantile(times, 0.5), Quantile(times, 0.95)
 	if out.Priced {
@@ -206,11 +206,11 @@ func perOne(sum int64, n int) *float64 {
 }
 
 // calibrate judges the stated confidence.
-func (m *ModelReport) calibrate(s Setup, points []Point) {
+func (m *ModelReport) calibrate(s Setup, asked Model, points []Point) {
 	m.WithConfidence = len(points)
 	m.ECE, m.Brier, m.Reliability = ECE(points), Brier(points), Reliability(points)
 	m.ECEInterval, m.BrierInterval = Bootstrap(points)
-	c, err := Calibrate(m.Model, m.PromptVersion, s.Field, points, s.At)
+	c, err := Calibrate(asked.asked(), m.PromptVersion, s.Field, points, s.At)
 	if errors.Is(err, ErrNoCalibration) {
 		m.CalibrationWhy = err.Error()
 		return
