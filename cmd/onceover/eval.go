@@ -252,13 +252,13 @@ func (o *evalOptions) endpoint(name string, only bool) (vision.OpenAIConfig, err
 	var known []string
 	for _, e := range o.Models {
 		if e.Name == name {
-			return e.OpenAIConfig, nil
+			return e.OpenAIConfig, e.NoKey
 		}
 		known = append(known, e.Name)
 	}
 	for _, e := range o.Models {
 		if e.Model == name && !e.Cheap {
-			return e.OpenAIConfig, nil
+			return e.OpenAIConfig, e.NoKey
 		}
 	}
 	return vision.OpenAIConfig{}, fmt.Errorf("--model %s: no endpoint has that name or model: expected one of %s", plainLine(name, 100), strings.Join(known, ", "))

@@ -359,8 +359,11 @@ func TestEvalModelsFile(t *testing.T) {
 	dir := t.TempDir()
 	evalPictures(t, filepath.Join(dir, "pictures"), 2, 2)
 	file := filepath.Join(dir, "models.yaml")
+	// A worker would refuse the file: the calibration is stale, and the last key is not here.
+	writeFile(t, filepath.Join(dir, "stale.json"), "{}")
 	writeFile(t, file, fmt.Sprintf("endpoints:\n  - {name: near, url: %q, model: cheap, price: {in: 1usd, out: 10usd}}\n"+
-		"  - {name: far, url: %[1]q, model: dear, price: {in: 2usd, out: 20usd}, tier: {name: flex, price: 0.5}}\n", e.URL))
+		"  - {name: far, url: %[1]q, model: dear, price: {in: 2usd, out: 20usd}, tier: {name: flex, price: 0.5}}\n"+
+		"  - {name: locked, url: %[1]q, model: locked, key_env: ONCEOVER_TEST_NO_SUCH_KEY}\ncascade: {below: 0.5, calibration: stale.json}\n", e.URL))
 	base := []string{filepath.Join(dir, "pictures"), "--models", file, "--lang", "en", "--html", "", "--max-cost", "1usd"}
 	out, _, code, fault := evalRun(t.Context(), append(base, "--out", filepath.Join(dir, "a"), "--model", "near", "--model", "dear")...)
 	if got := squeezed(out); code != exitOK || !strings.Contains(got, "accuracy 50.0 % 100.0 %") || !strings.Contains(got, "per picture 0.00200 USD 0.00400 USD") {
@@ -372,6 +375,9 @@ func TestEvalModelsFile(t *testing.T) {
 	}
 	if _, _, code, fault := evalRun(t.Context(), append(base, "--out", filepath.Join(dir, "c"), "--model", "other")...); code != exitUsage || !strings.Contains(fault, "no endpoint has that name or model: expected one of near") {
 		t.Errorf("another: got exit code %d, %s", code, fault)
+	}
+	if _, _, code, fault := evalRun(t.Context(), append(base[:len(base)-2:len(base)-2], "--out", filepath.Join(dir, "d"), "--model", "locked")...); code != exitUsage || !strings.Contains(fault, "the variable ONCEOVER_TEST_NO_SUCH_KEY that key_env names is not set") {
+		t.Errorf("without a key: got exit code %d, %s", code, fault)
 	}
 }
 
