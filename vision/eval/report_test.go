@@ -253,3 +253,26 @@ func TestCalibrationNamesTheModel(t *testing.T) {
 		t.Errorf("got %+v of %s", c, rep.Model)
 	}
 }
+
+// TestManyClasses: the square of 20,000 different answers would take 3.2 GB. The figures are the same without it.
+func TestManyClasses(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{denseClasses - 1, denseClasses, 20_000} { // different answers, beside one label
+		var labels, answers []string
+		for i := range n {
+			labels, answers = append(labels, "glass", "glass"), append(answers, "glass", fmt.Sprintf("a glass %05d", i))
+		}
+		m := Confusion(labels, answers)
+		if dense := n < denseClasses; (m.Counts != nil) != dense {
+			t.Fatalf("%d answers: got %d rows of counts, want them: %v", n, len(m.Counts), dense)
+		}
+		right, all := m.Right()
+		confused, classes := m.Confused(), m.PerClass()
+		if right != n || all != 2*n || len(confused) != n || confused[0] != (Pair{"glass", "a glass 00000", 1}) || confused[n-1].Answer != fmt.Sprintf("a glass %05d", n-1) {
+			t.Errorf("%d answers: got %d of %d right, %d pairs", n, right, all, len(confused))
+		}
+		if c := classes[0]; len(classes) != n+1 || c.N != 2*n || c.Answered != n || c.Right != n || *c.Recall != 0.5 || *c.Precision != 1 || classes[n].Answered != 1 || m.MacroF1() != c.F1 {
+			t.Errorf("%d answers: got %+v and %+v", n, c, classes[n])
+		}
+	}
+}
