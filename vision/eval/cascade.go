@@ -25,6 +25,9 @@ type Step struct {
 	Accuracy   float64  `json:"accuracy"`
 	Interval
 	CostPerPicture float64 `json:"cost_per_picture_microusd"` // of both models
+
+	// Any bound above these, up to Bound and Calibrated, makes the same cascade.
+	after, afterCalibrated float64
 }
 
 // Cascade returns the steps for each bound that makes a difference, in ascending order: from 0, where the second model is
@@ -44,8 +47,8 @@ func Cascade(asked []Asked) []Step {
 	byBound := slices.DeleteFunc(slices.Clone(asked), func(a Asked) bool { return a.Never })
 	slices.SortStableFunc(byBound, func(a, b Asked) int { return cmp.Compare(a.Confidence, b.Confidence) })
 	var out []Step
-	step := func(bound float64, count int) {
-		s := Step{Bound: bound, Asked: count, N: n, Right: right, Accuracy: float64(right) / float64(n), Interval: Wilson(right, n),
+	step := func(after, bound float64, count int) {
+		s := Step{after: after, Bound: bound, Asked: count, N: n, Right: right, Accuracy: float64(right) / float64(n), Interval: Wilson(right, n),
 			CostPerPicture: float64(cost) / float64(n)}
 		out = append(out, s)
 	}
@@ -54,14 +57,14 @@ func Cascade(asked []Asked) []Step {
 		switch {
 		case a.Confidence < 0:
 		case len(out) == 0:
-			step(0, i)
+			step(-1, 0, i)
 		case a.Confidence > byBound[i-1].Confidence:
-			step(a.Confidence, i)
+			step(byBound[i-1].Confidence, a.Confidence, i)
 		}
 		right += hits(a.SecondRight) - hits(a.FirstRight)
 		cost += a.SecondCost
 	}
-	step(always, len(byBound))
+	step(1, always, len(byBound))
 	return out
 }
 

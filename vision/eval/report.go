@@ -284,10 +284,10 @@ func (s aloneStep) cells(priced bool) []string {
 func (s Step) cells(priced bool) []string {
 	bound, calibrated, cost := "always", "-", "-"
 	if s.Bound <= 1 {
-		bound = share(s.Bound)
+		bound = boundIn(s.after, s.Bound)
 	}
 	if s.Calibrated != nil {
-		calibrated = share(*s.Calibrated)
+		calibrated = boundIn(s.afterCalibrated, *s.Calibrated)
 	}
 	if priced {
 		cost = dollars(s.CostPerPicture)

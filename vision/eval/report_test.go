@@ -7,8 +7,10 @@ import (
 	"flag"
 	"fmt"
 	"html/template"
+	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -273,6 +275,57 @@ func TestManyClasses(t *testing.T) {
 		}
 		if c := classes[0]; len(classes) != n+1 || c.N != 2*n || c.Answered != n || c.Right != n || *c.Recall != 0.5 || *c.Precision != 1 || classes[n].Answered != 1 || m.MacroF1() != c.F1 {
 			t.Errorf("%d answers: got %+v and %+v", n, c, classes[n])
+		}
+	}
+}
+
+// TestBoundIn: a bound that is copied from the report into the file of models makes the cascade of its line.
+func TestBoundIn(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		low, high float64
+		want      string
+	}{
+		{-1, 0, "0.000"},
+		{0.8, 0.85, "0.850"},
+		{0.6, 0.6579, "0.657"}, // 0.658 would ask about those of 0.6579 too
+		{0.6571, 0.6579, "0.6579"},
+		{0.12341, 0.12349, "0.12349"},
+		{0.12339, 0.12349, "0.1234"},
+		{0.99, 1, "1.000"},
+		{0, 0.0004, "0.0004"},
+		{0.5, math.Nextafter(0.5, 1), "0.5000000000000001"},
+	} {
+		if got := boundIn(tt.low, tt.high); got != tt.want {
+			t.Errorf("(%v, %v]: got %s, want %s", tt.low, tt.high, got, tt.want)
+		}
+	}
+	for name, tab := range tables(t) {
+		rep := tab.report(t, 2, true)
+		sures := []func(float64) float64{func(c float64) float64 { return c }}
+		if cal := rep.Models[0].Calibration; cal != nil {
+			sures = append(sures, cal.Apply)
+		}
+		for _, step := range rep.Cascade {
+			if step.Bound > 1 {
+				continue
+			}
+			cells := step.cells(true)
+			for i, sure := range sures {
+				bound, err := strconv.ParseFloat(cells[i], 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				asked := 0
+				for _, r := range rep.rows {
+					if a := askedOf(r); r.verdicts[0].Outcome.verdict() && r.verdicts[1].Outcome.verdict() && !a.Never && (a.Confidence < 0 || sure(a.Confidence) < bound) {
+						asked++
+					}
+				}
+				if asked != step.Asked {
+					t.Errorf("%s: bound %s asks about %d pictures, want %d", name, cells[i], asked, step.Asked)
+				}
+			}
 		}
 	}
 }

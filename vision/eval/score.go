@@ -250,6 +250,9 @@ func (rep *Report) compare() {
 		if cal := rep.Models[0].Calibration; cal != nil && s.Bound <= 1 {
 			v := cal.Apply(s.Bound)
 			rep.Cascade[i].Calibrated = &v
+			if s.after >= 0 {
+				rep.Cascade[i].afterCalibrated = cal.Apply(s.after)
+			}
 		}
 	}
 }

@@ -27,6 +27,21 @@ func points(v float64) string { return fmt.Sprintf("%+.1f", 100*v) }
 
 func share(v float64) string { return fmt.Sprintf("%.3f", v) }
 
+// boundIn is the shortest number above low, and at most high, of three digits or more: as a bound it tells the answers
+// apart that high tells apart, of which many may have the same confidence.
+func boundIn(low, high float64) string {
+	for digits := 3; digits <= 17; digits++ {
+		unit := math.Pow10(-digits)
+		for _, v := range []float64{high, high - unit} { // as either may be rounded up
+			text := strconv.FormatFloat(v, 'f', digits, 64)
+			if got, err := strconv.ParseFloat(text, 64); err == nil && got > low && got <= high {
+				return text
+			}
+		}
+	}
+	return strconv.FormatFloat(high, 'f', -1, 64)
+}
+
 func shares(i Interval) string { return fmt.Sprintf("%.3f – %.3f", i.Low, i.High) }
 
 func shareOf(v *float64) string {
