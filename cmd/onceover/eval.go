@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -224,7 +225,7 @@ func (o *evalOptions) analyzers(prices map[string]price) ([]eval.Model, error) {
 		if err != nil {
 			return nil, err
 		}
-		m := eval.Model{Name: name, As: cfg.Model, Analyzer: a, Lang: o.language()}
+		m := eval.Model{Name: name, As: cfg.Model, Endpoint: endpointName(cfg), Analyzer: a, Lang: o.language()}
 		if p, ok := prices[name]; ok {
 			m.Price = eval.PerMillion(p.in, p.out)
 		} else if cfg.Prices.Known() {
@@ -262,6 +263,15 @@ func (o *evalOptions) endpoint(name string, only bool) (vision.OpenAIConfig, err
 		}
 	}
 	return vision.OpenAIConfig{}, fmt.Errorf("--model %s: no endpoint has that name or model: expected one of %s", plainLine(name, 100), strings.Join(known, ", "))
+}
+
+// endpointName says who is asked: the host, the model and the tier.
+func endpointName(cfg vision.OpenAIConfig) string {
+	host := "?"
+	if u, err := url.Parse(cfg.BaseURL); err == nil {
+		host = u.Host
+	}
+	return strings.TrimSpace(host + " " + cfg.Model + " " + cfg.Tier)
 }
 
 // canon is a label as the schema has it.
@@ -365,7 +375,7 @@ func (o *evalOptions) run(cmd *cobra.Command, labels string) (err error) {
 	}
 	defer func() { err = errors.Join(err, results.Close()) }()
 	for _, m := range o.asked {
-		if err := results.CheckPrompt(m.Name, m.Analyzer.PromptVersion(m.Lang)); err != nil {
+		if err := results.CheckModel(m); err != nil {
 			return usageError(err)
 		}
 	}

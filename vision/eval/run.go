@@ -20,6 +20,7 @@ import (
 type Model struct {
 	Name     string // in results and reports
 	As       string // as Analyzer knows it; "" for Name
+	Endpoint string // who is asked, in words: its host, the model and the tier. Answers of another are none of this model
 	Analyzer vision.Analyzer
 	Lang     string // of the answers; "" for the analyzer's own
 
@@ -164,8 +165,8 @@ func (r *run) do(begin, calls context.Context, t task) error {
 	if err != nil {
 		return err
 	}
-	v := Verdict{ID: t.item.ID, Digest: t.item.Digest, Model: t.model.Name, PromptVersion: t.model.Analyzer.PromptVersion(t.model.Lang), Gold: t.item.Label}
-	v.ReservedMicroUSD = reserved
+	v := Verdict{ID: t.item.ID, Digest: t.item.Digest, Model: t.model.Name, Endpoint: t.model.Endpoint,
+		PromptVersion: t.model.Analyzer.PromptVersion(t.model.Lang), Gold: t.item.Label, ReservedMicroUSD: reserved}
 	if err := r.Results.intend(v); err != nil {
 		r.budget.give(reserved, Verdict{})
 		return err

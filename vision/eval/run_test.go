@@ -459,12 +459,12 @@ func TestResults(t *testing.T) {
 	if got := r.Cost("m"); got.MicroUSD != 100 || got.AssumedMicroUSD != 300 || got.Uncounted != vision.MaxPaid || r.Spent() != 400 {
 		t.Errorf("got %+v", got)
 	}
-	if err := r.CheckPrompt("m", "other"); !errors.Is(err, ErrResults) {
+	if err := r.CheckModel(Model{Name: "m", Analyzer: otherPrompt{}}); !errors.Is(err, ErrResults) || !strings.Contains(err.Error(), "to prompt version") {
 		t.Errorf("another prompt: got %v", err)
 	}
 	dearer := lost
 	dearer.ReservedMicroUSD = 1000 // more than two calls can have taken, as is known by now
-	if err := errors.Join(r.CheckPrompt("m", testPrompt), r.CheckPrompt("n", "other"), r.intend(dearer), r.settle(v), r.Close()); err != nil {
+	if err := errors.Join(r.CheckModel(fakeModel("m", nil)), r.CheckModel(Model{Name: "n", Analyzer: otherPrompt{}}), r.intend(dearer), r.settle(v), r.Close()); err != nil {
 		t.Fatal(err)
 	}
 	r = openResults(t, path, true)
@@ -521,6 +521,39 @@ func TestResults(t *testing.T) {
 	}
 	if left, _ := os.ReadFile(path); !strings.HasPrefix(string(left), `{"type":"eval","version":1,`) {
 		t.Errorf("got %q, want a header", left)
+	}
+}
+
+type otherPrompt struct{ fakeAnalyzer }
+
+func (otherPrompt) PromptVersion(string) string { return "other" }
+
+// TestAnotherModel: the name of an endpoint may come to stand for another model, whose answers are not mixed with those
+// that are there.
+func TestAnotherModel(t *testing.T) {
+	t.Parallel()
+	items := testItems(t, t.TempDir(), 2, map[string]color.RGBA{"red": red})
+	path := filepath.Join(t.TempDir(), "r")
+	m := fakeModel("near", script(redAnswer))
+	m.Endpoint = "gpu:8000 small"
+	for _, tt := range []struct{ endpoint, want string }{
+		{"gpu:8000 small", ""}, // nothing is there
+		{"gpu:8000 small", ""},
+		{"gpu:8000 large", "answers of near that are of gpu:8000 small, which is gpu:8000 large now"},
+		{"gpu:8000 small flex", "of gpu:8000 small, which is gpu:8000 small flex now"},
+	} {
+		r := openResults(t, path, true)
+		m.Endpoint = tt.endpoint
+		err := r.CheckModel(m)
+		if text := fmt.Sprint(err); tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, ErrResults) || !strings.Contains(text, tt.want)) {
+			t.Errorf("%s: got %v, want %q", tt.endpoint, err, tt.want)
+		}
+		if err == nil {
+			err = Run(t.Context(), t.Context(), Config{Models: []Model{m}, Items: items, Pictures: testPictures, Results: r, Concurrency: 1})
+		}
+		if closeErr := r.Close(); closeErr != nil || tt.want == "" && err != nil {
+			t.Fatal(err, closeErr)
+		}
 	}
 }
 
