@@ -250,12 +250,6 @@ func (a *asked) ask(begin, calls context.Context, p *vision.Preview, m Model, g 
 		a.v.MS = float64(time.Since(began)) / float64(time.Millisecond)
 		a.usage = a.usage.Add(usage)
 		a.answer, a.err = answer, err
-		switch counted := usage.PromptTokens+usage.CompletionTokens > 0; {
-		case !counted:
-			a.v.Uncounted += usage.Paid
-		case err != nil && usage.Paid > 0 && !outcomeOf(err, true).verdict(): // the last call broke off
-			a.v.Uncounted++
-		}
 		var e *vision.Error
 		if !errors.As(err, &e) || !e.Class.Retryable() || e.Class == vision.Quota {
 			return
@@ -273,7 +267,7 @@ func (a *asked) ask(begin, calls context.Context, p *vision.Preview, m Model, g 
 
 // price says what the calls took.
 func (a *asked) price(m Model) {
-	a.v.Calls, a.v.Paid = a.usage.Calls, a.usage.Paid
+	a.v.Calls, a.v.Paid, a.v.Uncounted = a.usage.Calls, a.usage.Paid, a.usage.Uncounted
 	a.v.PromptTokens, a.v.CompletionTokens = a.usage.PromptTokens, a.usage.CompletionTokens
 	if m.Price != nil {
 		cost := m.Price(a.usage)

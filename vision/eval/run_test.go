@@ -185,7 +185,7 @@ func script(steps ...any) func(context.Context, *vision.Preview, vision.Options)
 			s.Err = fmt.Errorf("class %s", s.Class)
 			usage := vision.Usage{Calls: 1}
 			if s.Class == vision.Unreachable {
-				usage.Paid = 1
+				usage.Paid, usage.Uncounted = 1, 1
 			}
 			return vision.Answer{}, usage, s
 		case string:
@@ -260,7 +260,7 @@ func TestPaidIsPassedOn(t *testing.T) {
 		}
 		// The repair of a broken answer breaks off: its tokens are not known.
 		n := fakeModel("n", func(context.Context, *vision.Preview, vision.Options) (vision.Answer, vision.Usage, error) {
-			return vision.Answer{}, vision.Usage{Calls: 2, Paid: 2, PromptTokens: 1000}, &vision.Error{Class: vision.Unreachable, Err: errors.New("time-out")}
+			return vision.Answer{}, vision.Usage{Calls: 2, Paid: 2, Uncounted: 1, PromptTokens: 1000}, &vision.Error{Class: vision.Unreachable, Err: errors.New("time-out")}
 		})
 		n.Price = PerMillion(1_000_000, 1_000_000)
 		if err := Run(t.Context(), t.Context(), Config{Models: []Model{n}, Items: items, Pictures: testPictures, Results: r, Concurrency: 1}); err != nil {
@@ -341,6 +341,7 @@ func TestMaxCost(t *testing.T) {
 				}
 				spent += int64(tokens) * price
 				if rng.IntN(4) == 0 { // it is paid for, and nobody says how much
+					u.Uncounted = u.Paid
 					return vision.Answer{}, u, &vision.Error{Class: vision.Unreachable, Err: errors.New("time-out"), RetryAfter: time.Microsecond}
 				}
 				u.PromptTokens, known[name] = tokens, true
@@ -389,6 +390,26 @@ func TestMaxCostIsUsed(t *testing.T) {
 	}
 }
 
+// TestUncountedCalls: a server may ask money for an answer that it does not let pass, and say nothing of tokens. The call
+// counts in full although the one after it, for the same picture, is counted.
+func TestUncountedCalls(t *testing.T) {
+	t.Parallel()
+	items := testItems(t, t.TempDir(), 1, map[string]color.RGBA{"red": red})
+	e := newEndpoint(t)
+	e.refuseFirst = true
+	r := openResults(t, filepath.Join(t.TempDir(), "r"), false)
+	cfg := Config{Models: []Model{testModel(t, e.URL, "m")}, Items: items, Pictures: testPictures, Results: r, Concurrency: 1, MaxCost: 100 * callCost}
+	if err := Run(t.Context(), t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if v := mustVerdict(t, r, items[0], "m"); v.Outcome != Answered || v.Paid != 2 || v.Uncounted != 1 {
+		t.Errorf("got %+v, want an answer after two paid calls, one of them uncounted", v)
+	}
+	if got := r.Spent(); got != callCost+margin*callCost {
+		t.Errorf("spent: got %d, want %d: what was counted, and what the other call may have taken", got, callCost+margin*callCost)
+	}
+}
+
 func TestMaxCostNeedsCounts(t *testing.T) {
 	t.Parallel()
 	items := testItems(t, t.TempDir(), 5, map[string]color.RGBA{"red": red})
@@ -396,7 +417,7 @@ func TestMaxCostNeedsCounts(t *testing.T) {
 	calls := 0
 	m := fakeModel("m", func(context.Context, *vision.Preview, vision.Options) (vision.Answer, vision.Usage, error) {
 		calls++
-		return vision.Answer{Fields: json.RawMessage(redAnswer), PromptVersion: testPrompt}, vision.Usage{Calls: 1, Paid: 1}, nil
+		return vision.Answer{Fields: json.RawMessage(redAnswer), PromptVersion: testPrompt}, vision.Usage{Calls: 1, Paid: 1, Uncounted: 1}, nil
 	})
 	cfg := Config{Models: []Model{m}, Items: items, Pictures: testPictures, Results: r, Concurrency: 4, MaxCost: 1000}
 	if err := Run(t.Context(), t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "no price for m") {
