@@ -61,9 +61,10 @@ type Progress struct {
 }
 
 const (
-	attempts  = 5               // of one picture, where the endpoint asks for patience
-	longest   = 5 * time.Minute // that a run waits when the endpoint asks it to
-	inARow    = 5               // pictures that an endpoint may fail before the run ends
+	attempts  = 5                // of one picture, where the endpoint fails
+	longest   = 5 * time.Minute  // that a run waits when the endpoint asks it to
+	patience  = 15 * time.Minute // with an endpoint that has no room for any call
+	inARow    = 5                // pictures that an endpoint may fail before the run ends
 	firstWait = time.Second
 	lastWait  = time.Minute
 )
@@ -212,8 +213,8 @@ func (r *run) after(t task, a asked) error {
 		r.failing[t.model.Name]++
 	}
 	switch {
-	case a.tooLong > 0:
-		return fmt.Errorf("%w; the endpoint asks to wait for %v", a.err, a.tooLong.Round(time.Second))
+	case a.over != "":
+		return fmt.Errorf("%w; %s", a.err, a.over)
 	case failed && (e.Class == vision.Denied || e.Class == vision.NotFound || e.Class == vision.Quota || e.Class == vision.Unsupported):
 		return a.err
 	case r.failing[t.model.Name] >= inARow:
@@ -226,15 +227,15 @@ func (r *run) after(t task, a asked) error {
 
 // asked is a picture that a model is asked about.
 type asked struct {
-	v       Verdict
-	answer  vision.Answer
-	usage   vision.Usage
-	err     error
-	tooLong time.Duration // that the endpoint asks to wait; 0 if that is not long
+	v      Verdict
+	answer vision.Answer
+	usage  vision.Usage
+	err    error
+	over   string // why the run ends, as waiting on does not help; "" if it does not
 }
 
-// ask asks, and again where the endpoint asks for patience. The vision package does not retry, as the worker does that
-// over attempts of a job; here it is done on the spot.
+// ask asks, and again where the endpoint fails or asks for patience. The vision package does not retry, as the worker
+// does that over attempts of a job; here it is done on the spot.
 func (a *asked) ask(begin, calls context.Context, p *vision.Preview, m Model, g *gate) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = firstWait, lastWait
@@ -251,17 +252,27 @@ func (a *asked) ask(begin, calls context.Context, p *vision.Preview, m Model, g 
 		a.usage = a.usage.Add(usage)
 		a.answer, a.err = answer, err
 		var e *vision.Error
-		if !errors.As(err, &e) || !e.Class.Retryable() || e.Class == vision.Quota {
+		switch errors.As(err, &e); {
+		case err == nil || outcomeOf(err, true).verdict():
+			g.answered()
 			return
-		}
-		if e.RetryAfter > longest {
-			a.tooLong = e.RetryAfter
+		case e == nil || !e.Class.Retryable() || e.Class == vision.Quota:
 			return
-		}
-		if try == attempts || a.usage.Paid >= vision.MaxPaid {
+		case e.RetryAfter > longest:
+			a.over = fmt.Sprintf("the endpoint asks to wait for %v", e.RetryAfter.Round(time.Second))
 			return
+		case a.usage.Paid >= vision.MaxPaid:
+			return
+		case e.Class == vision.RateLimited: // for all pictures, so none of them counts its attempts
+			if !g.limited(e.RetryAfter) {
+				a.over = fmt.Sprintf("the endpoint has had no room for %v", patience)
+				return
+			}
+		case try >= attempts:
+			return
+		default:
+			g.close(cmp.Or(e.RetryAfter, pause.NextBackOff()))
 		}
-		g.close(cmp.Or(e.RetryAfter, pause.NextBackOff()))
 	}
 }
 
@@ -320,14 +331,51 @@ func read(fields json.RawMessage, h Header) (answer string, confidence *float64)
 
 // gate holds all calls of a model back while its endpoint asks for patience.
 type gate struct {
-	mu    sync.Mutex
-	until time.Time
+	mu      sync.Mutex
+	until   time.Time
+	refused time.Time     // the first call since the last answer that the endpoint had no room for; zero if there is none
+	pause   time.Duration // after the last such call, where the endpoint does not say how long
+}
+
+// limited holds calls back after one that the endpoint had no room for: for wait or, if it is 0, twice as long as the time
+// before. It returns false if patience is over.
+func (g *gate) limited(wait time.Duration) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	if g.refused.IsZero() {
+		g.refused = now
+	}
+	if now.Sub(g.refused) >= patience {
+		return false
+	}
+	if wait == 0 && now.Before(g.until) {
+		return true // it was in flight with the one that has closed the gate
+	}
+	if wait == 0 {
+		g.pause = min(lastWait, max(firstWait, 2*g.pause))
+		wait = g.pause
+	}
+	g.hold(wait)
+	return true
+}
+
+// answered says that the endpoint has room.
+func (g *gate) answered() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refused, g.pause = time.Time{}, 0
 }
 
 // close holds calls back for so long from now.
 func (g *gate) close(d time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.hold(d)
+}
+
+// hold is close for one who has the lock.
+func (g *gate) hold(d time.Duration) {
 	if t := time.Now().Add(d); t.After(g.until) {
 		g.until = t
 	}

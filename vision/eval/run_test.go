@@ -243,6 +243,40 @@ func TestPatience(t *testing.T) {
 	}
 }
 
+// TestLimitWithoutRetryAfter: an endpoint takes a call a minute and does not say how long to wait. The run goes on at that
+// pace, and ends when there has been no room for a long time.
+func TestLimitWithoutRetryAfter(t *testing.T) {
+	t.Parallel()
+	items := testItems(t, t.TempDir(), 6, map[string]color.RGBA{"red": red, "green": green})
+	for _, tt := range []struct {
+		every time.Duration
+		err   string
+		most  time.Duration
+	}{{time.Minute, "", 25 * time.Minute}, {24 * time.Hour, "the endpoint has had no room for 15m0s", 17 * time.Minute}} {
+		synctest.Test(t, func(t *testing.T) {
+			r := openResults(t, filepath.Join(t.TempDir(), "r"), false)
+			var mu sync.Mutex
+			var last time.Time
+			calls := 0
+			m := fakeModel("m", func(context.Context, *vision.Preview, vision.Options) (vision.Answer, vision.Usage, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if calls++; time.Since(last) < tt.every {
+					return vision.Answer{}, vision.Usage{Calls: 1}, &vision.Error{Class: vision.RateLimited, Err: errors.New("slow down")}
+				}
+				last = time.Now()
+				return vision.Answer{Fields: json.RawMessage(redAnswer), PromptVersion: testPrompt}, vision.Usage{Calls: 1, Paid: 1, PromptTokens: 1}, nil
+			})
+			began := time.Now()
+			err := Run(t.Context(), t.Context(), Config{Models: []Model{m}, Items: items, Pictures: testPictures, Results: r, Concurrency: 4})
+			took, got := time.Since(began), outcomes(r, items, m)
+			if tt.err == "" && (err != nil || got[Answered] != len(items)) || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) || took > tt.most {
+				t.Errorf("a call each %v: got %v, %v after %v and %d calls, want %q within %v", tt.every, err, got, took, calls, tt.err, tt.most)
+			}
+		})
+	}
+}
+
 // TestPaidIsPassedOn: a second attempt knows what the first has paid for.
 func TestPaidIsPassedOn(t *testing.T) {
 	t.Parallel()
