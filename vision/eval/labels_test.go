@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/text/unicode/norm"
 )
 
 // pictureFile writes a picture of one colour, with a bar whose length tells it from others of that colour.
@@ -45,6 +46,8 @@ var testPictures = Pictures{MaxBytes: 1 << 20, MaxPixels: 1 << 20}
 func TestReadLabels(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
+	write(t, filepath.Join(dir, "mac", norm.NFD.String("유리병"), "1.png"), "x")
+	write(t, filepath.Join(dir, "latin", "caf\xe9", "1.png"), "x")
 	for _, name := range []string{"glass/1.png", "glass/deep/2.png", "clear PET/3.png", ".git/4.png", "glass/.DS_Store"} {
 		write(t, filepath.Join(dir, "pictures", name), "x")
 	}
@@ -53,16 +56,20 @@ func TestReadLabels(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
-		"a.csv":      "\ufefflabel, Picture ,note\nglass,a/1.png,x\n\"clear, PET\",\"b \"\"2\"\".png\",\n",
-		"a.jsonl":    "{\"picture\": \"a/1.png\", \"label\": \"glass\"}\n\n{\"label\": true, \"picture\": \"/b.png\", \"more\": 1}",
-		"only.csv":   "picture\na.png\n",
-		"url.csv":    "picture,label\nhttps://example.com/a.png,glass\n,\na.png,\ns3://b/c.png,x\n",
-		"bad.jsonl":  "{\"picture\": \"a.png\", \"label\": \"x\"}\nnonsense\n{\"picture\": \"b.png\"}\n{\"picture\": 1}\n",
-		"empty.csv":  "",
-		"head.csv":   "file,label\na,b\n",
-		"twice.csv":  "picture,picture,label\na,b,c\n",
-		"short.csv":  "picture,label\na.png\n",
-		"labels.txt": "a.png glass\n",
+		"a.csv":       "\ufefflabel, Picture ,note\nglass,a/1.png,x\n\"clear, PET\",\"b \"\"2\"\".png\",\n",
+		"a.jsonl":     "{\"picture\": \"a/1.png\", \"label\": \"glass\"}\n\n{\"label\": true, \"picture\": \"/b.png\", \"more\": 1}",
+		"only.csv":    "picture\na.png\n",
+		"url.csv":     "picture,label\nhttps://example.com/a.png,glass\n,\na.png,\ns3://b/c.png,x\n",
+		"bad.jsonl":   "{\"picture\": \"a.png\", \"label\": \"x\"}\nnonsense\n{\"picture\": \"b.png\"}\n{\"picture\": 1}\n",
+		"empty.csv":   "",
+		"head.csv":    "file,label\na,b\n",
+		"twice.csv":   "picture,picture,label\na,b,c\n",
+		"short.csv":   "picture,label\na.png\n",
+		"labels.txt":  "a.png glass\n",
+		"nfd.csv":     "picture,label\na.png," + norm.NFD.String("유리병") + "\n",
+		"nfd.jsonl":   `{"picture": "a.png", "label": "` + norm.NFD.String("유리병") + `"}`,
+		"latin.csv":   "picture,label\na.png,caf\xe9\n",
+		"latin.jsonl": "{\"picture\": \"a.png\", \"label\": \"caf\xe9\"}\n",
 	} {
 		write(t, filepath.Join(dir, name), text)
 	}
@@ -86,6 +93,12 @@ func TestReadLabels(t *testing.T) {
 		{"head.csv", true, `error: the header is "file,label"`},
 		{"twice.csv", true, "error: picture twice"},
 		{"short.csv", true, "error: short.csv:2: has 1 field: expected 2"},
+		{"nfd.csv", true, "유리병=a.png"},
+		{"nfd.jsonl", true, "유리병=a.png"},
+		{"mac", true, "유리병=mac/" + norm.NFD.String("유리병") + "/1.png"},
+		{"latin.csv", true, "error: latin.csv:2: label is not UTF-8"},
+		{"latin.jsonl", true, "error: latin.jsonl:1: is not UTF-8"},
+		{"latin", true, "error: the folder's name is not UTF-8"},
 		{"labels.txt", true, "error: is neither a folder nor a .csv or .jsonl file"},
 		{"gone", true, "error: no such file"},
 	} {

@@ -17,6 +17,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/text/unicode/norm"
+
 	"onceover/vision"
 )
 
@@ -706,6 +708,7 @@ func TestRead(t *testing.T) {
 		`{"category":1.50,"confidence":-0.1}`:   "1.50 -",
 		`[]`:                                    " -",
 		`{"category":"유리병","confidence":0}`:     "유리병 0",
+		norm.NFD.String(`{"category":"캔"}`):     "캔 -",
 		`{"CATEGORY":"x","Confidence":0.25}`:    " -",
 		`{"category":{"b": 1},"confidence":""}`: `{"b":1} -`,
 	} {
