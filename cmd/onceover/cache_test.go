@@ -26,6 +26,7 @@ import (
 	"onceover/cache"
 	"onceover/internal/testenv"
 	"onceover/phash"
+	"onceover/vision/eval"
 )
 
 // randomPhotos are pictures of which many look like an earlier one, in the same or
@@ -220,7 +221,7 @@ func openFolder(t *testing.T, names ...string) folder {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { root.Close() })
-	return folder{root, 1 << 20, 1 << 20, phash.AcrossFirst}
+	return folder{root, eval.Pictures{MaxBytes: 1 << 20, MaxPixels: 1 << 20}, phash.AcrossFirst}
 }
 
 func TestHashingCanBeInterrupted(t *testing.T) {

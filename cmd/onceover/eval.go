@@ -313,7 +313,7 @@ func (o *evalOptions) pictures(ctx context.Context, labels string) (set labelled
 	}
 	hashes := newHashes(o, len(items))
 	bar := newCounter(len(items))
-	set.thumbs, err = o.files().Check(ctx, items, runtime.GOMAXPROCS(0), o.html != "", func(i int, data []byte) error {
+	err = o.files().Check(ctx, items, runtime.GOMAXPROCS(0), func(i int, data []byte) error {
 		defer bar.add(1)
 		return hashes.add(i, data)
 	})
@@ -349,7 +349,6 @@ func (o *evalOptions) pictures(ctx context.Context, labels string) (set labelled
 // labelled are the pictures that are asked about.
 type labelled struct {
 	items              []eval.Item
-	thumbs             map[string]eval.Thumb
 	copies, unlabelled int
 }
 
@@ -387,7 +386,7 @@ func (o *evalOptions) run(cmd *cobra.Command, labels string) (err error) {
 	}
 	rep := eval.Score(eval.Setup{Labels: labels, ResultsFile: o.out, Field: o.field, Confidence: o.confidence, Lang: o.language(), Unclassified: unclassified, Items: set.items,
 		Copies: set.copies, Unlabelled: set.unlabelled, Models: o.asked, MaxCost: o.maxMicro, At: time.Now()}, results)
-	if err := o.report(cmd.OutOrStdout(), rep, set.thumbs); err != nil {
+	if err := o.report(cmd.OutOrStdout(), rep); err != nil {
 		return errors.Join(runErr, err)
 	}
 	return o.verdict(ctx, rep, runErr, results.Spent())
@@ -465,10 +464,10 @@ func (o *evalOptions) ask(ctx context.Context, out io.Writer, set labelled, resu
 }
 
 // report prints and writes what was found. What cannot be written does not keep back the rest.
-func (o *evalOptions) report(out io.Writer, rep *eval.Report, thumbs map[string]eval.Thumb) error {
+func (o *evalOptions) report(out io.Writer, rep *eval.Report) error {
 	var faults []error
 	if o.html != "" {
-		err := replaceFile(o.html, func(w io.Writer) error { return rep.HTML(w, thumbs, o.maxPictures, "onceover "+version) })
+		err := replaceFile(o.html, func(w io.Writer) error { return rep.HTML(w, o.files().Thumb, o.maxPictures, "onceover "+version) })
 		if err != nil {
 			faults = append(faults, fmt.Errorf("--html: %w", err))
 		}

@@ -168,7 +168,7 @@ func testItems(t testing.TB, dir string, each int, colours map[string]color.RGBA
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := testPictures.Check(t.Context(), items, 2, false, nil); err != nil {
+	if err := testPictures.Check(t.Context(), items, 2, nil); err != nil {
 		t.Fatal(err)
 	}
 	distinct, copies, err := Distinct(items)

@@ -136,12 +136,15 @@ func TestCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := make([]int, len(items))
-	thumbs, err := testPictures.Check(t.Context(), items, 2, true, func(i int, data []byte) error { seen[i] = len(data); return nil })
-	if err != nil || len(thumbs) != 2 || slices.Contains(seen, 0) {
-		t.Fatalf("got %d small copies, %v, sizes %v", len(thumbs), err, seen)
+	err = testPictures.Check(t.Context(), items, 2, func(i int, data []byte) error { seen[i] = len(data); return nil })
+	if err != nil || slices.Contains(seen, 0) {
+		t.Fatalf("got %v, sizes %v", err, seen)
 	}
-	if th := thumbs[items[0].Digest]; th.Width != 64 || !strings.HasPrefix(string(th.Data), "data:image/jpeg;base64,") {
+	if th := testPictures.Thumb(items[0]); th.Width != 64 || !strings.HasPrefix(string(th.Data), "data:image/jpeg;base64,") {
 		t.Errorf("got a small copy %d wide: %.40s", th.Width, th.Data)
+	}
+	if th := testPictures.Thumb(Item{Path: items[0].Path, Digest: "of another file"}); th.Data != "" {
+		t.Errorf("a file that has changed is drawn: %.40s", th.Data)
 	}
 	distinct, copies, err := Distinct(items)
 	if err != nil || len(distinct) != 2 || copies != 1 {
@@ -156,7 +159,7 @@ func TestCheck(t *testing.T) {
 	if items, err = ReadLabels(dir, true); err != nil {
 		t.Fatal(err)
 	}
-	if _, err = testPictures.Check(t.Context(), items, 2, false, nil); err != nil {
+	if err = testPictures.Check(t.Context(), items, 2, nil); err != nil {
 		t.Fatal(err)
 	}
 	var faults Faults
@@ -171,7 +174,7 @@ func TestCheck(t *testing.T) {
 	}
 	items = append(items, Item{ID: "gone.png", Path: filepath.Join(dir, "gone.png"), Source: "labels.csv:9"}, Item{ID: "red", Path: filepath.Join(dir, "red"), Source: "red"})
 	small := Pictures{MaxBytes: testPictures.MaxBytes, MaxPixels: 64*64 - 1}
-	_, err = testPictures.Check(t.Context(), items, 2, false, nil)
+	err = testPictures.Check(t.Context(), items, 2, nil)
 	if !errors.As(err, &faults) || len(faults) != 4 {
 		t.Fatalf("got %v, want four faults", err)
 	}
@@ -180,10 +183,10 @@ func TestCheck(t *testing.T) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
-	if _, err = small.Check(t.Context(), items[:1], 1, false, nil); err == nil || !strings.Contains(err.Error(), "pixels") {
+	if err = small.Check(t.Context(), items[:1], 1, nil); err == nil || !strings.Contains(err.Error(), "pixels") {
 		t.Errorf("got %v, want too many pixels", err)
 	}
-	if _, err = (Pictures{MaxBytes: 10, MaxPixels: 1 << 20}).Check(t.Context(), items[:1], 1, false, nil); err == nil || !strings.Contains(err.Error(), "more than 10 bytes") {
+	if err = (Pictures{MaxBytes: 10, MaxPixels: 1 << 20}).Check(t.Context(), items[:1], 1, nil); err == nil || !strings.Contains(err.Error(), "more than 10 bytes") {
 		t.Errorf("got %v, want too many bytes", err)
 	}
 }

@@ -6,16 +6,18 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"html/template"
 	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"onceover/internal/page"
 )
 
 var update = flag.Bool("update", false, "write the golden reports")
@@ -149,19 +151,29 @@ func TestHTML(t *testing.T) {
 		}
 	}
 	rep.Models[0].PerClass[0].Name, rep.Models[0].Matrix.Classes[0], rep.Models[0].CalibrationWhy = evil, evil, evil
-	thumbs := map[string]Thumb{rep.rows[0].item.Digest: {Data: template.URL("data:image/jpeg;base64,AAAA"), Width: 10, Height: 20}}
+	var drawn atomic.Int64
+	thumb := func(it Item) page.Thumb {
+		drawn.Add(1)
+		if it.Digest != rep.rows[0].item.Digest {
+			return page.Thumb{}
+		}
+		return page.Thumb{Data: "data:image/jpeg;base64,AAAA", Width: 10, Height: 20}
+	}
 	var out bytes.Buffer
-	if err := rep.HTML(&out, thumbs, 12, "onceover "+evil); err != nil {
+	if err := rep.HTML(&out, thumb, 12, "onceover "+evil); err != nil {
 		t.Fatal(err)
 	}
-	page := out.String()
+	if got := drawn.Load(); got != 12 {
+		t.Errorf("%d pictures were drawn, want the 12 that are shown", got)
+	}
+	doc := out.String()
 	for _, bad := range []string{"<script", "<img src=x", "ZgotmplZ", "http://", "https://", "style=", " src=\"/", "url("} {
-		if strings.Contains(page, bad) {
+		if strings.Contains(doc, bad) {
 			t.Errorf("the page contains %q", bad)
 		}
 	}
 	for text, want := range map[string]int{`<img src="data:image/jpeg;base64,`: 1, "no picture": 11, "default-src &#39;none&#39;": 1, "<polyline": 1, "<circle": 2, `class="frame"`: 12, "always": 1, `<td class="hit h`: 4, `<td class="miss h`: 4} {
-		if got := strings.Count(page, text); got != want {
+		if got := strings.Count(doc, text); got != want {
 			t.Errorf("the page contains %q %d times, want %d", text, got, want)
 		}
 	}
@@ -170,7 +182,7 @@ func TestHTML(t *testing.T) {
 	if err := tables(t)["table-odd.json"].report(t, 1, false).HTML(&out, nil, 0, "onceover"); err != nil {
 		t.Fatal(err)
 	}
-	if page := out.String(); !strings.Contains(page, "What is taken for what") || !strings.Contains(page, "more pairs") || strings.Contains(page, `class="frame"`) {
+	if doc := out.String(); !strings.Contains(doc, "What is taken for what") || !strings.Contains(doc, "more pairs") || strings.Contains(doc, `class="frame"`) {
 		t.Error("the page of many classes has no pairs, or pictures")
 	}
 	out.Reset()
@@ -191,12 +203,12 @@ func TestFreeText(t *testing.T) {
 		tab.Columns.A[i] = fmt.Sprintf("answer %03d", i)
 	}
 	rep := tab.report(t, 1, false)
-	var text, page bytes.Buffer
-	if err := errors.Join(rep.Text(&text), rep.HTML(&page, nil, 0, "onceover")); err != nil {
+	var text, doc bytes.Buffer
+	if err := errors.Join(rep.Text(&text), rep.HTML(&doc, nil, 0, "onceover")); err != nil {
 		t.Fatal(err)
 	}
 	want := fmt.Sprintf("and %d more answers that are no label", rep.Models[0].N-pairsShown)
-	if !strings.Contains(text.String(), want) || !strings.Contains(page.String(), want) || strings.Count(text.String(), "\n") > 100 {
+	if !strings.Contains(text.String(), want) || !strings.Contains(doc.String(), want) || strings.Count(text.String(), "\n") > 100 {
 		t.Errorf("got %d lines without %q", strings.Count(text.String(), "\n"), want)
 	}
 }
