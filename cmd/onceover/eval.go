@@ -42,8 +42,9 @@ LABELS is a folder with a folder for each class; a .csv file with a header that 
 columns picture and label; or a .jsonl file with {"picture": …, "label": …} on each
 line. Paths in a file begin at its folder. URLs are not fetched. With --corrections
 LABELS is any folder of pictures, or a file that lists them, and those count whose
-entry in the cache a person has corrected (see onceover cache set). Labels are read as
-cache set reads a value. Every fault of the labels is reported before anything is paid.
+entry in the cache a person has corrected, at the picture itself or at one that is near
+it (see onceover cache set). Labels are read as cache set reads a value. Every fault of
+the labels is reported before anything is paid.
 
 Each answer is kept in --out before the next picture is begun, one JSON object a line
 (id, gold, answer, outcome, confidence, tokens, cost_microusd, ms). Ctrl-C finishes the
@@ -72,7 +73,7 @@ Exit code 1 if a picture has no answer in the end, or if --min-accuracy is not r
 	f.StringArrayVar(&o.prices, "price", nil, "price of a model in US dollars per million tokens, as `MODEL=IN/OUT`")
 	f.StringVar(&o.out, "out", "onceover-eval.jsonl", "the results `file`")
 	f.StringVar(&o.html, "html", "onceover-eval.html", "the report to write, which may replace an older one; \"\": none")
-	f.IntVar(&o.maxPictures, "max-pictures", 300, "most pictures in the report: those that a model was not right about")
+	f.IntVar(&o.maxPictures, "max-pictures", 300, "most pictures in the report: those that a model was wrong about or gave no answer for")
 	f.StringVar(&o.calibration, "calibration", "", "`file` to write the first model's calibration to, from 200 answers on")
 	f.StringVar(&o.field, "field", "category", "the `field` of the answer that is compared with the label")
 	f.StringVar(&o.confidence, "confidence-field", "confidence", "the `field` that says how sure the model is, 0 to 1")

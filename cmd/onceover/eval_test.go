@@ -154,7 +154,7 @@ func TestEval(t *testing.T) {
 			t.Errorf("got no %q in\n%s", want, out)
 		}
 	}
-	if !strings.Contains(progress, "10 of 10: 6 right, 0.02 USD\n") {
+	if !strings.Contains(progress, "10 of 10: 6 right, 0.0200 USD\n") {
 		t.Errorf("progress: got %q", progress)
 	}
 	page, err := os.ReadFile(html)
@@ -307,7 +307,7 @@ func TestEvalEndsEarly(t *testing.T) {
 	}
 	// A call takes 2,000 micro-dollars, the next picture up to four times as much: 7 are within 20,000.
 	_, _, code, fault = evalRun(t.Context(), append(base, "--resume", "--max-cost", "0.02USD")...)
-	if want := "stopped before --max-cost: 0.01 USD of 0.02 USD are spent, or may be, and 7 of 12 pictures have an answer; go on with --resume and a higher --max-cost"; code != exitError || fault != want {
+	if want := "stopped before --max-cost: 0.0140 USD of 0.0200 USD are spent, or may be, and 7 of 12 pictures have an answer; go on with --resume and a higher --max-cost"; code != exitError || fault != want {
 		t.Errorf("limit: got exit code %d, %s, want %s", code, fault, want)
 	}
 	if n := e.calls.Load(); n != 7 {
@@ -494,14 +494,14 @@ func TestEvalProgress(t *testing.T) {
 	for i := 21; i <= 40; i++ { // 20 are of an earlier run
 		p.show(eval.Progress{Done: i, Total: 40, Right: i / 2, CostMicroUSD: int64(i) * 1000})
 		if i == 30 {
-			if got := p.text(p.began.Add(30 * time.Second)); got != "15 right, 0.03 USD, 30s left" {
+			if got := p.text(p.began.Add(30 * time.Second)); got != "15 right, 0.0300 USD, 30s left" {
 				t.Errorf("got %q", got)
 			}
 		}
 	}
 	p.say("a word")
 	p.close()
-	if got := strings.Count(out.String(), "\n"); got != 7 || !strings.HasSuffix(out.String(), "40 of 40: 20 right, 0.04 USD\na word\n") {
+	if got := strings.Count(out.String(), "\n"); got != 7 || !strings.HasSuffix(out.String(), "40 of 40: 20 right, 0.0400 USD\na word\n") {
 		t.Errorf("got %d lines:\n%s", got, out.String())
 	}
 }

@@ -64,7 +64,7 @@ type pageBin struct {
 	Accuracy           float64
 }
 
-// pageRow is a picture that a model was wrong about.
+// pageRow is a picture that a model was wrong about, or that has no verdict.
 type pageRow struct {
 	page.Picture
 	Label   string
@@ -73,12 +73,12 @@ type pageRow struct {
 
 type pageAnswer struct {
 	Model, Text string
-	Right       bool
+	Class, Mark string // by whether it is right; neither where there is no verdict
 }
 
 // HTML writes the report as one page that loads nothing and needs no script, with small copies of at most most of the
-// pictures that a model was wrong about: those with the surest wrong answers first. They are drawn by thumb, which is called
-// from several goroutines. The page is as private as the pictures. program names who made it.
+// pictures that a model was wrong about, or that have no verdict: those with the surest wrong answers first. They are drawn
+// by thumb, which is called from several goroutines. The page is as private as the pictures. program names who made it.
 func (rep *Report) HTML(w io.Writer, thumb func(Item) page.Thumb, most int, program string) error {
 	p := pageData{Report: rep, Facts: rep.facts(), Figures: rep.figures()}
 	for i := range rep.Models {
@@ -104,7 +104,14 @@ func (rep *Report) HTML(w io.Writer, thumb func(Item) page.Thumb, most int, prog
 		r, out := wrong[n], &p.Wrong[n]
 		out.Name, out.Label = r.item.ID, r.item.Label
 		for i, v := range r.verdicts {
-			out.Answers = append(out.Answers, pageAnswer{rep.Models[i].Model, says(v), r.right(i)})
+			mark := [2]string{"wrong", "✗"}
+			switch {
+			case r.right(i):
+				mark = [2]string{"right", "✓"}
+			case !v.Outcome.verdict():
+				mark = [2]string{"soft", "–"}
+			}
+			out.Answers = append(out.Answers, pageAnswer{rep.Models[i].Model, says(v), mark[0], mark[1]})
 		}
 		draw.Go(func() error { out.Thumb = thumb(r.item); return nil })
 	}
@@ -203,7 +210,7 @@ func (rep *Report) curve(priced bool) *curve {
 	y := func(s Step) float64 { return curveHeight - scale(s.Accuracy, low, high, curveHeight) }
 	c := &curve{Low: percent(low), High: percent(high), Left: percent(left), Right: percent(right), Under: "pictures that the second model is asked about"}
 	if priced {
-		c.Left, c.Right, c.Under = dollars(left), dollars(right), "cost per picture"
+		c.Left, c.Right, c.Under = Dollars(left), Dollars(right), "cost per picture"
 	}
 	var line strings.Builder
 	for _, s := range rep.Cascade {

@@ -177,6 +177,16 @@ func TestHTML(t *testing.T) {
 			t.Errorf("the page contains %q %d times, want %d", text, got, want)
 		}
 	}
+	// What failed, is lost or was not asked about is not called wrong.
+	out.Reset()
+	if err := rep.HTML(&out, thumb, 1000, "onceover"); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]int{`<li class="soft">– lost: `: 2, `<li class="soft">– failed: `: 2, `<li class="soft">– not asked`: 1, `<li class="wrong">✗ `: 59} {
+		if got := strings.Count(out.String(), text); got != want {
+			t.Errorf("the page contains %q %d times, want %d", text, got, want)
+		}
+	}
 	// With many classes the pairs are listed, and a page about nothing is a page.
 	out.Reset()
 	if err := tables(t)["table-odd.json"].report(t, 1, false).HTML(&out, nil, 0, "onceover"); err != nil {
@@ -215,8 +225,8 @@ func TestFreeText(t *testing.T) {
 
 func TestDollars(t *testing.T) {
 	t.Parallel()
-	for micro, want := range map[float64]string{0: "0 USD", 0.5: "0.000000500 USD", 1: "0.00000100 USD", 123.4: "0.000123 USD", 2000: "0.00200 USD", 99_999: "0.1000 USD", 100_000: "0.10 USD", 12_345_678: "12.35 USD"} {
-		if got := dollars(micro); got != want {
+	for micro, want := range map[float64]string{0: "0.00 USD", -1500: "-0.00150 USD", 0.5: "0.000000500 USD", 1: "0.00000100 USD", 123.4: "0.000123 USD", 2000: "0.00200 USD", 99_999: "0.1000 USD", 100_000: "0.10 USD", 12_345_678: "12.35 USD"} {
+		if got := Dollars(micro); got != want {
 			t.Errorf("%v: got %s, want %s", micro, got, want)
 		}
 	}

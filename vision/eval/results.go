@@ -66,7 +66,7 @@ type Verdict struct {
 	CostMicroUSD     *int64  `json:"cost_microusd"`               // by the tokens; nil if no price is known
 	Uncounted        int     `json:"uncounted,omitempty"`         // calls that may be paid for and whose tokens are not known
 	ReservedMicroUSD int64   `json:"reserved_microusd,omitempty"` // what the picture was expected to cost at most; 0 if nothing was known
-	MS               float64 `json:"ms"`                          // the last call, its answer included
+	MS               float64 `json:"ms"`                          // the last attempt: its call, its answer, and the second call where that answer could not be used
 	Calls            int     `json:"calls"`
 	Paid             int     `json:"paid"`
 	AnsweredBy       string  `json:"answered_by,omitempty"` // as the endpoint says

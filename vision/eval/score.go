@@ -284,7 +284,8 @@ func costOf(v Verdict) int64 {
 	return *v.CostMicroUSD
 }
 
-// wrong returns the pictures that a model was not right about, those that the first model was surest of first.
+// wrong returns the pictures that a model was wrong about, or asked about without a verdict: those with the surest wrong
+// answer of any model first.
 func (rep *Report) wrong() []row {
 	var out []row
 	for _, r := range rep.rows {
