@@ -204,7 +204,7 @@ func TestCacheCLI(t *testing.T) {
 		t.Errorf("stats: got %+v", stats)
 	}
 	text := b.run("calls saved           4   57.1 %", 0, "stats")
-	for _, want := range []string{"money saved  0.006000 USD", "100 ┤", " now", flat.Digest.String()} {
+	for _, want := range []string{"money saved  0.00600 USD", "100 ┤", " now", flat.Digest.String()} {
 		if !strings.Contains(text, want) {
 			t.Errorf("stats: got %s, want %q in it", text, want)
 		}

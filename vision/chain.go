@@ -26,6 +26,8 @@ type Cascade struct {
 	Below float64
 	// Sure is how sure an answer is that states a confidence, 0 to 1; nil: as it says. See eval.Calibration.
 	Sure func(stated float64) float64
+	// Field is the field of an answer that states how sure it is, 0 to 1; "" for confidence.
+	Field string
 	// PromptVersion is the prompt for which Sure holds; answers to others are never sure. Empty: Sure holds for all.
 	PromptVersion string
 }
@@ -72,13 +74,13 @@ func (c *Chain) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, U
 
 // takes reports whether an answer of the cheaper model is sure enough.
 func (c *Cascade) takes(a Answer) bool {
-	var fields struct {
-		Confidence *float64 `json:"confidence"`
-	}
-	if json.Unmarshal(a.Fields, &fields) != nil || fields.Confidence == nil || c.PromptVersion != "" && a.PromptVersion != c.PromptVersion {
+	var fields map[string]json.RawMessage
+	var stated *float64
+	if json.Unmarshal(a.Fields, &fields) != nil || json.Unmarshal(fields[cmp.Or(c.Field, "confidence")], &stated) != nil || stated == nil ||
+		c.PromptVersion != "" && a.PromptVersion != c.PromptVersion {
 		return false
 	}
-	sure := *fields.Confidence
+	sure := *stated
 	if c.Sure != nil {
 		sure = c.Sure(sure)
 	}

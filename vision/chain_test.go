@@ -65,6 +65,8 @@ func TestCascade(t *testing.T) {
 		"not sure":                 {Cascade{Below: 0.8}, []answer{sure("0.79")}, sure("0.5"), Options{}, "large", 2},
 		"calibrated":               {Cascade{Below: 0.8, Sure: half}, []answer{sure("0.99")}, sure("0.5"), Options{}, "large", 2},
 		"calibrated, sure":         {Cascade{Below: 0.4, Sure: half}, []answer{sure("0.81")}, sure("0.5"), Options{}, "small", 1},
+		"another field":            {Cascade{Below: 0.8, Field: "sure"}, []answer{sure("0.99")}, sure("0.5"), Options{}, "large", 2},
+		"the field named":          {Cascade{Below: 0.8, Field: "confidence"}, []answer{sure("0.8")}, sure("0.5"), Options{}, "small", 1},
 		"of another prompt":        {Cascade{Below: 0.1, PromptVersion: "other"}, []answer{sure("0.99")}, sure("0.5"), Options{}, "large", 2},
 		"the dearer one is away":   {Cascade{Below: 0.8}, []answer{sure("0.5")}, failing, Options{}, "small", 2},
 		"the cheaper has no quota": {Cascade{Below: 0.8}, []answer{quota}, sure("0.5"), Options{}, "large", 2},

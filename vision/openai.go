@@ -377,6 +377,9 @@ func (e End) usage(cost int64) Usage {
 	u := Usage{Calls: 1, PromptTokens: e.Prompt, CompletionTokens: e.Completion, CostMicroUSD: cost}
 	if e.Paid {
 		u.Paid = 1
+		if e.Prompt+e.Completion == 0 {
+			u.Uncounted = 1
+		}
 	}
 	return u
 }

@@ -311,10 +311,10 @@ func TestUsageCost(t *testing.T) {
 func TestUsageOfAnyServer(t *testing.T) {
 	t.Parallel()
 	for usage, want := range map[string]Usage{
-		`null`:                    {},
-		`"none"`:                  {},
-		`{"prompt_tokens":"12"}`:  {},
-		`{"prompt_tokens":-12}`:   {},
+		`null`:                    {Uncounted: 1},
+		`"none"`:                  {Uncounted: 1},
+		`{"prompt_tokens":"12"}`:  {Uncounted: 1},
+		`{"prompt_tokens":-12}`:   {Uncounted: 1},
 		`{"prompt_tokens":12.0}`:  {PromptTokens: 12},
 		`{"prompt_tokens":1e300}`: {PromptTokens: maxTokens},
 		`{"completion_tokens":7}`: {CompletionTokens: 7},

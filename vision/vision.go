@@ -54,6 +54,7 @@ type Answer struct {
 type Usage struct {
 	Calls            int   `json:"calls"` // requests sent, answered or not
 	Paid             int   `json:"-"`     // of these, how many a provider asks money for
+	Uncounted        int   `json:"-"`     // of those, how many of which the tokens are not known
 	PromptTokens     int   `json:"prompt_tokens"`
 	CompletionTokens int   `json:"completion_tokens"`
 	CostMicroUSD     int64 `json:"cost_microusd,omitempty"` // millionths of a US dollar; 0 where no price is known
@@ -64,6 +65,7 @@ func (u Usage) Add(v Usage) Usage {
 	return Usage{
 		Calls:            u.Calls + v.Calls,
 		Paid:             u.Paid + v.Paid,
+		Uncounted:        u.Uncounted + v.Uncounted,
 		PromptTokens:     u.PromptTokens + v.PromptTokens,
 		CompletionTokens: u.CompletionTokens + v.CompletionTokens,
 		CostMicroUSD:     u.CostMicroUSD + v.CostMicroUSD,

@@ -83,7 +83,7 @@ func drawBudget(out io.Writer, all []fleet.Spending) {
 			if user == "" {
 				user = "-"
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Model, user, fleet.Money(p.MicroUSD), fleet.Money(p.Reserved))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", plainLine(p.Model, 100), plainLine(user, 100), fleet.Money(p.MicroUSD), fleet.Money(p.Reserved))
 		}
 		w.Flush()
 	}

@@ -21,6 +21,7 @@ import (
 	"onceover/cache"
 	"onceover/internal/config"
 	"onceover/phash"
+	"onceover/vision/eval"
 )
 
 func newCache() *cobra.Command {
@@ -302,13 +303,7 @@ func ttlSeconds(d time.Duration) *int64 {
 }
 
 // usd is an amount of millionths of a US dollar, in dollars.
-func usd(micro int64) string {
-	v := float64(micro) / 1e6
-	if micro != 0 && micro < 10_000 {
-		return fmt.Sprintf("%.6f USD", v)
-	}
-	return grouped(fmt.Sprintf("%.2f", v)) + " USD"
-}
+func usd(micro int64) string { return grouped(eval.Dollars(float64(micro))) }
 
 // count is n with its noun.
 func count(n int, one, many string) string {

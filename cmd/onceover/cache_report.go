@@ -1,42 +1,31 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	_ "embed" // the report's page
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"html/template"
-	"image"
-	"image/jpeg"
-	"os"
-	"path/filepath"
+	"io"
 	"slices"
 	"time"
 
-	"golang.org/x/image/draw"
-
+	"onceover/internal/page"
 	"onceover/phash"
 	"onceover/vision"
 )
 
 var (
 	//go:embed cache_report.html
-	reportPage string
+	reportText string
 	//go:embed cache_report.css
 	reportStyle string
 
-	reportTemplate = template.Must(template.New("report").Parse(reportPage))
+	reportPage = page.New(reportText, reportStyle)
 )
 
 // report is what the page shows.
 type report struct {
-	Style     template.CSS
-	Policy    string // Content-Security-Policy
-	At        string
-	Version   string
 	Dir       string
 	Facts     []string
 	Scenarios []scenario
@@ -67,23 +56,22 @@ type reportPair struct {
 
 // side is one of the two pictures of a pair.
 type side struct {
-	thumbnail
-	Name, Role string
+	page.Picture
+	Role, Info string
 }
 
 // Side is called by the template.
 func (p reportPair) Side(second bool, role string) side {
 	if second {
-		return side{p.After, p.Second, role}
+		return side{page.Picture{Thumb: p.After.Thumb, Name: p.Second}, role, p.After.Info}
 	}
-	return side{p.Before, p.First, role}
+	return side{page.Picture{Thumb: p.Before.Thumb, Name: p.First}, role, p.Before.Info}
 }
 
-// thumbnail is a picture, small.
+// thumbnail is a picture, small, and what is to be said of it.
 type thumbnail struct {
-	Data          template.URL // "" if there is none
-	Width, Height int          // pixels of the small picture
-	Info          string
+	page.Thumb
+	Info string
 }
 
 // thumbnailSide is the longer side of a small picture, in pixels.
@@ -93,25 +81,20 @@ const thumbnailSide = 200
 const maxSkippedShown = 200
 
 // writeReport writes the page, under its name only once it is whole.
-func (s *simulation) writeReport(ctx context.Context, f folder, workers int) (err error) {
-	// CreateTemp makes it readable for us alone: it has the pictures in it.
-	file, err := os.CreateTemp(filepath.Dir(s.HTML), "."+filepath.Base(s.HTML)+".*")
-	if err != nil {
+func (s *simulation) writeReport(ctx context.Context, f folder, workers int) error {
+	begun := false
+	err := replaceFile(s.HTML, func(w io.Writer) error {
+		begun = true
+		small, err := s.thumbnails(ctx, f, workers)
+		if err != nil {
+			return err
+		}
+		return reportPage.Write(w, s.report(small), "onceover "+version, time.Now().Format("2006-01-02 15:04 MST"))
+	})
+	if err != nil && !begun {
 		return usageError(fmt.Errorf("--html: %w", err))
 	}
-	defer func() {
-		if err = errors.Join(err, file.Close()); err == nil {
-			err = os.Rename(file.Name(), s.HTML)
-		}
-		if err != nil {
-			err = errors.Join(fmt.Errorf("%s is not written: %w", s.HTML, err), os.Remove(file.Name()))
-		}
-	}()
-	small, err := s.thumbnails(ctx, f, workers)
-	if err != nil {
-		return err
-	}
-	return reportTemplate.Execute(file, s.report(small))
+	return err
 }
 
 // thumbnails draws the pictures that the page shows.
@@ -155,26 +138,15 @@ func (f folder) thumbnail(p photo) thumbnail {
 		t.Info += "; cannot be drawn"
 		return t
 	}
-	size := preview.Image.Bounds().Size()
-	longer := max(size.X, size.Y, thumbnailSide)
-	t.Width, t.Height = max(1, size.X*thumbnailSide/longer), max(1, size.Y*thumbnailSide/longer)
-	small := image.NewRGBA(image.Rect(0, 0, t.Width, t.Height))
-	draw.CatmullRom.Scale(small, small.Bounds(), preview.Image, preview.Image.Bounds(), draw.Src, nil)
-	var buf bytes.Buffer
-	if err := jpeg.Encode(&buf, small, &jpeg.Options{Quality: 80}); err != nil {
+	if t.Thumb, err = page.Draw(preview.Image, thumbnailSide); err != nil {
 		t.Info += "; cannot be drawn"
-		return t
 	}
-	t.Data = template.URL("data:image/jpeg;base64," + base64.StdEncoding.EncodeToString(buf.Bytes()))
 	return t
 }
 
 func (s *simulation) report(small map[int]thumbnail) report {
-	digest := sha256.Sum256([]byte(reportStyle))
 	r := report{
-		Style: template.CSS(reportStyle), At: time.Now().Format("2006-01-02 15:04 MST"), Version: version, Dir: s.Dir,
-		Policy: "default-src 'none'; img-src data:; style-src 'sha256-" + base64.StdEncoding.EncodeToString(digest[:]) + "'; base-uri 'none'; form-action 'none'",
-		Facts:  s.facts(), Scenarios: s.scenarios(), Priced: s.Price != nil, Tolerance: phash.SameDistance,
+		Dir: s.Dir, Facts: s.facts(), Scenarios: s.scenarios(), Priced: s.Price != nil, Tolerance: phash.SameDistance,
 		Skipped: s.Skipped[:min(len(s.Skipped), maxSkippedShown)],
 	}
 	r.More = len(s.Skipped) - len(r.Skipped)

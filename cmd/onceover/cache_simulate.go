@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"onceover/cache"
+	"onceover/vision/eval"
 )
 
 func newCacheSimulate() *cobra.Command {
@@ -72,7 +73,7 @@ second_phash), pairs_left_out, html (the report's name).`,
 		defer root.Close()
 		cfg := s.Cache
 		cfg.Radius = o.radius
-		return o.run(cmd, folder{root, s.Image.MaxBytes, s.Tasks.MaxPixels, s.Tasks.PillowOrder}, cfg, args[0])
+		return o.run(cmd, folder{root, eval.Pictures{MaxBytes: s.Image.MaxBytes, MaxPixels: s.Tasks.MaxPixels}, s.Tasks.PillowOrder}, cfg, args[0])
 	}
 	return cmd
 }

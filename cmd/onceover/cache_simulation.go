@@ -5,8 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,14 +15,14 @@ import (
 
 	"onceover/cache"
 	"onceover/phash"
+	"onceover/vision/eval"
 )
 
 // folder is a folder of pictures, out of which no symbolic link leads.
 type folder struct {
-	root      *os.Root
-	maxBytes  int64
-	maxPixels int
-	order     phash.Order // of rows and columns
+	root   *os.Root
+	limits eval.Pictures
+	order  phash.Order // of rows and columns
 }
 
 // photo is a picture of a folder.
@@ -80,41 +78,14 @@ func plainReason(err error) string {
 	return err.Error()
 }
 
-// read returns a file's content.
-func (f folder) read(name string) ([]byte, error) {
+// load reads a picture, as far as a worker would take it.
+func (f folder) load(name string) ([]byte, error) {
 	file, err := f.root.Open(filepath.FromSlash(name))
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() { // since it was listed
-		return nil, errors.New("not a regular file")
-	}
-	data, err := io.ReadAll(io.LimitReader(file, f.maxBytes+1))
-	if err == nil && int64(len(data)) > f.maxBytes {
-		err = fmt.Errorf("has more than %d bytes: a worker would refuse it", f.maxBytes)
-	}
-	return data, err
-}
-
-// load reads a picture, as far as a worker would take it.
-func (f folder) load(name string) ([]byte, error) {
-	data, err := f.read(name)
-	if err != nil {
-		return nil, err
-	}
-	info, err := phash.Inspect(data)
-	if err != nil {
-		return nil, err
-	}
-	if info.Width*info.Height > f.maxPixels {
-		return nil, fmt.Errorf("has %d x %d pixels: a worker would refuse it", info.Width, info.Height)
-	}
-	return data, nil
+	return f.limits.Read(file)
 }
 
 // hash hashes files, so many at a time, and returns the pictures among them. It

@@ -26,6 +26,7 @@ import (
 	"onceover/cache"
 	"onceover/internal/testenv"
 	"onceover/phash"
+	"onceover/vision/eval"
 )
 
 // randomPhotos are pictures of which many look like an earlier one, in the same or
@@ -220,7 +221,7 @@ func openFolder(t *testing.T, names ...string) folder {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { root.Close() })
-	return folder{root, 1 << 20, 1 << 20, phash.AcrossFirst}
+	return folder{root, eval.Pictures{MaxBytes: 1 << 20, MaxPixels: 1 << 20}, phash.AcrossFirst}
 }
 
 func TestHashingCanBeInterrupted(t *testing.T) {
@@ -355,7 +356,8 @@ func TestCacheFigures(t *testing.T) {
 		number(1_000):                "1,000",
 		number(-1_234_567):           "-1,234,567",
 		usd(0):                       "0.00 USD",
-		usd(1_500):                   "0.001500 USD",
+		usd(1_500):                   "0.00150 USD",
+		usd(14_900):                  "0.0149 USD",
 		usd(12_345_678_900):          "12,345.68 USD",
 		percent(1, 3):                "33.3 %",
 		percent(1, 0):                "-",

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -41,8 +42,9 @@ LABELS is a folder with a folder for each class; a .csv file with a header that 
 columns picture and label; or a .jsonl file with {"picture": …, "label": …} on each
 line. Paths in a file begin at its folder. URLs are not fetched. With --corrections
 LABELS is any folder of pictures, or a file that lists them, and those count whose
-entry in the cache a person has corrected (see onceover cache set). Labels are read as
-cache set reads a value. Every fault of the labels is reported before anything is paid.
+entry in the cache a person has corrected, at the picture itself or at one that is near
+it (see onceover cache set). Labels are read as cache set reads a value. Every fault of
+the labels is reported before anything is paid.
 
 Each answer is kept in --out before the next picture is begun, one JSON object a line
 (id, gold, answer, outcome, confidence, tokens, cost_microusd, ms). Ctrl-C finishes the
@@ -71,7 +73,7 @@ Exit code 1 if a picture has no answer in the end, or if --min-accuracy is not r
 	f.StringArrayVar(&o.prices, "price", nil, "price of a model in US dollars per million tokens, as `MODEL=IN/OUT`")
 	f.StringVar(&o.out, "out", "onceover-eval.jsonl", "the results `file`")
 	f.StringVar(&o.html, "html", "onceover-eval.html", "the report to write, which may replace an older one; \"\": none")
-	f.IntVar(&o.maxPictures, "max-pictures", 300, "most pictures in the report: those that a model was not right about")
+	f.IntVar(&o.maxPictures, "max-pictures", 300, "most pictures in the report: those that a model was wrong about or gave no answer for")
 	f.StringVar(&o.calibration, "calibration", "", "`file` to write the first model's calibration to, from 200 answers on")
 	f.StringVar(&o.field, "field", "category", "the `field` of the answer that is compared with the label")
 	f.StringVar(&o.confidence, "confidence-field", "confidence", "the `field` that says how sure the model is, 0 to 1")
@@ -224,7 +226,7 @@ func (o *evalOptions) analyzers(prices map[string]price) ([]eval.Model, error) {
 		if err != nil {
 			return nil, err
 		}
-		m := eval.Model{Name: name, As: cfg.Model, Analyzer: a, Lang: o.language()}
+		m := eval.Model{Name: name, As: cfg.Model, Endpoint: endpointName(cfg), Analyzer: a, Lang: o.language()}
 		if p, ok := prices[name]; ok {
 			m.Price = eval.PerMillion(p.in, p.out)
 		} else if cfg.Prices.Known() {
@@ -252,16 +254,25 @@ func (o *evalOptions) endpoint(name string, only bool) (vision.OpenAIConfig, err
 	var known []string
 	for _, e := range o.Models {
 		if e.Name == name {
-			return e.OpenAIConfig, nil
+			return e.OpenAIConfig, e.NoKey
 		}
 		known = append(known, e.Name)
 	}
 	for _, e := range o.Models {
 		if e.Model == name && !e.Cheap {
-			return e.OpenAIConfig, nil
+			return e.OpenAIConfig, e.NoKey
 		}
 	}
 	return vision.OpenAIConfig{}, fmt.Errorf("--model %s: no endpoint has that name or model: expected one of %s", plainLine(name, 100), strings.Join(known, ", "))
+}
+
+// endpointName says who is asked: the host, the model and the tier.
+func endpointName(cfg vision.OpenAIConfig) string {
+	host := "?"
+	if u, err := url.Parse(cfg.BaseURL); err == nil {
+		host = u.Host
+	}
+	return strings.TrimSpace(host + " " + cfg.Model + " " + cfg.Tier)
 }
 
 // canon is a label as the schema has it.
@@ -303,7 +314,7 @@ func (o *evalOptions) pictures(ctx context.Context, labels string) (set labelled
 	}
 	hashes := newHashes(o, len(items))
 	bar := newCounter(len(items))
-	set.thumbs, err = o.files().Check(ctx, items, runtime.GOMAXPROCS(0), o.html != "", func(i int, data []byte) error {
+	err = o.files().Check(ctx, items, runtime.GOMAXPROCS(0), func(i int, data []byte) error {
 		defer bar.add(1)
 		return hashes.add(i, data)
 	})
@@ -339,7 +350,6 @@ func (o *evalOptions) pictures(ctx context.Context, labels string) (set labelled
 // labelled are the pictures that are asked about.
 type labelled struct {
 	items              []eval.Item
-	thumbs             map[string]eval.Thumb
 	copies, unlabelled int
 }
 
@@ -365,7 +375,7 @@ func (o *evalOptions) run(cmd *cobra.Command, labels string) (err error) {
 	}
 	defer func() { err = errors.Join(err, results.Close()) }()
 	for _, m := range o.asked {
-		if err := results.CheckPrompt(m.Name, m.Analyzer.PromptVersion(m.Lang)); err != nil {
+		if err := results.CheckModel(m); err != nil {
 			return usageError(err)
 		}
 	}
@@ -375,9 +385,9 @@ func (o *evalOptions) run(cmd *cobra.Command, labels string) (err error) {
 	if err != nil {
 		unclassified = o.unclassified // no value of the list: some model may say it all the same
 	}
-	rep := eval.Score(eval.Setup{Labels: labels, ResultsFile: o.out, Field: o.field, Lang: o.language(), Unclassified: unclassified, Items: set.items,
+	rep := eval.Score(eval.Setup{Labels: labels, ResultsFile: o.out, Field: o.field, Confidence: o.confidence, Lang: o.language(), Unclassified: unclassified, Items: set.items,
 		Copies: set.copies, Unlabelled: set.unlabelled, Models: o.asked, MaxCost: o.maxMicro, At: time.Now()}, results)
-	if err := o.report(cmd.OutOrStdout(), rep, set.thumbs); err != nil {
+	if err := o.report(cmd.OutOrStdout(), rep); err != nil {
 		return errors.Join(runErr, err)
 	}
 	return o.verdict(ctx, rep, runErr, results.Spent())
@@ -455,10 +465,10 @@ func (o *evalOptions) ask(ctx context.Context, out io.Writer, set labelled, resu
 }
 
 // report prints and writes what was found. What cannot be written does not keep back the rest.
-func (o *evalOptions) report(out io.Writer, rep *eval.Report, thumbs map[string]eval.Thumb) error {
+func (o *evalOptions) report(out io.Writer, rep *eval.Report) error {
 	var faults []error
 	if o.html != "" {
-		err := replaceFile(o.html, func(w io.Writer) error { return rep.HTML(w, thumbs, o.maxPictures, "onceover "+version) })
+		err := replaceFile(o.html, func(w io.Writer) error { return rep.HTML(w, o.files().Thumb, o.maxPictures, "onceover "+version) })
 		if err != nil {
 			faults = append(faults, fmt.Errorf("--html: %w", err))
 		}

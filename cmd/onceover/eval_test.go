@@ -154,7 +154,7 @@ func TestEval(t *testing.T) {
 			t.Errorf("got no %q in\n%s", want, out)
 		}
 	}
-	if !strings.Contains(progress, "10 of 10: 6 right, 0.02 USD\n") {
+	if !strings.Contains(progress, "10 of 10: 6 right, 0.0200 USD\n") {
 		t.Errorf("progress: got %q", progress)
 	}
 	page, err := os.ReadFile(html)
@@ -307,7 +307,7 @@ func TestEvalEndsEarly(t *testing.T) {
 	}
 	// A call takes 2,000 micro-dollars, the next picture up to four times as much: 7 are within 20,000.
 	_, _, code, fault = evalRun(t.Context(), append(base, "--resume", "--max-cost", "0.02USD")...)
-	if want := "stopped before --max-cost: 0.01 USD of 0.02 USD are spent, or may be, and 7 of 12 pictures have an answer; go on with --resume and a higher --max-cost"; code != exitError || fault != want {
+	if want := "stopped before --max-cost: 0.0140 USD of 0.0200 USD are spent, or may be, and 7 of 12 pictures have an answer; go on with --resume and a higher --max-cost"; code != exitError || fault != want {
 		t.Errorf("limit: got exit code %d, %s, want %s", code, fault, want)
 	}
 	if n := e.calls.Load(); n != 7 {
@@ -359,8 +359,11 @@ func TestEvalModelsFile(t *testing.T) {
 	dir := t.TempDir()
 	evalPictures(t, filepath.Join(dir, "pictures"), 2, 2)
 	file := filepath.Join(dir, "models.yaml")
+	// A worker would refuse the file: the calibration is stale, and the last key is not here.
+	writeFile(t, filepath.Join(dir, "stale.json"), "{}")
 	writeFile(t, file, fmt.Sprintf("endpoints:\n  - {name: near, url: %q, model: cheap, price: {in: 1usd, out: 10usd}}\n"+
-		"  - {name: far, url: %[1]q, model: dear, price: {in: 2usd, out: 20usd}, tier: {name: flex, price: 0.5}}\n", e.URL))
+		"  - {name: far, url: %[1]q, model: dear, price: {in: 2usd, out: 20usd}, tier: {name: flex, price: 0.5}}\n"+
+		"  - {name: locked, url: %[1]q, model: locked, key_env: ONCEOVER_TEST_NO_SUCH_KEY}\ncascade: {below: 0.5, calibration: stale.json}\n", e.URL))
 	base := []string{filepath.Join(dir, "pictures"), "--models", file, "--lang", "en", "--html", "", "--max-cost", "1usd"}
 	out, _, code, fault := evalRun(t.Context(), append(base, "--out", filepath.Join(dir, "a"), "--model", "near", "--model", "dear")...)
 	if got := squeezed(out); code != exitOK || !strings.Contains(got, "accuracy 50.0 % 100.0 %") || !strings.Contains(got, "per picture 0.00200 USD 0.00400 USD") {
@@ -372,6 +375,9 @@ func TestEvalModelsFile(t *testing.T) {
 	}
 	if _, _, code, fault := evalRun(t.Context(), append(base, "--out", filepath.Join(dir, "c"), "--model", "other")...); code != exitUsage || !strings.Contains(fault, "no endpoint has that name or model: expected one of near") {
 		t.Errorf("another: got exit code %d, %s", code, fault)
+	}
+	if _, _, code, fault := evalRun(t.Context(), append(base[:len(base)-2:len(base)-2], "--out", filepath.Join(dir, "d"), "--model", "locked")...); code != exitUsage || !strings.Contains(fault, "the variable ONCEOVER_TEST_NO_SUCH_KEY that key_env names is not set") {
+		t.Errorf("without a key: got exit code %d, %s", code, fault)
 	}
 }
 
@@ -488,14 +494,14 @@ func TestEvalProgress(t *testing.T) {
 	for i := 21; i <= 40; i++ { // 20 are of an earlier run
 		p.show(eval.Progress{Done: i, Total: 40, Right: i / 2, CostMicroUSD: int64(i) * 1000})
 		if i == 30 {
-			if got := p.text(p.began.Add(30 * time.Second)); got != "15 right, 0.03 USD, 30s left" {
+			if got := p.text(p.began.Add(30 * time.Second)); got != "15 right, 0.0300 USD, 30s left" {
 				t.Errorf("got %q", got)
 			}
 		}
 	}
 	p.say("a word")
 	p.close()
-	if got := strings.Count(out.String(), "\n"); got != 7 || !strings.HasSuffix(out.String(), "40 of 40: 20 right, 0.04 USD\na word\n") {
+	if got := strings.Count(out.String(), "\n"); got != 7 || !strings.HasSuffix(out.String(), "40 of 40: 20 right, 0.0400 USD\na word\n") {
 		t.Errorf("got %d lines:\n%s", got, out.String())
 	}
 }

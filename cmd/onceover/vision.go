@@ -82,7 +82,7 @@ func endpointOf(s *config.Settings, name string) (vision.OpenAIConfig, error) {
 	var names []string
 	for _, e := range s.Models {
 		if name == "" || e.Name == name {
-			return e.OpenAIConfig, nil
+			return e.OpenAIConfig, e.NoKey
 		}
 		names = append(names, e.Name)
 	}

@@ -96,6 +96,9 @@ type Settings struct {
 // shows reports whether a flag means something to the command.
 func (s *Settings) shows(flag string) bool { return len(s.only) == 0 || slices.Contains(s.only, flag) }
 
+// runsWorker reports whether the command runs a worker, whose concurrency can be set then.
+func (s *Settings) runsWorker() bool { return s.shows("concurrency") }
+
 // DefaultLang is the language of jobs that name none, unless the operator says otherwise.
 const DefaultLang = "ko"
 
@@ -419,11 +422,11 @@ func (s *Settings) completeModels(getenv func(string) string) []error {
 	switch {
 	case s.models != "":
 		var err error
-		if s.Models, s.Cascade, err = ReadModels(s.models, getenv); err != nil {
+		if s.Models, s.Cascade, err = ReadModels(s.models, getenv, s.runsWorker()); err != nil {
 			return append(faults, err)
 		}
 	case single:
-		s.Models = []Endpoint{{s.Vision, fleet.Limits{RPM: s.rpm, TPM: s.tpm}}}
+		s.Models = []Endpoint{{OpenAIConfig: s.Vision, Limits: fleet.Limits{RPM: s.rpm, TPM: s.tpm}}}
 	}
 	s.Fleet.Limits, s.Fleet.Calls = map[string]fleet.Limits{}, s.Worker.Concurrency
 	if c := s.Cascade; c != nil && c.PromptVersion != "" {

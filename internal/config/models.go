@@ -24,6 +24,7 @@ import (
 type Endpoint struct {
 	vision.OpenAIConfig // without what all have in common
 	fleet.Limits
+	NoKey error // why it lacks the key that the file names; nil otherwise
 }
 
 // maxModels bounds the file of models, in bytes.
@@ -48,8 +49,9 @@ const maxModels = 1 << 20
 //
 // With a cascade the other models are asked only where the first one is less sure than that; the calibration is what
 // onceover eval has written, without one the stated confidence counts. With a tier the same model is first asked at that service tier, for this share of the price. The error names every
-// fault with its line. getenv is os.Getenv.
-func ReadModels(name string, getenv func(string) string) ([]Endpoint, *vision.Cascade, error) {
+// fault with its line. getenv is os.Getenv. Only for a worker the keys and the calibration have to be there: else the
+// calibration is not read, and Endpoint.NoKey says which keys are missing.
+func ReadModels(name string, getenv func(string) string, worker bool) ([]Endpoint, *vision.Cascade, error) {
 	doc, err := os.ReadFile(name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("models: %w", err)
@@ -57,22 +59,28 @@ func ReadModels(name string, getenv func(string) string) ([]Endpoint, *vision.Ca
 	if len(doc) > maxModels {
 		return nil, nil, fmt.Errorf("models: %s is larger than %d bytes", name, maxModels)
 	}
-	return parseModels(name, doc, getenv)
+	return parseModels(name, doc, getenv, worker)
 }
 
 // models is the reading of a file of models.
 type models struct {
 	name   string
 	getenv func(string) string
+	worker bool // the keys and the calibration have to be there
 	faults []error
 }
 
 func (m *models) fault(line int, format string, args ...any) {
-	m.faults = append(m.faults, fmt.Errorf("%s:%d: %s", m.name, line, fmt.Sprintf(format, args...)))
+	m.faults = append(m.faults, m.at(line, format, args...))
 }
 
-func parseModels(name string, doc []byte, getenv func(string) string) ([]Endpoint, *vision.Cascade, error) {
-	m := &models{name: name, getenv: getenv}
+// at is an error with its line.
+func (m *models) at(line int, format string, args ...any) error {
+	return fmt.Errorf("%s:%d: %s", m.name, line, fmt.Sprintf(format, args...))
+}
+
+func parseModels(name string, doc []byte, getenv func(string) string, worker bool) ([]Endpoint, *vision.Cascade, error) {
+	m := &models{name: name, getenv: getenv, worker: worker}
 	var root yaml.Node
 	if err := yaml.Unmarshal(bytes.TrimPrefix(doc, []byte("\ufeff")), &root); err != nil {
 		return nil, nil, fmt.Errorf("%s: not YAML: %w", name, err)
@@ -124,7 +132,7 @@ func (m *models) cascade(n *yaml.Node, endpoints []Endpoint) *vision.Cascade {
 	case !slices.ContainsFunc(endpoints, func(e Endpoint) bool { return e.Model != first }):
 		m.fault(n.Line, "there is a cascade, and no endpoint with another model than %s: expected one behind it", first)
 	}
-	if file == "" {
+	if file == "" || !m.worker {
 		return c
 	}
 	if !filepath.IsAbs(file) {
@@ -143,7 +151,7 @@ func (m *models) cascade(n *yaml.Node, endpoints []Endpoint) *vision.Cascade {
 	if cal.Model != first {
 		m.fault(n.Line, "the calibration %s is of model %s: expected that of %s, which is asked first", file, cal.Model, first)
 	}
-	c.Sure, c.PromptVersion = cal.Apply, cal.PromptVersion
+	c.Sure, c.Field, c.PromptVersion = cal.Apply, cal.Confidence, cal.PromptVersion
 	return c
 }
 
@@ -264,7 +272,9 @@ func (m *models) endpoint(n *yaml.Node, before []Endpoint) []Endpoint {
 	if slices.ContainsFunc(before, func(o Endpoint) bool { return o.Name == e.Name }) {
 		m.fault(line, "two endpoints are named %s: expected a name of its own for each", e.Name)
 	}
-	e.APIKey = m.key(line, keyEnv, keyFile)
+	if e.APIKey, e.NoKey = m.key(line, keyEnv, keyFile); e.NoKey != nil && m.worker {
+		m.faults = append(m.faults, e.NoKey)
+	}
 	t := m.tier(tierNode)
 	if len(m.faults) > faults {
 		return []Endpoint{e} // what else is wrong with it would follow from that
@@ -289,28 +299,27 @@ func (m *models) endpoint(n *yaml.Node, before []Endpoint) []Endpoint {
 	return []Endpoint{cheap, e}
 }
 
-// key reads the key of an endpoint. Its value is never shown.
-func (m *models) key(line int, env, file string) string {
+// key reads the key of an endpoint, "" if the file names none. Its value is never shown.
+func (m *models) key(line int, env, file string) (string, error) {
 	switch {
 	case env != "" && file != "":
 		m.fault(line, "key_env and key_file are both set: expected one of them")
 	case env != "":
 		if v := m.getenv(env); v != "" {
-			return v
+			return v, nil
 		}
-		m.fault(line, "the variable %s that key_env names is not set", env)
+		return "", m.at(line, "the variable %s that key_env names is not set", env)
 	case file != "":
 		v, err := os.ReadFile(file)
 		if err != nil {
-			m.fault(line, "key_file: %v", err)
-			return ""
+			return "", m.at(line, "key_file: %v", err)
 		}
 		if key := strings.TrimSpace(string(v)); key != "" {
-			return key
+			return key, nil
 		}
-		m.fault(line, "key_file %s is empty", file)
+		return "", m.at(line, "key_file %s is empty", file)
 	}
-	return ""
+	return "", nil
 }
 
 // tier reads a service tier, nil if there is none.

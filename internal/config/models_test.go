@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"onceover/vision"
 	"onceover/vision/prompt"
 )
@@ -37,7 +39,7 @@ endpoints:
   - url: http://gpu:8000/v1
     model: qwen3-vl
     key_file: `+key+`
-`), env(map[string]string{"KEY": "sk-env"}))
+`), env(map[string]string{"KEY": "sk-env"}), true)
 	if err != nil || len(got) != 3 || cascade != nil {
 		t.Fatalf("got %d endpoints, %+v, %v", len(got), cascade, err)
 	}
@@ -76,7 +78,7 @@ endpoints:
   - {name: "first/flex", url: "http://x/v1", model: m}
   - {name: first, url: "http://x/v1", model: m, tier: {name: flex, price: 0.5}}
   - just text
-`), env(map[string]string{"KEY": "sk-secret"}))
+`), env(map[string]string{"KEY": "sk-secret"}), true)
 	if err == nil {
 		t.Fatal("no error")
 	}
@@ -103,7 +105,7 @@ endpoints:
 		t.Error("a key is shown")
 	}
 	for doc, want := range map[string]string{"": "the file is empty", "a: 1": `"a" of the file is not known`, "endpoints: []": "not a list with at least one", "endpoints: [": "not YAML", "[]": "not a mapping", "{}": "no list named endpoints"} {
-		if _, _, err := parseModels("m.yaml", []byte(doc), os.Getenv); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := parseModels("m.yaml", []byte(doc), os.Getenv, true); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", doc, err, want)
 		}
 	}
@@ -120,13 +122,13 @@ func TestCascadeSettings(t *testing.T) {
 		return filepath.Join(dir, name)
 	}
 	version := prompt.Builtin().Find(prompt.Analysis, "ko").Version
-	write("good.json", `{"version":1,"method":"platt","model":"small","prompt_version":"`+version+`","field":"category","a":0.5,"b":0,"n":250}`)
+	write("good.json", `{"version":1,"method":"platt","model":"small","prompt_version":"`+version+`","field":"category","confidence_field":"sure","a":0.5,"b":0,"n":250}`)
 	write("other.json", `{"version":1,"method":"platt","model":"large","prompt_version":"`+version+`","a":0.5,"b":0}`)
 	write("old.json", `{"version":1,"method":"platt","model":"small","prompt_version":"0","a":0.5,"b":0}`)
 	write("bad.json", `{}`)
 	two := "endpoints:\n- {name: a, url: 'http://x/v1', model: small}\n- {name: b, url: 'http://x/v1', model: large}\n"
 	s, _, err := load(t, nil, "ONCEOVER_MODELS="+write("m.yaml", two+"cascade: {below: 0.85, calibration: good.json}\n"))
-	if err != nil || s.Cascade == nil || s.Cascade.Below != 0.85 || s.Cascade.PromptVersion != version || s.Cascade.Sure(0.5) != 0.5 || s.Cascade.Sure(0.99) > 0.95 {
+	if err != nil || s.Cascade == nil || s.Cascade.Below != 0.85 || s.Cascade.Field != "sure" || s.Cascade.PromptVersion != version || s.Cascade.Sure(0.5) != 0.5 || s.Cascade.Sure(0.99) > 0.95 {
 		t.Errorf("got %+v, %v", s.Cascade, err)
 	}
 	for doc, want := range map[string]string{
@@ -140,6 +142,50 @@ func TestCascadeSettings(t *testing.T) {
 	} {
 		if _, _, err := load(t, nil, "ONCEOVER_MODELS="+write("m.yaml", doc)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", doc, err, want)
+		}
+	}
+}
+
+// TestOnlyWorkersNeedAll: a command for people takes a file of models whose calibration is stale, and whose keys the
+// operator's shell does not have. Else no calibration could be renewed.
+func TestOnlyWorkersNeedAll(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "m.yaml")
+	for name, text := range map[string]string{
+		"m.yaml": "endpoints:\n- {name: a, url: 'http://x/v1', model: small}\n- {name: b, url: 'http://x/v1', model: large, key_env: NONE}\n" +
+			"- {name: c, url: 'http://x/v1', model: large, key_file: none}\ncascade: {below: 0.85, calibration: old.json}\n",
+		"old.json": `{"version":1,"method":"platt","model":"small","prompt_version":"0","a":0.5,"b":0}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		only []string
+		want []string // in the error; none: it loads
+	}{
+		{nil, []string{"m.yaml:3: the variable NONE", "m.yaml:4: key_file: "}},                      // worker
+		{[]string{"concurrency", "prompts"}, []string{"m.yaml:3: the variable NONE", "key_file: "}}, // demo
+		{[]string{"redis-url", "budget"}, nil},
+		{[]string{"models"}, nil},
+	} {
+		fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+		s := Bind(fs, tt.only...)
+		_, err := s.Load(fs, []string{"ONCEOVER_MODELS=" + file})
+		for _, want := range tt.want {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v: got %v, want %q", tt.only, err, want)
+			}
+		}
+		if tt.want != nil {
+			continue
+		}
+		if err != nil || len(s.Models) != 3 || s.Models[0].NoKey != nil {
+			t.Errorf("%v: got %+v, %v", tt.only, s.Models, err)
+			continue
+		}
+		if got := s.Models[1].NoKey; got == nil || !strings.Contains(got.Error(), "m.yaml:3: the variable NONE that key_env names is not set") {
+			t.Errorf("%v: got %v", tt.only, got)
 		}
 	}
 }
@@ -183,7 +229,7 @@ func FuzzModels(f *testing.F) {
 	f.Add("endpoints: [*a]")
 	f.Add("a: &a [*a]")
 	f.Fuzz(func(t *testing.T, doc string) {
-		all, _, err := parseModels("m", []byte(doc), env(nil))
+		all, _, err := parseModels("m", []byte(doc), env(nil), true)
 		if err == nil && len(all) == 0 {
 			t.Error("neither endpoints nor an error")
 		}

@@ -43,8 +43,9 @@ var ours = map[string][]string{
 	"phash/jpeg":           {},
 	"vision":               {"phash", "vision/prompt"},
 	"vision/prompt":        {},
-	"vision/eval":          {"phash", "vision"},
+	"vision/eval":          {"phash", "vision", "internal/page"},
 	"vision/fleet":         {"vision", "internal/redisretry"},
+	"internal/page":        {},
 	"internal/redact":      {},
 	"internal/source":      {"internal/redact"},
 	"internal/devbroker":   {},
@@ -70,7 +71,7 @@ var ours = map[string][]string{
 	"internal/embedded":    {"internal/devbroker"},
 	"internal/config":      {"worker", "failed", "cache", "tasks", "phash", "rabbit", "vision", "vision/eval", "vision/fleet", "vision/prompt", "internal/source", "internal/redisretry"},
 	"cmd/onceover": {"worker", "failed", "rabbit", "tasks", "celery", "phash", "vision", "vision/eval", "vision/fleet", "vision/prompt", "progress", "results", "cache",
-		"internal/config", "internal/gateway", "internal/redact", "internal/source", "internal/embedded", "internal/samples"},
+		"internal/config", "internal/gateway", "internal/page", "internal/redact", "internal/source", "internal/embedded", "internal/samples"},
 }
 
 // clients may be imported only by these.

@@ -18,8 +18,9 @@ type Calibration struct {
 	Method        string  `json:"method"`  // "platt"
 	Model         string  `json:"model"`
 	PromptVersion string  `json:"prompt_version"`
-	Field         string  `json:"field"` // the field whose answers were judged
-	A             float64 `json:"a"`     // the slope, more than 0
+	Field         string  `json:"field"`                      // the field whose answers were judged
+	Confidence    string  `json:"confidence_field,omitempty"` // the field that states how sure an answer is; "" for confidence
+	A             float64 `json:"a"`                          // the slope, more than 0
 	B             float64 `json:"b"`
 	N             int     `json:"n"`           // answers it was fitted to
 	ECE           float64 `json:"ece"`         // of the stated confidence

@@ -7,13 +7,15 @@ import (
 
 // Asked is what two models made of one picture, the first being the cheaper one.
 type Asked struct {
-	Confidence            float64 // of the first model's answer; below 0 if it gave none
+	Confidence            float64 // of the first model's answer; below 0 if it states none
 	FirstRight            bool
-	SecondRight           bool
+	SecondRight           bool  // the answer is right that counts once the second model was asked
 	FirstCost, SecondCost int64 // in micro-dollars
+	Never                 bool  // the second model is not asked, whatever the bound
 }
 
-// Step is a cascade with one bound: the second model is asked about the pictures of which the first is less sure.
+// Step is a cascade with one bound: the second model is asked about the pictures of which the first is less sure, as the
+// workers ask it (see vision.Cascade).
 type Step struct {
 	Bound      float64  `json:"bound"`                // on the first model's stated confidence: below it the second model is asked; 2: always
 	Calibrated *float64 `json:"calibrated,omitempty"` // the same bound on the calibrated confidence
@@ -23,27 +25,30 @@ type Step struct {
 	Accuracy   float64  `json:"accuracy"`
 	Interval
 	CostPerPicture float64 `json:"cost_per_picture_microusd"` // of both models
+
+	// Any bound above these, up to Bound and Calibrated, makes the same cascade.
+	after, afterCalibrated float64
 }
 
 // Cascade returns the steps for each bound that makes a difference, in ascending order: from 0, where the second model is
-// asked only if the first gave no answer, to a bound above each confidence, where it is asked always. It is empty if
-// there are no pictures.
+// asked only if the first states no confidence, to a bound above each confidence, where it is asked whenever it may be.
+// It is empty if there are no pictures.
 func Cascade(asked []Asked) []Step {
 	if len(asked) == 0 {
 		return nil
 	}
-	byBound := slices.Clone(asked)
-	slices.SortStableFunc(byBound, func(a, b Asked) int { return cmp.Compare(a.Confidence, b.Confidence) })
-	n := len(byBound)
+	n := len(asked)
 	var right int
 	var cost int64
-	for _, a := range byBound { // with the first model alone
+	for _, a := range asked { // with the first model alone
 		right += hits(a.FirstRight)
 		cost += a.FirstCost
 	}
+	byBound := slices.DeleteFunc(slices.Clone(asked), func(a Asked) bool { return a.Never })
+	slices.SortStableFunc(byBound, func(a, b Asked) int { return cmp.Compare(a.Confidence, b.Confidence) })
 	var out []Step
-	step := func(bound float64, count int) {
-		s := Step{Bound: bound, Asked: count, N: n, Right: right, Accuracy: float64(right) / float64(n), Interval: Wilson(right, n),
+	step := func(after, bound float64, count int) {
+		s := Step{after: after, Bound: bound, Asked: count, N: n, Right: right, Accuracy: float64(right) / float64(n), Interval: Wilson(right, n),
 			CostPerPicture: float64(cost) / float64(n)}
 		out = append(out, s)
 	}
@@ -52,14 +57,14 @@ func Cascade(asked []Asked) []Step {
 		switch {
 		case a.Confidence < 0:
 		case len(out) == 0:
-			step(0, i)
+			step(-1, 0, i)
 		case a.Confidence > byBound[i-1].Confidence:
-			step(a.Confidence, i)
+			step(byBound[i-1].Confidence, a.Confidence, i)
 		}
 		right += hits(a.SecondRight) - hits(a.FirstRight)
 		cost += a.SecondCost
 	}
-	step(always, n)
+	step(1, always, len(byBound))
 	return out
 }
 

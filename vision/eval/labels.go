@@ -15,6 +15,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 // Item is a picture with its label.
@@ -143,8 +146,11 @@ func readFolder(root string, labelled bool) ([]Item, error) {
 		case !below:
 			faults.add("%s: is in no folder of a class: expected CLASS/%s", name, name)
 			return nil
+		case !utf8.ValidString(class):
+			faults.add("%s: the folder's name is not UTF-8: expected the right answer in UTF-8", name)
+			return nil
 		default:
-			item.Label = class
+			item.Label = norm.NFC.String(class) // a Mac has names decomposed
 		}
 		items = append(items, item)
 		return nil
@@ -175,8 +181,10 @@ func (f *Faults) item(name string, line int, picture, label string, labelled boo
 		label = ""
 	} else if label == "" {
 		f.add("%s: label is empty: expected the right answer", source)
+	} else if !utf8.ValidString(label) {
+		f.add("%s: label is not UTF-8: expected the file in UTF-8", source)
 	}
-	return Item{ID: picture, Label: label, Source: source}, len(*f) == before
+	return Item{ID: picture, Label: norm.NFC.String(label), Source: source}, len(*f) == before
 }
 
 // readCSV reads labels in CSV (RFC 4180).
@@ -246,6 +254,10 @@ func readJSONL(in io.Reader, name string, labelled bool) (items []Item, faults F
 			Picture string          `json:"picture"`
 			Label   json.RawMessage `json:"label"`
 		}
+		if !utf8.Valid(line) { // else the bad bytes are replaced
+			faults.add("%s:%d: is not UTF-8: expected the file in UTF-8", name, n)
+			continue
+		}
 		if err := json.Unmarshal(line, &row); err != nil {
 			faults.add(`%s:%d: is not {"picture": "…", "label": "…"}: %v`, name, n, err)
 			continue
@@ -257,11 +269,11 @@ func readJSONL(in io.Reader, name string, labelled bool) (items []Item, faults F
 	return items, faults, nil
 }
 
-// TextOf is a JSON value as a label: a text without its quotes, null as nothing, anything else as it is.
+// TextOf is a JSON value as a label: a text without its quotes and composed (NFC), null as nothing, anything else as it is.
 func TextOf(raw json.RawMessage) string {
 	var text string
 	if len(raw) == 0 || json.Unmarshal(raw, &text) == nil {
-		return text
+		return norm.NFC.String(text)
 	}
 	var out bytes.Buffer
 	if json.Compact(&out, raw) != nil {

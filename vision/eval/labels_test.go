@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/text/unicode/norm"
 )
 
 // pictureFile writes a picture of one colour, with a bar whose length tells it from others of that colour.
@@ -45,6 +46,8 @@ var testPictures = Pictures{MaxBytes: 1 << 20, MaxPixels: 1 << 20}
 func TestReadLabels(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
+	write(t, filepath.Join(dir, "mac", norm.NFD.String("유리병"), "1.png"), "x")
+	write(t, filepath.Join(dir, "latin", "caf\xe9", "1.png"), "x")
 	for _, name := range []string{"glass/1.png", "glass/deep/2.png", "clear PET/3.png", ".git/4.png", "glass/.DS_Store"} {
 		write(t, filepath.Join(dir, "pictures", name), "x")
 	}
@@ -53,16 +56,20 @@ func TestReadLabels(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
-		"a.csv":      "\ufefflabel, Picture ,note\nglass,a/1.png,x\n\"clear, PET\",\"b \"\"2\"\".png\",\n",
-		"a.jsonl":    "{\"picture\": \"a/1.png\", \"label\": \"glass\"}\n\n{\"label\": true, \"picture\": \"/b.png\", \"more\": 1}",
-		"only.csv":   "picture\na.png\n",
-		"url.csv":    "picture,label\nhttps://example.com/a.png,glass\n,\na.png,\ns3://b/c.png,x\n",
-		"bad.jsonl":  "{\"picture\": \"a.png\", \"label\": \"x\"}\nnonsense\n{\"picture\": \"b.png\"}\n{\"picture\": 1}\n",
-		"empty.csv":  "",
-		"head.csv":   "file,label\na,b\n",
-		"twice.csv":  "picture,picture,label\na,b,c\n",
-		"short.csv":  "picture,label\na.png\n",
-		"labels.txt": "a.png glass\n",
+		"a.csv":       "\ufefflabel, Picture ,note\nglass,a/1.png,x\n\"clear, PET\",\"b \"\"2\"\".png\",\n",
+		"a.jsonl":     "{\"picture\": \"a/1.png\", \"label\": \"glass\"}\n\n{\"label\": true, \"picture\": \"/b.png\", \"more\": 1}",
+		"only.csv":    "picture\na.png\n",
+		"url.csv":     "picture,label\nhttps://example.com/a.png,glass\n,\na.png,\ns3://b/c.png,x\n",
+		"bad.jsonl":   "{\"picture\": \"a.png\", \"label\": \"x\"}\nnonsense\n{\"picture\": \"b.png\"}\n{\"picture\": 1}\n",
+		"empty.csv":   "",
+		"head.csv":    "file,label\na,b\n",
+		"twice.csv":   "picture,picture,label\na,b,c\n",
+		"short.csv":   "picture,label\na.png\n",
+		"labels.txt":  "a.png glass\n",
+		"nfd.csv":     "picture,label\na.png," + norm.NFD.String("유리병") + "\n",
+		"nfd.jsonl":   `{"picture": "a.png", "label": "` + norm.NFD.String("유리병") + `"}`,
+		"latin.csv":   "picture,label\na.png,caf\xe9\n",
+		"latin.jsonl": "{\"picture\": \"a.png\", \"label\": \"caf\xe9\"}\n",
 	} {
 		write(t, filepath.Join(dir, name), text)
 	}
@@ -86,6 +93,12 @@ func TestReadLabels(t *testing.T) {
 		{"head.csv", true, `error: the header is "file,label"`},
 		{"twice.csv", true, "error: picture twice"},
 		{"short.csv", true, "error: short.csv:2: has 1 field: expected 2"},
+		{"nfd.csv", true, "유리병=a.png"},
+		{"nfd.jsonl", true, "유리병=a.png"},
+		{"mac", true, "유리병=mac/" + norm.NFD.String("유리병") + "/1.png"},
+		{"latin.csv", true, "error: latin.csv:2: label is not UTF-8"},
+		{"latin.jsonl", true, "error: latin.jsonl:1: is not UTF-8"},
+		{"latin", true, "error: the folder's name is not UTF-8"},
 		{"labels.txt", true, "error: is neither a folder nor a .csv or .jsonl file"},
 		{"gone", true, "error: no such file"},
 	} {
@@ -123,12 +136,15 @@ func TestCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := make([]int, len(items))
-	thumbs, err := testPictures.Check(t.Context(), items, 2, true, func(i int, data []byte) error { seen[i] = len(data); return nil })
-	if err != nil || len(thumbs) != 2 || slices.Contains(seen, 0) {
-		t.Fatalf("got %d small copies, %v, sizes %v", len(thumbs), err, seen)
+	err = testPictures.Check(t.Context(), items, 2, func(i int, data []byte) error { seen[i] = len(data); return nil })
+	if err != nil || slices.Contains(seen, 0) {
+		t.Fatalf("got %v, sizes %v", err, seen)
 	}
-	if th := thumbs[items[0].Digest]; th.Width != 64 || !strings.HasPrefix(string(th.Data), "data:image/jpeg;base64,") {
+	if th := testPictures.Thumb(items[0]); th.Width != 64 || !strings.HasPrefix(string(th.Data), "data:image/jpeg;base64,") {
 		t.Errorf("got a small copy %d wide: %.40s", th.Width, th.Data)
+	}
+	if th := testPictures.Thumb(Item{Path: items[0].Path, Digest: "of another file"}); th.Data != "" {
+		t.Errorf("a file that has changed is drawn: %.40s", th.Data)
 	}
 	distinct, copies, err := Distinct(items)
 	if err != nil || len(distinct) != 2 || copies != 1 {
@@ -143,7 +159,7 @@ func TestCheck(t *testing.T) {
 	if items, err = ReadLabels(dir, true); err != nil {
 		t.Fatal(err)
 	}
-	if _, err = testPictures.Check(t.Context(), items, 2, false, nil); err != nil {
+	if err = testPictures.Check(t.Context(), items, 2, nil); err != nil {
 		t.Fatal(err)
 	}
 	var faults Faults
@@ -158,7 +174,7 @@ func TestCheck(t *testing.T) {
 	}
 	items = append(items, Item{ID: "gone.png", Path: filepath.Join(dir, "gone.png"), Source: "labels.csv:9"}, Item{ID: "red", Path: filepath.Join(dir, "red"), Source: "red"})
 	small := Pictures{MaxBytes: testPictures.MaxBytes, MaxPixels: 64*64 - 1}
-	_, err = testPictures.Check(t.Context(), items, 2, false, nil)
+	err = testPictures.Check(t.Context(), items, 2, nil)
 	if !errors.As(err, &faults) || len(faults) != 4 {
 		t.Fatalf("got %v, want four faults", err)
 	}
@@ -167,10 +183,10 @@ func TestCheck(t *testing.T) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
-	if _, err = small.Check(t.Context(), items[:1], 1, false, nil); err == nil || !strings.Contains(err.Error(), "pixels") {
+	if err = small.Check(t.Context(), items[:1], 1, nil); err == nil || !strings.Contains(err.Error(), "pixels") {
 		t.Errorf("got %v, want too many pixels", err)
 	}
-	if _, err = (Pictures{MaxBytes: 10, MaxPixels: 1 << 20}).Check(t.Context(), items[:1], 1, false, nil); err == nil || !strings.Contains(err.Error(), "more than 10 bytes") {
+	if err = (Pictures{MaxBytes: 10, MaxPixels: 1 << 20}).Check(t.Context(), items[:1], 1, nil); err == nil || !strings.Contains(err.Error(), "more than 10 bytes") {
 		t.Errorf("got %v, want too many bytes", err)
 	}
 }

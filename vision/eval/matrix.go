@@ -9,8 +9,13 @@ import (
 type Matrix struct {
 	Classes []string `json:"classes"` // the labels in alphabetical order, then the answers that are no label
 	Labels  int      `json:"labels"`  // how many of Classes are labels
-	Counts  [][]int  `json:"counts"`  // [label][answer]; all 0 in the rows of answers that are no label
+	Counts  [][]int  `json:"counts"`  // [label][answer]; all 0 in the rows of answers that are no label; nil for more than 100 classes
+
+	pairs map[[2]int]int // label and answer by their places in Classes
 }
+
+// denseClasses is up to how many classes Counts is made: free text has as many as pictures.
+const denseClasses = 100
 
 // Class is how well one class was found.
 type Class struct {
@@ -26,7 +31,7 @@ type Class struct {
 // Confusion counts pairs of a label and an answer. The two slices are of one length. An answer that is no class at all, such
 // as a refusal, is one that no label equals.
 func Confusion(labels, answers []string) *Matrix {
-	m := &Matrix{Classes: slices.Compact(slices.Sorted(slices.Values(labels)))}
+	m := &Matrix{pairs: map[[2]int]int{}, Classes: slices.Compact(slices.Sorted(slices.Values(labels)))}
 	m.Labels = len(m.Classes)
 	index := map[string]int{}
 	for i, c := range m.Classes {
@@ -38,22 +43,28 @@ func Confusion(labels, answers []string) *Matrix {
 			m.Classes = append(m.Classes, a)
 		}
 	}
+	for i, l := range labels {
+		m.pairs[[2]int{index[l], index[answers[i]]}]++
+	}
+	if len(m.Classes) > denseClasses {
+		return m
+	}
 	m.Counts = make([][]int, len(m.Classes))
 	for i := range m.Counts {
 		m.Counts[i] = make([]int, len(m.Classes))
 	}
-	for i, l := range labels {
-		m.Counts[index[l]][index[answers[i]]]++
+	for at, n := range m.pairs {
+		m.Counts[at[0]][at[1]] = n
 	}
 	return m
 }
 
 // Right returns how many pictures got their label as the answer, of how many.
 func (m *Matrix) Right() (right, n int) {
-	for i, row := range m.Counts {
-		right += row[i]
-		for _, v := range row {
-			n += v
+	for at, v := range m.pairs {
+		n += v
+		if at[0] == at[1] {
+			right += v
 		}
 	}
 	return right, n
@@ -62,15 +73,18 @@ func (m *Matrix) Right() (right, n int) {
 // PerClass returns all classes in the order of the matrix.
 func (m *Matrix) PerClass() []Class {
 	out := make([]Class, len(m.Classes))
-	for i, name := range m.Classes {
-		c := Class{Name: name, Right: m.Counts[i][i]}
-		for j := range m.Classes {
-			c.N += m.Counts[i][j]
-			c.Answered += m.Counts[j][i]
+	for at, n := range m.pairs {
+		out[at[0]].N += n
+		out[at[1]].Answered += n
+		if at[0] == at[1] {
+			out[at[0]].Right = n
 		}
+	}
+	for i, name := range m.Classes {
+		c := &out[i]
+		c.Name = name
 		c.Precision, c.Recall = ratio(c.Right, c.Answered), ratio(c.Right, c.N)
 		c.F1 = 2 * float64(c.Right) / float64(c.N+c.Answered)
-		out[i] = c
 	}
 	return out
 }
@@ -102,16 +116,20 @@ type Pair struct {
 	N      int    `json:"n"`
 }
 
-// Confused returns the pairs of a label and a wrong answer, the most frequent first.
+// Confused returns the pairs of a label and a wrong answer, the most frequent first, then in the order of Classes.
 func (m *Matrix) Confused() []Pair {
-	var out []Pair
-	for i, row := range m.Counts {
-		for j, n := range row {
-			if i != j && n > 0 {
-				out = append(out, Pair{m.Classes[i], m.Classes[j], n})
-			}
+	var wrong [][2]int
+	for at := range m.pairs {
+		if at[0] != at[1] {
+			wrong = append(wrong, at)
 		}
 	}
-	slices.SortStableFunc(out, func(a, b Pair) int { return cmp.Compare(b.N, a.N) })
+	slices.SortFunc(wrong, func(a, b [2]int) int {
+		return cmp.Or(cmp.Compare(m.pairs[b], m.pairs[a]), cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1]))
+	})
+	var out []Pair
+	for _, at := range wrong {
+		out = append(out, Pair{m.Classes[at[0]], m.Classes[at[1]], m.pairs[at]})
+	}
 	return out
 }

@@ -1,13 +1,15 @@
 package eval
 
 import (
-	"crypto/sha256"
 	_ "embed" // the page
-	"encoding/base64"
 	"fmt"
-	"html/template"
 	"io"
+	"runtime"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"onceover/internal/page"
 )
 
 var (
@@ -16,13 +18,11 @@ var (
 	//go:embed report.css
 	pageStyle string
 
-	pageTemplate = template.Must(template.New("report").Parse(pageText))
+	reportPage = page.New(pageText, pageStyle)
 )
 
-// page is what the template shows.
-type page struct {
-	Style      template.CSS
-	Policy     string // Content-Security-Policy
+// pageData is what the template shows.
+type pageData struct {
 	Report     *Report
 	Facts      []string
 	Figures    [][]string
@@ -32,7 +32,6 @@ type page struct {
 	Curve      *curve
 	Wrong      []pageRow
 	WrongAll   int
-	Program    string
 }
 
 type pageModel struct {
@@ -65,29 +64,23 @@ type pageBin struct {
 	Accuracy           float64
 }
 
-// pageRow is a picture that a model was wrong about.
+// pageRow is a picture that a model was wrong about, or that has no verdict.
 type pageRow struct {
-	ID, Label string
-	Thumb     Thumb
-	Answers   []pageAnswer
+	page.Picture
+	Label   string
+	Answers []pageAnswer
 }
 
 type pageAnswer struct {
 	Model, Text string
-	Right       bool
+	Class, Mark string // by whether it is right; neither where there is no verdict
 }
 
-// HTML writes the report as one page that loads nothing and needs no script, with small copies, by digest, of at most most
-// of the pictures that a model was wrong about: those with the surest wrong answers first. It is as private as the pictures.
-// program names who made it.
-func (rep *Report) HTML(w io.Writer, thumbs map[string]Thumb, most int, program string) error {
-	digest := sha256.Sum256([]byte(pageStyle))
-	p := page{
-		Style: template.CSS(pageStyle), Report: rep, Program: program,
-		Policy:  "default-src 'none'; img-src data:; style-src 'sha256-" + base64.StdEncoding.EncodeToString(digest[:]) + "'; base-uri 'none'; form-action 'none'",
-		Facts:   rep.facts(),
-		Figures: rep.figures(),
-	}
+// HTML writes the report as one page that loads nothing and needs no script, with small copies of at most most of the
+// pictures that a model was wrong about, or that have no verdict: those with the surest wrong answers first. They are drawn
+// by thumb, which is called from several goroutines. The page is as private as the pictures. program names who made it.
+func (rep *Report) HTML(w io.Writer, thumb func(Item) page.Thumb, most int, program string) error {
+	p := pageData{Report: rep, Facts: rep.facts(), Figures: rep.figures()}
 	for i := range rep.Models {
 		p.Models = append(p.Models, pageOf(i, &rep.Models[i]))
 	}
@@ -104,14 +97,26 @@ func (rep *Report) HTML(w io.Writer, thumbs map[string]Thumb, most int, program 
 	}
 	wrong := rep.wrong()
 	p.WrongAll = len(wrong)
-	for _, r := range wrong[:min(len(wrong), most)] {
-		out := pageRow{ID: r.item.ID, Label: r.item.Label, Thumb: thumbs[r.item.Digest]}
+	p.Wrong = make([]pageRow, min(len(wrong), most))
+	var draw errgroup.Group
+	draw.SetLimit(runtime.GOMAXPROCS(0))
+	for n := range p.Wrong {
+		r, out := wrong[n], &p.Wrong[n]
+		out.Name, out.Label = r.item.ID, r.item.Label
 		for i, v := range r.verdicts {
-			out.Answers = append(out.Answers, pageAnswer{rep.Models[i].Model, says(v), r.right(i)})
+			mark := [2]string{"wrong", "✗"}
+			switch {
+			case r.right(i):
+				mark = [2]string{"right", "✓"}
+			case !v.Outcome.verdict():
+				mark = [2]string{"soft", "–"}
+			}
+			out.Answers = append(out.Answers, pageAnswer{rep.Models[i].Model, says(v), mark[0], mark[1]})
 		}
-		p.Wrong = append(p.Wrong, out)
+		draw.Go(func() error { out.Thumb = thumb(r.item); return nil })
 	}
-	return pageTemplate.Execute(w, p)
+	_ = draw.Wait() // nil
+	return reportPage.Write(w, p, program, rep.At)
 }
 
 // says is a verdict in words.
@@ -205,7 +210,7 @@ func (rep *Report) curve(priced bool) *curve {
 	y := func(s Step) float64 { return curveHeight - scale(s.Accuracy, low, high, curveHeight) }
 	c := &curve{Low: percent(low), High: percent(high), Left: percent(left), Right: percent(right), Under: "pictures that the second model is asked about"}
 	if priced {
-		c.Left, c.Right, c.Under = dollars(left), dollars(right), "cost per picture"
+		c.Left, c.Right, c.Under = Dollars(left), Dollars(right), "cost per picture"
 	}
 	var line strings.Builder
 	for _, s := range rep.Cascade {

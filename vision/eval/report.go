@@ -132,12 +132,12 @@ func (rep *Report) figures() [][]string {
 			return of(m)
 		}
 	}
-	add("cost", priced(func(m *ModelReport) string { return dollars(float64(m.Cost.MicroUSD)) }))
+	add("cost", priced(func(m *ModelReport) string { return Dollars(float64(m.Cost.MicroUSD)) }))
 	add("  and in doubt, at most", priced(func(m *ModelReport) string {
 		if m.Cost.Uncounted == 0 {
 			return ""
 		}
-		return fmt.Sprintf("%s (%s)", dollars(float64(m.Cost.AssumedMicroUSD)), count(m.Cost.Uncounted, "call", "calls"))
+		return fmt.Sprintf("%s (%s)", Dollars(float64(m.Cost.AssumedMicroUSD)), count(m.Cost.Uncounted, "call", "calls"))
 	}))
 	add("  per picture", priced(func(m *ModelReport) string { return dollarsOf(m.CostPerPicture) }))
 	add("  per correct picture", priced(func(m *ModelReport) string { return dollarsOf(m.CostPerRight) }))
@@ -284,13 +284,13 @@ func (s aloneStep) cells(priced bool) []string {
 func (s Step) cells(priced bool) []string {
 	bound, calibrated, cost := "always", "-", "-"
 	if s.Bound <= 1 {
-		bound = share(s.Bound)
+		bound = boundIn(s.after, s.Bound)
 	}
 	if s.Calibrated != nil {
-		calibrated = share(*s.Calibrated)
+		calibrated = boundIn(s.afterCalibrated, *s.Calibrated)
 	}
 	if priced {
-		cost = dollars(s.CostPerPicture)
+		cost = Dollars(s.CostPerPicture)
 	}
 	return []string{bound, calibrated, percent(float64(s.Asked) / float64(s.N)), percent(s.Accuracy), percents(s.Interval), cost}
 }

@@ -53,6 +53,7 @@ type Verdict struct {
 	ID            string   `json:"id"`
 	Digest        string   `json:"digest"`
 	Model         string   `json:"model"`
+	Endpoint      string   `json:"endpoint,omitempty"` // see Model.Endpoint
 	PromptVersion string   `json:"prompt_version"`
 	Gold          string   `json:"gold"`
 	Answer        string   `json:"answer"`
@@ -65,7 +66,7 @@ type Verdict struct {
 	CostMicroUSD     *int64  `json:"cost_microusd"`               // by the tokens; nil if no price is known
 	Uncounted        int     `json:"uncounted,omitempty"`         // calls that may be paid for and whose tokens are not known
 	ReservedMicroUSD int64   `json:"reserved_microusd,omitempty"` // what the picture was expected to cost at most; 0 if nothing was known
-	MS               float64 `json:"ms"`                          // the last call, its answer included
+	MS               float64 `json:"ms"`                          // the last attempt: its call, its answer, and the second call where that answer could not be used
 	Calls            int     `json:"calls"`
 	Paid             int     `json:"paid"`
 	AnsweredBy       string  `json:"answered_by,omitempty"` // as the endpoint says
@@ -377,13 +378,21 @@ func (r *Results) dearestPicture(model string) int64 {
 	return r.dearest[model]
 }
 
-// CheckPrompt returns an error if a model's answers in the file are to another version of the prompt.
-func (r *Results) CheckPrompt(model, version string) error {
+// CheckModel returns an error that wraps [ErrResults] if the answers under a model's name are to another version of the
+// prompt, or of another model or endpoint. Files of older versions do not say of which they are.
+func (r *Results) CheckModel(m Model) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	version := m.Analyzer.PromptVersion(m.Lang)
 	for _, v := range r.verdicts {
-		if v.Model == model && v.PromptVersion != version {
-			return fmt.Errorf("%w: has answers of %s to prompt version %s, which is %s now: expected another file, as they cannot be compared", ErrResults, model, v.PromptVersion, version)
+		if v.Model != m.Name {
+			continue
+		}
+		if v.PromptVersion != version {
+			return fmt.Errorf("%w: has answers of %s to prompt version %s, which is %s now: expected another file, as they cannot be compared", ErrResults, m.Name, v.PromptVersion, version)
+		}
+		if v.Endpoint != "" && v.Endpoint != m.Endpoint {
+			return fmt.Errorf("%w: has answers of %s that are of %s, which is %s now: expected another file, as they cannot be compared", ErrResults, m.Name, v.Endpoint, m.Endpoint)
 		}
 	}
 	return nil

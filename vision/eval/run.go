@@ -20,12 +20,16 @@ import (
 type Model struct {
 	Name     string // in results and reports
 	As       string // as Analyzer knows it; "" for Name
+	Endpoint string // who is asked, in words: its host, the model and the tier. Answers of another are none of this model
 	Analyzer vision.Analyzer
 	Lang     string // of the answers; "" for the analyzer's own
 
 	// Price returns what calls took, in micro-dollars, by their tokens; nil if that is not known.
 	Price func(vision.Usage) int64
 }
+
+// asked is the model as the endpoint knows it.
+func (m Model) asked() string { return cmp.Or(m.As, m.Name) }
 
 // PerMillion returns a Model.Price of so many micro-dollars per million prompt and completion tokens.
 func PerMillion(in, out int64) func(vision.Usage) int64 {
@@ -57,9 +61,10 @@ type Progress struct {
 }
 
 const (
-	attempts  = 5               // of one picture, where the endpoint asks for patience
-	longest   = 5 * time.Minute // that a run waits when the endpoint asks it to
-	inARow    = 5               // pictures that an endpoint may fail before the run ends
+	attempts  = 5                // of one picture, where the endpoint fails
+	longest   = 5 * time.Minute  // that a run waits when the endpoint asks it to
+	patience  = 15 * time.Minute // with an endpoint that has no room for any call
+	inARow    = 5                // pictures that an endpoint may fail before the run ends
 	firstWait = time.Second
 	lastWait  = time.Minute
 )
@@ -161,8 +166,8 @@ func (r *run) do(begin, calls context.Context, t task) error {
 	if err != nil {
 		return err
 	}
-	v := Verdict{ID: t.item.ID, Digest: t.item.Digest, Model: t.model.Name, PromptVersion: t.model.Analyzer.PromptVersion(t.model.Lang), Gold: t.item.Label}
-	v.ReservedMicroUSD = reserved
+	v := Verdict{ID: t.item.ID, Digest: t.item.Digest, Model: t.model.Name, Endpoint: t.model.Endpoint,
+		PromptVersion: t.model.Analyzer.PromptVersion(t.model.Lang), Gold: t.item.Label, ReservedMicroUSD: reserved}
 	if err := r.Results.intend(v); err != nil {
 		r.budget.give(reserved, Verdict{})
 		return err
@@ -208,8 +213,8 @@ func (r *run) after(t task, a asked) error {
 		r.failing[t.model.Name]++
 	}
 	switch {
-	case a.tooLong > 0:
-		return fmt.Errorf("%w; the endpoint asks to wait for %v", a.err, a.tooLong.Round(time.Second))
+	case a.over != "":
+		return fmt.Errorf("%w; %s", a.err, a.over)
 	case failed && (e.Class == vision.Denied || e.Class == vision.NotFound || e.Class == vision.Quota || e.Class == vision.Unsupported):
 		return a.err
 	case r.failing[t.model.Name] >= inARow:
@@ -222,15 +227,15 @@ func (r *run) after(t task, a asked) error {
 
 // asked is a picture that a model is asked about.
 type asked struct {
-	v       Verdict
-	answer  vision.Answer
-	usage   vision.Usage
-	err     error
-	tooLong time.Duration // that the endpoint asks to wait; 0 if that is not long
+	v      Verdict
+	answer vision.Answer
+	usage  vision.Usage
+	err    error
+	over   string // why the run ends, as waiting on does not help; "" if it does not
 }
 
-// ask asks, and again where the endpoint asks for patience. The vision package does not retry, as the worker does that
-// over attempts of a job; here it is done on the spot.
+// ask asks, and again where the endpoint fails or asks for patience. The vision package does not retry, as the worker
+// does that over attempts of a job; here it is done on the spot.
 func (a *asked) ask(begin, calls context.Context, p *vision.Preview, m Model, g *gate) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = firstWait, lastWait
@@ -242,34 +247,38 @@ func (a *asked) ask(begin, calls context.Context, p *vision.Preview, m Model, g 
 			return
 		}
 		began := time.Now()
-		answer, usage, err := m.Analyzer.Analyze(calls, p, vision.Options{Model: cmp.Or(m.As, m.Name), Lang: m.Lang, Paid: a.usage.Paid})
+		answer, usage, err := m.Analyzer.Analyze(calls, p, vision.Options{Model: m.asked(), Lang: m.Lang, Paid: a.usage.Paid})
 		a.v.MS = float64(time.Since(began)) / float64(time.Millisecond)
 		a.usage = a.usage.Add(usage)
 		a.answer, a.err = answer, err
-		switch counted := usage.PromptTokens+usage.CompletionTokens > 0; {
-		case !counted:
-			a.v.Uncounted += usage.Paid
-		case err != nil && usage.Paid > 0 && !outcomeOf(err, true).verdict(): // the last call broke off
-			a.v.Uncounted++
-		}
 		var e *vision.Error
-		if !errors.As(err, &e) || !e.Class.Retryable() || e.Class == vision.Quota {
+		switch errors.As(err, &e); {
+		case err == nil || outcomeOf(err, true).verdict():
+			g.answered()
 			return
-		}
-		if e.RetryAfter > longest {
-			a.tooLong = e.RetryAfter
+		case e == nil || !e.Class.Retryable() || e.Class == vision.Quota:
 			return
-		}
-		if try == attempts || a.usage.Paid >= vision.MaxPaid {
+		case e.RetryAfter > longest:
+			a.over = fmt.Sprintf("the endpoint asks to wait for %v", e.RetryAfter.Round(time.Second))
 			return
+		case a.usage.Paid >= vision.MaxPaid:
+			return
+		case e.Class == vision.RateLimited: // for all pictures, so none of them counts its attempts
+			if !g.limited(e.RetryAfter) {
+				a.over = fmt.Sprintf("the endpoint has had no room for %v", patience)
+				return
+			}
+		case try >= attempts:
+			return
+		default:
+			g.close(cmp.Or(e.RetryAfter, pause.NextBackOff()))
 		}
-		g.close(cmp.Or(e.RetryAfter, pause.NextBackOff()))
 	}
 }
 
 // price says what the calls took.
 func (a *asked) price(m Model) {
-	a.v.Calls, a.v.Paid = a.usage.Calls, a.usage.Paid
+	a.v.Calls, a.v.Paid, a.v.Uncounted = a.usage.Calls, a.usage.Paid, a.usage.Uncounted
 	a.v.PromptTokens, a.v.CompletionTokens = a.usage.PromptTokens, a.usage.CompletionTokens
 	if m.Price != nil {
 		cost := m.Price(a.usage)
@@ -322,14 +331,51 @@ func read(fields json.RawMessage, h Header) (answer string, confidence *float64)
 
 // gate holds all calls of a model back while its endpoint asks for patience.
 type gate struct {
-	mu    sync.Mutex
-	until time.Time
+	mu      sync.Mutex
+	until   time.Time
+	refused time.Time     // the first call since the last answer that the endpoint had no room for; zero if there is none
+	pause   time.Duration // after the last such call, where the endpoint does not say how long
+}
+
+// limited holds calls back after one that the endpoint had no room for: for wait or, if it is 0, twice as long as the time
+// before. It returns false if patience is over.
+func (g *gate) limited(wait time.Duration) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	if g.refused.IsZero() {
+		g.refused = now
+	}
+	if now.Sub(g.refused) >= patience {
+		return false
+	}
+	if wait == 0 && now.Before(g.until) {
+		return true // it was in flight with the one that has closed the gate
+	}
+	if wait == 0 {
+		g.pause = min(lastWait, max(firstWait, 2*g.pause))
+		wait = g.pause
+	}
+	g.hold(wait)
+	return true
+}
+
+// answered says that the endpoint has room.
+func (g *gate) answered() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refused, g.pause = time.Time{}, 0
 }
 
 // close holds calls back for so long from now.
 func (g *gate) close(d time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.hold(d)
+}
+
+// hold is close for one who has the lock.
+func (g *gate) hold(d time.Duration) {
 	if t := time.Now().Add(d); t.After(g.until) {
 		g.until = t
 	}

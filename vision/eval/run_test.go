@@ -17,6 +17,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/text/unicode/norm"
+
 	"onceover/vision"
 )
 
@@ -185,7 +187,7 @@ func script(steps ...any) func(context.Context, *vision.Preview, vision.Options)
 			s.Err = fmt.Errorf("class %s", s.Class)
 			usage := vision.Usage{Calls: 1}
 			if s.Class == vision.Unreachable {
-				usage.Paid = 1
+				usage.Paid, usage.Uncounted = 1, 1
 			}
 			return vision.Answer{}, usage, s
 		case string:
@@ -243,6 +245,40 @@ func TestPatience(t *testing.T) {
 	}
 }
 
+// TestLimitWithoutRetryAfter: an endpoint takes a call a minute and does not say how long to wait. The run goes on at that
+// pace, and ends when there has been no room for a long time.
+func TestLimitWithoutRetryAfter(t *testing.T) {
+	t.Parallel()
+	items := testItems(t, t.TempDir(), 6, map[string]color.RGBA{"red": red, "green": green})
+	for _, tt := range []struct {
+		every time.Duration
+		err   string
+		most  time.Duration
+	}{{time.Minute, "", 25 * time.Minute}, {24 * time.Hour, "the endpoint has had no room for 15m0s", 17 * time.Minute}} {
+		synctest.Test(t, func(t *testing.T) {
+			r := openResults(t, filepath.Join(t.TempDir(), "r"), false)
+			var mu sync.Mutex
+			var last time.Time
+			calls := 0
+			m := fakeModel("m", func(context.Context, *vision.Preview, vision.Options) (vision.Answer, vision.Usage, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if calls++; time.Since(last) < tt.every {
+					return vision.Answer{}, vision.Usage{Calls: 1}, &vision.Error{Class: vision.RateLimited, Err: errors.New("slow down")}
+				}
+				last = time.Now()
+				return vision.Answer{Fields: json.RawMessage(redAnswer), PromptVersion: testPrompt}, vision.Usage{Calls: 1, Paid: 1, PromptTokens: 1}, nil
+			})
+			began := time.Now()
+			err := Run(t.Context(), t.Context(), Config{Models: []Model{m}, Items: items, Pictures: testPictures, Results: r, Concurrency: 4})
+			took, got := time.Since(began), outcomes(r, items, m)
+			if tt.err == "" && (err != nil || got[Answered] != len(items)) || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) || took > tt.most {
+				t.Errorf("a call each %v: got %v, %v after %v and %d calls, want %q within %v", tt.every, err, got, took, calls, tt.err, tt.most)
+			}
+		})
+	}
+}
+
 // TestPaidIsPassedOn: a second attempt knows what the first has paid for.
 func TestPaidIsPassedOn(t *testing.T) {
 	t.Parallel()
@@ -260,7 +296,7 @@ func TestPaidIsPassedOn(t *testing.T) {
 		}
 		// The repair of a broken answer breaks off: its tokens are not known.
 		n := fakeModel("n", func(context.Context, *vision.Preview, vision.Options) (vision.Answer, vision.Usage, error) {
-			return vision.Answer{}, vision.Usage{Calls: 2, Paid: 2, PromptTokens: 1000}, &vision.Error{Class: vision.Unreachable, Err: errors.New("time-out")}
+			return vision.Answer{}, vision.Usage{Calls: 2, Paid: 2, Uncounted: 1, PromptTokens: 1000}, &vision.Error{Class: vision.Unreachable, Err: errors.New("time-out")}
 		})
 		n.Price = PerMillion(1_000_000, 1_000_000)
 		if err := Run(t.Context(), t.Context(), Config{Models: []Model{n}, Items: items, Pictures: testPictures, Results: r, Concurrency: 1}); err != nil {
@@ -341,6 +377,7 @@ func TestMaxCost(t *testing.T) {
 				}
 				spent += int64(tokens) * price
 				if rng.IntN(4) == 0 { // it is paid for, and nobody says how much
+					u.Uncounted = u.Paid
 					return vision.Answer{}, u, &vision.Error{Class: vision.Unreachable, Err: errors.New("time-out"), RetryAfter: time.Microsecond}
 				}
 				u.PromptTokens, known[name] = tokens, true
@@ -389,6 +426,26 @@ func TestMaxCostIsUsed(t *testing.T) {
 	}
 }
 
+// TestUncountedCalls: a server may ask money for an answer that it does not let pass, and say nothing of tokens. The call
+// counts in full although the one after it, for the same picture, is counted.
+func TestUncountedCalls(t *testing.T) {
+	t.Parallel()
+	items := testItems(t, t.TempDir(), 1, map[string]color.RGBA{"red": red})
+	e := newEndpoint(t)
+	e.refuseFirst = true
+	r := openResults(t, filepath.Join(t.TempDir(), "r"), false)
+	cfg := Config{Models: []Model{testModel(t, e.URL, "m")}, Items: items, Pictures: testPictures, Results: r, Concurrency: 1, MaxCost: 100 * callCost}
+	if err := Run(t.Context(), t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if v := mustVerdict(t, r, items[0], "m"); v.Outcome != Answered || v.Paid != 2 || v.Uncounted != 1 {
+		t.Errorf("got %+v, want an answer after two paid calls, one of them uncounted", v)
+	}
+	if got := r.Spent(); got != callCost+margin*callCost {
+		t.Errorf("spent: got %d, want %d: what was counted, and what the other call may have taken", got, callCost+margin*callCost)
+	}
+}
+
 func TestMaxCostNeedsCounts(t *testing.T) {
 	t.Parallel()
 	items := testItems(t, t.TempDir(), 5, map[string]color.RGBA{"red": red})
@@ -396,7 +453,7 @@ func TestMaxCostNeedsCounts(t *testing.T) {
 	calls := 0
 	m := fakeModel("m", func(context.Context, *vision.Preview, vision.Options) (vision.Answer, vision.Usage, error) {
 		calls++
-		return vision.Answer{Fields: json.RawMessage(redAnswer), PromptVersion: testPrompt}, vision.Usage{Calls: 1, Paid: 1}, nil
+		return vision.Answer{Fields: json.RawMessage(redAnswer), PromptVersion: testPrompt}, vision.Usage{Calls: 1, Paid: 1, Uncounted: 1}, nil
 	})
 	cfg := Config{Models: []Model{m}, Items: items, Pictures: testPictures, Results: r, Concurrency: 4, MaxCost: 1000}
 	if err := Run(t.Context(), t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "no price for m") {
@@ -459,12 +516,12 @@ func TestResults(t *testing.T) {
 	if got := r.Cost("m"); got.MicroUSD != 100 || got.AssumedMicroUSD != 300 || got.Uncounted != vision.MaxPaid || r.Spent() != 400 {
 		t.Errorf("got %+v", got)
 	}
-	if err := r.CheckPrompt("m", "other"); !errors.Is(err, ErrResults) {
+	if err := r.CheckModel(Model{Name: "m", Analyzer: otherPrompt{}}); !errors.Is(err, ErrResults) || !strings.Contains(err.Error(), "to prompt version") {
 		t.Errorf("another prompt: got %v", err)
 	}
 	dearer := lost
 	dearer.ReservedMicroUSD = 1000 // more than two calls can have taken, as is known by now
-	if err := errors.Join(r.CheckPrompt("m", testPrompt), r.CheckPrompt("n", "other"), r.intend(dearer), r.settle(v), r.Close()); err != nil {
+	if err := errors.Join(r.CheckModel(fakeModel("m", nil)), r.CheckModel(Model{Name: "n", Analyzer: otherPrompt{}}), r.intend(dearer), r.settle(v), r.Close()); err != nil {
 		t.Fatal(err)
 	}
 	r = openResults(t, path, true)
@@ -521,6 +578,39 @@ func TestResults(t *testing.T) {
 	}
 	if left, _ := os.ReadFile(path); !strings.HasPrefix(string(left), `{"type":"eval","version":1,`) {
 		t.Errorf("got %q, want a header", left)
+	}
+}
+
+type otherPrompt struct{ fakeAnalyzer }
+
+func (otherPrompt) PromptVersion(string) string { return "other" }
+
+// TestAnotherModel: the name of an endpoint may come to stand for another model, whose answers are not mixed with those
+// that are there.
+func TestAnotherModel(t *testing.T) {
+	t.Parallel()
+	items := testItems(t, t.TempDir(), 2, map[string]color.RGBA{"red": red})
+	path := filepath.Join(t.TempDir(), "r")
+	m := fakeModel("near", script(redAnswer))
+	m.Endpoint = "gpu:8000 small"
+	for _, tt := range []struct{ endpoint, want string }{
+		{"gpu:8000 small", ""}, // nothing is there
+		{"gpu:8000 small", ""},
+		{"gpu:8000 large", "answers of near that are of gpu:8000 small, which is gpu:8000 large now"},
+		{"gpu:8000 small flex", "of gpu:8000 small, which is gpu:8000 small flex now"},
+	} {
+		r := openResults(t, path, true)
+		m.Endpoint = tt.endpoint
+		err := r.CheckModel(m)
+		if text := fmt.Sprint(err); tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, ErrResults) || !strings.Contains(text, tt.want)) {
+			t.Errorf("%s: got %v, want %q", tt.endpoint, err, tt.want)
+		}
+		if err == nil {
+			err = Run(t.Context(), t.Context(), Config{Models: []Model{m}, Items: items, Pictures: testPictures, Results: r, Concurrency: 1})
+		}
+		if closeErr := r.Close(); closeErr != nil || tt.want == "" && err != nil {
+			t.Fatal(err, closeErr)
+		}
 	}
 }
 
@@ -618,6 +708,7 @@ func TestRead(t *testing.T) {
 		`{"category":1.50,"confidence":-0.1}`:   "1.50 -",
 		`[]`:                                    " -",
 		`{"category":"유리병","confidence":0}`:     "유리병 0",
+		norm.NFD.String(`{"category":"캔"}`):     "캔 -",
 		`{"CATEGORY":"x","Confidence":0.25}`:    " -",
 		`{"category":{"b": 1},"confidence":""}`: `{"b":1} -`,
 	} {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 	"time"
+
+	"onceover/vision"
 )
 
 // Answers that are none, as the matrix has them.
@@ -18,6 +20,7 @@ type Setup struct {
 	Labels       string // where the labels come from, for people
 	ResultsFile  string
 	Field, Lang  string
+	Confidence   string // the field that states how sure an answer is
 	Unclassified string // the answer that says that the model cannot tell
 	Items        []Item // distinct
 	Copies       int    // further files of the same bytes
@@ -185,7 +188,7 @@ func scoreModel(s Setup, rows []row, i int, m Model, cost Cost) ModelReport {
 	out.Accuracy = float64(out.Right) / max(1, float64(out.N))
 	out.Wilson, out.MacroF1 = Wilson(out.Right, out.N), out.Matrix.MacroF1()
 	out.PerClass, out.Confused = out.Matrix.PerClass(), out.Matrix.Confused()
-	out.calibrate(s, points)
+	out.calibrate(s, m, points)
 	slices.Sort(times)
 	out.P50, out.P95 = Quantile(times, 0.5), Quantile(times, 0.95)
 	if out.Priced {
@@ -203,15 +206,16 @@ func perOne(sum int64, n int) *float64 {
 }
 
 // calibrate judges the stated confidence.
-func (m *ModelReport) calibrate(s Setup, points []Point) {
+func (m *ModelReport) calibrate(s Setup, asked Model, points []Point) {
 	m.WithConfidence = len(points)
 	m.ECE, m.Brier, m.Reliability = ECE(points), Brier(points), Reliability(points)
 	m.ECEInterval, m.BrierInterval = Bootstrap(points)
-	c, err := Calibrate(m.Model, m.PromptVersion, s.Field, points, s.At)
+	c, err := Calibrate(asked.asked(), m.PromptVersion, s.Field, points, s.At)
 	if errors.Is(err, ErrNoCalibration) {
 		m.CalibrationWhy = err.Error()
 		return
 	}
+	c.Confidence = s.Confidence
 	m.Calibration = &c
 }
 
@@ -225,19 +229,15 @@ func (rep *Report) compare() {
 		if !first.Outcome.verdict() || !second.Outcome.verdict() {
 			continue
 		}
-		a := Asked{Confidence: -1, FirstRight: r.right(0), SecondRight: r.right(1), FirstCost: costOf(first), SecondCost: costOf(second)}
-		if first.Outcome == Answered && first.Confidence != nil {
-			a.Confidence = *first.Confidence
-		}
-		both = append(both, a)
-		differences = append(differences, float64(hits(a.SecondRight)-hits(a.FirstRight)))
+		both = append(both, askedOf(r))
+		differences = append(differences, float64(hits(r.right(1))-hits(r.right(0))))
 		c.N++
 		switch {
-		case a.FirstRight && a.SecondRight:
+		case r.right(0) && r.right(1):
 			c.BothRight++
-		case a.FirstRight:
+		case r.right(0):
 			c.OnlyFirst++
-		case a.SecondRight:
+		case r.right(1):
 			c.OnlySecond++
 		default:
 			c.Neither++
@@ -250,8 +250,31 @@ func (rep *Report) compare() {
 		if cal := rep.Models[0].Calibration; cal != nil && s.Bound <= 1 {
 			v := cal.Apply(s.Bound)
 			rep.Cascade[i].Calibrated = &v
+			if s.after >= 0 {
+				rep.Cascade[i].afterCalibrated = cal.Apply(s.after)
+			}
 		}
 	}
+}
+
+// askedOf says what vision.Chain would make of a picture.
+func askedOf(r row) Asked {
+	first, second := r.verdicts[0], r.verdicts[1]
+	a := Asked{Confidence: -1, FirstRight: r.right(0), SecondRight: r.right(1), FirstCost: costOf(first), SecondCost: costOf(second)}
+	if first.Confidence != nil {
+		a.Confidence = *first.Confidence
+	}
+	left := vision.MaxPaid - first.Paid
+	switch {
+	case first.Outcome != Answered || left <= 0: // a fault ends the job, and so do the calls that it may pay for
+		a.Never = true
+	case second.Outcome != Answered || second.Paid > left:
+		a.SecondRight = a.FirstRight // the first answer counts after all
+		if second.Paid > left {
+			a.SecondCost = a.SecondCost * int64(left) / int64(second.Paid)
+		}
+	}
+	return a
 }
 
 func costOf(v Verdict) int64 {
@@ -261,7 +284,8 @@ func costOf(v Verdict) int64 {
 	return *v.CostMicroUSD
 }
 
-// wrong returns the pictures that a model was not right about, those that the first model was surest of first.
+// wrong returns the pictures that a model was wrong about, or asked about without a verdict: those with the surest wrong
+// answer of any model first.
 func (rep *Report) wrong() []row {
 	var out []row
 	for _, r := range rep.rows {

@@ -27,6 +27,21 @@ func points(v float64) string { return fmt.Sprintf("%+.1f", 100*v) }
 
 func share(v float64) string { return fmt.Sprintf("%.3f", v) }
 
+// boundIn is the shortest decimal number above low, and at most high, of three digits or more. If no answer's confidence is
+// between low and high, it is as good a bound as high itself.
+func boundIn(low, high float64) string {
+	for digits := 3; digits <= 17; digits++ {
+		unit := math.Pow10(-digits)
+		for _, v := range []float64{high, high - unit} { // as either may be rounded up
+			text := strconv.FormatFloat(v, 'f', digits, 64)
+			if got, err := strconv.ParseFloat(text, 64); err == nil && got > low && got <= high {
+				return text
+			}
+		}
+	}
+	return strconv.FormatFloat(high, 'f', -1, 64)
+}
+
 func shares(i Interval) string { return fmt.Sprintf("%.3f – %.3f", i.Low, i.High) }
 
 func shareOf(v *float64) string {
@@ -43,16 +58,13 @@ func pValue(p float64) string {
 	return fmt.Sprintf("%.4f", p)
 }
 
-// dollars is an amount of micro-dollars, to three digits that count if it is small.
-func dollars(micro float64) string {
+// Dollars is an amount of micro-dollars for people, to three digits that count if it is less than 0.1 USD.
+func Dollars(micro float64) string {
 	v := micro / 1e6
-	switch {
-	case v == 0:
-		return "0 USD"
-	case v >= 0.1:
+	if v == 0 || math.Abs(v) >= 0.1 {
 		return fmt.Sprintf("%.2f USD", v)
 	}
-	digits := min(9, 2-int(math.Floor(math.Log10(v))))
+	digits := min(9, 2-int(math.Floor(math.Log10(math.Abs(v)))))
 	return fmt.Sprintf("%.*f USD", digits, v)
 }
 
@@ -60,7 +72,7 @@ func dollarsOf(micro *float64) string {
 	if micro == nil {
 		return ""
 	}
-	return dollars(*micro)
+	return Dollars(*micro)
 }
 
 func ms(v float64) string {

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 // meant returns the value of the list that a text means, and whether there is exactly one: the value itself, one that
@@ -36,14 +38,14 @@ func only(list []string, ok func(string) bool) (string, bool) {
 	return list[i], true
 }
 
-// folded is a text in lower case, without white space, separators and quotes.
+// folded is a text in lower case, composed (NFC), without white space, separators and quotes.
 func folded(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsSpace(r) || strings.ContainsRune(`_-/·"'`, r) {
 			return -1
 		}
 		return unicode.ToLower(r)
-	}, s)
+	}, norm.NFC.String(s))
 }
 
 // minSlip is the least length of the longer of two words that a slip makes of one.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 // folder returns a folder of files, name and content in turn, beside a sound analysis.prompt unless that is one of
@@ -302,6 +304,7 @@ func TestSlips(t *testing.T) {
 		{en, "wood waste", ""}, {en, "metal pan", ""}, {en, "metal cap", ""}, {en, "clean PET bottle", ""}, {en, "PET bottle", ""}, {en, "glass", ""},
 		{en, "melt", ""}, {en, "paper bottle", ""}, {en, "hazardous food waste", ""},
 		{ko, "투명 페트병", "투명페트병"}, {ko, "플라스틱류", "플라스틱"},
+		{ko, norm.NFD.String("투명 페트병"), "투명페트병"}, {ko, norm.NFD.String("플라스틱"), "플라스틱"}, // as a Mac names folders
 		{ko, "불투명 페트병", ""}, {ko, "소형폐기물", ""}, {ko, "무해 폐기물", ""}, {ko, "페트병", ""}, {ko, "유리", ""}, {ko, "가구", ""},
 	} {
 		doc := fmt.Sprintf(`{"waste_type": "w", "category": %q, "recyclable": true, "confidence": 0.9, "feedback": "f"}`, tt.from)

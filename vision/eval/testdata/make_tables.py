@@ -135,11 +135,12 @@ def model(gold, answers, confidence, ms, full):
 
 
 def cascade(gold, a, b, confidence, cost_a, cost_b):
+    # As vision.Chain asks: never after a first answer that is none, and where the second is none the first counts.
     right_a = np.array([x == g for x, g in zip(a, gold)])
-    right_b = np.array([x == g for x, g in zip(b, gold)])
-    c = np.array([-1 if v is None or x in (REFUSED, BROKEN) else v for v, x in zip(confidence, a)], dtype=float)
+    right_b = np.array([y == g or y in (REFUSED, BROKEN) and x == g for x, y, g in zip(a, b, gold)])
+    c = np.array([np.inf if x in (REFUSED, BROKEN) else -1 if v is None else v for v, x in zip(confidence, a)], dtype=float)
     steps = []
-    for bound in [0.0] + sorted(set(c[c >= 0]))[1:] + [2.0]:
+    for bound in [0.0] + sorted(set(c[(c >= 0) & (c < np.inf)]))[1:] + [2.0]:
         ask = c < bound
         steps.append({
             "bound": float(bound),
