@@ -174,7 +174,7 @@ func TestBudget(t *testing.T) {
 	b := setup(t)
 	// 900 and 50 tokens at 1 and 2 dollars a million: a thousandth of a dollar each.
 	money := []string{"ONCEOVER_VISION_PRICE_IN=1000000", "ONCEOVER_VISION_PRICE_OUT=2000000", "ONCEOVER_BUDGET=0.0055usd/365d,5usd/366d"}
-	w := b.worker(money...)
+	w := b.worker(append(money, "ONCEOVER_LOG_LEVEL=debug")...)
 	results := b.db(0)
 	var paid int
 	for i := range 7 { // one after the other: nothing is known of what a call costs

@@ -81,7 +81,7 @@ func (s *Store) NotBegun(ctx context.Context, taskID, run string) error {
 	return nil
 }
 
-// paidTTL is longer than the longest pause between two attempts, a day.
+// paidTTL is longer than the longest pause between two attempts, a day. Each attempt renews it.
 const paidTTL = 48 * time.Hour
 
 // AddPaid notes that a task has paid for n calls of a kind.
@@ -100,11 +100,14 @@ func (s *Store) AddPaid(ctx context.Context, taskID, kind string, n int) error {
 	return nil
 }
 
-// Paid returns what AddPaid has noted of a task within two days, since it was last replayed.
+// Paid returns what AddPaid has noted of a task since it was last replayed, if its last attempt was within two days.
 func (s *Store) Paid(ctx context.Context, taskID, kind string) (n int, err error) {
 	err = s.guard.Do(ctx, func(ctx context.Context) error {
-		n, err = s.client.HGet(ctx, paidKey(taskID), kind).Int()
-		if errors.Is(err, redis.Nil) {
+		p := s.client.Pipeline()
+		paid := p.HGet(ctx, paidKey(taskID), kind)
+		p.Expire(ctx, paidKey(taskID), paidTTL)
+		_, err := p.Exec(ctx)
+		if n, err = paid.Int(); errors.Is(err, redis.Nil) {
 			return nil
 		}
 		return err

@@ -41,6 +41,7 @@ type Own struct {
 	Replayed time.Time // the last replay
 	First    time.Time // the job's first failure
 	Trying   time.Time // the first of the retries under way that go on for a time
+	Timed    int       // how many of the retries went on for a time, and are not counted
 	Previous string    // the error before the last replay
 	Since    string    // digest of an end on record that the message comes after: see celery.Stored
 	Routed   bool      // it had gone back to its queue before, so that its route stood in marks
@@ -55,6 +56,7 @@ const (
 	headerReplayed   = "x-onceover-replayed" // RFC 3339
 	headerFirst      = "x-onceover-first"    // RFC 3339
 	headerTrying     = "x-onceover-trying"   // RFC 3339
+	headerTimed      = "x-onceover-timed"
 	headerPrevious   = "x-onceover-previous"
 	headerSince      = "x-onceover-since"
 	headerExchange   = "x-onceover-exchange"
@@ -104,6 +106,7 @@ func messageOf(d amqp.Delivery, queue string) Message {
 		Replayed: moment(m.take(headerReplayed)),
 		First:    moment(m.take(headerFirst)),
 		Trying:   moment(m.take(headerTrying)),
+		Timed:    count(m.take(headerTimed)),
 	}
 	m.Own.Previous, _ = m.take(headerPrevious).(string)
 	m.Own.Since, _ = m.take(headerSince).(string)
@@ -162,6 +165,9 @@ func (o Own) headers() amqp.Table {
 	}
 	if !o.Trying.IsZero() {
 		out[headerTrying] = o.Trying.UTC().Format(time.RFC3339Nano)
+	}
+	if o.Timed > 0 {
+		out[headerTimed] = int32(o.Timed)
 	}
 	if o.Previous != "" {
 		out[headerPrevious] = o.Previous

@@ -269,7 +269,7 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 		}
 	}
 	q := r.query(pic)
-	q.Own = found != nil && found.Kind == cache.Near && rand.Float64() < r.t.cfg.Canary
+	q.Own = found != nil && r.mayDoubt(*found) && rand.Float64() < r.t.cfg.Canary
 	if found != nil && !found.Expiring && !q.Own {
 		return r.answer(ctx, pic, *found, vision.Usage{})
 	}
@@ -288,14 +288,26 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 		return r.answer(ctx, pic, *found, usage)
 	}
 	if q.Own {
-		differs, err := r.differ(found.Entry, fresh.Entry)
-		if err != nil {
-			return nil, err
-		}
-		r.t.cache.RecordCanary(found.Near, differs)
-		r.t.metrics.canary.WithLabelValues(strconv.Itoa(found.Near), strconv.FormatBool(differs)).Inc()
+		r.recordCanary(*found, fresh)
 	}
 	return r.answer(ctx, pic, fresh, usage)
+}
+
+// mayDoubt reports whether an answer is one that a canary may look at: a near one, not of a person, and where there is a
+// model.
+func (r *run) mayDoubt(a cache.Answer) bool {
+	return a.Kind == cache.Near && a.Entry.CorrectedAt == "" && r.t.analyzer.Model(r.opt.Lang) != vision.OfflineModel
+}
+
+// recordCanary counts whether a near answer is what the model says.
+func (r *run) recordCanary(near, fresh cache.Answer) {
+	differs, err := r.differ(near.Entry, fresh.Entry)
+	if err != nil { // the job has its answer
+		r.t.log.Warn("a near answer cannot be compared with that of the model", zap.String("task_id", r.taskID), zap.Error(err))
+		return
+	}
+	r.t.cache.RecordCanary(near.Near, differs)
+	r.t.metrics.canary.WithLabelValues(strconv.Itoa(near.Near), strconv.FormatBool(differs)).Inc()
 }
 
 // differ reports whether two answers differ in what is not just words.
@@ -446,12 +458,18 @@ func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answe
 		if err != nil {
 			return cache.Entry{}, err
 		}
-		if q.Stale != nil {
-			opt.Until = time.Now().Add(time.Second) // there is an answer
+		call := fill
+		if q.Stale != nil { // there is an answer: the call may not cost the job its time limit
+			opt.Until = time.Now().Add(time.Second)
+			if !r.opt.Until.IsZero() {
+				var cancel context.CancelFunc
+				call, cancel = context.WithDeadline(fill, r.opt.Until)
+				defer cancel()
+			}
 		}
 		var a vision.Answer
 		var usage vision.Usage
-		backErr := r.aside(fill, func() { a, usage, err = r.t.analyzer.Analyze(fill, preview, opt) })
+		backErr := r.aside(fill, func() { a, usage, err = r.t.analyzer.Analyze(call, preview, opt) })
 		r.t.metrics.spent(kindVision, usage)
 		spent = usage
 		r.pays(fill, kindVision, usage)

@@ -1,8 +1,10 @@
 package tasks
 
 import (
+	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -10,6 +12,7 @@ import (
 
 	"onceover/cache"
 	"onceover/phash"
+	"onceover/vision"
 )
 
 // TestCanary has the model asked about near hits all the same: about one whose answer agrees in all that is not just
@@ -67,6 +70,64 @@ func TestCanary(t *testing.T) {
 	}
 	if s, err := b.cache.Stats(t.Context(), 1, 0); err != nil || s.Canary[0].Asked != 2 {
 		t.Errorf("without the model: got %+v, %v", s.Canary, err)
+	}
+}
+
+// TestCanaryOfWhatAPersonSays asks nobody about a picture that is near one with a correction.
+func TestCanaryOfWhatAPersonSays(t *testing.T) {
+	b := setup(t)
+	cfg := DefaultConfig()
+	cfg.Canary = 1
+	b.task = NewImageAnalyze(cfg, b.pictures, b.cache, b.progress, b.model, prometheus.NewRegistry(), zap.NewNop())
+	first := b.run(t, map[string]any{"image_url": "box.jpg"})
+	picture := cache.Picture{Fingerprint: phash.Fingerprint{Hash: hashOf(t, first.PHash)}}
+	if _, err := b.cache.Correct(t.Context(), picture, cache.Variant{}, cache.Correction{WasteType: new("a person's")}, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.cache.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.run(t, map[string]any{"image_url": "box-cropped.jpg"}); got.Cached == nil || *got.Cached != "near" || got.WasteType != "a person's" || b.model.visions.Load() != 1 {
+		t.Errorf("got %+v after %d calls, want what the person says, and nobody asked", got, b.model.visions.Load())
+	}
+}
+
+// TestCanaryOffline has no model that could be asked.
+func TestCanaryOffline(t *testing.T) {
+	b := setup(t)
+	cfg := DefaultConfig()
+	cfg.Canary = 1
+	b.task = NewImageAnalyze(cfg, b.pictures, b.cache, b.progress, vision.NewOffline(), prometheus.NewRegistry(), zap.NewNop())
+	b.run(t, map[string]any{"image_url": "box.jpg"})
+	if err := b.cache.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.run(t, map[string]any{"image_url": "box-cropped.jpg"}); got.Cached == nil || *got.Cached != "near" {
+		t.Errorf("got %+v, want the near answer", got)
+	}
+}
+
+// TestCanaryWithinTheLimit has the model hang in a canary: the job has the near answer before its time limit is over.
+func TestCanaryWithinTheLimit(t *testing.T) {
+	b := setup(t)
+	cfg := DefaultConfig()
+	cfg.Canary = 1
+	b.task = NewImageAnalyze(cfg, b.pictures, b.cache, b.progress, b.model, prometheus.NewRegistry(), zap.NewNop())
+	b.run(t, map[string]any{"image_url": "box.jpg"})
+	if err := b.cache.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.model.enter = make(chan struct{})
+	req := request(t, map[string]any{"image_url": "box-cropped.jpg"})
+	req.SoftTimeLimit = 3 * time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), req.SoftTimeLimit)
+	defer cancel()
+	got, err := b.task.Run(ctx, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := got.(*Result); r.Cached == nil || *r.Cached != "near" || b.model.visions.Load() != 2 {
+		t.Errorf("got %+v after %d calls, want the near answer", r, b.model.visions.Load())
 	}
 }
 

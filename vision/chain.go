@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"onceover/vision/prompt"
@@ -40,6 +41,17 @@ const tooLong = time.Minute
 // NewChain returns a chain of at least one endpoint. With a cascade the endpoints that have the first one's model are
 // asked first.
 func NewChain(cascade *Cascade, first *OpenAI, others ...*OpenAI) *Chain {
+	if cascade != nil {
+		slices.SortStableFunc(others, func(a, b *OpenAI) int {
+			switch {
+			case a.model == first.model && b.model != first.model:
+				return -1
+			case a.model != first.model && b.model == first.model:
+				return 1
+			}
+			return 0
+		})
+	}
 	return &Chain{append([]*OpenAI{first}, others...), cascade}
 }
 
@@ -114,26 +126,40 @@ func (c *Chain) Feedback(ctx context.Context, analysis json.RawMessage, question
 }
 
 // each calls ask for one endpoint after the other, until one answers or the fault is one for which no other is asked.
-// The error is the last, or the one that says to come again soonest.
+// The error is that of an endpoint that is well, and has no room; else of one that may get well; else the last. Of like
+// ones it is the one that says to come again soonest.
 func each(endpoints []*OpenAI, opt Options, ask func(*OpenAI, Options) error) error {
 	var why *Error
-	for i, o := range endpoints {
+	for _, o := range endpoints {
 		err := ask(o, opt)
 		var e *Error
 		if !errors.As(err, &e) {
 			return err
 		}
-		if why == nil || !why.Class.Retryable() || e.Class.Retryable() && e.RetryAfter < why.RetryAfter {
+		next := o.passesOn(e, opt.Model != "")
+		if !next && !e.Class.Retryable() {
+			return err
+		}
+		if why == nil || hope(e) > hope(why) || hope(e) == hope(why) && (hope(e) == 0 || e.RetryAfter < why.RetryAfter) {
 			why = e
 		}
-		if i == len(endpoints)-1 || !o.passesOn(e, opt.Model != "") {
-			if !e.Class.Retryable() && !o.passesOn(e, opt.Model != "") {
-				return err
-			}
-			return why
+		if !next {
+			break
 		}
 	}
 	return why
+}
+
+// hope says how soon an endpoint may be asked: 2 if it is well and has no room, 1 if it may get well by itself, 0 if
+// somebody has to act.
+func hope(e *Error) int {
+	switch {
+	case e.Class == RateLimited, e.Class == Spent:
+		return 2
+	case e.Class.Retryable(), e.Closed:
+		return 1
+	}
+	return 0
 }
 
 // candidates are the endpoints for a job: those with the model that it, or the prompt, names; else all of them, or the

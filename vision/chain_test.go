@@ -157,6 +157,40 @@ func TestChain(t *testing.T) {
 	}
 }
 
+// TestChainSaysWhen has both endpoints not be asked: what the job is told is what the one says that is well, if one is.
+func TestChainSaysWhen(t *testing.T) {
+	t.Parallel()
+	closed := &Error{Class: Quota, Closed: true, Err: errors.New("no quota")}
+	full := &Error{Class: RateLimited, RetryAfter: 5 * time.Minute, Err: errors.New("no room")}
+	spent := &Error{Class: Spent, RetryAfter: time.Hour, Err: errors.New("no money")}
+	soon := &Error{Class: Overloaded, Closed: true, RetryAfter: time.Second, Err: errors.New("down")}
+	for name, tt := range map[string]struct{ first, second, want *Error }{
+		"the second is full":         {closed, full, full},
+		"the budget is spent":        {closed, spent, spent},
+		"both are closed":            {closed, soon, closed},
+		"both are, the other sooner": {&Error{Class: Quota, Closed: true, RetryAfter: time.Minute, Err: errors.New("no quota")}, soon, soon},
+	} {
+		c, _, _ := chainOf(t, &doorman{closed: map[string]*Error{"first": tt.first, "second": tt.second}}, says(goodReply), nil)
+		if _, _, err := c.Analyze(t.Context(), testPreview(t), Options{}); !errors.Is(err, tt.want) {
+			t.Errorf("%s: got %v, want %v", name, err, tt.want)
+		}
+	}
+}
+
+// TestCascadeOrder has an endpoint of the cheaper model stand behind one of the dearer.
+func TestCascadeOrder(t *testing.T) {
+	t.Parallel()
+	a, b, other := newService(t), newService(t, says(goodReply)), newService(t, says(goodReply))
+	d := &doorman{closed: map[string]*Error{"first": {Class: Quota, Closed: true, Err: errors.New("x")}}}
+	of := func(s *service, name, model string) *OpenAI {
+		return s.analyzer(t, func(c *OpenAIConfig) { c.Name, c.Model, c.Gate = name, model, d })
+	}
+	c := NewChain(&Cascade{Below: 0.5}, of(a, "first", "small"), of(b, "dear", "large"), of(other, "third", "small"))
+	if _, _, err := c.Analyze(t.Context(), testPreview(t), Options{}); err != nil || len(d.calls) != 1 || d.calls[0].Endpoint != "third" {
+		t.Errorf("got %v after %+v, want the other endpoint of the cheaper model asked", err, d.calls)
+	}
+}
+
 // TestCallsPassTheGate looks at what a gate is told of a call, and of its end.
 func TestCallsPassTheGate(t *testing.T) {
 	t.Parallel()
@@ -174,6 +208,9 @@ func TestCallsPassTheGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	first, question := d.calls[0], d.calls[2]
+	if kind := d.calls[1].Kind; kind != "analysis/repair" {
+		t.Errorf("the second is of kind %s: it is longer than the first ones are", kind)
+	}
 	if first.Endpoint != "e" || first.Model != "test-model" || first.Kind != "analysis" || first.Size != "1x1" || first.Prices.In != 150_000 ||
 		first.Priority != 5 || first.User != "u" || !first.Expires.Equal(opt.Expires) || first.Prompt == "" || first.Bytes == 0 || first.Last {
 		t.Errorf("the gate is told %+v", first)

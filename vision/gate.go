@@ -25,7 +25,7 @@ type Call struct {
 	Endpoint string // its name
 	Model    string
 	Prompt   string // version
-	Kind     string // analysis or feedback
+	Kind     string // analysis, analysis/repair or feedback
 	Size     string // class of the picture's size, "" without one: pictures of a class count as equally many tokens
 	Last     bool   // no other call is paid for in its job
 	Named    bool   // the model is the job's own choice: that it is missing is the job's fault

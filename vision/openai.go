@@ -175,6 +175,7 @@ func (o *OpenAI) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, 
 			chat.say("assistant", truncate(text, maxEchoRunes))
 		}
 		chat.say("user", fmt.Sprintf(repairPrompt, truncate(fault.Error(), maxEchoRunes)))
+		q.kind = repairKind // it is longer
 	}
 }
 
@@ -209,10 +210,13 @@ func (o *OpenAI) Feedback(ctx context.Context, analysis json.RawMessage, questio
 	}
 }
 
+// repairKind is the kind of the call that says what was wrong with an answer.
+const repairKind = prompt.Analysis + "/repair"
+
 // query is what is asked, without its values, and for whom.
 type query struct {
 	prompt      *prompt.Prompt
-	kind        string // prompt.Analysis or prompt.Feedback
+	kind        string // prompt.Analysis, prompt.Feedback or repairKind
 	model, lang string
 	opt         Options
 	size        string // class of the picture's size

@@ -283,7 +283,7 @@ func (e *ending) followRetry(v verdict) (func(context.Context) error, verdict) {
 	if err := m.SetRequest(&next); err != nil {
 		return nil, v.instead(exceptionOf(err))
 	}
-	m.Own.Again, m.Own.Trying = e.again, v.trying
+	m.Own.Again, m.Own.Trying, m.Own.Timed = e.again, v.trying, v.timed
 	return func(ctx context.Context) (err error) {
 		m.Own.Since = e.since.Digest()
 		if v.wait > maxHold {

@@ -34,9 +34,8 @@ type terminated struct{ signal int }
 func (t *terminated) Error() string { return "terminated" }
 
 // decide turns the outcome of an attempt into the job's verdict. Nothing else
-// does. cause is why the attempt's context had ended, nil if it had not; trying is when the first
-// retry was decided of those that go on for a time, zero if there was none.
-func decide(t *task, err, cause error, req *celery.Request, trying time.Time) verdict {
+// does. cause is why the attempt's context had ended, nil if it had not; own are the marks of its message.
+func decide(t *task, err, cause error, req *celery.Request, own rabbit.Own) verdict {
 	if err == nil {
 		return verdict{fate: succeed, outcome: outcomeSuccess}
 	}
@@ -87,16 +86,18 @@ func decide(t *task, err, cause error, req *celery.Request, trying time.Time) ve
 	if again.MaxRetries != nil {
 		maxRetries = *again.MaxRetries
 	}
-	wait, granted := t.Backoff.wait(req.Retries, again.After), req.Retries < maxRetries
+	counted := max(req.Retries-own.Timed, 0)
+	wait, granted := t.Backoff.wait(counted, again.After), counted < maxRetries
 	if again.For > 0 {
-		wait = max(wait, t.Backoff.wait(req.Retries, 0)) // they grow, whatever is asked for
-		wait, trying, granted = untilEnd(wait, again.For, trying)
+		wait = max(again.After, t.Backoff.wait(own.Timed, 0)) // they grow, whatever is asked for
+		wait, own.Trying, granted = untilEnd(wait, again.For, own.Trying)
+		own.Timed++
 	} else {
-		trying = time.Time{}
+		own.Trying = time.Time{}
 	}
 	switch {
 	case granted:
-		v := verdict{fate: retry, err: again, wait: wait, trying: trying, quiet: again.Quiet, expires: again.Expires, outcome: outcomeRetry}
+		v := verdict{fate: retry, err: again, wait: wait, trying: own.Trying, timed: own.Timed, quiet: again.Quiet, expires: again.Expires, outcome: outcomeRetry}
 		if again.Err != nil {
 			v.exc = exceptionOf(again.Err)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"onceover/celery"
+	"onceover/rabbit"
 )
 
 type outage struct{ error }
@@ -61,7 +62,7 @@ func TestDecide(t *testing.T) {
 	}
 	for _, tt := range tests {
 		o := decide(&task{Task: Task{MaxRetries: 3, AutoRetry: func(err error) bool { return err == errAgain }}}, tt.err, tt.cause,
-			&celery.Request{ID: "id", Task: "t", Retries: tt.retries}, time.Time{})
+			&celery.Request{ID: "id", Task: "t", Retries: tt.retries}, rabbit.Own{})
 		got := ""
 		if o.exc != nil {
 			got = o.exc.Error()
@@ -82,7 +83,8 @@ func TestRetryFor(t *testing.T) {
 		if began > 0 {
 			trying = time.Now().Add(-began)
 		}
-		return decide(&task{Task: Task{Backoff: Backoff{Cap: time.Second}}}, &celery.Retry{Err: exc, For: time.Hour, After: after}, nil, &celery.Request{Retries: 1000}, trying)
+		return decide(&task{Task: Task{Backoff: Backoff{Cap: time.Second}}}, &celery.Retry{Err: exc, For: time.Hour, After: after}, nil, &celery.Request{Retries: 1000},
+			rabbit.Own{Trying: trying, Timed: 1000})
 	}
 	if v := decided(time.Minute, 0); v.fate != retry || v.wait != time.Minute || time.Since(v.trying) > time.Minute {
 		t.Errorf("the first: got %+v", v)
@@ -98,6 +100,31 @@ func TestRetryFor(t *testing.T) {
 	}
 	if v := decided(time.Minute, time.Hour); v.fate != fail || v.exc != exc {
 		t.Errorf("after the end: got %+v, want the failure", v)
+	}
+}
+
+// TestCountedAfterTimed has a retry that is counted come after those that went on for a time.
+func TestCountedAfterTimed(t *testing.T) {
+	exc := celery.NewException("ConnectionError", "boom", nil)
+	busy := &task{Task: Task{MaxRetries: 3, Backoff: Backoff{Base: time.Second, Exact: true}}}
+	var own rabbit.Own
+	req := celery.Request{}
+	next := func(err error) verdict {
+		v := decide(busy, err, nil, &req, own)
+		req.Retries++
+		own.Trying, own.Timed = v.trying, v.timed
+		return v
+	}
+	for i := range 8 {
+		if v := next(&celery.Retry{Err: exc, For: time.Hour}); v.fate != retry || v.wait != time.Second<<i {
+			t.Errorf("number %d for a time: got %+v", i, v)
+		}
+	}
+	for i, want := range []fate{retry, retry, retry, fail} {
+		v := next(&celery.Retry{Err: exc})
+		if v.fate != want || want == retry && (v.wait != time.Second<<i || !v.trying.IsZero()) {
+			t.Errorf("number %d that is counted: got %+v, want %v", i, v, want)
+		}
 	}
 }
 

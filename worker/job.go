@@ -305,7 +305,8 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 	}
 	j.release(verdict{}, false)
 	j.goesRound()
-	j.again = true // what it has started it may start once more
+	j.req.Delivery.Redelivered = true // it has been at work
+	j.again = true                    // what it has started it may start once more
 	j.mu.Lock()
 	j.phase, j.stop = reserved, j.stopWaiting
 	j.mu.Unlock()
@@ -427,7 +428,7 @@ func (j *job) attempt(jobs, waits context.Context) (verdict, error) {
 	value, cause, err := runAttempt(context.WithValue(ctx, attemptKey{}, a), j.task.Handler, j.req, soft, hard)
 	j.enter(settled)
 	a.end()
-	v := decide(j.task, err, cause, j.req, j.message.Own.Trying)
+	v := decide(j.task, err, cause, j.req, j.message.Own)
 	v.value, v.stage, v.children = value, stageOf(err), a.plan.Children
 	if (v.fate == giveBack && errors.Is(cause, errStopping) || v.fate == requeue) && j.hasAcked() {
 		return j.givenUp(v, err), nil

@@ -71,7 +71,11 @@ func (j *job) parked(due time.Time, extra ...zap.Field) {
 	j.release(verdict{}, false)
 	ackErr := j.ack()
 	j.w.metrics.jobs.WithLabelValues(j.task.Name, outcomeParked).Inc()
-	j.w.log.Info("task parked", j.fields(append(extra, zap.Time("eta", due), zap.Bool("ack_lost", ackErr != nil))...)...)
+	level := zap.InfoLevel
+	if len(extra) > 0 { // it had no room, as others have: that is no outcome
+		level = zap.DebugLevel
+	}
+	j.w.log.Log(level, "task parked", j.fields(append(extra, zap.Time("eta", due), zap.Bool("ack_lost", ackErr != nil))...)...)
 }
 
 // Postpone asks for the task to be run again after delay, not as a retry: it has not begun what it was called for, as

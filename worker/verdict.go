@@ -43,6 +43,7 @@ type verdict struct {
 	wait      time.Duration     // before the next attempt
 	quiet     bool              // the log has the reason of the retry already
 	trying    time.Time         // when the first retry was decided of those that go on for a time; zero: they are counted
+	timed     int               // how many went on for a time
 	expires   time.Time         // of the next attempt; zero: as before
 	replace   *celery.Replace
 	why       revocation
