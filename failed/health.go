@@ -25,6 +25,9 @@ func (e *EvictionError) Error() string {
 		"ONCEOVER_FAILED_ALLOW_EVICTION=true accepts the loss", e.Policy)
 }
 
+// Evicts is the policy of the server.
+func (e *EvictionError) Evicts() string { return e.Policy }
+
 // Check looks whether the server is fit to keep jobs. It returns an
 // *EvictionError if it evicts and that is not allowed, and warnings about what a
 // crash of the server would lose.

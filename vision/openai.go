@@ -119,7 +119,7 @@ func NewOpenAI(cfg OpenAIConfig) (*OpenAI, error) {
 		o.timeout = defaultTimeout
 	}
 	if o.name == "" {
-		o.name = "default"
+		o.name = onlyEndpoint
 	}
 	return o, nil
 }
@@ -209,6 +209,9 @@ func (o *OpenAI) Feedback(ctx context.Context, analysis json.RawMessage, questio
 		return "", usage, failure(q.model, &Error{Class: Unusable}, "its answer is empty")
 	}
 }
+
+// onlyEndpoint is the name of one that has none, as it is the only one.
+const onlyEndpoint = "default"
 
 // repairKind is the kind of the call that says what was wrong with an answer.
 const repairKind = prompt.Analysis + "/repair"

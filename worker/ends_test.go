@@ -397,8 +397,12 @@ func TestEarlyAckEnds(t *testing.T) {
 	b := setup(t)
 	var runs atomic.Int32
 	b.tasks = append(b.tasks,
-		worker.Task{Name: "away", AckEarly: true, Handler: worker.HandlerFunc(func(context.Context, *celery.Request) (any, error) {
-			if runs.Add(1) < 3 {
+		worker.Task{Name: "away", AckEarly: true, Handler: worker.HandlerFunc(func(_ context.Context, r *celery.Request) (any, error) {
+			n := runs.Add(1)
+			if r.Delivery.Redelivered != (n > 1) { // what it has paid for is looked up
+				t.Errorf("run %d: redelivered is %v", n, r.Delivery.Redelivered)
+			}
+			if n < 3 {
 				return nil, away{errors.New("redis for cache is unavailable")}
 			}
 			return 1, nil

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -86,9 +88,9 @@ func startLocal(s *config.Settings, fs *pflag.FlagSet, build func(*config.Settin
 	own := map[string]string{
 		"broker-url": l.servers.BrokerURL(), "redis-url": redis,
 		"results-url": redis + "/0", "cache-url": redis + "/1", "progress-url": redis + "/2",
-		"failed-url": redis + "/5",
+		"failed-url": redis + "/5", "limits-url": redis + "/3",
 	}
-	for _, name := range []string{"broker-url", "redis-url", "results-url", "cache-url", "progress-url", "failed-url"} {
+	for _, name := range slices.Sorted(maps.Keys(own)) {
 		if fs.Changed(name) {
 			return nil, usageError(fmt.Errorf("--%s has no place here: the servers are always its own; use \"onceover worker\"", name))
 		}

@@ -246,10 +246,7 @@ func (svc *service) run(ctx context.Context, s stop) error {
 	if svc.gateway != nil {
 		svc.log.Info("HTTP is up", zap.String("addr", svc.gateway.Addr()))
 	}
-	if err := svc.checkFailedStore(ctx); err != nil {
-		return err
-	}
-	if err := svc.checkLimitsStore(ctx); err != nil {
+	if err := svc.checkStores(ctx); err != nil {
 		return err
 	}
 	// The HTTP side outlives ctx: it answers while the jobs in flight finish.
@@ -287,13 +284,26 @@ func (svc *service) run(ctx context.Context, s stop) error {
 	return errors.Join(err, <-httpDone)
 }
 
-// checkFailedStore refuses a Redis that would lose failed jobs. One that does not
+// checkStores refuses a Redis that would lose what it is to keep: failed jobs, and what was spent. One that does not
 // answer is looked at again while the worker runs.
-func (svc *service) checkFailedStore(ctx context.Context) error {
+func (svc *service) checkStores(ctx context.Context) error {
+	checks := []func(context.Context) ([]string, error){svc.failed.Check}
+	if svc.gate != nil {
+		checks = append(checks, svc.gate.Check)
+	}
+	for _, check := range checks {
+		if err := svc.checkStore(ctx, check); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (svc *service) checkStore(ctx context.Context, check func(context.Context) ([]string, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	warnings, err := svc.failed.Check(ctx)
-	var evicts *failed.EvictionError
+	warnings, err := check(ctx)
+	var evicts interface{ Evicts() string }
 	if errors.As(err, &evicts) {
 		return err
 	}
@@ -312,27 +322,6 @@ func (svc *service) tell() []string {
 		return svc.notes
 	}
 	return append(slices.Clone(svc.notes), svc.gate.Failing()...)
-}
-
-// checkLimitsStore refuses a Redis that would forget what was spent. One that does not answer lets no call begin.
-func (svc *service) checkLimitsStore(ctx context.Context) error {
-	if svc.gate == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	warnings, err := svc.gate.Check(ctx)
-	var evicts *fleet.EvictionError
-	if errors.As(err, &evicts) {
-		return err
-	}
-	if err != nil {
-		warnings = append(warnings, err.Error())
-	}
-	for _, text := range warnings {
-		svc.log.Warn(text)
-	}
-	return nil
 }
 
 // close releases what newService opened, after run.

@@ -208,7 +208,7 @@ func (s *Settings) table() []setting {
 		{"vision-price-in", []string{"ONCEOVER_VISION_PRICE_IN"}, num64(&s.Vision.Prices.In), "price of a million prompt tokens in millionths of a US dollar; 0: costs are not reported"},
 		{"vision-price-out", []string{"ONCEOVER_VISION_PRICE_OUT"}, num64(&s.Vision.Prices.Out), "the same for completion tokens"},
 		{"vision-rpm", []string{"ONCEOVER_VISION_RPM"}, num(&s.rpm), "`requests` a minute that the endpoint takes, from all workers together; 0: found out"},
-		{"vision-tpm", []string{"ONCEOVER_VISION_TPM"}, num(&s.tpm), "`tokens` a minute that the endpoint takes, from all workers together; 0: found out"},
+		{"vision-tpm", []string{"ONCEOVER_VISION_TPM"}, num(&s.tpm), "`tokens` a minute that the endpoint takes, from all workers together; 0: no limit is known"},
 		{"models", []string{"ONCEOVER_MODELS"}, str(&s.models), "`file` of endpoints in the order in which they are asked, in place of vision-url and the others; see docs/models.md"},
 		{"budget", []string{"ONCEOVER_BUDGET"}, str(&s.budget), "what all workers may `spend` together, such as 5usd/1d,100usd/30d; needs prices (default: no limit)"},
 		{"budget-over", []string{"ONCEOVER_BUDGET_OVER"}, str(&s.over), "what becomes of a job for which the budget has no room: wait, until the next window begins, or fail"},
@@ -416,8 +416,11 @@ func (s *Settings) completeModels(getenv func(string) string) []error {
 	if s.models != "" && (single || s.Offline) {
 		fault("models is set, and so is vision-url or offline: expected one of them")
 	}
+	if s.models != "" && (s.rpm != 0 || s.tpm != 0 || s.Vision.Prices.Known() || s.Vision.Format != "") {
+		fault("models is set, and so is vision-rpm, vision-tpm, vision-format or a vision-price: expected them in the file, for each endpoint")
+	}
 	if s.rpm < 0 || s.tpm < 0 {
-		fault("vision-rpm or vision-tpm is negative: expected 0 (found out) or more")
+		fault("vision-rpm or vision-tpm is negative: expected 0 (not known) or more")
 	}
 	switch {
 	case s.models != "":

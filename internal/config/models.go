@@ -5,9 +5,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -81,9 +83,13 @@ func (m *models) at(line int, format string, args ...any) error {
 
 func parseModels(name string, doc []byte, getenv func(string) string, worker bool) ([]Endpoint, *vision.Cascade, error) {
 	m := &models{name: name, getenv: getenv, worker: worker}
-	var root yaml.Node
-	if err := yaml.Unmarshal(bytes.TrimPrefix(doc, []byte("\ufeff")), &root); err != nil {
+	var root, second yaml.Node
+	in := yaml.NewDecoder(bytes.NewReader(bytes.TrimPrefix(doc, []byte("\ufeff"))))
+	if err := in.Decode(&root); err != nil && !errors.Is(err, io.EOF) {
 		return nil, nil, fmt.Errorf("%s: not YAML: %w", name, err)
+	}
+	if err := in.Decode(&second); !errors.Is(err, io.EOF) {
+		m.fault(max(second.Line, 1), "there is a second document: expected one, without a line of ---")
 	}
 	var out []Endpoint
 	var cascade *yaml.Node
@@ -299,6 +305,9 @@ func (m *models) endpoint(n *yaml.Node, before []Endpoint) []Endpoint {
 	return []Endpoint{cheap, e}
 }
 
+// variable is the name of a variable.
+var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
 // key reads the key of an endpoint, "" if the file names none. Its value is never shown.
 func (m *models) key(line int, env, file string) (string, error) {
 	switch {
@@ -308,9 +317,15 @@ func (m *models) key(line int, env, file string) (string, error) {
 		if v := m.getenv(env); v != "" {
 			return v, nil
 		}
+		if !variable.MatchString(env) {
+			return "", m.at(line, "key_env is not the name of a variable: expected the variable that has the key, not the key itself")
+		}
 		return "", m.at(line, "the variable %s that key_env names is not set", env)
 	case file != "":
 		v, err := os.ReadFile(file)
+		if why := (*os.PathError)(nil); errors.As(err, &why) && !strings.ContainsAny(file, "/.\\") {
+			return "", m.at(line, "key_file is not the path of a file (%v): expected the file that has the key, not the key itself", why.Err)
+		}
 		if err != nil {
 			return "", m.at(line, "key_file: %v", err)
 		}

@@ -104,8 +104,12 @@ endpoints:
 	if strings.Contains(err.Error(), "sk-secret") {
 		t.Error("a key is shown")
 	}
-	for doc, want := range map[string]string{"": "the file is empty", "a: 1": `"a" of the file is not known`, "endpoints: []": "not a list with at least one", "endpoints: [": "not YAML", "[]": "not a mapping", "{}": "no list named endpoints"} {
-		if _, _, err := parseModels("m.yaml", []byte(doc), os.Getenv, true); err == nil || !strings.Contains(err.Error(), want) {
+	const one = "endpoints:\n- {name: a, url: 'http://x/v1', model: m}\n"
+	for doc, want := range map[string]string{"": "the file is empty", "a: 1": `"a" of the file is not known`, "endpoints: []": "not a list with at least one", "endpoints: [": "not YAML", "[]": "not a mapping", "{}": "no list named endpoints",
+		one + "---\ncascade: {below: 0.5}": "there is a second document", one + "---\n[": "there is a second document",
+		"endpoints:\n- {name: a, url: 'http://x/v1', model: m, key_env: sk-secret}":  "key_env is not the name of a variable",
+		"endpoints:\n- {name: a, url: 'http://x/v1', model: m, key_file: sk-secret}": "key_file is not the path of a file"} {
+		if _, _, err := parseModels("m.yaml", []byte(doc), os.Getenv, true); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "sk-secret") {
 			t.Errorf("%q: got %v, want %q", doc, err, want)
 		}
 	}
@@ -164,8 +168,8 @@ func TestOnlyWorkersNeedAll(t *testing.T) {
 		only []string
 		want []string // in the error; none: it loads
 	}{
-		{nil, []string{"m.yaml:3: the variable NONE", "m.yaml:4: key_file: "}},                      // worker
-		{[]string{"concurrency", "prompts"}, []string{"m.yaml:3: the variable NONE", "key_file: "}}, // demo
+		{nil, []string{"m.yaml:3: the variable NONE", "m.yaml:4: key_file is not the path"}},                      // worker
+		{[]string{"concurrency", "prompts"}, []string{"m.yaml:3: the variable NONE", "key_file is not the path"}}, // demo
 		{[]string{"redis-url", "budget"}, nil},
 		{[]string{"models"}, nil},
 	} {
@@ -208,6 +212,7 @@ func TestModelSettings(t *testing.T) {
 	}
 	for want, vars := range map[string][]string{
 		"models is set, and so is vision-url":                    {"ONCEOVER_MODELS=" + file, "ONCEOVER_VISION_URL=http://x/v1", "ONCEOVER_VISION_MODEL=m"},
+		"models is set, and so is vision-rpm":                    {"ONCEOVER_MODELS=" + file, "ONCEOVER_VISION_PRICE_IN=1", "ONCEOVER_VISION_PRICE_OUT=2"},
 		"the price of model m at endpoint a is not":              {"ONCEOVER_MODELS=" + file, "ONCEOVER_BUDGET=5usd/1d"},
 		"endpoint a has a time-out of 2m0s, and a job may":       {"ONCEOVER_MODELS=" + file, "ONCEOVER_SOFT_TIME_LIMIT=1m"},
 		`budget: "5usd" is not a budget`:                         {"ONCEOVER_BUDGET=5usd"},

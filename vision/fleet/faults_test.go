@@ -262,3 +262,30 @@ func TestLimitStaysWithinTheOperators(t *testing.T) {
 		t.Errorf("got a limit of %s thousandths, want 2000", limit)
 	}
 }
+
+// TestServerEvicts has the server begin to evict while there is a budget, and stop.
+func TestServerEvicts(t *testing.T) {
+	b := newBench(t)
+	const minute = 50 * time.Millisecond
+	g := b.gate(Config{Budgets: []Budget{{1_000_000, year}}}, minute)
+	set := func(policy string) {
+		b.client.ConfigSet(t.Context(), "maxmemory", "100mb")
+		b.client.ConfigSet(t.Context(), "maxmemory-policy", policy)
+		time.Sleep(minute + time.Millisecond) // it is looked at once a minute
+	}
+	b.enter(g, costly()).Leave(answered)
+	set("allkeys-lru")
+	for range 2 {
+		if e := b.refused(g, costly()); !strings.Contains(e.Error(), "allkeys-lru") || e.RetryAfter != minute {
+			t.Errorf("got %v", e)
+		}
+	}
+	if f := g.Failing(); len(f) != 1 || !strings.Contains(f[0], "noeviction") {
+		t.Errorf("what fails: got %q", f)
+	}
+	set("noeviction")
+	b.enter(g, costly()).Leave(answered)
+	if f := g.Failing(); len(f) != 0 {
+		t.Errorf("what fails when it does not: got %q", f)
+	}
+}

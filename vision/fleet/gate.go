@@ -93,6 +93,8 @@ type Gate struct {
 	mu      sync.Mutex
 	lines   map[string]*line
 	failing map[string]failing // by endpoint, or budget: what was heard last
+	checked time.Time          // whether the server evicts
+	evicts  *EvictionError
 }
 
 // failing is what is in the way of calls.
@@ -145,6 +147,9 @@ func (g *Gate) Enter(ctx context.Context, c vision.Call) (vision.Pass, error) {
 	if len(g.cfg.Budgets) > 0 && !c.Known() {
 		return nil, &vision.Error{Class: vision.Invalid, Err: fmt.Errorf(
 			"ask vision model %q: its price is not known, and there is a budget: give its price in the file of models, or choose a model that is there", c.Model)}
+	}
+	if err := g.keeps(ctx); err != nil {
+		return nil, err
 	}
 	outer := ctx
 	if c.Wait > 0 { // Redis is waited for no longer, either
