@@ -173,11 +173,11 @@ func TestDeadKey(t *testing.T) {
 func TestBudget(t *testing.T) {
 	b := setup(t)
 	// 900 and 50 tokens at 1 and 2 dollars a million: a thousandth of a dollar each.
-	money := []string{"ONCEOVER_VISION_PRICE_IN=1000000", "ONCEOVER_VISION_PRICE_OUT=2000000", "ONCEOVER_BUDGET=0.0055usd/365d,5usd/366d"}
+	money := []string{"ONCEOVER_VISION_PRICE_IN=1000000", "ONCEOVER_VISION_PRICE_OUT=2000000", "ONCEOVER_BUDGET=0.0105usd/365d,5usd/366d"}
 	w := b.worker(append(money, "ONCEOVER_LOG_LEVEL=debug")...)
 	results := b.db(0)
 	var paid int
-	for i := range 7 { // one after the other: nothing is known of what a call costs
+	for i := range 11 { // one after the other, until it is known what a call costs
 		got := b.client("send", b.misses(i, 1, "user_id", i%2)...)
 		parked := func() bool { return strings.Contains(w.log.String(), `"msg":"task parked","task_id":"`+got[0].ID) }
 		b.until(func() bool { return b.status(results, got[0].ID) == "SUCCESS" || parked() })
@@ -185,8 +185,8 @@ func TestBudget(t *testing.T) {
 			paid++
 		}
 	}
-	if paid != 5 || b.model.vision.Load() != 5 {
-		t.Errorf("%d jobs and %d calls, want 5 of each", paid, b.model.vision.Load())
+	if paid != 9 || b.model.vision.Load() != 9 {
+		t.Errorf("%d jobs and %d calls, want 9 of each", paid, b.model.vision.Load())
 	}
 	w.wait(`"msg":"task parked"`, 2)
 	if hit := b.client("run", b.misses(0, 1)...)[0]; hit.State != "SUCCESS" || hit.Value["cached"] != "exact" {
@@ -194,17 +194,17 @@ func TestBudget(t *testing.T) {
 	}
 	b.env = append(b.env, money...)
 	out, errs, code := b.onceover("budget")
-	for _, want := range []string{"0.0055usd/365d", "spent", "0.005usd", "left", "0.0005usd", "test-model  0     0.003usd", "test-model  1     0.002usd", "4.995usd"} {
+	for _, want := range []string{"0.0105usd/365d", "spent", "0.009usd", "left", "0.0015usd", "test-model  0     0.005usd", "test-model  1     0.004usd", "4.991usd"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("onceover budget lacks %q (exit code %d, %s):\n%s", want, code, errs, out)
 		}
 	}
-	if out, _, code := b.onceover("budget", "--json"); code != 0 || !strings.Contains(out, `"left_microusd":500,`) {
+	if out, _, code := b.onceover("budget", "--json"); code != 0 || !strings.Contains(out, `"left_microusd":1500,`) {
 		t.Errorf("as JSON: exit code %d, %s", code, out)
 	}
 	w.stop()
 	b.worker("ONCEOVER_BUDGET_OVER=fail")
-	if got := b.client("run", b.misses(100, 1)...)[0]; got.State != "FAILURE" || !strings.Contains(got.Text, "the budget of 0.0055usd/365d has no room") {
+	if got := b.client("run", b.misses(100, 1)...)[0]; got.State != "FAILURE" || !strings.Contains(got.Text, "the budget of 0.0105usd/365d has no room") {
 		t.Errorf("over the budget, to fail: got %+v", got)
 	}
 	if _, errs, code := b.onceover("worker", "--vision-price-in", "0", "--vision-price-out", "0"); code != 2 || !strings.Contains(errs, "the price of model test-model") {
