@@ -222,7 +222,9 @@ func TestMeasureInFlight(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	took := time.Since(began)
-	t.Logf("1000 jobs in %v, %d calls in flight at most, %d MiB at most, %d before", took, e.most, peak(), idle)
+	at := func(i int) time.Duration { return e.at[i].Sub(began).Round(time.Millisecond) }
+	t.Logf("1000 jobs in %v, %d calls in flight at most, %d MiB at most, %d before; calls began after %v, %v, %v, %v, %v", took, e.most, peak(), idle,
+		at(0), at(99), at(499), at(899), at(999))
 	if s := b.states(results, sent); s["SUCCESS"] != 1000 {
 		t.Errorf("got %v, want 1,000 times SUCCESS", s)
 	}
