@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/go-redsync/redsync/v4"
@@ -165,8 +166,13 @@ type lock struct {
 	c       *Cache
 	key     string
 	mutex   *redsync.Mutex
+	ctx     context.Context // of its renewals
 	stop    context.CancelFunc
-	stopped chan struct{}
+	renewal sync.WaitGroup // that is due or under way
+
+	mu    sync.Mutex
+	timer *time.Timer // of the next renewal
+	over  bool
 }
 
 // lock takes the lock of a key; nil if somebody else has it.
@@ -180,9 +186,9 @@ func (c *Cache) lock(ctx context.Context, key string) (*lock, error) {
 	if !mine {
 		return nil, nil
 	}
-	renewal, stop := context.WithCancel(context.WithoutCancel(ctx))
-	l := &lock{c: c, key: key, mutex: mutex, stop: stop, stopped: make(chan struct{})}
-	go l.renew(renewal)
+	l := &lock{c: c, key: key, mutex: mutex}
+	l.ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
+	l.renewLater()
 	return l, nil
 }
 
@@ -200,33 +206,51 @@ func (c *Cache) tryLock(ctx context.Context, mutex *redsync.Mutex) (mine bool, e
 	return mine, err
 }
 
-// renew keeps the lock, and takes it again where it ran out or was evicted. Where
-// somebody else has it meanwhile both go on: the call is paid for already, and
-// the last answer stays.
-func (l *lock) renew(ctx context.Context) {
-	defer close(l.stopped)
-	tick := time.NewTicker(l.c.lease / 3)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		var taken *redsync.ErrTaken
-		if _, err := l.mutex.ExtendContext(ctx); !errors.As(err, &taken) {
-			continue // if Redis is away, the next tick shows whether the lock is
-		}
-		l.c.metrics.lost.Inc()
-		l.c.log.Warn("lock of a picture lost to another process", zap.String("key", l.key))
+// renewLater has the lock be renewed when a third of its lease is over, until it is released or lost. A lock that waits
+// for that needs no goroutine.
+func (l *lock) renewLater() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
 		return
 	}
+	l.renewal.Add(1)
+	l.timer = time.AfterFunc(l.c.lease/3, func() {
+		defer l.renewal.Done()
+		if l.renew() {
+			l.renewLater()
+		}
+	})
+}
+
+// renew keeps the lock, and takes it again where it ran out or was evicted. Where
+// somebody else has it meanwhile both go on: the call is paid for already, and
+// the last answer stays. It reports whether the lock may still be ours.
+func (l *lock) renew() bool {
+	var taken *redsync.ErrTaken
+	if _, err := l.mutex.ExtendContext(l.ctx); !errors.As(err, &taken) {
+		return true // if Redis is away, the next time shows whether the lock is
+	}
+	l.c.metrics.lost.Inc()
+	l.c.log.Warn("lock of a picture lost to another process", zap.String("key", l.key))
+	return false
+}
+
+// endRenewal waits for a renewal that is under way. There is none after it.
+func (l *lock) endRenewal() {
+	l.stop()
+	l.mu.Lock()
+	l.over = true
+	if l.timer.Stop() {
+		l.renewal.Done()
+	}
+	l.mu.Unlock()
+	l.renewal.Wait()
 }
 
 // release gives the lock back and wakes those who wait for it.
 func (l *lock) release() {
-	l.stop()
-	<-l.stopped
+	l.endRenewal()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	// Where it fails the lock is lost already, or Redis is away and it runs out.

@@ -226,6 +226,9 @@ func (svc *service) newAnalyzer(s *config.Settings, open func(role, url string) 
 	return vision.NewChain(s.Cascade, all[0], all[1:]...), nil
 }
 
+// redisBuffer is that of a connection, in bytes, twice: most of what we say fits, and the default is 32 KiB.
+const redisBuffer = 4 << 10
+
 // openRedis makes the client of a role; it connects when it is used.
 func openRedis(role, url string, concurrency int) (*redis.Client, error) {
 	opt, err := config.ParseRedisURL(role+"-url", url)
@@ -234,6 +237,7 @@ func openRedis(role, url string, concurrency int) (*redis.Client, error) {
 	}
 	opt.PoolSize = cmp.Or(opt.PoolSize, min(max(concurrency/4, 8), 64))
 	opt.ClientName = cmp.Or(opt.ClientName, "onceover-"+role)
+	opt.ReadBufferSize, opt.WriteBufferSize = redisBuffer, redisBuffer
 	return redis.NewClient(opt), nil
 }
 
