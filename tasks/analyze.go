@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"onceover/cache"
 	"onceover/celery"
@@ -325,13 +326,20 @@ func (r *run) differ(a, b cache.Entry) (bool, error) {
 	return !bytes.Equal(one, other), err
 }
 
+// levelOf is the level at which the log has a fault of the model that costs no job its answer: debug if the log has it
+// already, for all jobs together.
+func levelOf(err error) zapcore.Level {
+	var model *vision.Error
+	var away interface{ Unavailable() bool }
+	if errors.As(err, &model) && (model.Closed || model.Class == vision.RateLimited || model.Class == vision.Spent) || errors.As(err, &away) && away.Unavailable() {
+		return zap.DebugLevel
+	}
+	return zap.WarnLevel
+}
+
 // tellStale logs that a job has the old answer.
 func (r *run) tellStale(pic cache.Picture, err error) {
-	level := zap.WarnLevel
-	if model := (*vision.Error)(nil); errors.As(err, &model) && (model.Closed || model.Class == vision.RateLimited || model.Class == vision.Spent) {
-		level = zap.DebugLevel // the log has that already
-	}
-	r.t.log.Log(level, "the model could not be asked anew, and the answer that was there is used", zap.String("task_id", r.taskID),
+	r.t.log.Log(levelOf(err), "the model could not be asked anew, and the answer that was there is used", zap.String("task_id", r.taskID),
 		zap.String("phash", pic.Hash.String()), zap.Error(err))
 }
 
@@ -487,6 +495,11 @@ func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answe
 			return cache.Entry{}, err
 		}
 		r.t.metrics.tookOffList(a.OffList)
+		r.t.metrics.cascaded(a)
+		if a.Dearer != nil {
+			r.t.log.Log(levelOf(a.Dearer), "the dearer model could not be asked, and the answer of the cheaper one is used", zap.String("task_id", r.taskID),
+				zap.String("phash", q.Hash.String()), zap.Error(a.Dearer))
+		}
 		e.AnalyzedAt = r.t.now().UTC().Format("2006-01-02T15:04:05")
 		e.Model, e.PromptVersion, e.CostMicroUSD = a.Model, a.PromptVersion, usage.CostMicroUSD
 		return e, nil

@@ -15,6 +15,7 @@ type metrics struct {
 	tokens  *prometheus.CounterVec
 	offList *prometheus.CounterVec
 	canary  *prometheus.CounterVec
+	cascade *prometheus.CounterVec
 	cost    prometheus.Counter
 	saved   prometheus.Counter // calls
 	savings prometheus.Counter // money
@@ -42,6 +43,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		canary: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "onceover_cache_canary_total", Help: "Near hits of which the model was asked all the same, by distance in bits and by whether its answer differs.",
 		}, []string{"distance", "differs"}),
+		cascade: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "onceover_vision_cascade_total", Help: "Pictures of a cascade: sure, asked of the dearer model too, or failed, as that gave no answer.",
+		}, []string{"result"}),
 		cost: f.NewCounter(prometheus.CounterOpts{
 			Name: "onceover_vision_cost_usd_total", Help: "Cost of the requests where a price is configured.",
 		}),
@@ -64,6 +68,13 @@ func (m *metrics) spent(kind string, u vision.Usage) {
 func (m *metrics) tookOffList(fields []string) {
 	for _, name := range fields {
 		m.offList.WithLabelValues(name).Inc()
+	}
+}
+
+// cascaded counts how a cascade came to an answer.
+func (m *metrics) cascaded(a vision.Answer) {
+	if a.Cascade != "" {
+		m.cascade.WithLabelValues(string(a.Cascade)).Inc()
 	}
 }
 

@@ -73,13 +73,19 @@ func (c *Chain) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, U
 			dearer = append(dearer, o)
 		}
 	}
-	if err != nil || c.cascade == nil || len(dearer) == 0 || a.by.model != c.all[0].model || c.cascade.takes(a) {
+	if err != nil || c.cascade == nil || len(dearer) == 0 || a.by.model != c.all[0].model {
 		return a, usage, err
+	}
+	if c.cascade.takes(a) {
+		a.Cascade = CascadeSure
+		return a, usage, nil
 	}
 	opt.Paid += usage.Paid
 	better, more, err := analyze(ctx, dearer, p, opt)
+	better.Cascade = CascadeAsked
 	if err != nil {
 		better = a
+		better.Cascade, better.Dearer = CascadeFailed, err
 	}
 	return better, usage.Add(more), nil
 }

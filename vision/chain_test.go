@@ -60,19 +60,20 @@ func TestCascade(t *testing.T) {
 		opt     Options
 		want    string // the model
 		calls   int
+		how     Cascaded
 	}{
-		"sure":                     {Cascade{Below: 0.8}, []answer{sure("0.8")}, sure("0.5"), Options{}, "small", 1},
-		"not sure":                 {Cascade{Below: 0.8}, []answer{sure("0.79")}, sure("0.5"), Options{}, "large", 2},
-		"calibrated":               {Cascade{Below: 0.8, Sure: half}, []answer{sure("0.99")}, sure("0.5"), Options{}, "large", 2},
-		"calibrated, sure":         {Cascade{Below: 0.4, Sure: half}, []answer{sure("0.81")}, sure("0.5"), Options{}, "small", 1},
-		"another field":            {Cascade{Below: 0.8, Field: "sure"}, []answer{sure("0.99")}, sure("0.5"), Options{}, "large", 2},
-		"the field named":          {Cascade{Below: 0.8, Field: "confidence"}, []answer{sure("0.8")}, sure("0.5"), Options{}, "small", 1},
-		"of another prompt":        {Cascade{Below: 0.1, PromptVersion: "other"}, []answer{sure("0.99")}, sure("0.5"), Options{}, "large", 2},
-		"the dearer one is away":   {Cascade{Below: 0.8}, []answer{sure("0.5")}, failing, Options{}, "small", 2},
-		"the cheaper has no quota": {Cascade{Below: 0.8}, []answer{quota}, sure("0.5"), Options{}, "large", 2},
-		"paid for before":          {Cascade{Below: 0.8}, []answer{sure("0.5")}, sure("0.9"), Options{Paid: 1}, "small", 1},
-		"repaired":                 {Cascade{Below: 0.8}, []answer{says("no"), sure("0.5")}, sure("0.9"), Options{}, "small", 2},
-		"the job's own model":      {Cascade{Below: 0.8}, []answer{sure("0.5")}, sure("0.9"), Options{Model: "small"}, "small", 1},
+		"sure":                     {Cascade{Below: 0.8}, []answer{sure("0.8")}, sure("0.5"), Options{}, "small", 1, CascadeSure},
+		"not sure":                 {Cascade{Below: 0.8}, []answer{sure("0.79")}, sure("0.5"), Options{}, "large", 2, CascadeAsked},
+		"calibrated":               {Cascade{Below: 0.8, Sure: half}, []answer{sure("0.99")}, sure("0.5"), Options{}, "large", 2, CascadeAsked},
+		"calibrated, sure":         {Cascade{Below: 0.4, Sure: half}, []answer{sure("0.81")}, sure("0.5"), Options{}, "small", 1, CascadeSure},
+		"another field":            {Cascade{Below: 0.8, Field: "sure"}, []answer{sure("0.99")}, sure("0.5"), Options{}, "large", 2, CascadeAsked},
+		"the field named":          {Cascade{Below: 0.8, Field: "confidence"}, []answer{sure("0.8")}, sure("0.5"), Options{}, "small", 1, CascadeSure},
+		"of another prompt":        {Cascade{Below: 0.1, PromptVersion: "other"}, []answer{sure("0.99")}, sure("0.5"), Options{}, "large", 2, CascadeAsked},
+		"the dearer one is away":   {Cascade{Below: 0.8}, []answer{sure("0.5")}, failing, Options{}, "small", 2, CascadeFailed},
+		"the cheaper has no quota": {Cascade{Below: 0.8}, []answer{quota}, sure("0.5"), Options{}, "large", 2, ""},
+		"paid for before":          {Cascade{Below: 0.8}, []answer{sure("0.5")}, sure("0.9"), Options{Paid: 1}, "small", 1, CascadeFailed},
+		"repaired":                 {Cascade{Below: 0.8}, []answer{says("no"), sure("0.5")}, sure("0.9"), Options{}, "small", 2, CascadeFailed},
+		"the job's own model":      {Cascade{Below: 0.8}, []answer{sure("0.5")}, sure("0.9"), Options{Model: "small"}, "small", 1, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -91,6 +92,9 @@ func TestCascade(t *testing.T) {
 			one := a.analyzer(t, func(c *OpenAIConfig) { c.Name, c.Model = "first", "small" })
 			two := b.analyzer(t, func(c *OpenAIConfig) { c.Name, c.Model = "second", "large" })
 			got, usage, err := NewChain(&tt.cascade, one, two).Analyze(t.Context(), testPreview(t), tt.opt)
+			if got.Cascade != tt.how || (got.Dearer != nil) != (tt.how == CascadeFailed) {
+				t.Errorf("got cascade %q, %v, want %q", got.Cascade, got.Dearer, tt.how)
+			}
 			if err != nil || got.Model != tt.want || usage.Calls != tt.calls {
 				t.Errorf("got %s after %d calls, %v, want %s after %d", got.Model, usage.Calls, err, tt.want, tt.calls)
 			}

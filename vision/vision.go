@@ -46,9 +46,20 @@ type Answer struct {
 	OffList       []string        // the fields whose values are none of the schema's lists and were taken all the same
 	Model         string          // who answered, as the endpoint says; else the name that was asked for
 	PromptVersion string          // of the prompt that was answered
+	Cascade       Cascaded        // empty without a cascade
+	Dearer        error           // why the dearer model gave no answer, of CascadeFailed
 
 	by *OpenAI // in a Chain: who was asked
 }
+
+// Cascaded is how a Chain with a Cascade came to an answer.
+type Cascaded string
+
+const (
+	CascadeSure   Cascaded = "sure"   // the cheaper model's answer was sure enough
+	CascadeAsked  Cascaded = "asked"  // it was not, and the dearer model gave one
+	CascadeFailed Cascaded = "failed" // it was not, and counts all the same: the dearer model gave none
+)
 
 // Usage counts what was asked of a paid service.
 type Usage struct {
