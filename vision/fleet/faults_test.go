@@ -121,7 +121,7 @@ func TestOneEpisode(t *testing.T) {
 	}
 }
 
-// TestLimitAfterAPause has an endpoint of which a limit is known refuse the first call after a pause: that hardly
+// TestLimitAfterAPause has an endpoint of which a limit is known refuse the first calls after a pause: that hardly
 // changes what is known.
 func TestLimitAfterAPause(t *testing.T) {
 	b := newBench(t)
@@ -129,7 +129,9 @@ func TestLimitAfterAPause(t *testing.T) {
 	b.enter(g, aCall()).Leave(answered)
 	b.client.HSet(t.Context(), prefix+"e", "rpm", 60, "rpm_at", time.Now().UnixMicro(), "rpm_step", 1)
 	b.client.Del(t.Context(), prefix+"e:log", prefix+"e:tokens")
-	b.enter(g, aCall()).Leave(fault(vision.RateLimited, time.Minute))
+	one, other := b.enter(g, aCall()), b.enter(g, aCall())
+	one.Leave(fault(vision.RateLimited, time.Minute))
+	other.Leave(fault(vision.RateLimited, time.Minute))
 	if rpm := b.client.HGet(t.Context(), prefix+"e", "rpm").Val(); rpm != "48" {
 		t.Errorf("the limit is %s a minute now, want 48", rpm)
 	}

@@ -43,7 +43,8 @@ local limit = get('limit')
 local asked = call.wait -- what the endpoint has asked for
 if call.fault == 'throttled' then
   -- Calls that were in flight together are told together: that is once.
-  local times = math.max(1, get('throttled') + (num(r.at) > get('wary_since') and 1 or 0))
+  local first = num(r.at) > get('wary_since')
+  local times = math.max(1, get('throttled') + (first and 1 or 0))
   put('throttled', times)
   put('wary', 1)
   put('wary_since', now)
@@ -54,9 +55,9 @@ if call.fault == 'throttled' then
   -- What was taken in the last minute is the limit, unless it was one of a second or so.
   if call.wait >= call.minute / 12 or times >= 3 then
     local took, known = redis.call('ZCARD', log), get('rpm')
-    local first = redis.call('ZRANGE', log, 0, 0, 'WITHSCORES')[2]
-    if known > 0 and (not first or now - first < call.minute * 0.8) then -- there was a pause
-      took = math.max(took, math.floor(known * 0.8))
+    local oldest = redis.call('ZRANGE', log, 0, 0, 'WITHSCORES')[2]
+    if known > 0 and (not oldest or now - oldest < call.minute * 0.8) then -- there was a pause
+      took = math.max(took, first and math.floor(known * 0.8) or known)
     end
     put('rpm', math.max(1, took))
     put('rpm_at', now)
