@@ -49,7 +49,7 @@ func (c *Cache) Fill(ctx context.Context, q Query, compute func(context.Context)
 		return Answer{Entry: *q.Stale, Kind: Exact}, nil // another job makes it anew
 	}
 	a, shared, err := c.flight.do(ctx, key, waiting, func(ctx context.Context, waits func()) (Answer, error) {
-		return c.fill(ctx, key, q, compute, waits)
+		return c.fill(ctx, key, &q, compute, waits)
 	})
 	if err == nil && shared && a.Kind == Fresh {
 		a.Kind = Shared
@@ -58,37 +58,49 @@ func (c *Cache) Fill(ctx context.Context, q Query, compute func(context.Context)
 }
 
 // fill is Fill for one caller of this process.
-func (c *Cache) fill(ctx context.Context, key string, q Query, compute func(context.Context) (Entry, error), waits func()) (Answer, error) {
+func (c *Cache) fill(ctx context.Context, key string, q *Query, compute func(context.Context) (Entry, error), waits func()) (Answer, error) {
+	a, lock, err := c.lockFor(ctx, key, q, waits)
+	if lock != nil {
+		defer lock.release()
+	}
+	if a != nil || err != nil {
+		return deref(a), err
+	}
+	return c.computed(ctx, key, q, compute)
+}
+
+// lockFor takes the lock of a key, unless there is an answer meanwhile. Where there is a lock the caller releases it.
+func (c *Cache) lockFor(ctx context.Context, key string, q *Query, waits func()) (*Answer, *lock, error) {
 	lock, err := c.lock(ctx, key)
 	if err != nil {
-		return Answer{}, err
+		return nil, nil, err
 	}
 	if lock == nil && q.Stale != nil {
-		return Answer{Entry: *q.Stale, Kind: Exact}, nil // another process makes it anew
+		return &Answer{Entry: *q.Stale, Kind: Exact}, nil, nil // another process makes it anew
 	}
 	if lock == nil {
 		waits()
 		c.metrics.waits.Inc()
 		var a *Answer
-		if a, lock, err = c.await(ctx, key, q); a != nil || err != nil {
-			return deref(a), err
+		if a, lock, err = c.await(ctx, key, *q); a != nil || err != nil {
+			return a, nil, err
 		}
 	}
-	defer lock.release()
 	// Somebody may have been faster, under this hash or a near one.
 	if c.cfg.Radius > 0 {
 		if err := c.Load(ctx); err != nil {
-			return Answer{}, err
+			return nil, lock, err
 		}
 	}
-	a, err := c.Lookup(ctx, q)
-	if err != nil {
-		return Answer{}, err
-	}
+	a, err := c.Lookup(ctx, *q)
 	if a != nil {
 		a.Expiring = false
-		return *a, nil
 	}
+	return a, lock, err
+}
+
+// computed computes an entry and keeps it.
+func (c *Cache) computed(ctx context.Context, key string, q *Query, compute func(context.Context) (Entry, error)) (Answer, error) {
 	began := time.Now()
 	e, err := compute(ctx)
 	if err != nil {
@@ -98,14 +110,18 @@ func (c *Cache) fill(ctx context.Context, key string, q Query, compute func(cont
 	if q.Stale != nil {
 		c.metrics.refreshed.Inc()
 	}
-	// The answer is paid for: it is kept even if all who asked have gone.
-	keep, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	return Answer{Entry: c.storePaid(ctx, key, q, &e), Kind: Fresh}, nil
+}
+
+// storePaid stores an entry, and returns what is kept. It is paid for: it is kept even if all who asked have gone.
+func (c *Cache) storePaid(ctx context.Context, key string, q *Query, e *Entry) Entry {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	kept, err := c.Store(keep, q.Picture, q.Variant, e)
+	kept, err := c.Store(ctx, q.Picture, q.Variant, *e)
 	if err != nil {
 		c.log.Warn("answer not cached", zap.String("key", key), zap.Error(err))
 	}
-	return Answer{Entry: kept, Kind: Fresh}, nil
+	return kept
 }
 
 func deref(a *Answer) Answer {

@@ -449,60 +449,15 @@ func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answe
 	ask := func(fill context.Context) (cache.Entry, error) {
 		picture := data
 		data = nil // the preview is smaller, and may wait for long
-		preview, err := onCPU(fill, r.t.cpu, func() (*vision.Preview, error) { return vision.NewPreview(picture) })
-		if exc := (*celery.Exception)(nil); err != nil && (fill.Err() != nil || errors.As(err, &exc)) {
-			return cache.Entry{}, err // it was given up, or panicked
-		}
-		if err != nil {
-			err = celery.NewException("ValueError", "prepare the picture: "+err.Error(), err)
-			r.refuse(fill, q.Digest, err, "")
-			return cache.Entry{}, err
-		}
-		// By the job's own context: once the job has ended nothing may be shown.
-		if err := r.report(ctx, stepVision); err != nil && ctx.Err() == nil {
-			return cache.Entry{}, err
-		}
-		opt, err := r.paidBefore(fill, kindVision)
+		preview, opt, err := r.prepare(ctx, fill, &q, picture)
 		if err != nil {
 			return cache.Entry{}, err
 		}
-		call := fill
-		if q.Stale != nil { // there is an answer: the call may not cost the job its time limit
-			opt.Until = time.Now().Add(time.Second)
-			if !r.opt.Until.IsZero() {
-				var cancel context.CancelFunc
-				call, cancel = context.WithDeadline(fill, r.opt.Until)
-				defer cancel()
-			}
-		}
-		var a vision.Answer
-		var usage vision.Usage
-		backErr := r.aside(fill, func() { a, usage, err = r.t.analyzer.Analyze(call, preview, opt) })
-		r.t.metrics.spent(kindVision, usage)
-		spent = usage
-		r.pays(fill, kindVision, usage)
-		if err != nil {
-			if refused := (*vision.Error)(nil); errors.As(err, &refused) && refused.Class == vision.Refused {
-				r.refuse(fill, q.Digest, translate(err, 0, false), r.asks())
-			}
-			return cache.Entry{}, err
-		}
-		if backErr != nil {
-			r.t.log.Debug("the job was not waited for", zap.String("task_id", r.taskID), zap.Error(backErr))
-		}
-		e, err := cache.EntryOf(a.Fields)
+		a, err := r.askModel(fill, &q, preview, opt, &spent)
 		if err != nil {
 			return cache.Entry{}, err
 		}
-		r.t.metrics.tookOffList(a.OffList)
-		r.t.metrics.cascaded(a)
-		if a.Dearer != nil {
-			r.t.log.Log(levelOf(a.Dearer), "the dearer model could not be asked, and the answer of the cheaper one is used", zap.String("task_id", r.taskID),
-				zap.String("phash", q.Hash.String()), zap.Error(a.Dearer))
-		}
-		e.AnalyzedAt = r.t.now().UTC().Format("2006-01-02T15:04:05")
-		e.Model, e.PromptVersion, e.CostMicroUSD = a.Model, a.PromptVersion, usage.CostMicroUSD
-		return e, nil
+		return r.entryOf(&q, a, spent)
 	}
 	var waitErr error
 	back := func(context.Context) error { return nil }
@@ -520,6 +475,76 @@ func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answe
 		spent = vision.Usage{}
 	}
 	return answer, spent, nil
+}
+
+// prepare makes what the model is shown, and how it is asked. fill is the context of those who wait for the answer.
+func (r *run) prepare(ctx, fill context.Context, q *cache.Query, picture []byte) (*vision.Preview, *vision.Options, error) {
+	preview, err := onCPU(fill, r.t.cpu, func() (*vision.Preview, error) { return vision.NewPreview(picture) })
+	if exc := (*celery.Exception)(nil); err != nil && (fill.Err() != nil || errors.As(err, &exc)) {
+		return nil, nil, err // it was given up, or panicked
+	}
+	if err != nil {
+		err = celery.NewException("ValueError", "prepare the picture: "+err.Error(), err)
+		r.refuse(fill, q.Digest, err, "")
+		return nil, nil, err
+	}
+	// By the job's own context: once the job has ended nothing may be shown.
+	if err := r.report(ctx, stepVision); err != nil && ctx.Err() == nil {
+		return nil, nil, err
+	}
+	opt, err := r.paidBefore(fill, kindVision)
+	if err != nil {
+		return nil, nil, err
+	}
+	return preview, &opt, nil
+}
+
+// askModel asks the model about a picture. A call may take long, and many do at once: this function and those that it
+// calls keep little on their stacks.
+func (r *run) askModel(fill context.Context, q *cache.Query, preview *vision.Preview, opt *vision.Options, spent *vision.Usage) (*vision.Answer, error) {
+	call := fill
+	if q.Stale != nil { // there is an answer: the call may not cost the job its time limit
+		opt.Until = time.Now().Add(time.Second)
+		if !r.opt.Until.IsZero() {
+			var cancel context.CancelFunc
+			call, cancel = context.WithDeadline(fill, r.opt.Until)
+			defer cancel()
+		}
+	}
+	var a vision.Answer
+	var usage vision.Usage
+	var err error
+	backErr := r.aside(fill, func() { a, usage, err = r.t.analyzer.Analyze(call, preview, *opt) })
+	r.t.metrics.spent(kindVision, usage)
+	*spent = usage
+	r.pays(fill, kindVision, usage)
+	if err != nil {
+		if refused := (*vision.Error)(nil); errors.As(err, &refused) && refused.Class == vision.Refused {
+			r.refuse(fill, q.Digest, translate(err, 0, false), r.asks())
+		}
+		return nil, err
+	}
+	if backErr != nil {
+		r.t.log.Debug("the job was not waited for", zap.String("task_id", r.taskID), zap.Error(backErr))
+	}
+	return &a, nil
+}
+
+// entryOf is what is kept of an answer.
+func (r *run) entryOf(q *cache.Query, a *vision.Answer, usage vision.Usage) (cache.Entry, error) {
+	e, err := cache.EntryOf(a.Fields)
+	if err != nil {
+		return cache.Entry{}, err
+	}
+	r.t.metrics.tookOffList(a.OffList)
+	r.t.metrics.cascaded(a)
+	if a.Dearer != nil {
+		r.t.log.Log(levelOf(a.Dearer), "the dearer model could not be asked, and the answer of the cheaper one is used", zap.String("task_id", r.taskID),
+			zap.String("phash", q.Hash.String()), zap.Error(a.Dearer))
+	}
+	e.AnalyzedAt = r.t.now().UTC().Format("2006-01-02T15:04:05")
+	e.Model, e.PromptVersion, e.CostMicroUSD = a.Model, a.PromptVersion, usage.CostMicroUSD
+	return e, nil
 }
 
 // aside calls f without the job's place among those that are at work.

@@ -72,7 +72,7 @@ func (m *metrics) tookOffList(fields []string) {
 }
 
 // cascaded counts how a cascade came to an answer.
-func (m *metrics) cascaded(a vision.Answer) {
+func (m *metrics) cascaded(a *vision.Answer) {
 	if a.Cascade != "" {
 		m.cascade.WithLabelValues(string(a.Cascade)).Inc()
 	}

@@ -67,27 +67,36 @@ func (c *Chain) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, U
 	endpoints, opt := c.candidates(prompt.Analysis, opt)
 	p = &Preview{JPEG: p.JPEG, size: sizeClass(p)} // a call that waits does not keep the pixels
 	a, usage, err := analyze(ctx, endpoints, p, opt)
+	if err != nil || c.cascade == nil || a.by.model != c.all[0].model {
+		return a, usage, err
+	}
 	var dearer []*OpenAI
 	for _, o := range endpoints {
 		if o.model != c.all[0].model {
 			dearer = append(dearer, o)
 		}
 	}
-	if err != nil || c.cascade == nil || len(dearer) == 0 || a.by.model != c.all[0].model {
-		return a, usage, err
+	if len(dearer) == 0 {
+		return a, usage, nil
 	}
 	if c.cascade.takes(a) {
 		a.Cascade = CascadeSure
 		return a, usage, nil
 	}
 	opt.Paid += usage.Paid
-	better, more, err := analyze(ctx, dearer, p, opt)
-	better.Cascade = CascadeAsked
+	return askDearer(ctx, dearer, p, opt, a, usage)
+}
+
+// askDearer asks the endpoints of a cascade's dearer model, after an answer of the cheaper one.
+func askDearer(ctx context.Context, endpoints []*OpenAI, p *Preview, opt Options, cheaper Answer, usage Usage) (Answer, Usage, error) {
+	a, more, err := analyze(ctx, endpoints, p, opt)
+	usage = usage.Add(more)
 	if err != nil {
-		better = a
-		better.Cascade, better.Dearer = CascadeFailed, err
+		cheaper.Cascade, cheaper.Dearer = CascadeFailed, err
+		return cheaper, usage, nil
 	}
-	return better, usage.Add(more), nil
+	a.Cascade = CascadeAsked
+	return a, usage, nil
 }
 
 // takes reports whether an answer of the cheaper model is sure enough.

@@ -74,7 +74,7 @@ func (o *OpenAI) Check(ctx context.Context) (*Profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := checker{o: o, q: query{prompt: folder.Find(prompt.Analysis, "en"), kind: prompt.Analysis, model: o.model, lang: "en"},
+	c := checker{o: o, q: &query{prompt: folder.Find(prompt.Analysis, "en"), kind: prompt.Analysis, model: o.model, lang: "en"},
 		picture: dataURL(preview.JPEG),
 		p:       &Profile{Model: o.model, Picture: Untried, JSONSchema: Untried, JSONObject: Untried, Limits: map[string]string{}}}
 	err = c.run(ctx)
@@ -92,7 +92,7 @@ func checkPicture() (*Preview, error) {
 
 type checker struct {
 	o       *OpenAI
-	q       query
+	q       *query
 	picture dataURL
 	p       *Profile
 	cutOff  bool
@@ -133,7 +133,7 @@ func (c *checker) takesText(ctx context.Context) bool {
 	return err == nil
 }
 
-func (c *checker) ask(ctx context.Context, chat chatRequest) (choice, error) {
+func (c *checker) ask(ctx context.Context, chat chatRequest) (*choice, error) {
 	began := time.Now()
 	got, usage, err := c.o.ask(ctx, c.q, chat)
 	c.p.Calls++
@@ -155,7 +155,7 @@ func (c *checker) ask(ctx context.Context, chat chatRequest) (choice, error) {
 }
 
 // judge notes what an answer shows.
-func (c *checker) judge(f Format, got choice) {
+func (c *checker) judge(f Format, got *choice) {
 	fitted, where, err := rescue(c.q.prompt.Schema, got.Message, false)
 	if err != nil {
 		c.note(f, Ignored)

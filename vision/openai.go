@@ -227,8 +227,8 @@ type query struct {
 }
 
 // begin returns the query of a task with the wishes of opt.
-func (o *OpenAI) begin(opt Options, task string) (query, error) {
-	q := query{model: o.model, lang: o.lang, kind: task, opt: opt}
+func (o *OpenAI) begin(opt Options, task string) (*query, error) {
+	q := &query{model: o.model, lang: o.lang, kind: task, opt: opt}
 	if opt.Lang != "" {
 		if err := CheckLang(opt.Lang); err != nil {
 			return q, &Error{Class: Invalid, Err: fmt.Errorf("lang %w", err)}
@@ -252,7 +252,7 @@ func (o *OpenAI) begin(opt Options, task string) (query, error) {
 
 // chat is the request. Beside the prompt's own config it sets neither a temperature nor a limit of tokens: what one
 // server demands of them, the next refuses.
-func (q query) chat(v prompt.Values, picture any) chatRequest {
+func (q *query) chat(v prompt.Values, picture any) chatRequest {
 	chat := chatRequest{Model: q.model, config: q.prompt.Config}
 	for _, m := range q.prompt.Render(v) {
 		if text, ok := m.Text(); ok {
@@ -283,7 +283,7 @@ func Request(p *prompt.Prompt, v prompt.Values) ([]byte, error) {
 }
 
 // in returns the request for an answer in a format.
-func (q query) in(f Format, chat chatRequest) chatRequest {
+func (q *query) in(f Format, chat chatRequest) chatRequest {
 	if f == JSONSchema {
 		chat.ResponseFormat = &responseFormat{Type: string(f), JSONSchema: &jsonSchema{Name: q.prompt.Name, Strict: true, Schema: q.prompt.Schema.Sent()}}
 		return chat
@@ -302,7 +302,7 @@ func (q query) in(f Format, chat chatRequest) chatRequest {
 
 // askFor is ask for an answer by a schema. A server that does not take its form is asked in a weaker one, and from then
 // on always: such a refusal costs nothing.
-func (o *OpenAI) askFor(ctx context.Context, q query, chat chatRequest) (choice, Usage, error) {
+func (o *OpenAI) askFor(ctx context.Context, q *query, chat chatRequest) (*choice, Usage, error) {
 	var all Usage
 	for f := o.format(q.model); ; {
 		got, usage, err := o.ask(ctx, q, q.in(f, chat))
@@ -338,7 +338,7 @@ type choice struct {
 // ask makes one call and returns the first choice, which may be empty. With a gate it makes the call again that the
 // endpoint had no room for, as long as the gate says that there will be soon. It does not retry otherwise: the
 // worker does, and both together would multiply paid calls.
-func (o *OpenAI) ask(ctx context.Context, q query, chat chatRequest) (got choice, all Usage, err error) {
+func (o *OpenAI) ask(ctx context.Context, q *query, chat chatRequest) (got *choice, all Usage, err error) {
 	chat.Tier = o.tier
 	for range maxThrottled {
 		var usage Usage
@@ -356,27 +356,31 @@ func (o *OpenAI) ask(ctx context.Context, q query, chat chatRequest) (got choice
 const maxThrottled = 3
 
 // askOnce makes one call when the gate lets it begin.
-func (o *OpenAI) askOnce(ctx context.Context, q query, chat chatRequest) (choice, Usage, error) {
+func (o *OpenAI) askOnce(ctx context.Context, q *query, chat chatRequest) (*choice, Usage, error) {
 	if ctx.Err() != nil {
-		return choice{}, Usage{}, ended(ctx)
+		return nil, Usage{}, ended(ctx)
 	}
 	if o.gate == nil {
 		got, end := o.call(ctx, chat)
 		return got, end.usage(o.pricesOf(chat.Model).Cost(end.Tokens)), end.Err
 	}
-	pass, err := o.gate.Enter(ctx, o.about(q, chat))
+	pass, err := o.enter(ctx, q, chat)
 	if err != nil {
-		return choice{}, Usage{}, err
+		return nil, Usage{}, err
 	}
 	end := End{Err: context.Canceled, Paid: true} // for a panic
 	var cost int64
-	got, err := func() (choice, error) {
+	got := func() (got *choice) {
 		defer func() { cost = pass.Leave(end) }()
-		var got choice
 		got, end = o.call(ctx, chat)
-		return got, end.Err
+		return got
 	}()
-	return got, end.usage(cost), err
+	return got, end.usage(cost), end.Err
+}
+
+// enter waits until the gate lets a call begin.
+func (o *OpenAI) enter(ctx context.Context, q *query, chat chatRequest) (Pass, error) {
+	return o.gate.Enter(ctx, o.about(q, chat))
 }
 
 // usage is that of one call.
@@ -400,7 +404,7 @@ func (o *OpenAI) pricesOf(model string) Prices {
 }
 
 // about is what the gate has to know of a call.
-func (o *OpenAI) about(q query, chat chatRequest) Call {
+func (o *OpenAI) about(q *query, chat chatRequest) Call {
 	most := Tokens{Prompt: mostForPicture, Completion: mostCompletion}
 	if q.size == "" {
 		most.Prompt = 0
@@ -442,7 +446,7 @@ func sizeClass(p *Preview) string {
 }
 
 // call makes one call and returns the first choice.
-func (o *OpenAI) call(ctx context.Context, chat chatRequest) (got choice, end End) {
+func (o *OpenAI) call(ctx context.Context, chat chatRequest) (got *choice, end End) {
 	call, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
 	reply, sent, err := o.post(call, chat)
@@ -471,7 +475,7 @@ func (o *OpenAI) call(ctx context.Context, chat chatRequest) (got choice, end En
 		end.Err = e
 		return got, end
 	}
-	got = choice{completion.Choices[0], o.clean(completion.Model.value), reply.header}
+	got = &choice{completion.Choices[0], o.clean(completion.Model.value), reply.header}
 	if modelFault(got.model) != "" {
 		got.model = chat.Model
 	}
