@@ -59,44 +59,45 @@ func (c *Cache) Fill(ctx context.Context, q Query, compute func(context.Context)
 
 // fill is Fill for one caller of this process.
 func (c *Cache) fill(ctx context.Context, key string, q *Query, compute func(context.Context) (Entry, error), waits func()) (Answer, error) {
-	a, lock, err := c.lockFor(ctx, key, q, waits)
-	if lock != nil {
-		defer lock.release()
-	}
+	var l *lock
+	defer func() { // after a panic, too
+		if l != nil {
+			l.release()
+		}
+	}()
+	a, err := c.lockFor(ctx, key, q, waits, &l)
 	if a != nil || err != nil {
 		return deref(a), err
 	}
 	return c.computed(ctx, key, q, compute)
 }
 
-// lockFor takes the lock of a key, unless there is an answer meanwhile. Where there is a lock the caller releases it.
-func (c *Cache) lockFor(ctx context.Context, key string, q *Query, waits func()) (*Answer, *lock, error) {
-	lock, err := c.lock(ctx, key)
-	if err != nil {
-		return nil, nil, err
+// lockFor takes the lock of a key, unless there is an answer meanwhile. The caller releases l if it is set.
+func (c *Cache) lockFor(ctx context.Context, key string, q *Query, waits func(), l **lock) (a *Answer, err error) {
+	if *l, err = c.lock(ctx, key); err != nil {
+		return nil, err
 	}
-	if lock == nil && q.Stale != nil {
-		return &Answer{Entry: *q.Stale, Kind: Exact}, nil, nil // another process makes it anew
+	if *l == nil && q.Stale != nil {
+		return &Answer{Entry: *q.Stale, Kind: Exact}, nil // another process makes it anew
 	}
-	if lock == nil {
+	if *l == nil {
 		waits()
 		c.metrics.waits.Inc()
-		var a *Answer
-		if a, lock, err = c.await(ctx, key, *q); a != nil || err != nil {
-			return a, nil, err
+		if a, *l, err = c.await(ctx, key, *q); a != nil || err != nil {
+			return a, err
 		}
 	}
 	// Somebody may have been faster, under this hash or a near one.
 	if c.cfg.Radius > 0 {
 		if err := c.Load(ctx); err != nil {
-			return nil, lock, err
+			return nil, err
 		}
 	}
-	a, err := c.Lookup(ctx, *q)
+	a, err = c.Lookup(ctx, *q)
 	if a != nil {
 		a.Expiring = false
 	}
-	return a, lock, err
+	return a, err
 }
 
 // computed computes an entry and keeps it.

@@ -117,7 +117,9 @@ func (t *ImageAnalyze) Run(ctx context.Context, req *celery.Request) (any, error
 	}
 	r := &run{t: t, args: a, taskID: req.ID, again: req.Retries > 0 || req.Delivery.Redelivered, tracker: tracker, opt: vision.Options{Model: a.Model, Lang: a.Lang, User: userOf(a.UserID), Expires: req.Expires,
 		Until: r0.Add(cmp.Or(req.SoftTimeLimit, t.cfg.SoftTimeLimit) / 3)}} // what is left has to do for the calls
-	if r.opt.Until.Equal(r0) {
+	if soft := cmp.Or(req.SoftTimeLimit, t.cfg.SoftTimeLimit); soft > 0 {
+		r.callsEnd = r0.Add(soft * 9 / 10)
+	} else {
 		r.opt.Until = time.Time{}
 	}
 	if p := req.Priority(); p != nil {
@@ -194,6 +196,8 @@ type run struct {
 	again   bool // the job has had an attempt before
 	opt     vision.Options
 	tracker *progress.Tracker
+
+	callsEnd time.Time // when calls end that the job can do without; zero: as others do
 
 	mu         sync.Mutex // of what follows: the model may be asked in another goroutine
 	stage      string     // the stage that is under way
@@ -505,9 +509,9 @@ func (r *run) askModel(fill context.Context, q *cache.Query, preview *vision.Pre
 	call := fill
 	if q.Stale != nil { // there is an answer: the call may not cost the job its time limit
 		opt.Until = time.Now().Add(time.Second)
-		if !r.opt.Until.IsZero() {
+		if !r.callsEnd.IsZero() {
 			var cancel context.CancelFunc
-			call, cancel = context.WithDeadline(fill, r.opt.Until)
+			call, cancel = context.WithDeadline(fill, r.callsEnd)
 			defer cancel()
 		}
 	}
@@ -515,6 +519,10 @@ func (r *run) askModel(fill context.Context, q *cache.Query, preview *vision.Pre
 	var usage vision.Usage
 	var err error
 	backErr := r.aside(fill, func() { a, usage, err = r.t.analyzer.Analyze(call, preview, *opt) })
+	if err != nil && call.Err() != nil && fill.Err() == nil && !errors.As(err, new(*vision.Error)) {
+		// The time is up that a job with an answer has. Those who share the call may have none.
+		err = &vision.Error{Class: vision.Unreachable, Err: err}
+	}
 	r.t.metrics.spent(kindVision, usage)
 	*spent = usage
 	r.pays(fill, kindVision, usage)

@@ -131,6 +131,20 @@ func TestCanaryWithinTheLimit(t *testing.T) {
 	}
 }
 
+// TestSharedCallOfACanary ends a call at the time of a job that has an answer: to those who share it, and have none, that
+// is a fault that passes.
+func TestSharedCallOfACanary(t *testing.T) {
+	b := setup(t)
+	b.model.enter = make(chan struct{})
+	r := &run{t: b.task, taskID: "task-1", callsEnd: time.Now().Add(20 * time.Millisecond)}
+	var spent vision.Usage
+	_, err := r.askModel(t.Context(), &cache.Query{Stale: &cache.Entry{}}, &vision.Preview{JPEG: []byte("x")}, &vision.Options{}, &spent)
+	var e *vision.Error
+	if !errors.As(err, &e) || e.Class != vision.Unreachable {
+		t.Errorf("got %v, want an *Error of class unreachable", err)
+	}
+}
+
 // TestNoCanary asks about no near hit by default.
 func TestNoCanary(t *testing.T) {
 	b := setup(t)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"net/http"
 	"slices"
 	"time"
@@ -145,6 +146,7 @@ func (c *Chain) Feedback(ctx context.Context, analysis json.RawMessage, question
 // ones it is the one that says to come again soonest.
 func each(endpoints []*OpenAI, opt Options, ask func(*OpenAI, Options) error) error {
 	var why *Error
+	soonest := time.Duration(math.MaxInt64)
 	for _, o := range endpoints {
 		err := ask(o, opt)
 		var e *Error
@@ -158,9 +160,15 @@ func each(endpoints []*OpenAI, opt Options, ask func(*OpenAI, Options) error) er
 		if why == nil || hope(e) > hope(why) || hope(e) == hope(why) && (hope(e) == 0 || e.RetryAfter < why.RetryAfter) {
 			why = e
 		}
+		if hope(e) > 0 && e.Class != Quota {
+			soonest = min(soonest, e.RetryAfter)
+		}
 		if !next {
 			break
 		}
+	}
+	if why.Class == RateLimited && soonest < why.RetryAfter { // another one may be asked before
+		return &Error{Class: why.Class, StatusCode: why.StatusCode, RetryAfter: soonest, Err: why}
 	}
 	return why
 }

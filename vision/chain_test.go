@@ -172,11 +172,13 @@ func TestChainSaysWhen(t *testing.T) {
 		"the second is full":         {closed, full, full},
 		"the budget is spent":        {closed, spent, spent},
 		"both are closed":            {closed, soon, closed},
+		"the second fails":           {&Error{Class: RateLimited, StatusCode: 429, RetryAfter: 5 * time.Minute, Err: errors.New("no room")}, &Error{Class: Overloaded, Closed: true, RetryAfter: time.Second, Err: errors.New("down")}, &Error{Class: RateLimited, RetryAfter: time.Second}},
 		"both are, the other sooner": {&Error{Class: Quota, Closed: true, RetryAfter: time.Minute, Err: errors.New("no quota")}, soon, soon},
 	} {
 		c, _, _ := chainOf(t, &doorman{closed: map[string]*Error{"first": tt.first, "second": tt.second}}, says(goodReply), nil)
-		if _, _, err := c.Analyze(t.Context(), testPreview(t), Options{}); !errors.Is(err, tt.want) {
-			t.Errorf("%s: got %v, want %v", name, err, tt.want)
+		_, _, err := c.Analyze(t.Context(), testPreview(t), Options{})
+		if got := (*Error)(nil); !errors.As(err, &got) || got.Class != tt.want.Class || got.RetryAfter != tt.want.RetryAfter || got.Closed != tt.want.Closed {
+			t.Errorf("%s: got %+v, want %+v", name, err, tt.want)
 		}
 	}
 }

@@ -305,8 +305,8 @@ func (m *models) endpoint(n *yaml.Node, before []Endpoint) []Endpoint {
 	return []Endpoint{cheap, e}
 }
 
-// variable is the name of a variable.
-var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+// variable is the name of a variable as they are usual, which no key looks like.
+var variable = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
 
 // key reads the key of an endpoint, "" if the file names none. Its value is never shown.
 func (m *models) key(line int, env, file string) (string, error) {
@@ -317,13 +317,13 @@ func (m *models) key(line int, env, file string) (string, error) {
 		if v := m.getenv(env); v != "" {
 			return v, nil
 		}
-		if !variable.MatchString(env) {
-			return "", m.at(line, "key_env is not the name of a variable: expected the variable that has the key, not the key itself")
+		if !variable.MatchString(env) { // it may be a key
+			return "", m.at(line, "the variable that key_env names is not set, and its name is not one of capitals: expected the variable that has the key, not the key itself")
 		}
 		return "", m.at(line, "the variable %s that key_env names is not set", env)
 	case file != "":
 		v, err := os.ReadFile(file)
-		if why := (*os.PathError)(nil); errors.As(err, &why) && !strings.ContainsAny(file, "/.\\") {
+		if why := (*os.PathError)(nil); errors.As(err, &why) && !strings.HasPrefix(file, "/") && !strings.HasPrefix(file, ".") { // it may be a key
 			return "", m.at(line, "key_file is not the path of a file (%v): expected the file that has the key, not the key itself", why.Err)
 		}
 		if err != nil {

@@ -107,7 +107,7 @@ endpoints:
 	const one = "endpoints:\n- {name: a, url: 'http://x/v1', model: m}\n"
 	for doc, want := range map[string]string{"": "the file is empty", "a: 1": `"a" of the file is not known`, "endpoints: []": "not a list with at least one", "endpoints: [": "not YAML", "[]": "not a mapping", "{}": "no list named endpoints",
 		one + "---\ncascade: {below: 0.5}": "there is a second document", one + "---\n[": "there is a second document",
-		"endpoints:\n- {name: a, url: 'http://x/v1', model: m, key_env: sk-secret}":  "key_env is not the name of a variable",
+		"endpoints:\n- {name: a, url: 'http://x/v1', model: m, key_env: sk-secret}":  "its name is not one of capitals",
 		"endpoints:\n- {name: a, url: 'http://x/v1', model: m, key_file: sk-secret}": "key_file is not the path of a file"} {
 		if _, _, err := parseModels("m.yaml", []byte(doc), os.Getenv, true); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "sk-secret") {
 			t.Errorf("%q: got %v, want %q", doc, err, want)

@@ -239,7 +239,7 @@ type asked struct {
 func (a *asked) ask(begin, calls context.Context, p *vision.Preview, m Model, g *gate) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = firstWait, lastWait
-	for try := 1; ; try++ {
+	for try := 1; ; {
 		if err := g.wait(begin); err != nil {
 			if a.err == nil {
 				a.err = err
@@ -271,6 +271,7 @@ func (a *asked) ask(begin, calls context.Context, p *vision.Preview, m Model, g 
 		case try >= attempts:
 			return
 		default:
+			try++
 			g.close(cmp.Or(e.RetryAfter, pause.NextBackOff()))
 		}
 	}

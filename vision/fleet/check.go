@@ -42,8 +42,11 @@ func (g *Gate) keeps(ctx context.Context) error {
 		case errors.As(err, &now):
 			g.log.Error("the budget is not safe: no call of a model begins", zap.Error(now))
 			g.heard("limits", failing{now.Error(), time.Now().Add(2 * g.minute)})
-		case err != nil:
-			return nil // it is away, as the call will notice
+		case err != nil: // it is away, as the call will notice: the next one looks
+			g.mu.Lock()
+			g.checked = time.Time{}
+			g.mu.Unlock()
+			now = evicts
 		default:
 			g.heard("limits", failing{})
 		}

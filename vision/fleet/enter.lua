@@ -20,6 +20,7 @@ while true do
   redis.call('ZREM', log, unpack(old))
 end
 
+if redis.call('EXISTS', endedKey(call.id)) == 1 then return {'busy', 100000} end -- nobody waits for it any more
 local had = redis.call('HGET', records, call.id) -- the answer of the first try was lost
 if had then
   local r = cjson.decode(had)

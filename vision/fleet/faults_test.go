@@ -121,6 +121,26 @@ func TestOneEpisode(t *testing.T) {
 	}
 }
 
+// TestLimitOfABurst has 100 calls begin at once at an endpoint that takes 60 a minute and says so: the limit is 60.
+func TestLimitOfABurst(t *testing.T) {
+	b := newBench(t)
+	g := b.gate(Config{}, time.Minute)
+	b.enter(g, aCall()).Leave(answered)
+	passes := make([]vision.Pass, 99)
+	for i := range passes {
+		passes[i] = b.enter(g, aCall())
+	}
+	for _, p := range passes[59:] {
+		p.Leave(fault(vision.RateLimited, 30*time.Second))
+	}
+	for _, p := range passes[:59] {
+		p.Leave(answered)
+	}
+	if rpm := b.client.HGet(t.Context(), prefix+"e", "rpm").Val(); rpm != "60" {
+		t.Errorf("the limit is %s a minute, want 60", rpm)
+	}
+}
+
 // TestLimitAfterAPause has an endpoint of which a limit is known refuse the first calls after a pause: that hardly
 // changes what is known.
 func TestLimitAfterAPause(t *testing.T) {
@@ -154,6 +174,16 @@ func TestDeathOfTheFirst(t *testing.T) {
 	}
 	b.client.HSet(t.Context(), prefix+"e", "wary_since", over.Add(-lateness-aCall().Timeout-time.Second).UnixMicro())
 	b.enter(g, c).Leave(answered)
+}
+
+// TestEnterComesLate has a call begin in Redis after its caller has given it up.
+func TestEnterComesLate(t *testing.T) {
+	b := newBench(t)
+	g := b.gate(Config{}, time.Minute)
+	g.forget(t.Context(), "late", aCall())
+	if a, err := g.ask(t.Context(), "late", aCall()); err != nil || a.what != "busy" {
+		t.Errorf("got %+v, %v, want that it does not begin", a, err)
+	}
 }
 
 // slow is a connection whose scripts take their time.

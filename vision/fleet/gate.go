@@ -148,14 +148,14 @@ func (g *Gate) Enter(ctx context.Context, c vision.Call) (vision.Pass, error) {
 		return nil, &vision.Error{Class: vision.Invalid, Err: fmt.Errorf(
 			"ask vision model %q: its price is not known, and there is a budget: give its price in the file of models, or choose a model that is there", c.Model)}
 	}
-	if err := g.keeps(ctx); err != nil {
-		return nil, err
-	}
 	outer := ctx
 	if c.Wait > 0 { // Redis is waited for no longer, either
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.Wait+time.Second)
 		defer cancel()
+	}
+	if err := g.keeps(ctx); err != nil {
+		return nil, err
 	}
 	l := g.line(c.Endpoint)
 	w, ok := l.join(c.Priority, c.User, c.Bytes, g.cfg.MaxBytes)

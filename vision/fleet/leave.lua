@@ -52,14 +52,14 @@ if call.fault == 'throttled' then
   redis.call('ZREM', log, call.id)
   redis.call('HINCRBY', state, 'tokens', int(-num(redis.call('HGET', tokens, call.id))))
   redis.call('HDEL', tokens, call.id)
+  if first then -- after a pause the last minute says little
+    local oldest, known = redis.call('ZRANGE', log, 0, 0, 'WITHSCORES')[2], get('rpm')
+    local paused = not oldest or now - oldest < call.minute * 0.8
+    put('rpm_least', paused and math.floor(known * 0.8) or 0)
+  end
   -- What was taken in the last minute is the limit, unless it was one of a second or so.
   if call.wait >= call.minute / 12 or times >= 3 then
-    local took, known = redis.call('ZCARD', log), get('rpm')
-    local oldest = redis.call('ZRANGE', log, 0, 0, 'WITHSCORES')[2]
-    if known > 0 and (not oldest or now - oldest < call.minute * 0.8) then -- there was a pause
-      took = math.max(took, first and math.floor(known * 0.8) or known)
-    end
-    put('rpm', math.max(1, took))
+    put('rpm', math.max(1, redis.call('ZCARD', log), get('rpm_least')))
     put('rpm_at', now)
     put('rpm_step', 1)
   end
