@@ -167,7 +167,7 @@ type Retry struct {
 	After      time.Duration // wait at least this long; 0: the worker's backoff decides
 	MaxRetries *int          // in place of the task's own; nil: the task's own
 	Quiet      bool          // the log has the reason already: this job's line is at level debug
-	For        time.Duration // retries go on until this long after the first one, however many; 0: a number of them
+	For        time.Duration // retries go on until this long after the first one, however many, with pauses of a thirtieth of it at most; 0: a number of them
 	Expires    time.Time     // in place of the message's own; zero: the message's own
 }
 

@@ -89,7 +89,8 @@ func decide(t *task, err, cause error, req *celery.Request, own rabbit.Own) verd
 	counted := max(req.Retries-own.Timed, 0)
 	wait, granted := t.Backoff.wait(counted, again.After), counted < maxRetries
 	if again.For > 0 {
-		wait = max(again.After, t.Backoff.wait(own.Timed, 0)) // they grow, whatever is asked for
+		// They grow, whatever is asked for, and not so long that a job comes late when all is well again.
+		wait = max(again.After, min(t.Backoff.wait(own.Timed, 0), again.For/longestPart))
 		wait, own.Trying, granted = untilEnd(wait, again.For, own.Trying)
 		own.Timed++
 	} else {
@@ -109,6 +110,9 @@ func decide(t *task, err, cause error, req *celery.Request, own rabbit.Own) verd
 			fmt.Sprintf("Can't retry %s[%s] args:%s kwargs:%s", req.Task, req.ID, req.ArgsText(), req.KwargsText())}})
 	}
 }
+
+// longestPart is how many of the longest pauses fit into the time for which retries go on.
+const longestPart = 30
 
 // untilEnd bounds the pause before a retry so that the last one comes when they have gone on for long enough.
 // After that none is granted.
