@@ -180,8 +180,9 @@ func TestDeathOfTheFirst(t *testing.T) {
 func TestEnterComesLate(t *testing.T) {
 	b := newBench(t)
 	g := b.gate(Config{}, time.Minute)
-	g.forget(t.Context(), "late", aCall())
-	if a, err := g.ask(t.Context(), "late", aCall()); err != nil || a.what != "busy" {
+	c := aCall()
+	g.forget(t.Context(), "late", &c)
+	if a, err := g.ask(t.Context(), "late", &c); err != nil || a.what != "busy" {
 		t.Errorf("got %+v, %v, want that it does not begin", a, err)
 	}
 }

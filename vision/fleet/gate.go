@@ -143,7 +143,8 @@ func (g *Gate) all() []*line {
 }
 
 // Enter waits until the call may begin, at most Config.MaxWait. See vision.Gate for its errors.
-func (g *Gate) Enter(ctx context.Context, c vision.Call) (vision.Pass, error) {
+func (g *Gate) Enter(ctx context.Context, call vision.Call) (vision.Pass, error) {
+	c := &call // hundreds of calls wait here: each copy is kept by all of them
 	if len(g.cfg.Budgets) > 0 && !c.Known() {
 		return nil, &vision.Error{Class: vision.Invalid, Err: fmt.Errorf(
 			"ask vision model %q: its price is not known, and there is a budget: give its price in the file of models, or choose a model that is there", c.Model)}
@@ -174,7 +175,7 @@ func (g *Gate) Enter(ctx context.Context, c vision.Call) (vision.Pass, error) {
 }
 
 // wait waits in the line, and then for Redis to say yes.
-func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error) {
+func (g *Gate) wait(ctx context.Context, c *vision.Call, w *waiter) (*pass, error) {
 	began := time.Now()
 	most := g.cfg.MaxWait
 	if c.Wait > 0 {
@@ -213,7 +214,7 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 				g.heard("budget "+b.String(), failing{})
 			}
 			g.metrics.waited.Observe(time.Since(began).Seconds())
-			p := &pass{g: g, line: w.l, id: id, call: c, money: a.money, windows: a.more}
+			p := &pass{g: g, line: w.l, id: id, call: *c, money: a.money, windows: a.more}
 			if expired(c) { // Redis has kept it waiting
 				p.Leave(vision.End{Err: context.Canceled})
 				return nil, tooLate(c)
@@ -244,9 +245,9 @@ func (g *Gate) wait(ctx context.Context, c vision.Call, w *waiter) (*pass, error
 }
 
 // expired reports whether the job of a call has.
-func expired(c vision.Call) bool { return !c.Expires.IsZero() && time.Now().After(c.Expires) }
+func expired(c *vision.Call) bool { return !c.Expires.IsZero() && time.Now().After(c.Expires) }
 
-func tooLate(c vision.Call) error {
+func tooLate(c *vision.Call) error {
 	return &vision.Error{Class: vision.RateLimited, Err: fmt.Errorf("ask vision model %q: the job has expired while it waited", c.Model)}
 }
 
@@ -283,23 +284,23 @@ type request struct {
 const prefix = "ratelimit:vision:"
 
 // keys are those of common.lua.
-func keys(c vision.Call) []string {
+func keys(c *vision.Call) []string {
 	base := prefix + c.Endpoint
 	return []string{base, base + ":log", base + ":tokens", base + ":leases", base + ":records",
 		"ratelimit:vision-learned:" + c.Model + ":" + c.Prompt + ":" + c.Kind + ":" + c.Size}
 }
 
 // ask asks Redis.
-func (g *Gate) ask(ctx context.Context, id string, c vision.Call) (answer, error) {
+func (g *Gate) ask(ctx context.Context, id string, c *vision.Call) (answer, error) {
 	limits := g.cfg.Limits[c.Endpoint]
-	c.User = nameOf(c.User)
+	user := nameOf(c.User)
 	r := request{ID: id, Lease: micros(c.Timeout + g.late), Late: micros(g.late * 9 / 10), RPM: limits.RPM, TPM: limits.TPM, InFlight: limits.InFlight, PerUser: g.cfg.PerUser,
 		Prompt: c.Most.Prompt, Completion: c.Most.Completion, Learn: c.Size != "", Last: c.Last, In: c.In, Out: c.Out,
-		Model: c.Model, User: c.User, Minute: micros(g.minute), Budgets: make([][2]int64, 0, len(g.cfg.Budgets))}
+		Model: c.Model, User: user, Minute: micros(g.minute), Budgets: make([][2]int64, 0, len(g.cfg.Budgets))}
 	for _, b := range g.cfg.Budgets {
 		r.Budgets = append(r.Budgets, [2]int64{int64(b.Window / time.Second), b.MicroUSD})
 	}
-	fields, err := g.run(ctx, enterScript, append(keys(c), userKey(c.User)), r)
+	fields, err := g.run(ctx, enterScript, append(keys(c), userKey(user)), r)
 	if err != nil {
 		g.forget(ctx, id, c)
 		return answer{}, fmt.Errorf("wait for vision model %q: %w", c.Model, err)
@@ -316,7 +317,7 @@ func (g *Gate) ask(ctx context.Context, id string, c vision.Call) (answer, error
 }
 
 // forget ends a call that may have begun without our knowledge.
-func (g *Gate) forget(ctx context.Context, id string, c vision.Call) {
+func (g *Gate) forget(ctx context.Context, id string, c *vision.Call) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	if _, err := g.run(ctx, leaveScript, keys(c), end{ID: id, Fault: unknown, Minute: micros(g.minute), Windows: []any{}}); err != nil {
@@ -325,13 +326,14 @@ func (g *Gate) forget(ctx context.Context, id string, c vision.Call) {
 }
 
 // sweep books what calls of dead processes may have cost, at the other endpoints: a call sees to its own.
-func (g *Gate) sweep(ctx context.Context, c vision.Call) error {
+func (g *Gate) sweep(ctx context.Context, c *vision.Call) error {
 	for name := range g.cfg.Limits {
 		if name == c.Endpoint {
 			continue
 		}
-		c.Endpoint = name
-		if _, err := g.run(ctx, sweepScript, keys(c), struct{}{}); err != nil {
+		other := *c
+		other.Endpoint = name
+		if _, err := g.run(ctx, sweepScript, keys(&other), struct{}{}); err != nil {
 			return fmt.Errorf("book the calls of dead processes at endpoint %s: %w", name, err)
 		}
 	}
@@ -392,7 +394,7 @@ func text(v any) string {
 
 // noRoom says when a call should come again that has to wait for longer than it may here: behind the others, if a limit a
 // minute is in the way; else soon, as nobody knows when there will be room.
-func (g *Gate) noRoom(ctx context.Context, c vision.Call, a answer) error {
+func (g *Gate) noRoom(ctx context.Context, c *vision.Call, a answer) error {
 	if a.what != "rpm" && a.what != "tpm" {
 		a.wait = max(a.wait, leastAgain+rand.N(leastAgain))
 		return g.later(c, a)
@@ -409,7 +411,7 @@ func (g *Gate) noRoom(ctx context.Context, c vision.Call, a answer) error {
 }
 
 // later says when a call should come again.
-func (g *Gate) later(c vision.Call, a answer) error {
+func (g *Gate) later(c *vision.Call, a answer) error {
 	status := 0
 	if a.what == "not-before" {
 		status = http.StatusTooManyRequests // as the endpoint has said
@@ -420,7 +422,7 @@ func (g *Gate) later(c vision.Call, a answer) error {
 }
 
 // away notes that an endpoint has asked to be left alone for long.
-func (g *Gate) away(c vision.Call, wait time.Duration) {
+func (g *Gate) away(c *vision.Call, wait time.Duration) {
 	if wait <= g.minute {
 		return
 	}
@@ -431,7 +433,7 @@ func (g *Gate) away(c vision.Call, wait time.Duration) {
 }
 
 // closed is the error of an endpoint that is not asked.
-func (g *Gate) closed(c vision.Call, a answer) error {
+func (g *Gate) closed(c *vision.Call, a answer) error {
 	class, why := vision.Unreachable, ""
 	if len(a.more) > 1 {
 		class, why = vision.Class(a.more[0]), a.more[1]
@@ -469,7 +471,7 @@ func (g *Gate) Failing() []string {
 }
 
 // spent is the error of a budget that has no room for the call.
-func (g *Gate) spent(c vision.Call, a answer) error {
+func (g *Gate) spent(c *vision.Call, a answer) error {
 	e := &vision.Error{Class: vision.Spent, RetryAfter: min(a.wait, mostSpent) + time.Second}
 	which := ""
 	for _, b := range g.cfg.Budgets {
@@ -539,7 +541,7 @@ func (p *pass) Leave(e vision.End) int64 {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), max(p.g.late/2, time.Second))
 	defer cancel()
-	fields, err := p.g.run(ctx, leaveScript, keys(p.call), doc)
+	fields, err := p.g.run(ctx, leaveScript, keys(&p.call), doc)
 	if err != nil || len(fields) < 3 {
 		p.g.log.Warn("the end of a call is not booked: it counts as what was reserved", zap.String("endpoint", p.call.Endpoint), zap.Error(err))
 		return p.reserved(doc.Cost)
