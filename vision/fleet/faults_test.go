@@ -187,17 +187,17 @@ func TestEnterComesLate(t *testing.T) {
 	}
 }
 
-// slow is a connection whose scripts take their time.
+// slow is a connection whose scripts are not answered before a time.
 type slow struct {
 	losing
-	by time.Duration
+	until time.Time
 }
 
 func (s *slow) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		err := next(ctx, cmd)
 		if strings.HasPrefix(cmd.Name(), "eval") {
-			time.Sleep(s.by)
+			<-time.After(time.Until(s.until))
 		}
 		return err
 	}
@@ -208,9 +208,9 @@ func TestExpiresWhileRedisIsAsked(t *testing.T) {
 	b := newBench(t)
 	g := b.gate(Config{Budgets: []Budget{{1_000_000, year}}}, time.Minute)
 	b.enter(g, costly()).Leave(answered) // the script is there
-	g.client.(*redis.Client).AddHook(&slow{by: 200 * time.Millisecond})
 	c := costly()
-	c.Expires = time.Now().Add(100 * time.Millisecond)
+	c.Expires = time.Now().Add(200 * time.Millisecond)
+	g.client.(*redis.Client).AddHook(&slow{until: c.Expires.Add(time.Millisecond)})
 	if e := b.refused(g, c); !strings.Contains(e.Error(), "expired") {
 		t.Errorf("got %v", e)
 	}
@@ -299,17 +299,18 @@ func TestLimitStaysWithinTheOperators(t *testing.T) {
 // TestServerEvicts has the server begin to evict while there is a budget, and stop.
 func TestServerEvicts(t *testing.T) {
 	b := newBench(t)
-	const minute = 50 * time.Millisecond
-	g := b.gate(Config{Budgets: []Budget{{1_000_000, year}}}, minute)
+	g := b.gate(Config{Budgets: []Budget{{1_000_000, year}}}, time.Minute)
 	set := func(policy string) {
 		b.client.ConfigSet(t.Context(), "maxmemory", "100mb")
 		b.client.ConfigSet(t.Context(), "maxmemory-policy", policy)
-		time.Sleep(minute + time.Millisecond) // it is looked at once a minute
+		g.mu.Lock()
+		g.checked = time.Time{} // a minute is over
+		g.mu.Unlock()
 	}
 	b.enter(g, costly()).Leave(answered)
 	set("allkeys-lru")
 	for range 2 {
-		if e := b.refused(g, costly()); !strings.Contains(e.Error(), "allkeys-lru") || e.RetryAfter != minute {
+		if e := b.refused(g, costly()); !strings.Contains(e.Error(), "allkeys-lru") || e.RetryAfter != time.Minute {
 			t.Errorf("got %v", e)
 		}
 	}
