@@ -419,10 +419,10 @@ func TestEveryKeyExpires(t *testing.T) {
 		{"seen", func() error { _, _, err := c.Seen(ctx, p.Digest); return err }},
 		{"remember", func() error { return c.Remember(ctx, p.Digest, h) }},
 		{"refuse", func() error { return c.Refuse(ctx, flat.Digest, Refusal{Type: "ValueError", Message: "no"}) }},
-		{"fill", func() error { _, err := c.Fill(ctx, Query{Picture: p}, compute, nil); return err }},
-		{"fill flat", func() error { _, err := c.Fill(ctx, Query{Picture: flat}, compute, nil); return err }},
+		{"fill", func() error { _, err := c.Fill(ctx, &Query{Picture: p}, compute, nil); return err }},
+		{"fill flat", func() error { _, err := c.Fill(ctx, &Query{Picture: flat}, compute, nil); return err }},
 		{"fill failed", func() error {
-			_, err := c.Fill(ctx, Query{Picture: picture(randomHash(r))}, func(context.Context) (Entry, error) {
+			_, err := c.Fill(ctx, &Query{Picture: picture(randomHash(r))}, func(context.Context) (Entry, error) {
 				allExpire(t, client)
 				return Entry{}, errors.New("no")
 			}, nil)
@@ -432,7 +432,7 @@ func TestEveryKeyExpires(t *testing.T) {
 			return nil
 		}},
 		{"near", func() error {
-			a, err := c.Lookup(ctx, Query{Picture: near})
+			a, err := c.Lookup(ctx, &Query{Picture: near})
 			if err == nil && (a == nil || a.Kind != Near) {
 				t.Errorf("got %+v, want a near answer", a)
 			}
@@ -536,7 +536,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil || *again != *e {
 			t.Fatalf("got %+v, %v, want %+v", again, err, e)
 		}
-		(&Cache{}).judge(Query{}, Neighbour{}, e)
+		(&Cache{}).judge(&Query{}, Neighbour{}, e)
 		Correction{WasteType: new("x")}.apply(e, "now")
 	})
 }

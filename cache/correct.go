@@ -246,7 +246,7 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 // takes reports whether the picture of an entry would get the answer of top, had
 // it no entry. One whose colours are known is told apart from a top whose are not.
 func (c *Cache) takes(f item, at phash.Hash, answer Entry, top phash.Hash) bool {
-	q := Query{Picture: Picture{Fingerprint: phash.Fingerprint{Hash: at}}}
+	q := &Query{Picture: Picture{Fingerprint: phash.Fingerprint{Hash: at}}}
 	if colour, err := phash.ParseColour(f.entry.Colour); err == nil {
 		if answer.Colour == "" {
 			return false

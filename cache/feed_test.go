@@ -496,7 +496,7 @@ func TestCluster(t *testing.T) {
 			check(t, client.Set(ctx, Key(h, Variant{}), canByPython, TTL).Err())
 			continue
 		}
-		a, err := c.Fill(ctx, Query{Picture: picture(h)}, func(context.Context) (Entry, error) { return bottle, nil }, nil)
+		a, err := c.Fill(ctx, &Query{Picture: picture(h)}, func(context.Context) (Entry, error) { return bottle, nil }, nil)
 		if err != nil || a.Kind != Fresh {
 			t.Fatalf("got %+v, %v, want an answer", a, err)
 		}

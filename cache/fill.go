@@ -29,7 +29,7 @@ const lease = 10 * time.Second
 // picture, in all processes on this cache, one computes; the others wait and have
 // their waiting called once, if it is not nil. The answer's Kind is Fresh for
 // the one whose compute made it, Shared for those that waited, and that of
-// Lookup if it was there after all. If the one that computes fails, fails to
+// Lookup if it was there after all. q stays as it is until compute has ended. If the one that computes fails, fails to
 // store, or dies, another one goes on: after a crash once its lease of 10 s has
 // run out. With q.Stale nobody waits: while another one makes the entry anew, it is
 // the answer.
@@ -37,28 +37,32 @@ const lease = 10 * time.Second
 // A call that ends because its ctx ended leaves the computation to those of its
 // process that wait too; compute's own context ends when none does any more, or
 // with Close. If compute fails the error goes to all callers of this process.
-func (c *Cache) Fill(ctx context.Context, q Query, compute func(context.Context) (Entry, error), waiting func()) (Answer, error) {
+func (c *Cache) Fill(ctx context.Context, q *Query, compute func(context.Context) (Entry, error), waiting func()) (*Answer, error) {
 	if waiting == nil {
 		waiting = func() {}
 	}
 	key := q.Key(q.Variant)
 	if key == "" {
-		return Answer{}, fmt.Errorf("fill %s: %w", q.Hash, errNoKey)
+		return nil, fmt.Errorf("fill %s: %w", q.Hash, errNoKey)
 	}
 	if q.Stale != nil && c.flight.busy(key) {
-		return Answer{Entry: *q.Stale, Kind: Exact}, nil // another job makes it anew
+		return &Answer{Entry: *q.Stale, Kind: Exact}, nil // another job makes it anew
 	}
-	a, shared, err := c.flight.do(ctx, key, waiting, func(ctx context.Context, waits func()) (Answer, error) {
-		return c.fill(ctx, key, &q, compute, waits)
+	a, shared, err := c.flight.do(ctx, key, waiting, func(ctx context.Context, waits func()) (*Answer, error) {
+		return c.fill(ctx, key, q, compute, waits)
 	})
-	if err == nil && shared && a.Kind == Fresh {
-		a.Kind = Shared
+	if err != nil {
+		return nil, err
 	}
-	return a, err
+	own := *a
+	if shared && own.Kind == Fresh {
+		own.Kind = Shared
+	}
+	return &own, nil
 }
 
 // fill is Fill for one caller of this process.
-func (c *Cache) fill(ctx context.Context, key string, q *Query, compute func(context.Context) (Entry, error), waits func()) (Answer, error) {
+func (c *Cache) fill(ctx context.Context, key string, q *Query, compute func(context.Context) (Entry, error), waits func()) (*Answer, error) {
 	var l *lock
 	defer func() { // after a panic, too
 		if l != nil {
@@ -67,7 +71,7 @@ func (c *Cache) fill(ctx context.Context, key string, q *Query, compute func(con
 	}()
 	a, err := c.lockFor(ctx, key, q, waits, &l)
 	if a != nil || err != nil {
-		return deref(a), err
+		return a, err
 	}
 	return c.computed(ctx, key, q, compute)
 }
@@ -83,7 +87,7 @@ func (c *Cache) lockFor(ctx context.Context, key string, q *Query, waits func(),
 	if *l == nil {
 		waits()
 		c.metrics.waits.Inc()
-		if a, *l, err = c.await(ctx, key, *q); a != nil || err != nil {
+		if a, *l, err = c.await(ctx, key, q); a != nil || err != nil {
 			return a, err
 		}
 	}
@@ -93,7 +97,7 @@ func (c *Cache) lockFor(ctx context.Context, key string, q *Query, waits func(),
 			return nil, err
 		}
 	}
-	a, err = c.Lookup(ctx, *q)
+	a, err = c.Lookup(ctx, q)
 	if a != nil {
 		a.Expiring = false
 	}
@@ -101,17 +105,17 @@ func (c *Cache) lockFor(ctx context.Context, key string, q *Query, waits func(),
 }
 
 // computed computes an entry and keeps it.
-func (c *Cache) computed(ctx context.Context, key string, q *Query, compute func(context.Context) (Entry, error)) (Answer, error) {
+func (c *Cache) computed(ctx context.Context, key string, q *Query, compute func(context.Context) (Entry, error)) (*Answer, error) {
 	began := time.Now()
 	e, err := compute(ctx)
 	if err != nil {
-		return Answer{}, err
+		return nil, err
 	}
 	c.took.add(time.Since(began))
 	if q.Stale != nil {
 		c.metrics.refreshed.Inc()
 	}
-	return Answer{Entry: c.storePaid(ctx, key, q, &e), Kind: Fresh}, nil
+	return &Answer{Entry: c.storePaid(ctx, key, q, &e), Kind: Fresh}, nil
 }
 
 // storePaid stores an entry, and returns what is kept. It is paid for: it is kept even if all who asked have gone.
@@ -125,17 +129,10 @@ func (c *Cache) storePaid(ctx context.Context, key string, q *Query, e *Entry) E
 	return kept
 }
 
-func deref(a *Answer) Answer {
-	if a == nil {
-		return Answer{}
-	}
-	return *a
-}
-
 // await waits until there is an entry under key, or the lock is ours. It asks
 // Redis when the end of a computation is announced, and when the lease of the
 // holder should have run out.
-func (c *Cache) await(ctx context.Context, key string, q Query) (*Answer, *lock, error) {
+func (c *Cache) await(ctx context.Context, key string, q *Query) (*Answer, *lock, error) {
 	sub := c.client.Subscribe(ctx, channel(key))
 	defer sub.Close()
 	// It also tells when announcements begin to be heard, at first and after a lost

@@ -19,14 +19,14 @@ import (
 func fills(ctx context.Context, c *Cache, q Query, compute func(context.Context) (Entry, error), waiting func()) <-chan filled {
 	out := make(chan filled, 1)
 	go func() {
-		a, err := c.Fill(ctx, q, compute, waiting)
+		a, err := c.Fill(ctx, &q, compute, waiting)
 		out <- filled{a, err}
 	}()
 	return out
 }
 
 type filled struct {
-	Answer
+	*Answer
 	err error
 }
 
@@ -71,7 +71,7 @@ func TestFillOncePerFleet(t *testing.T) {
 				if i > 0 {
 					<-began // so that the first process computes
 				}
-				a, err := c.Fill(t.Context(), q, func(ctx context.Context) (Entry, error) { close(began); return compute(ctx) }, func() { waiting.Add(1) })
+				a, err := c.Fill(t.Context(), &q, func(ctx context.Context) (Entry, error) { close(began); return compute(ctx) }, func() { waiting.Add(1) })
 				if a.Kind == Fresh {
 					fresh.Add(1)
 				}
@@ -124,15 +124,15 @@ func TestFillAsksWhatIsThere(t *testing.T) {
 	r := random()
 	h := randomHash(r)
 	store(t, other, picture(h), named("a"))
-	if a, err := c.Fill(t.Context(), Query{Picture: picture(h)}, never, nil); err != nil || a.Kind != Exact || a.Expiring {
+	if a, err := c.Fill(t.Context(), &Query{Picture: picture(h)}, never, nil); err != nil || a.Kind != Exact || a.Expiring {
 		t.Errorf("got %+v, %v, want the entry", a, err)
 	}
-	if a, err := c.Fill(t.Context(), Query{Picture: picture(away(r, h, 4))}, never, nil); err != nil || a.Kind != Near || a.Near != 4 {
+	if a, err := c.Fill(t.Context(), &Query{Picture: picture(away(r, h, 4))}, never, nil); err != nil || a.Kind != Near || a.Near != 4 {
 		t.Errorf("got %+v, %v, want the near one", a, err)
 	}
 	flat := Query{Picture: picture([4]uint64{})}
 	for _, want := range []Kind{Fresh, Exact} {
-		a, err := c.Fill(t.Context(), flat, func(context.Context) (Entry, error) { return bottle, nil }, nil)
+		a, err := c.Fill(t.Context(), &flat, func(context.Context) (Entry, error) { return bottle, nil }, nil)
 		if err != nil || a.Kind != want {
 			t.Errorf("a flat picture: got %+v, %v, want it %s", a, err, want)
 		}
@@ -160,7 +160,7 @@ func TestFillReplacesStale(t *testing.T) {
 	lives(t, client, Key(h, Variant{}), TTL)
 	// Another one that was told so finds the new one.
 	other, _ := join(t, client.Options().Addr)
-	if a, err := other.Fill(t.Context(), q, never, nil); err != nil || a.Kind != Exact || a.WasteType != "new" {
+	if a, err := other.Fill(t.Context(), &q, never, nil); err != nil || a.Kind != Exact || a.WasteType != "new" {
 		t.Errorf("got %+v, %v, want what the first one stored", a, err)
 	}
 	// A correction made meanwhile is the answer.
@@ -228,7 +228,7 @@ func TestFillErrorsAreNotCached(t *testing.T) {
 	c, client := setup(t)
 	boom := errors.New("boom")
 	for range 2 {
-		if _, err := c.Fill(t.Context(), Query{Picture: picture(hash(t, good))}, func(context.Context) (Entry, error) { return bottle, boom }, nil); !errors.Is(err, boom) {
+		if _, err := c.Fill(t.Context(), &Query{Picture: picture(hash(t, good))}, func(context.Context) (Entry, error) { return bottle, boom }, nil); !errors.Is(err, boom) {
 			t.Errorf("got %v, want %v", err, boom)
 		}
 	}
@@ -239,7 +239,7 @@ func TestFillErrorsAreNotCached(t *testing.T) {
 
 func TestFillPanicBecomesAnError(t *testing.T) {
 	c, client := setup(t)
-	_, err := c.Fill(t.Context(), Query{Picture: picture(hash(t, good))}, func(context.Context) (Entry, error) { panic("boom") }, nil)
+	_, err := c.Fill(t.Context(), &Query{Picture: picture(hash(t, good))}, func(context.Context) (Entry, error) { panic("boom") }, nil)
 	var exc *celery.Exception
 	if !errors.As(err, &exc) || exc.Type != "RuntimeError" || len(exc.Frames) == 0 {
 		t.Errorf("got %v, want a RuntimeError with the stack", err)
@@ -464,7 +464,7 @@ func TestWaiterGivesUp(t *testing.T) {
 	sent := count(its)
 	ctx, cancel = context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
-	if _, err := other.Fill(ctx, q, never, nil); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := other.Fill(ctx, &q, never, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want the deadline", err)
 	}
 	sent.take()
@@ -494,7 +494,7 @@ func TestCloseEndsComputations(t *testing.T) {
 	if a := result(t, running); !errors.Is(a.err, errClosed) {
 		t.Errorf("got %+v, want that the cache is closing", a)
 	}
-	if _, err := c.Fill(t.Context(), q, never, nil); !errors.Is(err, errClosed) {
+	if _, err := c.Fill(t.Context(), &q, never, nil); !errors.Is(err, errClosed) {
 		t.Errorf("got %v, want that the cache is closing", err)
 	}
 	if n := client.DBSize(t.Context()).Val(); n != 0 {

@@ -29,7 +29,7 @@ type call struct {
 	waits   chan struct{} // closed when the computation has to wait for another process
 	waiters int
 	ended   chan struct{} // closed when answer and err are set
-	answer  Answer
+	answer  *Answer
 	err     error
 }
 
@@ -40,12 +40,12 @@ func newFlight() *flight {
 // do calls fn once for concurrent callers of a key. fn calls its second argument,
 // once at most, when it has to wait for another process. waiting is called by the
 // caller's own goroutine, so that nothing of the caller's is touched once do has
-// returned.
-func (f *flight) do(ctx context.Context, key string, waiting func(), fn func(ctx context.Context, waits func()) (Answer, error)) (Answer, bool, error) {
+// returned. All callers have the same answer, which none of them may change.
+func (f *flight) do(ctx context.Context, key string, waiting func(), fn func(ctx context.Context, waits func()) (*Answer, error)) (*Answer, bool, error) {
 	f.mu.Lock()
 	if f.done {
 		f.mu.Unlock()
-		return Answer{}, false, errClosed
+		return nil, false, errClosed
 	}
 	c, shared := f.calls[key]
 	if !shared {
@@ -71,12 +71,12 @@ func (f *flight) do(ctx context.Context, key string, waiting func(), fn func(ctx
 			return c.answer, shared, c.err
 		case <-ctx.Done():
 			f.leave(key, c)
-			return Answer{}, shared, context.Cause(ctx)
+			return nil, shared, context.Cause(ctx)
 		}
 	}
 }
 
-func (f *flight) run(ctx context.Context, key string, c *call, fn func(context.Context, func()) (Answer, error)) {
+func (f *flight) run(ctx context.Context, key string, c *call, fn func(context.Context, func()) (*Answer, error)) {
 	defer func() {
 		if p := recover(); p != nil {
 			c.err = celery.Recovered(p)

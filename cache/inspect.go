@@ -50,7 +50,7 @@ type Candidate struct {
 // Candidates returns the pictures of the index within a radius of q's, of MaxRadius
 // bits at most, the nearest first, and what Lookup would make of them. It changes
 // nothing. The caller has called Load.
-func (c *Cache) Candidates(ctx context.Context, q Query, radius int) ([]Candidate, error) {
+func (c *Cache) Candidates(ctx context.Context, q *Query, radius int) ([]Candidate, error) {
 	near := c.index.Near(q.Hash, min(radius, MaxRadius))
 	keys := make([]string, len(near))
 	for i, n := range near {

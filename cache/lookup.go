@@ -51,7 +51,7 @@ type Answer struct {
 }
 
 // usable reports whether e answers q.
-func (c *Cache) usable(q Query, e Entry) bool {
+func (c *Cache) usable(q *Query, e Entry) bool {
 	switch {
 	case q.Stale != nil && e == *q.Stale, q.Own && e.DerivedFrom != "":
 		return false
@@ -64,7 +64,7 @@ func (c *Cache) usable(q Query, e Entry) bool {
 // Lookup finds the entry of the picture, or of one within the radius whose
 // colours agree. It returns nil if there is none. The answer of a near hit is
 // stored under the picture's own hash as well.
-func (c *Cache) Lookup(ctx context.Context, q Query) (*Answer, error) {
+func (c *Cache) Lookup(ctx context.Context, q *Query) (*Answer, error) {
 	key := q.Key(q.Variant)
 	if key == "" {
 		return nil, nil
@@ -96,7 +96,7 @@ const (
 	maxCandidates = 64
 )
 
-func (c *Cache) lookupNear(ctx context.Context, q Query) (*Answer, error) {
+func (c *Cache) lookupNear(ctx context.Context, q *Query) (*Answer, error) {
 	if c.cfg.Radius == 0 || q.Own || !q.hasColour() || q.Stale != nil && q.Stale.DerivedFrom == "" {
 		return nil, nil // what was looked at itself is looked at again
 	}
@@ -143,7 +143,7 @@ const (
 
 // judge decides about a neighbour of q and its entry, nil if there is none. An
 // entry without colours, as Python writes it, counts as one of the same.
-func (c *Cache) judge(q Query, n Neighbour, e *Entry) Verdict {
+func (c *Cache) judge(q *Query, n Neighbour, e *Entry) Verdict {
 	switch {
 	case e == nil:
 		return Gone

@@ -23,7 +23,7 @@ func named(name string) Entry {
 // look looks up and returns a short form of what was found.
 func look(t testing.TB, c *Cache, q Query) string {
 	t.Helper()
-	a, err := c.Lookup(context.Background(), q)
+	a, err := c.Lookup(context.Background(), &q)
 	check(t, err)
 	if a == nil {
 		return "miss"
@@ -433,7 +433,7 @@ func TestLookupTellsOfTheEnd(t *testing.T) {
 	key := Key(h, Variant{})
 	store(t, c, picture(h), named("a"))
 	client.Expire(t.Context(), key, time.Minute)
-	a, err := c.Lookup(t.Context(), Query{Picture: picture(h)})
+	a, err := c.Lookup(t.Context(), &Query{Picture: picture(h)})
 	if err != nil || a == nil || !a.Expiring {
 		t.Errorf("got %+v, %v, want an answer that is to be made anew", a, err)
 	}
@@ -442,7 +442,7 @@ func TestLookupTellsOfTheEnd(t *testing.T) {
 	_, err = c.Correct(t.Context(), hashOnly(h), Variant{}, Correction{WasteType: new("b")}, false)
 	check(t, err)
 	client.Expire(t.Context(), key, time.Minute)
-	a, err = c.Lookup(t.Context(), Query{Picture: picture(h)})
+	a, err = c.Lookup(t.Context(), &Query{Picture: picture(h)})
 	if err != nil || a == nil || a.Expiring || a.WasteType != "b" {
 		t.Errorf("got %+v, %v, want the correction", a, err)
 	}
@@ -457,7 +457,7 @@ func TestLookupTellsOfTheEnd(t *testing.T) {
 
 	// What stays for ever, as others may write it, is left to Cleanup.
 	client.Set(t.Context(), key, canByPython, 0)
-	if a, err := c.Lookup(t.Context(), Query{Picture: picture(h)}); err != nil || a == nil || a.Expiring {
+	if a, err := c.Lookup(t.Context(), &Query{Picture: picture(h)}); err != nil || a == nil || a.Expiring {
 		t.Errorf("got %+v, %v, want an answer that is not made anew", a, err)
 	}
 	client.Del(t.Context(), key)

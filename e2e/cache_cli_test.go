@@ -124,7 +124,7 @@ func (b *cacheCLI) answered(p cache.Picture, category string) cache.Kind {
 	if err := b.cache.Load(ctx); err != nil {
 		b.t.Fatal(err)
 	}
-	a, err := b.cache.Lookup(ctx, cache.Query{Picture: p})
+	a, err := b.cache.Lookup(ctx, &cache.Query{Picture: p})
 	if err == nil && a == nil {
 		a = &cache.Answer{Kind: cache.Fresh}
 		a.Entry, err = b.cache.Store(ctx, p, cache.Variant{}, analysis(category))

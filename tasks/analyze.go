@@ -40,8 +40,8 @@ type Cache interface {
 	Seen(ctx context.Context, d cache.Digest) (*phash.Hash, *cache.Refusal, error)
 	Remember(ctx context.Context, d cache.Digest, h phash.Hash) error
 	Refuse(ctx context.Context, d cache.Digest, r cache.Refusal) error
-	Lookup(ctx context.Context, q cache.Query) (*cache.Answer, error)
-	Fill(ctx context.Context, q cache.Query, compute func(context.Context) (cache.Entry, error), waiting func()) (cache.Answer, error)
+	Lookup(ctx context.Context, q *cache.Query) (*cache.Answer, error)
+	Fill(ctx context.Context, q *cache.Query, compute func(context.Context) (cache.Entry, error), waiting func()) (*cache.Answer, error)
 	Record(p cache.Picture, a cache.Answer)
 	RecordCanary(distance int, differs bool)
 }
@@ -106,34 +106,41 @@ func NewImageAnalyze(cfg Config, f Fetcher, c Cache, p Progress, a vision.Analyz
 
 // Run analyses one picture and returns a *Result.
 func (t *ImageAnalyze) Run(ctx context.Context, req *celery.Request) (any, error) {
-	a, err := bind(req)
+	r, err := t.begin(ctx, req)
 	if err != nil {
 		return nil, err
-	}
-	r0 := time.Now()
-	tracker, err := t.progress.Track(ctx, a.JobID.text, req.Retries > 0 || req.Delivery.Redelivered)
-	if err != nil {
-		return nil, err
-	}
-	r := &run{t: t, args: a, taskID: req.ID, again: req.Retries > 0 || req.Delivery.Redelivered, tracker: tracker, opt: vision.Options{Model: a.Model, Lang: a.Lang, User: userOf(a.UserID), Expires: req.Expires,
-		Until: r0.Add(cmp.Or(req.SoftTimeLimit, t.cfg.SoftTimeLimit) / 3)}} // what is left has to do for the calls
-	if soft := cmp.Or(req.SoftTimeLimit, t.cfg.SoftTimeLimit); soft > 0 {
-		r.callsEnd = r0.Add(soft * 9 / 10)
-	} else {
-		r.opt.Until = time.Time{}
-	}
-	if p := req.Priority(); p != nil {
-		r.opt.Priority = *p
-	}
-	if r.opt.Lang == "" {
-		r.opt.Lang = t.cfg.Lang
 	}
 	result, err := r.analyze(ctx)
 	stage := r.enter("")
 	if err != nil {
-		return nil, &stageError{translate(err, t.cfg.RetryHorizon, a.Model != "" && a.Model != t.analyzer.Model(r.opt.Lang)), stage}
+		model := r.args.Model
+		return nil, &stageError{translate(err, t.cfg.RetryHorizon, model != "" && model != t.analyzer.Model(r.opt.Lang)), stage}
 	}
 	return result, nil
+}
+
+// begin returns the attempt that a request is.
+func (t *ImageAnalyze) begin(ctx context.Context, req *celery.Request) (*run, error) {
+	a, err := bind(req)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	again := req.Retries > 0 || req.Delivery.Redelivered
+	tracker, err := t.progress.Track(ctx, a.JobID.text, again)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{t: t, args: a, taskID: req.ID, again: again, tracker: tracker,
+		opt: vision.Options{Model: a.Model, Lang: cmp.Or(a.Lang, t.cfg.Lang), User: userOf(a.UserID), Expires: req.Expires}}
+	if soft := cmp.Or(req.SoftTimeLimit, t.cfg.SoftTimeLimit); soft > 0 {
+		r.opt.Until = began.Add(soft / 3) // what is left has to do for the calls
+		r.callsEnd = began.Add(soft * 9 / 10)
+	}
+	if p := req.Priority(); p != nil {
+		r.opt.Priority = *p
+	}
+	return r, nil
 }
 
 // stageError is an error with the stage in which it came.
@@ -212,7 +219,7 @@ func (r *run) analyze(ctx context.Context) (*Result, error) {
 	if given == nil {
 		return r.examine(ctx, nil)
 	}
-	pic := cache.Picture{Fingerprint: phash.Fingerprint{Hash: *r.args.given}}
+	pic := &cache.Picture{Fingerprint: phash.Fingerprint{Hash: *r.args.given}}
 	if given.Expiring {
 		res, err := r.examine(ctx, &given.Entry)
 		if err == nil || ctx.Err() != nil {
@@ -220,63 +227,20 @@ func (r *run) analyze(ctx context.Context) (*Result, error) {
 		}
 		r.tellStale(pic, err)
 	}
-	return r.answer(ctx, pic, *given, vision.Usage{})
+	return r.answer(ctx, pic, given, vision.Usage{})
 }
 
 // examine finds the answer by the picture itself. stale is its entry if that is to
 // be made anew before it runs out, else nil.
 func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) {
-	if err := r.report(ctx, stepDownload); err != nil {
-		return nil, err
-	}
-	data, err := r.t.fetcher.Fetch(ctx, r.args.ImageURL)
+	pic, data, found, err := r.find(ctx, stale)
 	if err != nil {
 		return nil, err
-	}
-	if err := r.report(ctx, stepHash); err != nil {
-		return nil, err
-	}
-	if err := r.checkSize(data); err != nil {
-		return nil, err
-	}
-	pic := cache.Picture{Digest: sha256.Sum256(data)}
-	seen, refusal, err := r.t.cache.Seen(ctx, pic.Digest)
-	if err != nil {
-		return nil, err
-	}
-	if refusal != nil && (refusal.By == "" || refusal.By == r.asks()) {
-		return nil, celery.NewException(refusal.Type, refusal.Message, nil)
-	}
-	if seen != nil {
-		pic.Hash = *seen
-	} else if pic.Fingerprint, err = r.fingerprint(ctx, pic.Digest, data); err != nil {
-		return nil, err
-	}
-	if err := r.report(ctx, stepCache); err != nil {
-		return nil, err
-	}
-	found, err := r.t.cache.Lookup(ctx, r.query(pic))
-	if err != nil {
-		return nil, err
-	}
-	if found != nil && stale != nil && found.Entry == *stale {
-		found.Expiring = true
-	}
-	if seen != nil && (found == nil || found.Expiring) {
-		// To find what is near, and to look anew, the colours are needed too.
-		if pic.Fingerprint, err = r.fingerprint(ctx, pic.Digest, data); err != nil {
-			return nil, err
-		}
-		if found == nil {
-			if found, err = r.t.cache.Lookup(ctx, r.query(pic)); err != nil {
-				return nil, err
-			}
-		}
 	}
 	q := r.query(pic)
-	q.Own = found != nil && r.mayDoubt(*found) && rand.Float64() < r.t.cfg.Canary
+	q.Own = found != nil && r.mayDoubt(found) && rand.Float64() < r.t.cfg.Canary
 	if found != nil && !found.Expiring && !q.Own {
-		return r.answer(ctx, pic, *found, vision.Usage{})
+		return r.answer(ctx, pic, found, vision.Usage{})
 	}
 	if found != nil {
 		q.Stale = &found.Entry
@@ -284,29 +248,77 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 	fresh, usage, err := r.look(ctx, q, data)
 	if err != nil && found != nil && ctx.Err() == nil {
 		r.tellStale(pic, err)
-		return r.answer(ctx, pic, *found, usage)
+		return r.answer(ctx, pic, found, usage)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if q.Own && fresh.Kind != cache.Fresh { // the picture is looked at for another job
-		return r.answer(ctx, pic, *found, usage)
+		return r.answer(ctx, pic, found, usage)
 	}
 	if q.Own {
-		r.recordCanary(*found, fresh)
+		r.recordCanary(found, fresh)
 	}
 	return r.answer(ctx, pic, fresh, usage)
 }
 
+// find gets the picture, and the answer that the cache has for it, nil if there is none.
+func (r *run) find(ctx context.Context, stale *cache.Entry) (pic *cache.Picture, data []byte, found *cache.Answer, err error) {
+	if err := r.report(ctx, stepDownload); err != nil {
+		return nil, nil, nil, err
+	}
+	if data, err = r.t.fetcher.Fetch(ctx, r.args.ImageURL); err != nil {
+		return nil, nil, nil, err
+	}
+	if err := r.report(ctx, stepHash); err != nil {
+		return nil, nil, nil, err
+	}
+	if err := r.checkSize(data); err != nil {
+		return nil, nil, nil, err
+	}
+	pic = &cache.Picture{Digest: sha256.Sum256(data)}
+	seen, refusal, err := r.t.cache.Seen(ctx, pic.Digest)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if refusal != nil && (refusal.By == "" || refusal.By == r.asks()) {
+		return nil, nil, nil, celery.NewException(refusal.Type, refusal.Message, nil)
+	}
+	if seen != nil {
+		pic.Hash = *seen
+	} else if pic.Fingerprint, err = r.fingerprint(ctx, pic.Digest, data); err != nil {
+		return nil, nil, nil, err
+	}
+	if err := r.report(ctx, stepCache); err != nil {
+		return nil, nil, nil, err
+	}
+	if found, err = r.t.cache.Lookup(ctx, r.query(pic)); err != nil {
+		return nil, nil, nil, err
+	}
+	if found != nil && stale != nil && found.Entry == *stale {
+		found.Expiring = true
+	}
+	if seen != nil && (found == nil || found.Expiring) {
+		// To find what is near, and to look anew, the colours are needed too.
+		if pic.Fingerprint, err = r.fingerprint(ctx, pic.Digest, data); err != nil {
+			return nil, nil, nil, err
+		}
+		if found == nil {
+			found, err = r.t.cache.Lookup(ctx, r.query(pic))
+		}
+	}
+	return pic, data, found, err
+}
+
 // mayDoubt reports whether an answer is one that a canary may look at: a near one, not of a person, and where there is a
 // model.
-func (r *run) mayDoubt(a cache.Answer) bool {
+func (r *run) mayDoubt(a *cache.Answer) bool {
 	return a.Kind == cache.Near && a.Entry.CorrectedAt == "" && r.t.analyzer.Model(r.opt.Lang) != vision.OfflineModel
 }
 
 // recordCanary counts whether a near answer is what the model says.
-func (r *run) recordCanary(near, fresh cache.Answer) {
-	differs, err := r.differ(near.Entry, fresh.Entry)
+func (r *run) recordCanary(near, fresh *cache.Answer) {
+	differs, err := r.differ(&near.Entry, &fresh.Entry)
 	if err != nil { // the job has its answer
 		r.t.log.Warn("a near answer cannot be compared with that of the model", zap.String("task_id", r.taskID), zap.Error(err))
 		return
@@ -316,7 +328,7 @@ func (r *run) recordCanary(near, fresh cache.Answer) {
 }
 
 // differ reports whether two answers differ in what is not just words.
-func (r *run) differ(a, b cache.Entry) (bool, error) {
+func (r *run) differ(a, b *cache.Entry) (bool, error) {
 	s := r.t.cfg.Prompts.Find(prompt.Analysis, r.opt.Lang).Schema
 	names := s.Closed()
 	if len(names) == 0 {
@@ -342,7 +354,7 @@ func levelOf(err error) zapcore.Level {
 }
 
 // tellStale logs that a job has the old answer.
-func (r *run) tellStale(pic cache.Picture, err error) {
+func (r *run) tellStale(pic *cache.Picture, err error) {
 	r.t.log.Log(levelOf(err), "the model could not be asked anew, and the answer that was there is used", zap.String("task_id", r.taskID),
 		zap.String("phash", pic.Hash.String()), zap.Error(err))
 }
@@ -353,7 +365,7 @@ func (r *run) lookUpGiven(ctx context.Context) (*cache.Answer, error) {
 	if r.args.given == nil {
 		return nil, nil
 	}
-	found, err := r.t.cache.Lookup(ctx, r.query(cache.Picture{Fingerprint: phash.Fingerprint{Hash: *r.args.given}}))
+	found, err := r.t.cache.Lookup(ctx, r.query(&cache.Picture{Fingerprint: phash.Fingerprint{Hash: *r.args.given}}))
 	if found == nil || err != nil || found.Expiring {
 		return found, err
 	}
@@ -363,8 +375,8 @@ func (r *run) lookUpGiven(ctx context.Context) (*cache.Answer, error) {
 // query asks for an analysis that may be used. What the offline describer wrote
 // is no answer once a model is configured; it takes any itself, since it has
 // nothing better to put in its place.
-func (r *run) query(pic cache.Picture) cache.Query {
-	q := cache.Query{Picture: pic, Variant: r.variant()}
+func (r *run) query(pic *cache.Picture) *cache.Query {
+	q := &cache.Query{Picture: *pic, Variant: r.variant()}
 	if r.t.analyzer.Model(r.opt.Lang) != vision.OfflineModel {
 		q.Prompt = r.t.analyzer.PromptVersion(r.opt.Lang)
 		_, required := r.fields()
@@ -443,9 +455,9 @@ func (r *run) refuse(ctx context.Context, d cache.Digest, err error, by string) 
 
 // look asks the model about the picture, or waits for another job that does.
 // The usage is this job's own: zero if it waited.
-func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answer, vision.Usage, error) {
+func (r *run) look(ctx context.Context, q *cache.Query, data []byte) (*cache.Answer, vision.Usage, error) {
 	if err := r.report(ctx, stepPreprocess); err != nil {
-		return cache.Answer{}, vision.Usage{}, err
+		return nil, vision.Usage{}, err
 	}
 	// ask may outlive this job if others wait for it: spent is this job's to
 	// read only once Fill has returned its answer.
@@ -453,15 +465,15 @@ func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answe
 	ask := func(fill context.Context) (cache.Entry, error) {
 		picture := data
 		data = nil // the preview is smaller, and may wait for long
-		preview, opt, err := r.prepare(ctx, fill, &q, picture)
+		preview, opt, err := r.prepare(ctx, fill, q, picture)
 		if err != nil {
 			return cache.Entry{}, err
 		}
-		a, err := r.askModel(fill, &q, preview, opt, &spent)
+		a, err := r.askModel(fill, q, preview, opt, &spent)
 		if err != nil {
 			return cache.Entry{}, err
 		}
-		return r.entryOf(&q, a, spent)
+		return r.entryOf(q, a, spent)
 	}
 	var waitErr error
 	back := func(context.Context) error { return nil }
@@ -470,10 +482,10 @@ func (r *run) look(ctx context.Context, q cache.Query, data []byte) (cache.Answe
 		back = r.t.cfg.StepAside(ctx)
 	})
 	if err = errors.Join(err, back(ctx), waitErr); err != nil {
-		return cache.Answer{}, vision.Usage{}, err
+		return nil, vision.Usage{}, err
 	}
 	if err := r.report(ctx, stepVisionDone); err != nil {
-		return cache.Answer{}, vision.Usage{}, err
+		return nil, vision.Usage{}, err
 	}
 	if answer.Kind != cache.Fresh {
 		spent = vision.Usage{}
@@ -601,8 +613,8 @@ func (r *run) modelName() string {
 
 // answer makes the result out of what was found. A question is answered here, in
 // the result only: the entry is neutral and stays so.
-func (r *run) answer(ctx context.Context, pic cache.Picture, a cache.Answer, usage vision.Usage) (*Result, error) {
-	r.t.cache.Record(pic, a)
+func (r *run) answer(ctx context.Context, pic *cache.Picture, a *cache.Answer, usage vision.Usage) (*Result, error) {
+	r.t.cache.Record(*pic, *a)
 	r.t.metrics.answered(a)
 	e, question := a.Entry, r.args.UserInput
 	e.Origin = cache.Origin{}

@@ -374,7 +374,7 @@ func TestOtherPromptIsAMiss(t *testing.T) {
 // drawn tells every job that it is the one to make an entry anew.
 type drawn struct{ *cache.Cache }
 
-func (d drawn) Lookup(ctx context.Context, q cache.Query) (*cache.Answer, error) {
+func (d drawn) Lookup(ctx context.Context, q *cache.Query) (*cache.Answer, error) {
 	a, err := d.Cache.Lookup(ctx, q)
 	if a != nil {
 		a.Expiring = true

@@ -79,7 +79,7 @@ func (m *metrics) cascaded(a *vision.Answer) {
 }
 
 // answered counts how the analysis of a picture was found.
-func (m *metrics) answered(a cache.Answer) {
+func (m *metrics) answered(a *cache.Answer) {
 	m.lookups.WithLabelValues(string(a.Kind)).Inc()
 	if a.Kind != cache.Fresh {
 		m.saved.Inc()

@@ -93,7 +93,7 @@ func (j *job) putBack() error {
 }
 
 // endOfDeath is the line of a dead letter's end.
-func (j *job) endOfDeath(v verdict, extra []zap.Field) {
+func (j *job) endOfDeath(v *verdict, extra []zap.Field) {
 	extra = j.fields(append(extra, zap.String("queue", j.death.Queue), zap.String("reason", string(j.death.Reason)))...)
 	if v.outcome == outcomeDuplicate {
 		j.w.log.Info("dead letter of a job that has ended or goes on, dropped", extra...)

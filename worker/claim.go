@@ -224,7 +224,7 @@ func (j *job) rename(field *string, name string) (before string) {
 // release gives the id of the job back, after a verdict or without one. That of a job that has
 // failed or was revoked stays marked: a message that comes again must be told from another one
 // with the same id. A lease that stays by mistake runs out.
-func (j *job) release(v verdict, acked bool) {
+func (j *job) release(v *verdict, acked bool) {
 	run := j.setRun("")
 	failed := v.state() == celery.Failure || v.state() == celery.Revoked
 	own := run != "" || v.outcome == outcomeDuplicate && j.delivery.Redelivered // else the end may be of another message

@@ -27,7 +27,7 @@ func (j *job) returned(jobs context.Context, err error) {
 
 // givenUp is the verdict for a job that did not end and cannot be given back, as it was
 // acknowledged early.
-func (j *job) givenUp(v verdict, err error) verdict {
+func (j *job) givenUp(v *verdict, err error) *verdict {
 	return v.instead(&celery.Exception{Type: "WorkerLostError", Module: celery.ModuleBilliard, Args: []any{
 		fmt.Sprintf("the task did not end, and its message had been acknowledged before it began: %v", err)}, Err: err})
 }
@@ -54,7 +54,7 @@ const (
 // its outcome is still stored when the worker stops. What goes wrong is tried again here, as
 // the broker would count a return, and drop the job after some. The error is that the worker
 // stops.
-func (j *job) conclude(jobs context.Context, v verdict) error {
+func (j *job) conclude(jobs context.Context, v *verdict) error {
 	ctx, done := lingering(jobs, j.w.leftToWrite())
 	defer done()
 	j.place.leave()
@@ -97,7 +97,7 @@ func (j *job) conclude(jobs context.Context, v verdict) error {
 	}
 	j.tellEnd(v)
 	if v.fate == requeue {
-		j.release(verdict{}, false)
+		j.release(&verdict{}, false)
 		j.giveBack()
 		return nil
 	}
@@ -114,7 +114,7 @@ func stopped(ctx context.Context, err error) error {
 }
 
 // end acknowledges, counts and logs: the one line of the job's outcome.
-func (j *job) end(v verdict) {
+func (j *job) end(v *verdict) {
 	j.uncountSoon()
 	var extra []zap.Field
 	ackErr := j.ack()

@@ -31,7 +31,7 @@ type ending struct {
 
 	shortened bool // the exception was too large for the server
 	recorded  bool // verdict is on record: settle goes on behind that
-	verdict   verdict
+	verdict   *verdict
 	meta      *celery.Meta // the document of the verdict, made once
 }
 
@@ -60,7 +60,7 @@ func (w *Worker) newRefusal(m rabbit.Message, why *celery.MessageError) *ending 
 // task since this run began, or a failure, if the verdict cannot be carried out. After an error
 // it may be called again with the returned verdict, and goes on. Once a verdict is on record, it is
 // that one whatever v says.
-func (e *ending) settle(ctx context.Context, v verdict) (verdict, error) {
+func (e *ending) settle(ctx context.Context, v *verdict) (*verdict, error) {
 	if e.recorded {
 		v = e.verdict
 	}
@@ -85,7 +85,7 @@ func (e *ending) settle(ctx context.Context, v verdict) (verdict, error) {
 	if v.fate == retry || v.fate == replace {
 		return v, e.mark(ctx, v) // what comes next tells chord and callbacks
 	}
-	for _, step := range []func(context.Context, verdict) error{e.tell, e.keep, e.mark, e.afterReturn} {
+	for _, step := range []func(context.Context, *verdict) error{e.tell, e.keep, e.mark, e.afterReturn} {
 		if err := step(ctx, v); err != nil {
 			return v, err
 		}
@@ -95,7 +95,7 @@ func (e *ending) settle(ctx context.Context, v verdict) (verdict, error) {
 
 // record publishes what follows from a verdict, and records it, unless another run has ended the
 // task.
-func (e *ending) record(ctx context.Context, v verdict) (verdict, error) {
+func (e *ending) record(ctx context.Context, v *verdict) (*verdict, error) {
 	follow, v := e.follow(v)
 	if follow != nil {
 		now, err := e.look(ctx, v)
@@ -150,7 +150,7 @@ func (e *ending) record(ctx context.Context, v verdict) (verdict, error) {
 
 // look returns what is on record before what follows from a verdict is published. Nobody else can
 // have ended a task whose id this run has had all the time, so that this is not asked.
-func (e *ending) look(ctx context.Context, v verdict) (celery.Stored, error) {
+func (e *ending) look(ctx context.Context, v *verdict) (celery.Stored, error) {
 	if !e.again && v.fate != retry {
 		return e.since, nil
 	}
@@ -170,7 +170,7 @@ func (e *ending) isMine(now celery.Stored) bool {
 
 // document returns what is recorded of a verdict. It is the same however often it is asked for,
 // as the book knows by it that it has recorded it already.
-func (e *ending) document(v verdict) (*celery.Meta, error) {
+func (e *ending) document(v *verdict) (*celery.Meta, error) {
 	if e.meta != nil && e.meta.Status == v.state() {
 		return e.meta, nil
 	}
@@ -206,7 +206,7 @@ func (e *ending) metaOf(state celery.State, result any, children []*celery.Resul
 
 // follow returns what publishes the tasks that follow from a verdict, nil if there are none. The
 // verdict is completed by that, or becomes a failure if nothing sensible can be published.
-func (e *ending) follow(v verdict) (func(context.Context) error, verdict) {
+func (e *ending) follow(v *verdict) (func(context.Context) error, *verdict) {
 	switch v.fate {
 	case succeed:
 		return e.followSuccess(v)
@@ -220,7 +220,7 @@ func (e *ending) follow(v verdict) (func(context.Context) error, verdict) {
 
 // followSuccess plans the callbacks and the next step of the chain. The result names all of its
 // children.
-func (e *ending) followSuccess(v verdict) (func(context.Context) error, verdict) {
+func (e *ending) followSuccess(v *verdict) (func(context.Context) error, *verdict) {
 	if v.raw == nil {
 		raw, err := marshal(v.value)
 		if err != nil {
@@ -251,7 +251,7 @@ func marshal(value any) (raw json.RawMessage, err error) {
 }
 
 // followReplace plans the signature that takes the task's place.
-func (e *ending) followReplace(v verdict) (func(context.Context) error, verdict) {
+func (e *ending) followReplace(v *verdict) (func(context.Context) error, *verdict) {
 	s, err := e.req.Replacement(v.replace.Signature)
 	if err != nil {
 		return nil, v.instead(exceptionOf(err))
@@ -268,7 +268,7 @@ func (e *ending) followReplace(v verdict) (func(context.Context) error, verdict)
 
 // followRetry makes the next attempt, which is published at once and waits in the worker that
 // gets it, or is parked if its time is far away.
-func (e *ending) followRetry(v verdict) (func(context.Context) error, verdict) {
+func (e *ending) followRetry(v *verdict) (func(context.Context) error, *verdict) {
 	next := *e.req
 	next.Retries++
 	next.ETA = time.Now().Add(v.wait)
@@ -318,7 +318,7 @@ func (e *ending) publish(ctx context.Context, messages ...rabbit.Message) error 
 }
 
 // tell hands an end on: to the chord, to the steps that would have followed, to the errbacks.
-func (e *ending) tell(ctx context.Context, v verdict) error {
+func (e *ending) tell(ctx context.Context, v *verdict) error {
 	switch {
 	case v.exc == nil && v.raw == nil:
 		return nil // what a mark says: all of it was done before the mark was set
@@ -337,7 +337,7 @@ func (e *ending) tell(ctx context.Context, v verdict) error {
 }
 
 // keep keeps the job as failed.
-func (e *ending) keep(ctx context.Context, v verdict) error {
+func (e *ending) keep(ctx context.Context, v *verdict) error {
 	if v.reason == "" {
 		return nil
 	}
@@ -357,7 +357,7 @@ func (e *ending) keep(ctx context.Context, v verdict) error {
 }
 
 // mark notes that nothing is left to be done.
-func (e *ending) mark(ctx context.Context, v verdict) error {
+func (e *ending) mark(ctx context.Context, v *verdict) error {
 	if e.meta == nil || v.outcome == outcomeDuplicate {
 		return nil
 	}
@@ -365,7 +365,7 @@ func (e *ending) mark(ctx context.Context, v verdict) error {
 }
 
 // afterReturn calls the handler's AfterReturn.
-func (e *ending) afterReturn(ctx context.Context, v verdict) error {
+func (e *ending) afterReturn(ctx context.Context, v *verdict) error {
 	h, ok := e.task.Handler.(AfterReturner)
 	if !ok {
 		return nil
@@ -432,7 +432,7 @@ func (e *ending) event(kind string, fields func() map[string]any) {
 }
 
 // tellEnd sends the event of an end.
-func (e *ending) tellEnd(v verdict) {
+func (e *ending) tellEnd(v *verdict) {
 	exception := func() map[string]any {
 		if v.exc == nil {
 			return map[string]any{"exception": "None", "traceback": nil}

@@ -35,23 +35,23 @@ func (t *terminated) Error() string { return "terminated" }
 
 // decide turns the outcome of an attempt into the job's verdict. Nothing else
 // does. cause is why the attempt's context had ended, nil if it had not; own are the marks of its message.
-func decide(t *task, err, cause error, req *celery.Request, own rabbit.Own) verdict {
+func decide(t *task, err, cause error, req *celery.Request, own rabbit.Own) *verdict {
 	if err == nil {
-		return verdict{fate: succeed, outcome: outcomeSuccess}
+		return &verdict{fate: succeed, outcome: outcomeSuccess}
 	}
-	failed := func(exc *celery.Exception) verdict {
+	failed := func(exc *celery.Exception) *verdict {
 		v := failure(exc, failed.ReasonFailed)
 		v.err = err
 		return v
 	}
 	var away interface{ Unavailable() bool }
 	if errors.As(err, &away) && away.Unavailable() {
-		return verdict{fate: giveBack, err: err}
+		return &verdict{fate: giveBack, err: err}
 	}
 	var ended *terminated
 	switch {
 	case errors.Is(cause, errStopping):
-		return verdict{fate: giveBack, err: err}
+		return &verdict{fate: giveBack, err: err}
 	case errors.As(cause, &ended):
 		return revoked("terminated", revocation{terminated: true, signal: ended.signal})
 	case errors.Is(cause, errSoftLimit):
@@ -65,14 +65,14 @@ func decide(t *task, err, cause error, req *celery.Request, own rabbit.Own) verd
 	)
 	switch {
 	case errors.As(err, &later):
-		return verdict{fate: postpone, err: err, wait: later.After, outcome: outcomeParked}
+		return &verdict{fate: postpone, err: err, wait: later.After, outcome: outcomeParked}
 	case errors.As(err, &again):
 	case errors.Is(err, celery.ErrIgnore):
-		return verdict{fate: ignore, outcome: outcomeIgnored}
+		return &verdict{fate: ignore, outcome: outcomeIgnored}
 	case errors.As(err, &replaced):
-		return verdict{fate: replace, replace: replaced, outcome: outcomeReplaced}
+		return &verdict{fate: replace, replace: replaced, outcome: outcomeReplaced}
 	case errors.As(err, &rejected) && rejected.Requeue:
-		return verdict{fate: requeue, rejected: true, err: err}
+		return &verdict{fate: requeue, rejected: true, err: err}
 	case errors.As(err, &rejected):
 		v := failure(rejected.Exception(), rabbit.Rejected)
 		v.rejected, v.err = true, err
@@ -98,7 +98,7 @@ func decide(t *task, err, cause error, req *celery.Request, own rabbit.Own) verd
 	}
 	switch {
 	case granted:
-		v := verdict{fate: retry, err: again, wait: wait, trying: own.Trying, timed: own.Timed, quiet: again.Quiet, expires: again.Expires, outcome: outcomeRetry}
+		v := &verdict{fate: retry, err: again, wait: wait, trying: own.Trying, timed: own.Timed, quiet: again.Quiet, expires: again.Expires, outcome: outcomeRetry}
 		if again.Err != nil {
 			v.exc = exceptionOf(again.Err)
 		}

@@ -78,7 +78,7 @@ var errAgain = errors.New("again")
 // TestRetryFor retries for a time: however many there were, until the last one comes at its end.
 func TestRetryFor(t *testing.T) {
 	exc := celery.NewException("ValueError", "bad", nil)
-	decided := func(after, began time.Duration) verdict {
+	decided := func(after, began time.Duration) *verdict {
 		trying := time.Time{}
 		if began > 0 {
 			trying = time.Now().Add(-began)
@@ -109,7 +109,7 @@ func TestCountedAfterTimed(t *testing.T) {
 	busy := &task{Task: Task{MaxRetries: 3, Backoff: Backoff{Base: time.Second, Exact: true}}}
 	var own rabbit.Own
 	req := celery.Request{}
-	next := func(err error) verdict {
+	next := func(err error) *verdict {
 		v := decide(busy, err, nil, &req, own)
 		req.Retries++
 		own.Trying, own.Timed = v.trying, v.timed

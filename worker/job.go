@@ -110,20 +110,30 @@ func (w *Worker) newJob(c *consumer, d *rabbit.Delivery) (j *job, why *celery.Me
 	return j, why
 }
 
-// handle takes a delivery to its acknowledgement, or gives it back.
-func (w *Worker) handle(jobs context.Context, c *consumer, d *rabbit.Delivery, place *place) {
-	j, refused := w.newJob(c, d)
-	j.place = place
-	if _, known := w.tasks[j.req.Task]; refused == nil && !known {
-		refused = unknownTask(j.req)
-		j.ending = w.newRefusal(d.Message, refused)
+// newTaskJob is newJob for a task that is to be run here: one that is not known here is refused.
+func (w *Worker) newTaskJob(c *consumer, d *rabbit.Delivery) (j *job, why *celery.MessageError) {
+	if j, why = w.newJob(c, d); why != nil {
+		return j, why
 	}
+	if _, known := w.tasks[j.req.Task]; !known {
+		why = unknownTask(j.req)
+		j.ending = w.newRefusal(d.Message, why)
+		return j, why
+	}
+	j.req.Delivery = celery.DeliveryInfo{Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered || d.Own.Again}
+	return j, nil
+}
+
+// handle takes a delivery to its acknowledgement, or gives it back. A run may take long, and many do at once: what is on
+// the stack under it is kept small.
+func (w *Worker) handle(jobs context.Context, c *consumer, d *rabbit.Delivery, place *place) {
+	j, refused := w.newTaskJob(c, d)
+	j.place = place
 	run := func() error { return j.travel(jobs) }
 	if refused != nil {
 		place.leave()
 		run = func() error { return j.conclude(jobs, verdictOnRefusal(refused)) }
 	} else {
-		j.req.Delivery = celery.DeliveryInfo{Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered || d.Own.Again}
 		w.held.add(j)
 		defer w.held.remove(j)
 	}
@@ -143,12 +153,16 @@ func (j *job) persist(f func() error) error {
 		}
 		if logged != err.Error() {
 			logged = err.Error()
-			j.w.log.Error("a job cannot go on, trying again", j.fields(zap.Error(err))...)
+			j.tellStuck(err)
 		}
 		if err := j.wait(j.consumer.waits, wait); err != nil {
 			return err
 		}
 	}
+}
+
+func (j *job) tellStuck(err error) {
+	j.w.log.Error("a job cannot go on, trying again", j.fields(zap.Error(err))...)
 }
 
 // wait holds the job for a time, outside of the slots.
@@ -169,9 +183,9 @@ func (j *job) safely(f func() error) (err error) {
 			j.watching()
 			j.watching = nil
 		}
-		v := j.verdict
-		if j.death != nil {
-			v = verdict{} // it is buried from the beginning again, as its reason is not on record
+		v := &verdict{}
+		if j.recorded && j.death == nil { // a dead letter is buried from the beginning again, as its reason is not on record
+			v = j.verdict
 		}
 		j.release(v, false)
 	}()
@@ -235,7 +249,7 @@ func (j *job) rounds(jobs, waits context.Context) error {
 		again, err := j.round(jobs, waits)
 		switch {
 		case err != nil && j.hasAcked():
-			return j.conclude(jobs, j.givenUp(verdict{}, err))
+			return j.conclude(jobs, j.givenUp(&verdict{}, err))
 		case !again || err != nil:
 			return err
 		case j.hasAcked():
@@ -303,7 +317,16 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 	default:
 		return false, j.conclude(jobs, v)
 	}
-	j.release(verdict{}, false)
+	j.backInLine(v)
+	if j.hasAcked() {
+		waits = jobs // the broker does not have it any more
+	}
+	return true, j.w.obstacleOver(waits)
+}
+
+// backInLine undoes what a run has begun that met an obstacle.
+func (j *job) backInLine(v *verdict) {
+	j.release(&verdict{}, false)
 	j.goesRound()
 	j.req.Delivery.Redelivered = true // it has been at work
 	j.again = true                    // what it has started it may start once more
@@ -314,10 +337,6 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 		j.delayed = true
 		j.w.log.Warn("task waits until it can run again", j.fields(zap.Error(v.err))...)
 	}
-	if j.hasAcked() {
-		waits = jobs // the broker does not have it any more
-	}
-	return true, j.w.obstacleOver(waits)
 }
 
 // waitForSlot waits for the task's rate limit, and for a slot. A job that waits for a rate limit
@@ -341,7 +360,7 @@ func (j *job) waitForSlot(waits context.Context) error {
 // unwanted returns the verdict for a job that need not be run. As in Celery, stamps count when
 // it is about to run: until then a job that is revoked by stamp keeps its place among the
 // deliveries sent ahead.
-func (j *job) unwanted(stamps bool) (verdict, bool) {
+func (j *job) unwanted(stamps bool) (*verdict, bool) {
 	if !j.req.Expires.IsZero() && time.Now().After(j.req.Expires) {
 		j.w.remote.Revoked.Add(j.req.ID)
 		return revoked("expired", revocation{expired: true}), true
@@ -352,7 +371,7 @@ func (j *job) unwanted(stamps bool) (verdict, bool) {
 	if byID || j.message.Own.Revoked || stamps && j.w.remote.Revoked.Match("", j.req.StampedHeaders, j.req.Stamps) {
 		return revoked("revoked", revocation{}), true
 	}
-	return verdict{}, false
+	return nil, false
 }
 
 // waitForETA holds the job until its time has come, outside of the slots, or parks
@@ -394,7 +413,7 @@ func (j *job) holdFor(waits context.Context, wait time.Duration) error {
 
 // attempt runs the handler once and returns the verdict. An error means that the job has to go
 // back. waits ended if the job was revoked in the last moment.
-func (j *job) attempt(jobs, waits context.Context) (verdict, error) {
+func (j *job) attempt(jobs, waits context.Context) (*verdict, error) {
 	ctx, cancel := context.WithCancelCause(jobs)
 	defer cancel(nil)
 	j.started = time.Now()
@@ -406,7 +425,7 @@ func (j *job) attempt(jobs, waits context.Context) (verdict, error) {
 	}
 	if fatal, err := j.killed(ctx); err != nil || fatal != nil {
 		if fatal == nil {
-			return verdict{}, err
+			return nil, err
 		}
 		return failure(fatal, failed.ReasonPoison), nil
 	}
@@ -418,12 +437,11 @@ func (j *job) attempt(jobs, waits context.Context) (verdict, error) {
 		j.ack()
 	}
 	if err := j.recordStarted(ctx); err != nil {
-		return verdict{}, err
+		return nil, err
 	}
 	j.event("task-started", nil)
 
-	j.again = j.again || j.seen
-	a := &attempt{job: j, again: j.again, plan: j.plan(fmt.Sprintf("send/%d", j.req.Retries))}
+	a := j.newAttempt()
 	soft, hard := j.limits()
 	value, cause, err := runAttempt(context.WithValue(ctx, attemptKey{}, a), j.task.Handler, j.req, soft, hard)
 	j.enter(settled)
@@ -437,6 +455,12 @@ func (j *job) attempt(jobs, waits context.Context) (verdict, error) {
 		return v, errStopping
 	}
 	return v, nil
+}
+
+// newAttempt returns what the handler of the next attempt may do.
+func (j *job) newAttempt() *attempt {
+	j.again = j.again || j.seen
+	return &attempt{job: j, again: j.again, plan: j.plan(fmt.Sprintf("send/%d", j.req.Retries))}
 }
 
 // recordStarted records STARTED, if that is wanted.

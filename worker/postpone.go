@@ -13,7 +13,7 @@ import (
 
 // postpone has a job that had no room elsewhere run again after the time that its handler asked for: here, if
 // that is near, or from where parked jobs are. It reports whether the job goes round here.
-func (j *job) postpone(jobs, waits context.Context, v verdict) (again bool, err error) {
+func (j *job) postpone(jobs, waits context.Context, v *verdict) (again bool, err error) {
 	if j.hasAcked() {
 		waits = jobs // the broker does not have it any more
 	}
@@ -25,7 +25,7 @@ func (j *job) postpone(jobs, waits context.Context, v verdict) (again bool, err 
 	}
 	j.message.Own.Trying = later(j.message.Own.Trying, v.wait)
 	j.req.Delivery.Redelivered = true // it has been at work
-	j.release(verdict{}, false)
+	j.release(&verdict{}, false)
 	j.goesRound()
 	j.again = true // what it has started it may start once more
 	j.mu.Lock()
@@ -44,7 +44,7 @@ func later(trying time.Time, wait time.Duration) time.Time {
 }
 
 // postponeAway parks the job as the attempt that it is.
-func (j *job) postponeAway(jobs, waits context.Context, v verdict) error {
+func (j *job) postponeAway(jobs, waits context.Context, v *verdict) error {
 	m, req := j.message.Clone(), *j.req
 	m.Own.Trying = later(m.Own.Trying, v.wait)
 	req.ETA = time.Now().Add(v.wait)
@@ -68,7 +68,7 @@ func (j *job) parked(due time.Time, extra ...zap.Field) {
 	crash.Point("park-before-ack")
 	j.enter(settled)
 	j.uncountSoon()
-	j.release(verdict{}, false)
+	j.release(&verdict{}, false)
 	ackErr := j.ack()
 	j.w.metrics.jobs.WithLabelValues(j.task.Name, outcomeParked).Inc()
 	level := zap.InfoLevel

@@ -59,24 +59,24 @@ type revocation struct {
 }
 
 // failure is the verdict for a job that fails with exc and is kept for reason.
-func failure(exc *celery.Exception, reason celery.Reason) verdict {
-	return verdict{fate: fail, exc: exc, reason: reason, outcome: outcomeFailure}
+func failure(exc *celery.Exception, reason celery.Reason) *verdict {
+	return &verdict{fate: fail, exc: exc, reason: reason, outcome: outcomeFailure}
 }
 
 // revoked is the verdict for a job that nobody wants any more.
-func revoked(message string, why revocation) verdict {
-	return verdict{fate: revoke, exc: celery.TaskRevoked(message), why: why, outcome: outcomeRevoked}
+func revoked(message string, why revocation) *verdict {
+	return &verdict{fate: revoke, exc: celery.TaskRevoked(message), why: why, outcome: outcomeRevoked}
 }
 
 // instead returns a failure in place of a verdict that could not be carried out.
-func (v verdict) instead(exc *celery.Exception) verdict {
+func (v *verdict) instead(exc *celery.Exception) *verdict {
 	out := failure(exc, failed.ReasonFailed)
 	out.children, out.stage, out.err = v.children, v.stage, v.err
 	return out
 }
 
 // state is what the verdict records, "" for nothing.
-func (v verdict) state() celery.State {
+func (v *verdict) state() celery.State {
 	switch v.fate {
 	case succeed:
 		return celery.Success
@@ -92,8 +92,8 @@ func (v verdict) state() celery.State {
 }
 
 // verdictOn is the verdict of another run, of which m is on record.
-func verdictOn(m *celery.Meta) verdict {
-	v := verdict{outcome: outcomeDuplicate, raw: m.Result}
+func verdictOn(m *celery.Meta) *verdict {
+	v := &verdict{outcome: outcomeDuplicate, raw: m.Result}
 	switch m.Status {
 	case celery.Success:
 		v.fate = succeed
@@ -113,7 +113,7 @@ func verdictOn(m *celery.Meta) verdict {
 
 // verdictOnDeath is the verdict for a message that the broker has dead-lettered. One that ran out
 // because its producer wanted it so is no failure, and is not kept.
-func verdictOnDeath(d rabbit.Death, req *celery.Request) verdict {
+func verdictOnDeath(d rabbit.Death, req *celery.Request) *verdict {
 	v := failure(deathException(d), d.Reason)
 	if d.Reason == rabbit.Expired {
 		v.fate, v.why = revoke, revocation{expired: true}
@@ -143,7 +143,7 @@ func deathException(d rabbit.Death) *celery.Exception {
 
 // verdictOnRefusal is the verdict for a message that cannot be run. Python drops such messages, or
 // rejects them into whatever the queue has been given, which may be nothing.
-func verdictOnRefusal(e *celery.MessageError) verdict {
+func verdictOnRefusal(e *celery.MessageError) *verdict {
 	v := failure(refusal(e), e.Reason)
 	v.err, v.outcome = e, outcomeRefused
 	return v

@@ -103,12 +103,12 @@ type neighbour struct {
 
 // query asks as a worker of this version on these settings does. Without a model's
 // URL it is left open whether the workers have one.
-func (s *cacheSettings) query(p cache.Picture) cache.Query {
+func (s *cacheSettings) query(p cache.Picture) *cache.Query {
 	lang := cmp.Or(s.lang, s.Tasks.Lang)
 	now := s.Prompts.Find(prompt.Analysis, lang)
 	asked, offline := now.Version, vision.NewOffline().PromptVersion(lang)
 	_, required := now.Schema.Names()
-	return cache.Query{Picture: p, Variant: s.variant(), Usable: func(e cache.Entry) bool {
+	return &cache.Query{Picture: p, Variant: s.variant(), Usable: func(e cache.Entry) bool {
 		present := asked
 		if e.Model == vision.OfflineModel {
 			if s.Vision.BaseURL != "" {

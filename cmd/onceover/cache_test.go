@@ -103,7 +103,7 @@ func TestSimulateIsTheCache(t *testing.T) {
 			if err := c.Load(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			a, err := c.Lookup(t.Context(), cache.Query{Picture: p.Picture})
+			a, err := c.Lookup(t.Context(), &cache.Query{Picture: p.Picture})
 			if err != nil {
 				t.Fatal(err)
 			}
