@@ -180,6 +180,9 @@ func New(cfg Config, client redis.UniversalClient, reg prometheus.Registerer, lo
 	return c
 }
 
+// Fault returns what is wrong with Redis, nil if nothing is known to be.
+func (c *Cache) Fault() *redisretry.Fault { return c.guard.Fault() }
+
 // Close cancels the computations of Fill that are under way and waits for them.
 func (c *Cache) Close() { c.flight.close() }
 

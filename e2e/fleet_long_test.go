@@ -228,6 +228,10 @@ func TestMeasureInFlight(t *testing.T) {
 	if s := b.states(results, sent); s["SUCCESS"] != 1000 {
 		t.Errorf("got %v, want 1,000 times SUCCESS", s)
 	}
+	const mostMemory = 150_000_000 >> 20 // MiB
+	if most := 4 * time.Second; took > most || peak() > mostMemory {
+		t.Errorf("it took %v and %d MiB: want at most %v and %d MiB", took, peak(), most, mostMemory)
+	}
 }
 
 // last is the time of the last line of the log that has a text.
@@ -277,6 +281,9 @@ for i in range(200):
 	slices.Sort(took)
 	p99 := took[len(took)*99/100]
 	t.Logf("%d hits: median %.1f ms, p99 %.1f ms, most %.1f ms; %d misses still wait", len(took), 1000*took[len(took)/2], 1000*p99, 1000*took[len(took)-1], int(w.metric("onceover_vision_waiting")))
+	if most := 0.05; p99 > most {
+		t.Errorf("p99 is %v s, want at most %v s", p99, most)
+	}
 	if w.metric("onceover_vision_waiting") == 0 {
 		t.Error("the hits came after the misses")
 	}

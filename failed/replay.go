@@ -41,6 +41,8 @@ type Outcome struct {
 type SkippedError struct {
 	Why  string
 	Over bool // there is nothing to be done
+
+	perhaps bool // the message may be in its queue all the same
 }
 
 func (e *SkippedError) Error() string { return e.Why }
@@ -85,7 +87,7 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 				err := step(ctx, p)
 				var why *SkippedError
 				if errors.As(err, &why) {
-					p.outcome.Why, p.outcome.Over, p.sent = why.Why, why.Over, false
+					p.outcome.Why, p.outcome.Over, p.sent = why.Why, why.Over, why.perhaps
 					return nil
 				}
 				return err
@@ -101,7 +103,7 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 		info, err := s.inspector.GetTaskInfo(p.queue, p.key)
 		switch {
 		case gone(err):
-			return &SkippedError{"is no longer there: replayed or discarded meanwhile", true}
+			return &SkippedError{Why: "is no longer there: replayed or discarded meanwhile", Over: true}
 		case err != nil:
 			return fmt.Errorf("look up failed job %s: %w", p.key, err)
 		case info.State == asynq.TaskStateActive:
@@ -170,10 +172,15 @@ func (s *Store) delete(ctx context.Context, queue, key string) error {
 	return err
 }
 
-// refusal is a *SkippedError if the message is certainly in no queue, else err.
+// refusal is a *SkippedError if the fault is that of one message or its queue, so that others may go, else err.
 func refusal(err error) error {
 	var full *rabbit.FullError
+	var config *rabbit.ConfigError
 	switch {
+	case errors.Is(err, rabbit.ErrUnconfirmed):
+		return &SkippedError{perhaps: true, Why: fmt.Sprintf("%v: the job is known by its id if it is there, and may be replayed again once the queue confirms", err)}
+	case errors.As(err, &config):
+		return skipped("%v", err)
 	case errors.Is(err, rabbit.ErrNoQueue):
 		return skipped("%v: start a worker that consumes it, or name another queue", err)
 	case errors.As(err, &full), errors.Is(err, rabbit.ErrRefused):
@@ -297,7 +304,7 @@ func (s *Store) reset(ctx context.Context, p *replay) error {
 		return err
 	}
 	if why := Blocks(state); why != "" {
-		return &SkippedError{why, state == celery.Success}
+		return &SkippedError{Why: why, Over: state == celery.Success}
 	}
 	if err := s.client.Unlink(ctx, revokedKey(req.ID)).Err(); err != nil {
 		return fmt.Errorf("forget that job %s was revoked: %w", req.ID, err)

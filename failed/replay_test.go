@@ -321,6 +321,19 @@ func TestReplayFaults(t *testing.T) {
 	if all := b.entries(); len(all) != 1 || all[0].ID != "job-0002" {
 		t.Errorf("got %v, want the one that may not be in its queue", all)
 	}
+	// Of a queue without a majority others need not wait.
+	b.out.refuse(func(m rabbit.Message) error {
+		if lost(m) {
+			return fmt.Errorf("%w: no majority", rabbit.ErrUnconfirmed)
+		}
+		return nil
+	})
+	if out, err := b.store.Replay(t.Context(), refs, b.out.publish, nil); err != nil || out[2].Done || !strings.Contains(out[2].Why, "no majority") {
+		t.Errorf("got %+v, %v, want it not replayed, and why", out[2], err)
+	}
+	if all := b.entries(); len(all) != 1 || all[0].ID != "job-0002" {
+		t.Errorf("got %v, want the one that may not be in its queue", all)
+	}
 	for range 3 {
 		b.out.refuse(func(m rabbit.Message) error {
 			if lost(m) {

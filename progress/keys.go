@@ -3,6 +3,9 @@ package progress
 // Key is the key of a job's progress document.
 func Key(jobID string) string { return "job:" + jobID + ":progress" }
 
+// resumedKey is the key of the id of the task of which a run that follows another one has reported.
+func resumedKey(jobID string) string { return "job:" + jobID + ":progress:resumed" }
+
 // finishedKey is the key of the completion mark of a task without a result.
 func finishedKey(taskID string) string { return "job:" + taskID + ":finished" }
 

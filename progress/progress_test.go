@@ -49,7 +49,7 @@ func check(t *testing.T, got, want progress.Update) {
 
 func TestReport(t *testing.T) {
 	s, client := setup(t)
-	tr, err := s.Track(t.Context(), "j-1", false)
+	tr, err := s.Track(t.Context(), "j-1", "t-1", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func TestProgressNeverFalls(t *testing.T) {
 	ctx := t.Context()
 	track := func(resume bool) *progress.Tracker {
 		t.Helper()
-		tr, err := s.Track(ctx, "j", resume)
+		tr, err := s.Track(ctx, "j", "", resume)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -135,7 +135,7 @@ func TestTrackSurvivesAForeignValue(t *testing.T) {
 
 func track(t *testing.T, s *progress.Store, jobID string, resume bool) *progress.Tracker {
 	t.Helper()
-	tr, err := s.Track(t.Context(), jobID, resume)
+	tr, err := s.Track(t.Context(), jobID, "task of "+jobID, resume)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func TestReset(t *testing.T) {
 	if n := c.Exists(ctx, progress.Key("a")).Val(); n != 0 {
 		t.Error("something is shown of a job that showed nothing before")
 	}
-	tracker, err := s.Track(ctx, "a", false)
+	tracker, err := s.Track(ctx, "a", "a", false)
 	if err != nil {
 		t.Fatal(err)
 	}

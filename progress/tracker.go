@@ -18,19 +18,21 @@ import (
 // "failed", a report changes nothing, and is no error. Only [Tracker.Finish] and [Tracker.Fail],
 // the first report of a run that is not resumed, and [Store.Reset] replace an end.
 type Tracker struct {
-	store *Store
-	jobID string
+	store         *Store
+	jobID, taskID string
+	resumed       bool
 
 	mu    sync.Mutex
 	fresh bool // the run is not resumed, and has not reported
 	floor int  // the number last shown
 }
 
-// Track returns the tracker of one run of a job. With resume, for a run that follows an
+// Track returns the tracker of one run of a job, by the task of this id. With resume, for a run that follows an
 // interrupted or failed one, it goes on from the number that is shown. Without, its first report
-// replaces whatever is shown. The error is always nil.
-func (s *Store) Track(_ context.Context, jobID string, resume bool) (*Tracker, error) {
-	return &Tracker{store: s, jobID: jobID, fresh: !resume}, nil
+// replaces whatever is shown, unless a run of the task that follows it has reported before: it was cut off from Redis then.
+// taskID may be empty if nothing of that is to be known. The error is always nil.
+func (s *Store) Track(_ context.Context, jobID, taskID string, resume bool) (*Tracker, error) {
+	return &Tracker{store: s, jobID: jobID, taskID: taskID, resumed: resume && taskID != "", fresh: !resume}, nil
 }
 
 // Report shows the stage. progress counts from 0 to 100; a number below the one
@@ -56,7 +58,7 @@ const stageFailed = "failed"
 
 // Modes of the script.
 const (
-	modeBegin  = "begin"  // replaces whatever is shown
+	modeBegin  = "begin"  // replaces whatever is shown, or is report if a run that follows has reported
 	modeReport = "report" // keeps the number from falling, and does nothing after the end
 	modeFail   = "fail"   // keeps the number
 	modeFinish = "finish" // replaces whatever is shown
@@ -64,13 +66,18 @@ const (
 
 // show writes a document.
 //
-// KEYS: the document
-// ARGV: mode, number, the document before and after its number, TTL in seconds
+// KEYS: the document, and the name of the task of which a run that follows another one has reported, which is not looked at on
+// a cluster
+// ARGV: mode, number, the document before and after its number, TTL in seconds, the task, "1" for a run that follows another one
 // Returns the number that is shown, -1 if the end is shown and nothing was written.
 //
 // What is there and not in our form counts as nothing.
 var show = redis.NewScript(`
 local mode, n = ARGV[1], tonumber(ARGV[2])
+if KEYS[2] and ARGV[6] ~= '' then
+	if mode == 'begin' and redis.call('GET', KEYS[2]) == ARGV[6] then mode = 'report' end
+	if ARGV[7] == '1' then redis.call('SET', KEYS[2], ARGV[6], 'EX', ARGV[5]) end
+end
 if mode == 'report' or mode == 'fail' then
 	local ok, shown = pcall(cjson.decode, redis.pcall('GET', KEYS[1]))
 	if ok and type(shown) == 'table' then
@@ -98,9 +105,16 @@ func (t *Tracker) write(ctx context.Context, mode string, u Update) error {
 	// The number is the first member.
 	_, tail, _ := strings.Cut(string(doc), ",")
 	var shown int
+	keys, resumed := []string{Key(t.jobID), resumedKey(t.jobID)}, ""
+	if _, cluster := t.store.client.(*redis.ClusterClient); cluster {
+		keys = keys[:1]
+	}
+	if t.resumed {
+		resumed = "1"
+	}
 	err = t.store.guard.Do(ctx, func(ctx context.Context) (err error) {
-		shown, err = show.Run(ctx, t.store.client, []string{Key(t.jobID)}, mode, u.Progress,
-			`{"progress":`, ","+tail, int(TTL.Seconds())).Int()
+		shown, err = show.Run(ctx, t.store.client, keys, mode, u.Progress,
+			`{"progress":`, ","+tail, int(TTL.Seconds()), t.taskID, resumed).Int()
 		return err
 	})
 	if err != nil {

@@ -61,7 +61,6 @@ func TestTwoRuns(t *testing.T) {
 		for i, order := range orders(steps(0, ""), steps(1, end)) {
 			job := fmt.Sprint(end, i)
 			runs := []*progress.Tracker{track(t, s, job, false), track(t, s, job, true)}
-			report(t, runs[0], 0, "begin")
 			shown, ended, names := 0, false, ""
 			for _, st := range order {
 				names += fmt.Sprintf(" run %d: %s;", st.run, st.name)
@@ -129,7 +128,10 @@ func TestAfterTheEnd(t *testing.T) {
 	if err := old.Finish(ctx, "done", "m"); err != nil {
 		t.Fatal(err)
 	}
-	fresh := track(t, s, "j", false)
+	fresh, err := s.Track(ctx, "j", "another task", false)
+	if err != nil {
+		t.Fatal(err)
+	}
 	report(t, fresh, 20, "hash")
 	report(t, fresh, 10, "download")
 	check(t, load(t, s, "j"), progress.Update{Progress: 20, Stage: "download", Message: "m"})

@@ -223,11 +223,9 @@ type parcel struct {
 const largeBody = 1 << 20
 
 // lane names the channel on which a message goes: that of its destination; large ones, over
-// which the broker may close it, have their own, and those that nobody minds share one.
+// which the broker may close it, have their own.
 func (pc *parcel) lane() string {
 	switch {
-	case !pc.mandatory:
-		return "optional"
 	case len(pc.publishing.Body) > largeBody:
 		return "large\x00" + pc.exchange + "\x00" + pc.routingKey
 	default:

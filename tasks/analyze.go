@@ -48,7 +48,7 @@ type Cache interface {
 
 // Progress shows how far a job is: progress.Store.
 type Progress interface {
-	Track(ctx context.Context, jobID string, resume bool) (*progress.Tracker, error)
+	Track(ctx context.Context, jobID, taskID string, resume bool) (*progress.Tracker, error)
 	Paid(ctx context.Context, taskID, kind string) (int, error)
 	AddPaid(ctx context.Context, taskID, kind string, n int) error
 }
@@ -127,7 +127,7 @@ func (t *ImageAnalyze) begin(ctx context.Context, req *celery.Request) (*run, er
 	}
 	began := time.Now()
 	again := req.Retries > 0 || req.Delivery.Redelivered
-	tracker, err := t.progress.Track(ctx, a.JobID.text, again)
+	tracker, err := t.progress.Track(ctx, a.JobID.text, req.ID, again)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +177,11 @@ func (t *ImageAnalyze) AfterReturn(ctx context.Context, req *celery.Request, sta
 	if lang == "" {
 		lang = t.cfg.Lang
 	}
-	tracker, err := t.progress.Track(ctx, a.JobID.text, true)
+	followed := "" // of a run that follows another one
+	if req.Retries > 0 || req.Delivery.Redelivered {
+		followed = req.ID
+	}
+	tracker, err := t.progress.Track(ctx, a.JobID.text, followed, true)
 	if err != nil {
 		return err
 	}
@@ -459,17 +463,24 @@ func (r *run) look(ctx context.Context, q *cache.Query, data []byte) (*cache.Ans
 	if err := r.report(ctx, stepPreprocess); err != nil {
 		return nil, vision.Usage{}, err
 	}
+	opt, err := r.paidBefore(ctx, kindVision)
+	if err != nil {
+		return nil, vision.Usage{}, err
+	}
+	if opt.Paid >= vision.MaxPaid { // told here, as those who share the answer have paid for nothing
+		return nil, vision.Usage{}, vision.PaidEnough(r.modelName(), opt.Paid)
+	}
 	// ask may outlive this job if others wait for it: spent is this job's to
 	// read only once Fill has returned its answer.
 	var spent vision.Usage
 	ask := func(fill context.Context) (cache.Entry, error) {
 		picture := data
 		data = nil // the preview is smaller, and may wait for long
-		preview, opt, err := r.prepare(ctx, fill, q, picture)
+		preview, err := r.prepare(ctx, fill, q, picture)
 		if err != nil {
 			return cache.Entry{}, err
 		}
-		a, err := r.askModel(fill, q, preview, opt, &spent)
+		a, err := r.askModel(fill, q, preview, &opt, &spent)
 		if err != nil {
 			return cache.Entry{}, err
 		}
@@ -493,26 +504,22 @@ func (r *run) look(ctx context.Context, q *cache.Query, data []byte) (*cache.Ans
 	return answer, spent, nil
 }
 
-// prepare makes what the model is shown, and how it is asked. fill is the context of those who wait for the answer.
-func (r *run) prepare(ctx, fill context.Context, q *cache.Query, picture []byte) (*vision.Preview, *vision.Options, error) {
+// prepare makes what the model is shown. fill is the context of those who wait for the answer.
+func (r *run) prepare(ctx, fill context.Context, q *cache.Query, picture []byte) (*vision.Preview, error) {
 	preview, err := onCPU(fill, r.t.cpu, func() (*vision.Preview, error) { return vision.NewPreview(picture) })
 	if exc := (*celery.Exception)(nil); err != nil && (fill.Err() != nil || errors.As(err, &exc)) {
-		return nil, nil, err // it was given up, or panicked
+		return nil, err // it was given up, or panicked
 	}
 	if err != nil {
 		err = celery.NewException("ValueError", "prepare the picture: "+err.Error(), err)
 		r.refuse(fill, q.Digest, err, "")
-		return nil, nil, err
+		return nil, err
 	}
 	// By the job's own context: once the job has ended nothing may be shown.
 	if err := r.report(ctx, stepVision); err != nil && ctx.Err() == nil {
-		return nil, nil, err
+		return nil, err
 	}
-	opt, err := r.paidBefore(fill, kindVision)
-	if err != nil {
-		return nil, nil, err
-	}
-	return preview, &opt, nil
+	return preview, nil
 }
 
 // askModel asks the model about a picture. A call may take long, and many do at once: this function and those that it

@@ -35,7 +35,12 @@ func TestPaidIsCarriedOver(t *testing.T) {
 	}
 	attempt(0, 0)
 	attempt(1, 1)
-	attempt(2, 2)
+	r := request(t, map[string]any{"image_url": "can.jpg"})
+	r.Retries = 2
+	var exc *celery.Exception
+	if _, err := b.task.Run(t.Context(), r); !errors.As(err, &exc) || !strings.Contains(exc.Error(), "2 calls were paid for") || b.model.visions.Load() != 2 {
+		t.Errorf("got %v after %d calls, want that no third is made", err, b.model.visions.Load())
+	}
 	if _, err := b.progress.ResetMarks(t.Context(), "task-1"); err != nil { // as a replay does
 		t.Fatal(err)
 	}

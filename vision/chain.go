@@ -68,7 +68,7 @@ func (c *Chain) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, U
 	endpoints, opt := c.candidates(prompt.Analysis, opt)
 	p = &Preview{JPEG: p.JPEG, size: sizeClass(p)} // a call that waits does not keep the pixels
 	a, usage, err := analyze(ctx, endpoints, p, opt)
-	if err != nil || c.cascade == nil || a.by.model != c.all[0].model {
+	if c.cascade == nil || a.by.model != c.all[0].model || err != nil && !isNoAnswer(err) {
 		return a, usage, err
 	}
 	var dearer []*OpenAI
@@ -77,15 +77,38 @@ func (c *Chain) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, U
 			dearer = append(dearer, o)
 		}
 	}
-	if len(dearer) == 0 {
-		return a, usage, nil
-	}
-	if c.cascade.takes(a) {
+	opt.Paid += usage.Paid
+	switch {
+	case len(dearer) == 0 || err != nil && opt.Paid >= MaxPaid:
+		return a, usage, err
+	case err != nil:
+		return askInstead(ctx, dearer, p, opt, err, usage)
+	case c.cascade.takes(a):
 		a.Cascade = CascadeSure
 		return a, usage, nil
 	}
-	opt.Paid += usage.Paid
 	return askDearer(ctx, dearer, p, opt, a, usage)
+}
+
+// isNoAnswer reports whether a model had its say, and another one may have more to say.
+func isNoAnswer(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && (e.Class == Refused || e.Class == Truncated || e.Class == Unusable)
+}
+
+// askInstead asks the endpoints of a cascade's dearer model where the cheaper one has no answer. If they cannot be asked
+// either, why is what is told.
+func askInstead(ctx context.Context, endpoints []*OpenAI, p *Preview, opt Options, why error, usage Usage) (Answer, Usage, error) {
+	a, more, err := analyze(ctx, endpoints, p, opt)
+	usage = usage.Add(more)
+	if err != nil {
+		if e := (*Error)(nil); errors.As(err, &e) && (e.Class.Retryable() || e.Closed || e.Class == Denied || e.Class == NotFound) {
+			err = why
+		}
+		return Answer{}, usage, err
+	}
+	a.Cascade = CascadeAsked
+	return a, usage, nil
 }
 
 // askDearer asks the endpoints of a cascade's dearer model, after an answer of the cheaper one.

@@ -71,6 +71,8 @@ func TestCascade(t *testing.T) {
 		"of another prompt":        {Cascade{Below: 0.1, PromptVersion: "other"}, []answer{sure("0.99")}, sure("0.5"), Options{}, "large", 2, CascadeAsked},
 		"the dearer one is away":   {Cascade{Below: 0.8}, []answer{sure("0.5")}, failing, Options{}, "small", 2, CascadeFailed},
 		"the cheaper has no quota": {Cascade{Below: 0.8}, []answer{quota}, sure("0.5"), Options{}, "large", 2, ""},
+		"the cheaper refuses":      {Cascade{Below: 0.8}, []answer{completion(map[string]any{"refusal": "no"}, "stop")}, sure("0.5"), Options{}, "large", 2, CascadeAsked},
+		"the cheaper is cut off":   {Cascade{Below: 0.8}, []answer{completion(map[string]any{"content": "{"}, "length")}, sure("0.5"), Options{}, "large", 2, CascadeAsked},
 		"paid for before":          {Cascade{Below: 0.8}, []answer{sure("0.5")}, sure("0.9"), Options{Paid: 1}, "small", 1, CascadeFailed},
 		"repaired":                 {Cascade{Below: 0.8}, []answer{says("no"), sure("0.5")}, sure("0.9"), Options{}, "small", 2, CascadeFailed},
 		"the job's own model":      {Cascade{Below: 0.8}, []answer{sure("0.5")}, sure("0.9"), Options{Model: "small"}, "small", 1, ""},
@@ -99,6 +101,22 @@ func TestCascade(t *testing.T) {
 				t.Errorf("got %s after %d calls, %v, want %s after %d", got.Model, usage.Calls, err, tt.want, tt.calls)
 			}
 		})
+	}
+}
+
+// TestCascadeWithoutAnAnswer has the cheaper model refuse where nothing more may be paid for, or the dearer one is away: the
+// refusal is the job's end.
+func TestCascadeWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	refuses := completion(map[string]any{"refusal": "no"}, "stop")
+	for name, opt := range map[string]Options{"away": {}, "paid for": {Paid: MaxPaid - 1}} {
+		a, b := newService(t, refuses), newService(t, fails(503, `{}`))
+		one := a.analyzer(t, func(c *OpenAIConfig) { c.Name, c.Model = "first", "small" })
+		two := b.analyzer(t, func(c *OpenAIConfig) { c.Name, c.Model = "second", "large" })
+		_, _, err := NewChain(&Cascade{Below: 0.8}, one, two).Analyze(t.Context(), testPreview(t), opt)
+		if e := wantError(t, err, "refused"); e.Class != Refused || !strings.Contains(e.Error(), "at endpoint first") {
+			t.Errorf("%s: got %v, want the refusal of the first", name, e)
+		}
 	}
 }
 

@@ -207,16 +207,19 @@ func (t *flatText) UnmarshalJSON(raw []byte) error {
 }
 
 // tokens are the counts of the call, 0 where the server sends none or nonsense: an
-// answer is not thrown away for its bill.
+// answer is not thrown away for its bill. Some servers leave the tokens of thinking out of those of the completion, and
+// count them in the total alone.
 func (c *chatCompletion) tokens() (prompt, completion int) {
 	var u struct {
 		Prompt     float64 `json:"prompt_tokens"`
 		Completion float64 `json:"completion_tokens"`
+		Total      float64 `json:"total_tokens"`
 	}
 	if json.Unmarshal(c.Usage, &u) != nil {
 		return 0, 0
 	}
-	return int(min(max(u.Prompt, 0), maxTokens)), int(min(max(u.Completion, 0), maxTokens))
+	u.Prompt = max(u.Prompt, 0)
+	return int(min(u.Prompt, maxTokens)), int(min(max(u.Completion, u.Total-u.Prompt, 0), maxTokens))
 }
 
 // reply is an answer of the endpoint's: its status is known even where its body could
@@ -228,6 +231,9 @@ type reply struct {
 }
 
 func (r *reply) ok() bool { return r.status >= 200 && r.status < 300 }
+
+// isPage reports whether it is a web page in place of an answer of the API.
+func (r *reply) isPage() bool { return r.ok() && bytes.HasPrefix(bytes.TrimSpace(r.body), []byte("<")) }
 
 var errAnswerTooLarge = errors.New("answer too large")
 

@@ -194,14 +194,6 @@ func (c *checker) note(f Format, s Support) {
 	}
 }
 
-// setting names where something is set: a variable, or in the file of models.
-func (c *checker) setting(variable, inFile string) string {
-	if c.o.name == onlyEndpoint {
-		return variable
-	}
-	return fmt.Sprintf("%s for endpoint %s in the file of models", inFile, c.o.name)
-}
-
 // advise says what follows.
 func (c *checker) advise() {
 	p := c.p
@@ -217,7 +209,7 @@ func (c *checker) advise() {
 		say("no form of the request gives an answer in JSON: choose another model")
 	}
 	if p.Format != "" && p.Format != JSONSchema {
-		say("set %s, which saves the refused calls of each start", c.setting("ONCEOVER_VISION_FORMAT="+string(p.Format), "format: "+string(p.Format)))
+		say("set %s, which saves the refused calls of each start", c.o.setting("ONCEOVER_VISION_FORMAT="+string(p.Format), "format: "+string(p.Format)))
 	}
 	if p.JSONSchema == Ignored || p.JSONSchema == Heeded {
 		say("the server does not enforce the schema: some answers will be paid for twice; onceover_vision_calls_total shows how many")
@@ -232,10 +224,10 @@ func (c *checker) advise() {
 		say("the endpoint does not count tokens: what the model costs cannot be known")
 	}
 	if p.CountsUsage && !c.o.prices.Known() {
-		say("no price is set (%s): costs are not reported", c.setting("ONCEOVER_VISION_PRICE_IN, ONCEOVER_VISION_PRICE_OUT", "price"))
+		say("no price is set (%s): costs are not reported", c.o.setting("ONCEOVER_VISION_PRICE_IN, ONCEOVER_VISION_PRICE_OUT", "price"))
 	}
 	if p.Latency > c.o.timeout/2 {
-		say("the answer took %v of a time-out of %v: set a longer %s", p.Latency.Round(time.Millisecond), c.o.timeout, c.setting("ONCEOVER_VISION_TIMEOUT", "timeout"))
+		say("the answer took %v of a time-out of %v: set a longer %s", p.Latency.Round(time.Millisecond), c.o.timeout, c.o.setting("ONCEOVER_VISION_TIMEOUT", "timeout"))
 	}
 	if p.Answered != "" && p.Answered != p.Model {
 		say("who answers calls itself %s: that name stands in results and entries", p.Answered)

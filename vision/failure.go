@@ -16,6 +16,8 @@ func httpClient(c *http.Client) *http.Client {
 		if t, ok := http.DefaultTransport.(*http.Transport); ok {
 			t = t.Clone()
 			t.MaxIdleConnsPerHost = t.MaxIdleConns // all connections go to one host; the default keeps two of them
+			// What is large, the picture, goes past the buffers; an answer has one or two KB. Each call in flight has both.
+			t.ReadBufferSize, t.WriteBufferSize = 1<<10, 1<<10
 			c.Transport = t
 		}
 	}
@@ -28,11 +30,11 @@ func httpClient(c *http.Client) *http.Client {
 func (o *OpenAI) callFailure(model string, r *reply, err error) error {
 	switch {
 	case r == nil:
-		return failure(model, &Error{Class: Unreachable}, "reach the endpoint", o.clean(err.Error()), "check ONCEOVER_VISION_URL if this lasts")
+		return o.failure(model, &Error{Class: Unreachable}, "reach the endpoint", o.clean(err.Error()), "check "+o.setting("ONCEOVER_VISION_URL", "url")+" if this lasts")
 	case errors.Is(err, errAnswerTooLarge) && r.ok():
-		return failure(model, &Error{Class: Unusable}, fmt.Sprintf("the answer is larger than %d bytes", maxAnswerBytes))
+		return o.failure(model, &Error{Class: Unusable}, fmt.Sprintf("the answer is larger than %d bytes", maxAnswerBytes))
 	case r.ok():
-		return failure(model, &Error{Class: Unreachable}, o.answerFault(r, err))
+		return o.failure(model, &Error{Class: Unreachable}, o.answerFault(r, err))
 	}
 	return o.serverFailure(model, r.status, r.header, readError(r.body))
 }
@@ -46,7 +48,7 @@ func (o *OpenAI) serverFailure(model string, status int, h http.Header, s server
 		text = "" // usually repeats a part of the key
 	}
 	what := strings.TrimSpace(fmt.Sprintf("HTTP %d %s", status, http.StatusText(status)))
-	return failure(model, e, what, o.clean(text), remedy(e))
+	return o.failure(model, e, what, o.clean(text), o.remedy(e))
 }
 
 // Codes by which servers name what an HTTP status leaves open. They are compared whole: a limit that is taken for a
@@ -84,8 +86,12 @@ func classOf(status int, s serverError, wait time.Duration) Class {
 		return Quota
 	case s.has(brokenCodes...):
 		return Unusable
-	case s.has(filterCodes...), request && says("content management policy", "flagged by", "content policy"):
+	case s.has(filterCodes...), s.reasons, request && says("content management policy", "flagged", "moderation", "content policy", "safety system"):
 		return Refused
+	case status == http.StatusTooManyRequests && says("request too large", "must be reduced"): // it never fits under the limit
+		return Invalid
+	case status >= 500 && says("image input is not supported", "does not support image", "not a multimodal model"): // llama.cpp and others
+		return Invalid
 	case status == http.StatusTooManyRequests && wait == 0 && strings.Contains(s.limit, "PerDay"), status == http.StatusTooManyRequests && wait > longWait:
 		return Quota
 	case status == http.StatusTooManyRequests, s.has("rate_limit_exceeded", "resource_exhausted"):
@@ -118,7 +124,7 @@ const (
 func (o *OpenAI) answerFault(r *reply, err error) string {
 	switch {
 	case !strings.Contains(r.header.Get("Content-Type"), "json"):
-		return fmt.Sprintf("the answer is not JSON but %q: check that ONCEOVER_VISION_URL is the base URL of the API", o.clean(r.header.Get("Content-Type")))
+		return fmt.Sprintf("the answer is not JSON but %q: check that %s is the base URL of the API", o.clean(r.header.Get("Content-Type")), o.setting("ONCEOVER_VISION_URL", "url"))
 	case err == nil:
 		return "the answer cannot be read: it is null"
 	default: // cut off, or not JSON after all
@@ -126,25 +132,37 @@ func (o *OpenAI) answerFault(r *reply, err error) string {
 	}
 }
 
+// setting names where something is set: a variable, or a field in the file of models.
+func (o *OpenAI) setting(variable, field string) string {
+	if o.name == onlyEndpoint {
+		return variable
+	}
+	return fmt.Sprintf("%s of endpoint %s in the file of models", field, o.name)
+}
+
 // remedy says what an operator can do about an error; empty if nothing.
-func remedy(e *Error) string {
+func (o *OpenAI) remedy(e *Error) string {
+	key, model, url := o.setting("ONCEOVER_VISION_API_KEY", "the key"), o.setting("ONCEOVER_VISION_MODEL", "model"), o.setting("ONCEOVER_VISION_URL", "url")
 	switch e.Class {
 	case Quota:
 		return "the account has no quota left: check its plan and billing"
 	case Denied:
 		if e.StatusCode == http.StatusForbidden {
-			return "the API key may not use this model or endpoint: check the rights of ONCEOVER_VISION_API_KEY, or of the endpoint's key in the file of models"
+			return "the API key may not use this model or endpoint: check the rights of " + key
 		}
-		return "the endpoint does not accept the API key: check ONCEOVER_VISION_API_KEY, or the endpoint's key in the file of models"
+		return "the endpoint does not accept the API key: check " + key
 	case NotFound:
 		if e.StatusCode >= 300 && e.StatusCode < 400 {
-			return "the endpoint is elsewhere: set ONCEOVER_VISION_URL to its final address"
+			return "the endpoint is elsewhere: set " + url + " to its final address"
 		}
-		return "no such model or path: check ONCEOVER_VISION_MODEL, and that ONCEOVER_VISION_URL is the base URL of the API, such as https://api.openai.com/v1"
+		return "no such model or path: check " + model + ", and that " + url + " is the base URL of the API, such as https://api.openai.com/v1"
 	case Unsupported:
 		return "the endpoint does not take this form of JSON output: see onceover vision check"
 	case Invalid:
-		return "the endpoint does not accept the request: check that ONCEOVER_VISION_MODEL takes pictures"
+		if e.StatusCode == http.StatusRequestEntityTooLarge || e.StatusCode == http.StatusTooManyRequests {
+			return "the request is larger than the endpoint takes: raise its limit, or shorten the prompt"
+		}
+		return "the endpoint does not accept the request: check that " + model + " takes pictures, with onceover vision check"
 	case Truncated:
 		return "the answer was cut off at the limit of tokens: set max_completion_tokens, or less reasoning, in the prompt's config, or choose a model that thinks less"
 	}
@@ -165,23 +183,28 @@ func (o *OpenAI) refusalIn(model string, h http.Header, c *chatCompletion) *Erro
 		return o.serverFailure(model, s.status, h, s)
 	}
 	if len(c.Choices) == 0 {
-		return failure(model, &Error{Class: Overloaded}, "the answer has no choices")
+		return o.failure(model, &Error{Class: Overloaded}, "the answer has no choices")
 	}
 	choice := c.Choices[0]
 	if choice.Message.Refusal.value != "" || choice.FinishReason.value == "content_filter" {
-		return failure(model, &Error{Class: Refused}, "the model refused to answer", o.clean(choice.Message.Refusal.value))
+		return o.failure(model, &Error{Class: Refused}, "the model refused to answer", o.clean(choice.Message.Refusal.value))
 	}
 	return nil
 }
 
-// failure completes e with what was being done and what went wrong; empty details are left out.
-func failure(model string, e *Error, what string, details ...string) *Error {
+// failure completes e with what was being done, at which endpoint if there are several, and what went wrong; empty details
+// are left out.
+func (o *OpenAI) failure(model string, e *Error, what string, details ...string) *Error {
 	text := what
 	for _, d := range details {
 		if d != "" {
 			text += ": " + d
 		}
 	}
-	e.Err = fmt.Errorf("ask vision model %q: %w", model, errors.New(text))
+	at := ""
+	if o.name != onlyEndpoint {
+		at = " at endpoint " + o.name
+	}
+	e.Err = fmt.Errorf("ask vision model %q%s: %w", model, at, errors.New(text))
 	return e
 }

@@ -146,8 +146,7 @@ func (o *OpenAI) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, 
 	var usage Usage
 	for {
 		if opt.Paid+usage.Paid >= MaxPaid {
-			return Answer{}, usage, failure(q.model, &Error{Class: Exhausted}, fmt.Sprintf(
-				"%d calls were paid for, or may have been, and gave no answer that can be used; the log has the reasons: replay the job to ask again", opt.Paid+usage.Paid))
+			return Answer{}, usage, PaidEnough(q.model, opt.Paid+usage.Paid)
 		}
 		got, spent, err := o.askFor(ctx, q, chat)
 		usage = usage.Add(spent)
@@ -167,9 +166,9 @@ func (o *OpenAI) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, 
 		switch {
 		case cutOff:
 			e := &Error{Class: Truncated}
-			return Answer{}, usage, failure(q.model, e, what, remedy(e))
+			return Answer{}, usage, o.failure(q.model, e, what, o.remedy(e))
 		case opt.Paid+usage.Paid >= MaxPaid:
-			return Answer{}, usage, failure(q.model, &Error{Class: Unusable}, what)
+			return Answer{}, usage, o.failure(q.model, &Error{Class: Unusable}, what)
 		}
 		if text := strings.TrimSpace(string(got.Message.Content)); text != "" {
 			chat.say("assistant", truncate(text, maxEchoRunes))
@@ -177,6 +176,12 @@ func (o *OpenAI) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, 
 		chat.say("user", fmt.Sprintf(repairPrompt, truncate(fault.Error(), maxEchoRunes)))
 		q.kind = repairKind // it is longer
 	}
+}
+
+// PaidEnough is the error of a job that has paid for as many calls of a model as it may.
+func PaidEnough(model string, paid int) *Error {
+	return &Error{Class: Exhausted, Err: fmt.Errorf(
+		"ask vision model %q: %d calls were paid for, or may have been, and gave no answer that can be used; the log has the reasons: replay the job to ask again", model, paid)}
 }
 
 // Feedback asks the model a person's question about an analysis; the picture is not sent. A question that is empty or
@@ -191,7 +196,7 @@ func (o *OpenAI) Feedback(ctx context.Context, analysis json.RawMessage, questio
 		return "", Usage{}, &Error{Class: Invalid, Err: fmt.Errorf("the question has %d characters: expected 1 to %d", n, MaxQuestionRunes)}
 	}
 	if opt.Paid >= MaxPaid {
-		return "", Usage{}, failure(q.model, &Error{Class: Exhausted}, fmt.Sprintf(
+		return "", Usage{}, o.failure(q.model, &Error{Class: Exhausted}, fmt.Sprintf(
 			"%d calls about the question were paid for, or may have been, and gave no answer: replay the job to ask again", opt.Paid))
 	}
 	got, usage, err := o.ask(ctx, q, q.chat(prompt.Values{Lang: q.lang, Analysis: analysis, Question: question}, nil))
@@ -204,9 +209,9 @@ func (o *OpenAI) Feedback(ctx context.Context, analysis json.RawMessage, questio
 		return truncate(text, MaxFeedbackRunes), usage, nil
 	case got.FinishReason.value == "length":
 		e := &Error{Class: Truncated}
-		return "", usage, failure(q.model, e, "its answer is empty", remedy(e))
+		return "", usage, o.failure(q.model, e, "its answer is empty", o.remedy(e))
 	default:
-		return "", usage, failure(q.model, &Error{Class: Unusable}, "its answer is empty")
+		return "", usage, o.failure(q.model, &Error{Class: Unusable}, "its answer is empty")
 	}
 }
 
@@ -461,18 +466,25 @@ func (o *OpenAI) call(ctx context.Context, chat chatRequest) (got *choice, end E
 		end.Err = ended(ctx)
 		return got, end
 	case call.Err() != nil:
-		end.Err = failure(chat.Model, &Error{Class: Unreachable}, fmt.Sprintf("no answer within %v", o.timeout))
+		end.Err = o.failure(chat.Model, &Error{Class: Unreachable}, fmt.Sprintf("no answer within %v", o.timeout))
 		return got, end
 	default:
 		end.Err = o.callFailure(chat.Model, reply, err)
-		if class, _ := end.Class(); class == Unusable {
+		switch class, _ := end.Class(); {
+		case class == Unusable:
 			end.Paid = true
+		case reply != nil && reply.isPage():
+			end.Paid = false // no model has worked for that
 		}
 		return got, end
 	}
 	end.Prompt, end.Completion = completion.tokens()
 	if e := o.refusalIn(chat.Model, reply.header, completion); e != nil {
 		end.Err = e
+		if e.StatusCode != 0 && end.Prompt+end.Completion == 0 { // of the server: as under that status
+			begun := len(completion.Choices) > 0 && e.Class == Overloaded
+			end.Paid = end.Paid && (begun || billed(e.StatusCode))
+		}
 		return got, end
 	}
 	got = &choice{completion.Choices[0], o.clean(completion.Model.value), reply.header}

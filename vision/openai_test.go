@@ -402,6 +402,13 @@ func TestWhatIsPaid(t *testing.T) {
 		{"408", fails(408, ``), 1},
 		{"200 without choices", fails(200, `{"choices":[],"usage":{"completion_tokens":500}}`), 1},
 		{"200 with an error in the choice", fails(200, `{"choices":[{"error":{"code":502,"message":"upstream"},"message":{"content":""}}]}`), 1},
+		{"429 in the choice", fails(200, `{"choices":[{"error":{"code":429,"message":"slow down"},"message":{"content":""}}]}`), 0},
+		{"429 under 200", fails(200, `{"error":{"code":429,"message":"slow down"},"usage":{"prompt_tokens":0,"completion_tokens":0}}`), 0},
+		{"402 under 200", fails(200, `{"error":{"code":402,"message":"no credits"}}`), 0},
+		{"502 under 200", fails(200, `{"error":{"code":502,"message":"upstream"}}`), 0},
+		{"504 under 200", fails(200, `{"error":{"code":504,"message":"upstream"}}`), 1},
+		{"an error after tokens", fails(200, `{"error":{"code":429,"message":"slow down"},"usage":{"prompt_tokens":900,"completion_tokens":1}}`), 1},
+		{"a web page under 200", fails(200, `<!doctype html><title>Sign in</title>`), 0},
 		{"connection closed", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 1},
 		{"refused", completion(map[string]any{"refusal": "no"}, "stop"), 1},
 	} {
@@ -409,6 +416,26 @@ func TestWhatIsPaid(t *testing.T) {
 		_, usage, err := s.analyzer(t).Analyze(t.Context(), testPreview(t), Options{})
 		if err == nil || usage.Paid != tt.want || usage.Calls != 1 {
 			t.Errorf("%s: got %+v, %v, want %d paid", tt.name, usage, err, tt.want)
+		}
+	}
+}
+
+// TestTokens reads usage as servers count it.
+func TestTokens(t *testing.T) {
+	t.Parallel()
+	for usage, want := range map[string][2]int{
+		`{"prompt_tokens":20,"completion_tokens":198,"total_tokens":218}`: {20, 198},
+		`{"prompt_tokens":20,"completion_tokens":198,"total_tokens":623}`: {20, 603}, // Gemini, which thinks beside the completion
+		`{"prompt_tokens":20,"completion_tokens":198,"total_tokens":0}`:   {20, 198},
+		`{"prompt_tokens":20,"completion_tokens":0,"total_tokens":80}`:    {20, 60},
+		`{"prompt_tokens":-5,"completion_tokens":-1,"total_tokens":-6}`:   {0, 0},
+		`{"prompt_tokens":1e300,"completion_tokens":1,"total_tokens":1}`:  {maxTokens, 1},
+		`{"prompt_tokens":"many"}`:                                        {0, 0},
+		`null`:                                                            {0, 0},
+	} {
+		c := chatCompletion{Usage: json.RawMessage(usage)}
+		if p, n := c.tokens(); p != want[0] || n != want[1] {
+			t.Errorf("%s: got %d and %d, want %v", usage, p, n, want)
 		}
 	}
 }

@@ -65,8 +65,9 @@ func withoutThinking(text string) string {
 	return strings.TrimSpace(text)
 }
 
-// search finds the last object of a text. It is the answer if nothing after it takes it back: another object, whole or
-// cut off, or more than a polite word. An object that the text ends within is no answer: what is missing cannot be known.
+// search finds the last object of a text. It is the answer if nothing before it says that it is none, an example for want
+// of a picture, and nothing comes after it but a polite word. An object that the text ends within is no answer: what is
+// missing cannot be known.
 func search(s *prompt.Schema, text string, cutOff bool) (prompt.Fitted, error) {
 	spans := objects(text)
 	if len(spans) == 0 {
@@ -82,21 +83,35 @@ func search(s *prompt.Schema, text string, cutOff bool) (prompt.Fitted, error) {
 	if err != nil {
 		return f, err
 	}
-	if takesBack(text[last[1]:]) {
+	if unseen.MatchString(text[:last[0]]) {
+		return prompt.Fitted{}, errors.New("the text before the JSON object says that it is no answer about the picture")
+	}
+	if !polite(text[last[1]:]) {
 		return prompt.Fitted{}, errors.New("there is more after the JSON object: expected nothing")
 	}
 	return f, nil
 }
 
+// unseen finds that a model has not seen the picture, and that what follows is an example.
+var unseen = regexp.MustCompile(`(?i)\b(can ?not|can['’]?t|unable to|could ?n['’]?t|could not|do ?n['’]?t|do not)\s+(\w+\s+)?(see|view|access|open|load|receive|process|analy[sz]e)\b` +
+	`|\bno (image|picture|photo)\b|\b(image|picture|photo) (is|was|seems|appears)\s+(\w+\s+){0,2}(missing|blank|empty|not)\b` +
+	`|\bfor (example|instance)\b|\bexample (of|answer|response|output|json)\b|\ban example\b|\bwould look like\b|\bplaceholder\b|\bhypothetical` +
+	`|\b(upload|provide|share|attach|send)\b.{0,20}\b(image|picture|photo)` +
+	`|예시|예를 들|(볼|확인할|분석할) 수 없|(이미지|사진)[가이] (없|제공|첨부|보이지)|업로드|첨부해`)
+
+var (
+	// courtesy is how a text goes on after an answer without taking any of it back.
+	courtesy = regexp.MustCompile(`(?i)^(please )?(let me know|i hope|hope (this|that)|feel free|thank|is there anything|if you (need|have|want|would)|anything else|done|end of|도움이|더 필요|추가로|궁금|감사)`)
+	doubt    = regexp.MustCompile(`(?i)\b(but|wait|wrong|however|actually|instead|correction|cannot|can't|not|unsure|or)\b|아니|다시|잠깐|하지만|그러나|틀|정정`)
+)
+
 // maxAfter is how many characters of a text after an answer may be a polite word.
 const maxAfter = 80
 
-var doubt = regexp.MustCompile(`(?i)\b(but|wait|wrong|however|actually|instead|correction|cannot|can't|not|unsure|or)\b|아니|다시|잠깐|하지만|그러나|틀`)
-
-// takesBack reports whether the text after an answer may say that it is none.
-func takesBack(rest string) bool {
+// polite reports whether the text after an answer is nothing, or a polite word.
+func polite(rest string) bool {
 	rest = strings.Trim(rest, " \t\r\n`\"'.;]")
-	return strings.ContainsRune(rest, '{') || utf8.RuneCountInString(rest) > maxAfter || doubt.MatchString(rest)
+	return rest == "" || courtesy.MatchString(rest) && utf8.RuneCountInString(rest) <= maxAfter && !strings.ContainsRune(rest, '{') && !doubt.MatchString(rest)
 }
 
 // fitLoosely fits an object that may be written as another language has it.

@@ -98,6 +98,7 @@ type serverError struct {
 	status  int           // an HTTP status among the codes
 	delay   time.Duration // google.rpc.RetryInfo
 	limit   string        // google.rpc.QuotaFailure's quotaId
+	reasons bool          // OpenRouter's moderation gives reasons
 }
 
 // says reports whether there is an error at all: some gateways send an empty one beside a good answer.
@@ -176,6 +177,8 @@ func (e *serverError) read(raw json.RawMessage, depth int) {
 			if more["code"] != nil {
 				e.read(fields[name], depth+1)
 			}
+			var reasons []string
+			e.reasons = e.reasons || json.Unmarshal(more["reasons"], &reasons) == nil && len(reasons) > 0
 		}
 	}
 	e.details(fields["details"])

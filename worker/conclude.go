@@ -157,29 +157,29 @@ func (j *job) end(v *verdict) {
 // ack acknowledges the delivery, once. An error means that its channel is gone:
 // the broker will deliver the job again, and it will be recognised.
 func (j *job) ack() error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.acked {
+	if !j.settleDelivery() {
 		return nil
 	}
-	j.acked = true
 	if j.consumer.lost() {
 		return errSessionLost // the broker has taken the delivery back
 	}
 	return j.delivery.Ack()
 }
 
+// settleDelivery reports whether the delivery is neither acknowledged nor given back, which the caller does now.
+func (j *job) settleDelivery() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	before := j.acked
+	j.acked = true
+	return !before
+}
+
 // giveBack returns the delivery to its queue, to run elsewhere or later. An
 // error means that its session is gone, and the broker has done so itself.
 func (j *job) giveBack() {
 	j.uncountSoon()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.acked {
-		return
-	}
-	j.acked = true
-	if j.consumer.lost() {
+	if !j.settleDelivery() || j.consumer.lost() {
 		return
 	}
 	if err := j.delivery.Requeue(); err == nil {

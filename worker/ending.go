@@ -29,7 +29,7 @@ type ending struct {
 	again   bool          // what is published may have been published before
 	started time.Time     // of the run, zero if there was none
 
-	shortened bool // the exception was too large for the server
+	shortened bool // the exception was too large for the server, or could not be written
 	recorded  bool // verdict is on record: settle goes on behind that
 	verdict   *verdict
 	meta      *celery.Meta // the document of the verdict, made once
@@ -126,7 +126,14 @@ func (e *ending) record(ctx context.Context, v *verdict) (*verdict, error) {
 	}
 	crash.Point("before-store")
 	m, err := e.document(v)
-	if err != nil {
+	switch {
+	case err == nil:
+	case v.fate == retry:
+		return v, nil // the next attempt is on its way; RETRY is for those who look
+	case v.exc != nil && !e.shortened: // what it was raised with is no JSON value
+		e.shorten(v)
+		return e.record(ctx, v)
+	default:
 		return v, err
 	}
 	theirs, err := e.book.Result(ctx, *m, e.since, e.req.ReplyTo)
@@ -137,8 +144,7 @@ func (e *ending) record(ctx context.Context, v *verdict) (*verdict, error) {
 		case v.fate == retry:
 			err = nil // the next attempt is on its way; RETRY is for those who look
 		case v.exc != nil && !e.shortened:
-			e.shortened, e.meta = true, nil
-			v.exc = shortened(v.exc)
+			e.shorten(v)
 			return e.record(ctx, v)
 		}
 	}
@@ -146,6 +152,12 @@ func (e *ending) record(ctx context.Context, v *verdict) (*verdict, error) {
 		v = verdictOn(theirs.Meta)
 	}
 	return v, err
+}
+
+// shorten replaces the exception of a verdict that cannot be stored as it is.
+func (e *ending) shorten(v *verdict) {
+	e.shortened, e.meta = true, nil
+	v.exc = shortened(v.exc)
 }
 
 // look returns what is on record before what follows from a verdict is published. Nobody else can
@@ -283,7 +295,8 @@ func (e *ending) followRetry(v *verdict) (func(context.Context) error, *verdict)
 	if err := m.SetRequest(&next); err != nil {
 		return nil, v.instead(exceptionOf(err))
 	}
-	m.Own.Again, m.Own.Trying, m.Own.Timed = e.again, v.trying, v.timed
+	// It is looked up before it runs: if it is not confirmed in time the task ends, and it may be in its queue all the same.
+	m.Own.Again, m.Own.Trying, m.Own.Timed = true, v.trying, v.timed
 	return func(ctx context.Context) (err error) {
 		m.Own.Since = e.since.Digest()
 		if v.wait > maxHold {

@@ -126,16 +126,26 @@ func (w *Worker) obstacle() error {
 	if err := w.faults.get(faultPublish); err != nil {
 		return err
 	}
-	for _, store := range []interface{ Fault() *redisretry.Fault }{w.results, w.marks, w.kept} {
+	for _, store := range []Store{w.results, w.marks, w.kept} { // without which no job ends
 		f := store.Fault()
 		if f != nil && (f.Kind == redisretry.Rights || !w.consuming.Load() || time.Since(f.Since) > patience) {
-			if f.Remedy != "" {
-				return fmt.Errorf("redis for %s: %w: %s", f.Role, f.Err, f.Remedy)
-			}
-			return fmt.Errorf("redis for %s: %w", f.Role, f.Err)
+			return faultError(f)
+		}
+	}
+	for _, store := range w.cfg.Needs { // an outage the jobs that use it wait for, each for itself
+		if f := store.Fault(); f != nil && f.Kind == redisretry.Rights {
+			return faultError(f)
 		}
 	}
 	return nil
+}
+
+// faultError says what is wrong with a store, and what to do.
+func faultError(f *redisretry.Fault) error {
+	if f.Remedy != "" {
+		return fmt.Errorf("redis for %s: %w: %s", f.Role, f.Err, f.Remedy)
+	}
+	return fmt.Errorf("redis for %s: %w", f.Role, f.Err)
 }
 
 // tellPaused logs that consuming is paused from now on, or goes on again. It is called by the goroutine of consume only.

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -69,8 +70,8 @@ func (e *ending) flush(ctx context.Context, p *celery.Plan, again bool) error {
 			m.Queue = e.w.cfg.DefaultQueue
 		}
 		var err error
-		if messages[i], err = rabbit.New(m); err != nil {
-			return err
+		if messages[i], err = rabbit.New(m); err != nil { // as of a signature with what is no JSON
+			return &rabbit.UndeliverableError{Exchange: m.Exchange, RoutingKey: cmp.Or(m.RoutingKey, m.Queue), Err: err}
 		}
 		messages[i].Own.Again = again
 	}

@@ -26,6 +26,13 @@ func (h *held) remove(j *job) {
 	delete(h.jobs, j)
 }
 
+// count is how many they are.
+func (h *held) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.jobs)
+}
+
 // list returns the jobs in any order.
 func (h *held) list() []*job {
 	h.mu.Lock()

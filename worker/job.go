@@ -120,7 +120,7 @@ func (w *Worker) newTaskJob(c *consumer, d *rabbit.Delivery) (j *job, why *celer
 		j.ending = w.newRefusal(d.Message, why)
 		return j, why
 	}
-	j.req.Delivery = celery.DeliveryInfo{Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered || d.Own.Again}
+	j.req.Delivery = celery.DeliveryInfo{Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered || d.Own.Again && j.req.Retries == 0}
 	return j, nil
 }
 

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -97,9 +98,14 @@ func (w *Worker) reply(ctx context.Context, m celery.Meta, replyTo string) error
 	if err != nil {
 		return err
 	}
-	return w.outbox.publish(ctx, confirmLimit, rabbit.Message{RoutingKey: replyTo, Optional: true, Body: body, Properties: celery.Properties{
+	err = w.outbox.publish(ctx, confirmLimit, rabbit.Message{RoutingKey: replyTo, Optional: true, Body: body, Properties: celery.Properties{
 		ContentType: celery.ContentTypeJSON, ContentEncoding: "utf-8", CorrelationID: m.TaskID, DeliveryMode: 1,
 	}})
+	if errors.Is(err, rabbit.ErrUnconfirmed) && ctx.Err() == nil { // it may be there, and cannot hold the job for ever
+		w.log.Warn("a result was sent to its caller's queue, which does not confirm", zap.String("task_id", m.TaskID), zap.Error(err))
+		return nil
+	}
+	return err
 }
 
 // renewEvery is how often the ids of the jobs at work are taken once more. It is well below the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -189,7 +190,7 @@ func (p *posting) round(ctx context.Context, s *session) {
 			p.forbidden = err
 			refused, left = true, append(left, l)
 		case errors.Is(err, rabbit.ErrUnroutable):
-			if err = p.createQueue(s, l.message, err); err == nil {
+			if err = p.createQueue(ctx, s, l.message, err); err == nil {
 				left = append(left, l)
 			}
 			p.faults[l.index] = err
@@ -240,17 +241,19 @@ func (p *posting) mayWait() bool {
 
 // createQueue creates the missing queue of a message, as Celery does before it publishes. What
 // cannot be created is the message's fault, and so is a message that comes back once more.
-func (p *posting) createQueue(s *session, m rabbit.Message, unroutable error) error {
+func (p *posting) createQueue(ctx context.Context, s *session, m rabbit.Message, unroutable error) error {
 	queue, ok := m.QueueOf()
 	if !ok || p.declared[queue] {
 		return unroutable
 	}
-	d, err := rabbit.Declare(s.waits, s.conn, rabbit.QueueNamed(queue))
+	d, err := rabbit.Declare(ctx, s.conn, rabbit.QueueNamed(queue))
 	if err != nil {
 		s.fail(err)
-		return nil // the next session tries again
+		_ = pause(ctx, refusedPause) // the session may be one that ends anyway
+		return nil                   // the next one tries again
 	}
-	if fault, ok := d.Faults[queue]; ok {
+	// One that could not be bound is there: messages come to it by its name.
+	if fault, ok := d.Faults[queue]; ok && !slices.Contains(d.Created, queue) {
 		return &rabbit.UndeliverableError{RoutingKey: queue, Err: fault}
 	}
 	p.declared[queue] = true

@@ -503,14 +503,15 @@ func (w *Worker) isDead(q rabbit.Queue) bool {
 	return q.Name == rabbit.QueueDeadLetter && !w.queues.has(q.Name)
 }
 
-// maxScheduled bounds the deliveries that are held for their ETA; beyond it the
-// broker keeps the rest.
+// maxScheduled bounds the deliveries that are held outside of the slots: for their ETA, for another run, for room at
+// the model, or for a destination that does not confirm. Beyond it the broker keeps the rest.
 const maxScheduled = 10000
 
 // mayHoldMore reports whether a consumer whose deliveries wait may be replaced by one that brings
 // others.
 func (w *Worker) mayHoldMore() bool {
-	return int64(w.held.scheduled())+w.aside.Load() <= maxScheduled && w.bodies.bytes() < w.cfg.HeldBytes
+	used, _ := w.pool.inUse()
+	return w.held.count()-used <= maxScheduled+w.cfg.Concurrency*w.cfg.PrefetchMultiplier && w.bodies.bytes() < w.cfg.HeldBytes
 }
 
 // holdMore notes that a delivery of c waits for a time, and has c replaced when

@@ -22,6 +22,11 @@ import (
 	"onceover/results"
 )
 
+// Store is a database whose faults are known: cache.Cache and fleet.Gate, and those below.
+type Store interface {
+	Fault() *redisretry.Fault
+}
+
 // Results is where ends are recorded and chords counted: results.Store.
 type Results interface {
 	Ledger

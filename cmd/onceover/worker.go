@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -57,6 +59,9 @@ finish, what is left goes back to the queue. A second signal returns it at once.
 		if err != nil {
 			return err
 		}
+		if os.Getenv("GOGC") == "" {
+			debug.SetGCPercent(collectAt)
+		}
 		svc, err := newService(settings, log)
 		if err != nil {
 			return err
@@ -66,6 +71,10 @@ finish, what is left goes back to the queue. A second signal returns it at once.
 	}
 	return cmd
 }
+
+// collectAt is how much garbage there may be, in percent of what is in use, before it is collected: half of Go's default. Most
+// of a worker's memory is jobs that wait for the model. See docs/operations.md.
+const collectAt = 50
 
 // service is the worker with everything it needs.
 type service struct {
@@ -144,6 +153,10 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 	}
 	svc.results = results.New(resultsClient, log.Named("results"))
 	svc.cache = cache.New(s.Cache, cacheClient, svc.metrics, log.Named("cache"))
+	s.Worker.Needs = append(s.Worker.Needs, svc.cache)
+	if svc.gate != nil {
+		s.Worker.Needs = append(s.Worker.Needs, svc.gate)
+	}
 	svc.progress = progress.New(progressClient, log.Named("progress"))
 	s.Failed.BeforeReplay = tasks.ResetProgress(svc.progress, s.Tasks)
 	svc.failed = failed.New(s.Failed, failedClient, svc.results, svc.progress, svc.metrics, log.Named("failed"))

@@ -1,7 +1,7 @@
 -- Lets a call begin, or says what is in the way.
 --
--- KEYS: as above, and 7 the leases of the user (zset). ARGV: the call as JSON:
---   id, lease (how long until its process is taken for dead), late (how much of that is after its time-out), rpm, tpm, inflight, peruser (0: no limit), prompt and
+-- KEYS: as above, 7 the leases of the user (zset), 8 the names of all endpoints (set). ARGV: the call as JSON:
+--   id, endpoint (its name), retried (its job has paid for a call that gave no answer), lease (how long until its process is taken for dead), late (how much of that is after its time-out), rpm, tpm, inflight, peruser (0: no limit), prompt and
 --   completion (the most tokens), last (the job pays for no other call), learn (whether a prompt's tokens are learned), pin, pout (prices), model, user,
 --   budgets ([[seconds, money], …]), minute (shorter in tests)
 -- Returns: what, for how long, then
@@ -39,15 +39,17 @@ if open > 0 then
     return {'open', int(open - now), redis.call('HGET', state, 'class'), redis.call('HGET', state, 'text')}
   end
   probe = true
+elseif call.retried and get('fails') > 0 and now - get('failed_at') < 10 * call.minute then
+  -- It is the last call of its job: it waits until the endpoint has answered somebody, as the next fault would end the job.
+  return {'open', int(call.minute), redis.call('HGET', state, 'class'), redis.call('HGET', state, 'text')}
 end
 
--- How many may be in flight. As long as nothing is known of the endpoint, few at first, since a key that it does not
--- know it refuses at once. A call that is over its time is none: its process has died.
+-- How many may be in flight. After a pause, few at first, since a key that the endpoint does not know it refuses at once. A call that is over its time is none: its process has died.
 local inflight = redis.call('ZCOUNT', leases, int(now + call.late), '+inf')
 local limit, step = get('limit') / 1000, 100000
 if limit > 0 then
   limit = math.max(1, math.floor(limit))
-elseif now - get('good') > 10 * call.minute then
+elseif now - get('good') > call.minute / 6 then
   local from = get('ramp')
   if from == 0 or inflight == 0 then
     from = now
@@ -135,6 +137,8 @@ end
 
 if inflight + 1 >= 0.8 * limit then put('used', now) end
 if probe then put('open_until', now + call.minute) end -- the next one, should this die
+redis.call('SADD', KEYS[8], call.endpoint)
+redis.call('EXPIRE', KEYS[8], 40000000)
 redis.call('ZADD', leases, int(now + call.lease), call.id)
 redis.call('ZADD', log, int(now), call.id)
 redis.call('HSET', tokens, call.id, int(about))

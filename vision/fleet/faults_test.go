@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -259,6 +260,68 @@ func TestDeathElsewhere(t *testing.T) {
 	}
 	if e := b.refused(g, costly()); e.Class != vision.Spent {
 		t.Errorf("got %v, want that the budget is spent", e)
+	}
+}
+
+// TestDeathAtAnEndpointThatIsGone kills a process in a call of an endpoint that is taken out of the file of models: its money is
+// booked.
+func TestDeathAtAnEndpointThatIsGone(t *testing.T) {
+	b := newBench(t)
+	cfg := Config{Budgets: []Budget{{2100, year}}, Limits: map[string]Limits{"e": {}, "gone": {}}}
+	before := b.gate(cfg, time.Minute)
+	for range 5 {
+		b.enter(before, costly()).Leave(vision.End{Paid: true, Tokens: vision.Tokens{Prompt: 9, Completion: 1}})
+	}
+	c := costly()
+	c.Endpoint = "gone"
+	dead := b.enter(before, c).(*pass)
+	b.client.ZAddXX(t.Context(), prefix+"gone:leases", redis.Z{Score: 1, Member: dead.id})
+	cfg.Limits = map[string]Limits{"e": {}}
+	after := b.gate(cfg, time.Minute)
+	for range 300 { // until the money is gone
+		p, err := after.Enter(t.Context(), costly())
+		if err != nil {
+			break
+		}
+		p.Leave(vision.End{Paid: true, Tokens: vision.Tokens{Prompt: 9, Completion: 1}})
+	}
+	if e := b.refused(after, costly()); e.Class != vision.Spent {
+		t.Errorf("got %v, want that the budget is spent", e)
+	}
+}
+
+// TestLastCallWaits has a job whose first call got no answer: its last one waits until the endpoint has answered somebody, or
+// for ten minutes.
+func TestLastCallWaits(t *testing.T) {
+	b := newBench(t)
+	const minute = 200 * time.Millisecond
+	g := b.gate(Config{}, minute)
+	lost := vision.End{Paid: true, Err: &vision.Error{Class: vision.Unreachable, StatusCode: 504, Err: errors.New("gateway time-out")}}
+	last := aCall()
+	last.Last = true
+	b.enter(g, aCall()).Leave(answered)
+	b.enter(g, last).Leave(answered)
+	b.enter(g, aCall()).Leave(lost)
+	if e := b.refused(g, last); !e.Closed || e.Class != vision.Unreachable || !strings.Contains(e.Error(), "gateway time-out") {
+		t.Errorf("got %v, want the fault of the endpoint", e)
+	}
+	repair := last
+	repair.Kind = "analysis/repair"
+	b.enter(g, repair).Leave(lost) // it goes on with an answer
+	b.enter(g, aCall()).Leave(answered)
+	b.enter(g, last).Leave(lost)
+	for began := time.Now(); ; time.Sleep(minute / 4) {
+		p, err := g.Enter(t.Context(), last)
+		if err == nil {
+			p.Leave(answered)
+			if took := time.Since(began); took < 9*minute {
+				t.Errorf("the last call went after %v, want %v", took, 10*minute)
+			}
+			break
+		}
+		if time.Since(began) > 30*minute {
+			t.Fatal("the last call never goes")
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 
 	"onceover/internal/redisretry"
 	"onceover/vision"
+	"onceover/vision/prompt"
 )
 
 //go:embed common.lua
@@ -120,6 +121,9 @@ func New(cfg Config, client redis.UniversalClient, reg prometheus.Registerer, lo
 	})
 	return g
 }
+
+// Fault returns what is wrong with Redis, nil if nothing is known to be.
+func (g *Gate) Fault() *redisretry.Fault { return g.guard.Fault() }
 
 func (g *Gate) line(endpoint string) *line {
 	g.mu.Lock()
@@ -262,6 +266,8 @@ type answer struct {
 // request is the call as enter.lua wants it.
 type request struct {
 	ID         string     `json:"id"`
+	Endpoint   string     `json:"endpoint"`
+	Retried    bool       `json:"retried"`
 	Lease      int64      `json:"lease"`
 	Late       int64      `json:"late"`
 	RPM        int        `json:"rpm"`
@@ -283,24 +289,27 @@ type request struct {
 // prefix begins the keys of the gate.
 const prefix = "ratelimit:vision:"
 
+// endpointsKey is the key of the names of all endpoints that calls have begun at.
+const endpointsKey = "ratelimit:vision-endpoints"
+
 // keys are those of common.lua.
 func keys(c *vision.Call) []string {
 	base := prefix + c.Endpoint
 	return []string{base, base + ":log", base + ":tokens", base + ":leases", base + ":records",
-		"ratelimit:vision-learned:" + c.Model + ":" + c.Prompt + ":" + c.Kind + ":" + c.Size}
+		"ratelimit:vision-learned:" + c.Endpoint + ":" + c.Model + ":" + c.Prompt + ":" + c.Kind + ":" + c.Size}
 }
 
 // ask asks Redis.
 func (g *Gate) ask(ctx context.Context, id string, c *vision.Call) (answer, error) {
 	limits := g.cfg.Limits[c.Endpoint]
 	user := nameOf(c.User)
-	r := request{ID: id, Lease: micros(c.Timeout + g.late), Late: micros(g.late * 9 / 10), RPM: limits.RPM, TPM: limits.TPM, InFlight: limits.InFlight, PerUser: g.cfg.PerUser,
+	r := request{ID: id, Endpoint: c.Endpoint, Retried: c.Last && c.Kind == prompt.Analysis, Lease: micros(c.Timeout + g.late), Late: micros(g.late * 9 / 10), RPM: limits.RPM, TPM: limits.TPM, InFlight: limits.InFlight, PerUser: g.cfg.PerUser,
 		Prompt: c.Most.Prompt, Completion: c.Most.Completion, Learn: c.Size != "", Last: c.Last, In: c.In, Out: c.Out,
 		Model: c.Model, User: user, Minute: micros(g.minute), Budgets: make([][2]int64, 0, len(g.cfg.Budgets))}
 	for _, b := range g.cfg.Budgets {
 		r.Budgets = append(r.Budgets, [2]int64{int64(b.Window / time.Second), b.MicroUSD})
 	}
-	fields, err := g.run(ctx, enterScript, append(keys(c), userKey(user)), r)
+	fields, err := g.run(ctx, enterScript, append(keys(c), userKey(user), endpointsKey), r)
 	if err != nil {
 		g.forget(ctx, id, c)
 		return answer{}, fmt.Errorf("wait for vision model %q: %w", c.Model, err)
@@ -327,7 +336,15 @@ func (g *Gate) forget(ctx context.Context, id string, c *vision.Call) {
 
 // sweep books what calls of dead processes may have cost, at the other endpoints: a call sees to its own.
 func (g *Gate) sweep(ctx context.Context, c *vision.Call) error {
-	for name := range g.cfg.Limits {
+	var names []string // one may have been taken out of the file of models
+	err := g.guard.Do(ctx, func(ctx context.Context) (err error) {
+		names, err = g.client.SMembers(ctx, endpointsKey).Result()
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("find endpoints with calls of dead processes: %w", err)
+	}
+	for _, name := range names {
 		if name == c.Endpoint {
 			continue
 		}

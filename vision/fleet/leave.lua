@@ -104,6 +104,8 @@ end
 if call.fault == 'ill' or call.fault == 'broken' then
   local fails = get('fails') + 1
   put('fails', fails)
+  put('failed_at', now)
+  redis.call('HSET', state, 'class', call.class, 'text', call.text)
   if probe or open or fails >= 10 or call.fault == 'broken' then
     if not open then
       news = 'opened'
@@ -116,7 +118,6 @@ if call.fault == 'ill' or call.fault == 'broken' then
       if call.fault == 'ill' then pause = math.min(pause, math.max(call.minute / 12, now - get('opened'))) end
       put('open_until', now + math.min(math.max(pause, call.wait), 10 * call.minute))
     end
-    redis.call('HSET', state, 'class', call.class, 'text', call.text)
   end
 elseif call.fault ~= 'unknown' then -- it answers
   redis.call('HDEL', state, 'fails')

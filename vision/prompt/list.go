@@ -51,10 +51,17 @@ func folded(s string) string {
 // minSlip is the least length of the longer of two words that a slip makes of one.
 const minSlip = 5
 
-// isSlip reports whether two texts differ in one word, and that in a letter too many, one too few, or two that have
-// changed places (three of the four errors of Damerau, 1964). The fourth, another letter, is as often another word
-// (clean, clear), and so is a letter at the beginning (smelt, melt), or any letter of a script whose letters are
-// syllables.
+// minChanged is the least length of two words that another letter makes of one another, and minJamo that of Korean words
+// in jamo, the letters that their syllables are made of, for any slip.
+const (
+	minChanged = 7
+	minJamo    = 8
+)
+
+// isSlip reports whether two texts differ in one word, and that in a letter too many, one too few, two that have
+// changed places, or, in a longer word, another letter (Damerau, 1964). In a short one another letter is as often another
+// word (clean, clear), and so is a letter at the beginning (smelt, melt). Korean words are compared by their jamo, and
+// other scripts are not, as any letter of theirs may be a word.
 func isSlip(a, b string) bool {
 	split := func(s string) []string {
 		return strings.FieldsFunc(strings.ToLower(s), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
@@ -75,11 +82,17 @@ func isSlip(a, b string) bool {
 	return slips == 1
 }
 
-func isSlipOfWord(a, b string) bool {
+func isSlipOfWord(x, y string) bool {
+	a, jamo, ok := lettersOf(x)
+	b, jamoToo, okToo := lettersOf(y)
 	if len(a) > len(b) {
 		a, b = b, a
 	}
-	if len(b) < minSlip || utf8.RuneCountInString(b) != len(b) || a[0] != b[0] {
+	least := minSlip
+	if jamo {
+		least = minJamo
+	}
+	if !ok || !okToo || jamo != jamoToo || len(b) < least || len(a) == 0 || a[0] != b[0] {
 		return false
 	}
 	i := 0
@@ -88,11 +101,28 @@ func isSlipOfWord(a, b string) bool {
 	}
 	switch len(b) - len(a) {
 	case 1:
-		return a[i:] == b[i+1:]
+		return slices.Equal(a[i:], b[i+1:])
 	case 0:
-		return i+1 < len(a) && a[i] == b[i+1] && a[i+1] == b[i] && a[i+2:] == b[i+2:]
+		if i+1 < len(a) && a[i] == b[i+1] && a[i+1] == b[i] && slices.Equal(a[i+2:], b[i+2:]) {
+			return true
+		}
+		return i < len(a) && slices.Equal(a[i+1:], b[i+1:]) && (jamo || len(a) >= minChanged)
 	}
 	return false
+}
+
+// lettersOf returns the letters of a word, and whether they are jamo; ok is false for other scripts than ASCII and Korean, and
+// for both in one.
+func lettersOf(word string) (letters []rune, jamo, ok bool) {
+	for _, r := range norm.NFD.String(word) {
+		isJamo := r >= 0x1100 && r <= 0x11ff
+		if !isJamo && r > unicode.MaxASCII || len(letters) > 0 && isJamo != jamo {
+			return nil, false, false
+		}
+		jamo = isJamo
+		letters = append(letters, r)
+	}
+	return letters, jamo, true
 }
 
 // says reports whether a text that is on no list says anything: a skeleton of the schema, or what is far too long, does

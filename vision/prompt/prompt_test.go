@@ -303,7 +303,7 @@ func TestSlips(t *testing.T) {
 		{en, "glas bottle", "glass bottle"}, {en, "Batery", "battery"}, {en, "plastci", "plastic"}, {en, "food-wastes", "food waste"}, {en, "lamps", "lamp"},
 		{en, "wood waste", ""}, {en, "metal pan", ""}, {en, "metal cap", ""}, {en, "clean PET bottle", ""}, {en, "PET bottle", ""}, {en, "glass", ""},
 		{en, "melt", ""}, {en, "paper bottle", ""}, {en, "hazardous food waste", ""},
-		{ko, "투명 페트병", "투명페트병"}, {ko, "플라스틱류", "플라스틱"},
+		{ko, "투명 페트병", "투명페트병"}, {ko, "플라스틱류", "플라스틱"}, {ko, "플라스택", "플라스틱"}, {ko, "플라스티", "플라스틱"}, {ko, "스플라틱", ""},
 		{ko, norm.NFD.String("투명 페트병"), "투명페트병"}, {ko, norm.NFD.String("플라스틱"), "플라스틱"}, // as a Mac names folders
 		{ko, "불투명 페트병", ""}, {ko, "소형폐기물", ""}, {ko, "무해 폐기물", ""}, {ko, "페트병", ""}, {ko, "유리", ""}, {ko, "가구", ""},
 	} {
