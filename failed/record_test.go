@@ -184,7 +184,7 @@ func TestAgain(t *testing.T) {
 	before := len(h)
 	first := time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC)
 	r := Record{ID: "a", Replays: 4, First: first, Message: m}
-	got, gotReq, err := again(&r)
+	got, gotReq, err := again(&r, time.Now())
 	if err != nil || gotReq == nil || gotReq.ID != "a" {
 		t.Fatalf("got %v, %v", gotReq, err)
 	}
@@ -238,7 +238,7 @@ func TestAgainInBody(t *testing.T) {
 			Headers: headers, ContentType: "application/json", ContentEncoding: "utf-8", CorrelationId: "a", ReplyTo: "r", Priority: 5, Body: []byte(body),
 		}, "q.ai").Message
 		r := Record{ID: "a", Message: m, First: time.Now()}
-		got, _, err := again(&r)
+		got, _, err := again(&r, time.Now())
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -272,7 +272,7 @@ func TestAgainInBody(t *testing.T) {
 func TestAgainUnreadable(t *testing.T) {
 	t.Parallel()
 	m := rabbit.Of(amqp.Delivery{Headers: amqp.Table{"x": int32(1)}, ContentType: "text/plain", Body: []byte("\xff")}, "q.ai").Message
-	got, req, err := again(&Record{Message: m})
+	got, req, err := again(&Record{Message: m}, time.Now())
 	if err != nil || req != nil || string(got.Body) != "\xff" || got.Headers["x"] != int32(1) || got.Own.Replays != 1 {
 		t.Errorf("got %+v, %v, %v", got, req, err)
 	}
@@ -406,7 +406,7 @@ func FuzzRecord(f *testing.F) {
 			return
 		}
 		// A message that cannot be read is published again as it is.
-		if _, _, err := again(&j.Record); err != nil {
+		if _, _, err := again(&j.Record, time.Now()); err != nil {
 			t.Logf("%q: %v", payload, err)
 		}
 	})

@@ -221,7 +221,11 @@ func (s *Store) prepare(ctx context.Context, p *replay, payload []byte, edit fun
 		}
 	}
 	p.job = j
-	if p.message, p.request, err = again(&j.Record); err != nil {
+	at, err := s.client.Time(ctx).Result() // not by the clock of an operator's machine: workers compare it with theirs
+	if err != nil {
+		return fmt.Errorf("read the time of redis: %w", err)
+	}
+	if p.message, p.request, err = again(&j.Record, at); err != nil {
 		return skipped("%v", err)
 	}
 	return nil
@@ -403,8 +407,8 @@ func (s *Store) replayTask(ctx context.Context, queue, key string, payload []byt
 	return s.published(ctx, p)
 }
 
-// again returns the message with which a failed job is run once more.
-func again(r *Record) (rabbit.Message, *celery.Request, error) {
+// again returns the message with which a failed job is run once more from a time on.
+func again(r *Record, at time.Time) (rabbit.Message, *celery.Request, error) {
 	m := r.Message.Clone()
 	req, err := m.Request()
 	if err == nil && bytes.HasPrefix(bytes.TrimSpace(m.Body), []byte("{")) {
@@ -422,7 +426,7 @@ func again(r *Record) (rabbit.Message, *celery.Request, error) {
 	m.Properties.Expiration = ""
 	m.ForgetDeaths()
 	m.Own = rabbit.Own{
-		Again: true, Replays: r.Replays + 1, Replayed: time.Now(), First: r.First,
+		Again: true, Replays: r.Replays + 1, Replayed: at, First: r.First,
 		Previous: shorten(r.Error+": "+r.Text, 300),
 	}
 	return m, req, nil

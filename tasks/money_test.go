@@ -3,6 +3,7 @@ package tasks
 import (
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 	"testing/fstest"
 
