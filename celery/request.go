@@ -76,6 +76,8 @@ type DeliveryInfo struct {
 	Exchange    string
 	RoutingKey  string
 	Redelivered bool
+	// AfterEnd says that an end of an earlier task with this id was on record when the run began. Celery has no such thing.
+	AfterEnd bool
 }
 
 // Priority is the priority of the message, nil when it has none.
@@ -150,7 +152,8 @@ const maxRepr = 1024
 // begins with no retries.
 func (r *Request) Attempt() int { return attempt(r.ReplacedTaskNesting, r.Retries) }
 
-// Attempt is that of the request in whose run m was stored, in the state RETRY.
+// Attempt is that of the request in whose run m was stored, in the state RETRY, or FAILURE for want of a retry's confirm; -1 if it
+// does not say.
 func (m *Meta) Attempt() int {
 	if m.Retries == nil {
 		return -1

@@ -223,7 +223,7 @@ func (s *Store) prepare(ctx context.Context, p *replay, payload []byte, edit fun
 	p.job = j
 	at, err := s.client.Time(ctx).Result() // not by the clock of an operator's machine: workers compare it with theirs
 	if err != nil {
-		return fmt.Errorf("read the time of redis: %w", err)
+		at = time.Now() // the user may not ask
 	}
 	if p.message, p.request, err = again(&j.Record, at); err != nil {
 		return skipped("%v", err)
@@ -401,7 +401,7 @@ func (s *Store) replayTask(ctx context.Context, queue, key string, payload []byt
 	if err := publish(ctx, false, p.message); err != nil {
 		var why *SkippedError
 		err = refusal(rabbit.ErrorsOf(err, 1)[0])
-		p.sent = !errors.As(err, &why)
+		p.sent = !errors.As(err, &why) || why.perhaps
 		return err
 	}
 	return s.published(ctx, p)

@@ -127,7 +127,11 @@ func (t *ImageAnalyze) begin(ctx context.Context, req *celery.Request) (*run, er
 	}
 	began := time.Now()
 	again := req.Retries > 0 || req.Delivery.Redelivered
-	tracker, err := t.progress.Track(ctx, a.JobID.text, req.ID, again)
+	id := req.ID
+	if req.Delivery.AfterEnd && !again {
+		id = "" // it begins anew, whoever has reported
+	}
+	tracker, err := t.progress.Track(ctx, a.JobID.text, id, again)
 	if err != nil {
 		return nil, err
 	}
@@ -593,6 +597,7 @@ func (r *run) paidBefore(ctx context.Context, kind string) (opt vision.Options, 
 	opt = r.opt
 	if r.again {
 		opt.Paid, err = r.t.progress.Paid(ctx, r.taskID, kind)
+		opt.Unanswered = opt.Paid > 0
 	}
 	return opt, err
 }

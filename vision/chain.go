@@ -82,7 +82,7 @@ func (c *Chain) Analyze(ctx context.Context, p *Preview, opt Options) (Answer, U
 	case len(dearer) == 0 || err != nil && opt.Paid >= MaxPaid:
 		return a, usage, err
 	case err != nil:
-		return askInstead(ctx, dearer, p, opt, err, usage)
+		return askInstead(ctx, dearer, p, opt, usage)
 	case c.cascade.takes(a):
 		a.Cascade = CascadeSure
 		return a, usage, nil
@@ -96,19 +96,15 @@ func isNoAnswer(err error) bool {
 	return errors.As(err, &e) && (e.Class == Refused || e.Class == Truncated || e.Class == Unusable)
 }
 
-// askInstead asks the endpoints of a cascade's dearer model where the cheaper one has no answer. If they cannot be asked
-// either, why is what is told.
-func askInstead(ctx context.Context, endpoints []*OpenAI, p *Preview, opt Options, why error, usage Usage) (Answer, Usage, error) {
+// askInstead asks the endpoints of a cascade's dearer model where the cheaper one has no answer. If they cannot be asked at the
+// moment, the job is tried again as after any fault of theirs.
+func askInstead(ctx context.Context, endpoints []*OpenAI, p *Preview, opt Options, usage Usage) (Answer, Usage, error) {
 	a, more, err := analyze(ctx, endpoints, p, opt)
-	usage = usage.Add(more)
 	if err != nil {
-		if e := (*Error)(nil); errors.As(err, &e) && (e.Class.Retryable() || e.Closed || e.Class == Denied || e.Class == NotFound) {
-			err = why
-		}
-		return Answer{}, usage, err
+		return Answer{}, usage.Add(more), err
 	}
 	a.Cascade = CascadeAsked
-	return a, usage, nil
+	return a, usage.Add(more), nil
 }
 
 // askDearer asks the endpoints of a cascade's dearer model, after an answer of the cheaper one.

@@ -104,18 +104,25 @@ func TestCascade(t *testing.T) {
 	}
 }
 
-// TestCascadeWithoutAnAnswer has the cheaper model refuse where nothing more may be paid for, or the dearer one is away: the
-// refusal is the job's end.
+// TestCascadeWithoutAnAnswer has the cheaper model refuse where nothing more may be paid for, which is the job's end, and where the
+// dearer one is away, which is not.
 func TestCascadeWithoutAnAnswer(t *testing.T) {
 	t.Parallel()
 	refuses := completion(map[string]any{"refusal": "no"}, "stop")
-	for name, opt := range map[string]Options{"away": {}, "paid for": {Paid: MaxPaid - 1}} {
+	for name, tt := range map[string]struct {
+		opt  Options
+		want Class
+		at   string
+	}{
+		"away":     {Options{}, Overloaded, "at endpoint second"},
+		"paid for": {Options{Paid: MaxPaid - 1}, Refused, "at endpoint first"},
+	} {
 		a, b := newService(t, refuses), newService(t, fails(503, `{}`))
 		one := a.analyzer(t, func(c *OpenAIConfig) { c.Name, c.Model = "first", "small" })
 		two := b.analyzer(t, func(c *OpenAIConfig) { c.Name, c.Model = "second", "large" })
-		_, _, err := NewChain(&Cascade{Below: 0.8}, one, two).Analyze(t.Context(), testPreview(t), opt)
-		if e := wantError(t, err, "refused"); e.Class != Refused || !strings.Contains(e.Error(), "at endpoint first") {
-			t.Errorf("%s: got %v, want the refusal of the first", name, e)
+		_, _, err := NewChain(&Cascade{Below: 0.8}, one, two).Analyze(t.Context(), testPreview(t), tt.opt)
+		if e := wantError(t, err, tt.at); e.Class != tt.want {
+			t.Errorf("%s: got %v, want class %s", name, e, tt.want)
 		}
 	}
 }

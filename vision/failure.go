@@ -86,7 +86,7 @@ func classOf(status int, s serverError, wait time.Duration) Class {
 		return Quota
 	case s.has(brokenCodes...):
 		return Unusable
-	case s.has(filterCodes...), s.reasons, request && says("content management policy", "flagged", "moderation", "content policy", "safety system"):
+	case s.has(filterCodes...), request && (s.reasons || says("content management policy", "flagged by", "content policy", "safety system") || flagged.MatchString(text)):
 		return Refused
 	case status == http.StatusTooManyRequests && says("request too large", "must be reduced"): // it never fits under the limit
 		return Invalid
@@ -110,6 +110,9 @@ func classOf(status int, s serverError, wait time.Duration) Class {
 		return Invalid
 	}
 }
+
+// flagged finds that what was sent was objected to, not who has sent it.
+var flagged = regexp.MustCompile(`\b(input|content|image|picture|prompt|request) (was|were|has been|is) flagged`)
 
 // noModel finds that a model is not there.
 var noModel = regexp.MustCompile(`model\s+\S+\s+(does not exist|not found|was not found|is not found)`)

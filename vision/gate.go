@@ -28,7 +28,9 @@ type Call struct {
 	Kind     string // analysis, analysis/repair or feedback
 	Size     string // class of the picture's size, "" without one: pictures of a class count as equally many tokens
 	Last     bool   // no other call is paid for in its job
-	Named    bool   // the model is the job's own choice: that it is missing is the job's fault
+	// Unanswered says that an earlier attempt of its job has paid for a call, or may have, and has no answer.
+	Unanswered bool
+	Named      bool // the model is the job's own choice: that it is missing is the job's fault
 
 	Prices
 	Most    Tokens        // of which no call has more; holds until others were seen

@@ -429,7 +429,7 @@ func (o *OpenAI) about(q *query, chat chatRequest) Call {
 	}
 	return Call{
 		Endpoint: o.name, Model: chat.Model, Prompt: q.prompt.Version, Kind: q.kind, Size: q.size,
-		Last: q.opt.Paid+1 >= MaxPaid, Named: q.opt.Model != "" && q.opt.Model != o.model, Prices: o.pricesOf(chat.Model), Most: most, Timeout: o.timeout, Wait: q.opt.wait(time.Now()),
+		Last: q.opt.Paid+1 >= MaxPaid, Unanswered: q.opt.Unanswered && q.kind == prompt.Analysis, Named: q.opt.Model != "" && q.opt.Model != o.model, Prices: o.pricesOf(chat.Model), Most: most, Timeout: o.timeout, Wait: q.opt.wait(time.Now()),
 		Bytes: q.bytes, Priority: q.opt.Priority, User: q.opt.User, Expires: q.opt.Expires,
 	}
 }
@@ -483,7 +483,7 @@ func (o *OpenAI) call(ctx context.Context, chat chatRequest) (got *choice, end E
 		end.Err = e
 		if e.StatusCode != 0 && end.Prompt+end.Completion == 0 { // of the server: as under that status
 			begun := len(completion.Choices) > 0 && e.Class == Overloaded
-			end.Paid = end.Paid && (begun || billed(e.StatusCode))
+			end.Paid = end.Paid && (begun || e.Class == Unusable || billed(e.StatusCode))
 		}
 		return got, end
 	}

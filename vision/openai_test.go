@@ -407,6 +407,7 @@ func TestWhatIsPaid(t *testing.T) {
 		{"402 under 200", fails(200, `{"error":{"code":402,"message":"no credits"}}`), 0},
 		{"502 under 200", fails(200, `{"error":{"code":502,"message":"upstream"}}`), 0},
 		{"504 under 200", fails(200, `{"error":{"code":504,"message":"upstream"}}`), 1},
+		{"what did not pass, under 200", fails(200, `{"error":{"code":400,"metadata":{"raw":"{\"error\":{\"code\":\"json_validate_failed\"}}"}}}`), 2},
 		{"an error after tokens", fails(200, `{"error":{"code":429,"message":"slow down"},"usage":{"prompt_tokens":900,"completion_tokens":1}}`), 1},
 		{"a web page under 200", fails(200, `<!doctype html><title>Sign in</title>`), 0},
 		{"connection closed", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 1},
@@ -414,7 +415,7 @@ func TestWhatIsPaid(t *testing.T) {
 	} {
 		s := newService(t, tt.answer)
 		_, usage, err := s.analyzer(t).Analyze(t.Context(), testPreview(t), Options{})
-		if err == nil || usage.Paid != tt.want || usage.Calls != 1 {
+		if err == nil || usage.Paid != tt.want || usage.Calls != max(tt.want, 1) {
 			t.Errorf("%s: got %+v, %v, want %d paid", tt.name, usage, err, tt.want)
 		}
 	}

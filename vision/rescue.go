@@ -93,16 +93,19 @@ func search(s *prompt.Schema, text string, cutOff bool) (prompt.Fitted, error) {
 }
 
 // unseen finds that a model has not seen the picture, and that what follows is an example.
-var unseen = regexp.MustCompile(`(?i)\b(can ?not|can['’]?t|unable to|could ?n['’]?t|could not|do ?n['’]?t|do not)\s+(\w+\s+)?(see|view|access|open|load|receive|process|analy[sz]e)\b` +
-	`|\bno (image|picture|photo)\b|\b(image|picture|photo) (is|was|seems|appears)\s+(\w+\s+){0,2}(missing|blank|empty|not)\b` +
-	`|\bfor (example|instance)\b|\bexample (of|answer|response|output|json)\b|\ban example\b|\bwould look like\b|\bplaceholder\b|\bhypothetical` +
-	`|\b(upload|provide|share|attach|send)\b.{0,20}\b(image|picture|photo)` +
-	`|예시|예를 들|(볼|확인할|분석할) 수 없|(이미지|사진)[가이] (없|제공|첨부|보이지)|업로드|첨부해`)
+var unseen = regexp.MustCompile(`(?i)\b(can ?not|can['’]?t|unable to|could ?n['’]?t|could not|do ?n['’]?t|do not)\s+(\w+\s+)?(see|view|access|open|load|receive|process|analy[sz]e)\s+(\w+\s+){0,2}(image|picture|photo|attachment)s?\b` +
+	`|(^|[.!?:]\s+|\b(is|was|see|have|received|with) )no (image|picture|photo)\b` +
+	`|\b(image|picture|photo) (is|was|seems|appears) (to be )?(missing|blank|not (attached|provided|included|visible|available|there))\b` +
+	`|\bfor (example|instance)\b|\bexample (of |an |the |a )*(answer|response|output|json)\b|\ban example\b|\bwould look like\b|\bplaceholder\b|\bhypothetical` +
+	`|\bplease (\w+ )?(re-?)?(upload|provide|share|attach|send)\b` +
+	`|예시|예를 들|(이미지|사진)[을를]?\s*(볼|확인할|분석할|열)\s*수 없|(이미지|사진)[가이]?\s*(제공되지|첨부되지|없습니다|없어|보이지 않)|(업로드|첨부)해\s*(주세요|주시기|주십)`)
 
 var (
 	// courtesy is how a text goes on after an answer without taking any of it back.
-	courtesy = regexp.MustCompile(`(?i)^(please )?(let me know|i hope|hope (this|that)|feel free|thank|is there anything|if you (need|have|want|would)|anything else|done|end of|도움이|더 필요|추가로|궁금|감사)`)
-	doubt    = regexp.MustCompile(`(?i)\b(but|wait|wrong|however|actually|instead|correction|cannot|can't|not|unsure|or)\b|아니|다시|잠깐|하지만|그러나|틀|정정`)
+	courtesy = regexp.MustCompile(`(?i)^(please )?(let me know|i hope|hope (this|that)|feel free|thank|is there anything|if you (need|have|want|would)|anything else|done|end of|note\b|tip\b|remember|도움이|더 필요|추가로|궁금|감사|이상입니다|참고)`)
+	doubt    = regexp.MustCompile(`(?i)\b(but|wait|wrong|however|actually|instead|correction|cannot|can't|not|unsure|or|could|might|may|maybe|perhaps|sorry|alternatively)\b|아니|다시|잠깐|하지만|그러나|틀|정정|수도`)
+	// marks are what a model's own format, or Markdown, leaves behind an answer.
+	marks = regexp.MustCompile(`<[|/]?[^<>]{0,40}>|[}\]]|-{3,}|\*{2,}|#`)
 )
 
 // maxAfter is how many characters of a text after an answer may be a polite word.
@@ -110,7 +113,7 @@ const maxAfter = 80
 
 // polite reports whether the text after an answer is nothing, or a polite word.
 func polite(rest string) bool {
-	rest = strings.Trim(rest, " \t\r\n`\"'.;]")
+	rest = strings.Trim(marks.ReplaceAllString(rest, " "), " \t\r\n`\"'.;")
 	return rest == "" || courtesy.MatchString(rest) && utf8.RuneCountInString(rest) <= maxAfter && !strings.ContainsRune(rest, '{') && !doubt.MatchString(rest)
 }
 

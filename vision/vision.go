@@ -33,6 +33,8 @@ type Options struct {
 	Model string // a name that the endpoint knows
 	Lang  string // language of the text written for people, as a BCP 47 tag such as "ko", "en" or "pt-BR"
 	Paid  int    // answers of the same kind that earlier attempts of the job have paid for
+	// Unanswered says that an earlier attempt has paid for one, or may have, and none came.
+	Unanswered bool
 
 	Priority uint8     // 0 to 9: the higher is asked first
 	User     string    // whose job it is; "" if nobody's

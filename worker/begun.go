@@ -25,7 +25,7 @@ func (j *job) killed(ctx context.Context) (*celery.Exception, error) {
 		return nil, err
 	}
 	deaths := times - 1 // this one has not begun
-	if j.delivery.Redelivered {
+	if j.delivery.Redelivered && !j.delivery.Own.Again {
 		deaths++ // the first delivery was not counted
 	}
 	if deaths < j.w.cfg.MaxCrashes {

@@ -79,11 +79,16 @@ func (j *job) sayHolds(waits context.Context, holder string) error {
 func (j *job) claimed(jobs context.Context, run string, now celery.Stored) (done bool, err error) {
 	j.setRun(run)
 	j.had = true
-	if j.looked && j.overtaken(j.past, now) {
+	if j.looked && j.overtaken(j.past, now) || j.isNone(now) {
 		return true, j.concludeOther(jobs, now)
 	}
 	j.since = now
 	return false, nil
+}
+
+// isNone reports whether the attempt before failed because this one was not confirmed.
+func (j *job) isNone(now celery.Stored) bool {
+	return now.Meta != nil && now.Meta.Status == celery.Failure && j.req.Retries > 0 && now.Meta.Attempt() == j.req.Attempt()-1
 }
 
 // mayTakeFrom reports whether the holder of the id may be the run of an earlier delivery of this very

@@ -30,7 +30,7 @@ type Config struct {
 	SoftTimeLimit      time.Duration // cancels a job's context; the message's own limit wins; 0: none; default 240 s
 	TimeLimit          time.Duration // abandons a job; the message's own limit wins; 0: none; default 300 s
 	Grace              time.Duration // how long jobs in flight may finish after Run's context ends; default 25 s
-	Needs              []Store       // what tasks need besides: while rights are missing there consuming is paused; default none
+	Needs              []Store       // what tasks need besides: while nothing may be done there consuming is paused; default none
 }
 
 // maxNodeName leaves room in the names that are made of a node name, which AMQP bounds at 255 bytes.

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -30,6 +31,7 @@ type ending struct {
 	started time.Time     // of the run, zero if there was none
 
 	shortened bool // the exception was too large for the server, or could not be written
+	perhaps   bool // it failed for want of a confirm, and the next attempt may be in its queue all the same
 	recorded  bool // verdict is on record: settle goes on behind that
 	verdict   *verdict
 	meta      *celery.Meta // the document of the verdict, made once
@@ -116,6 +118,7 @@ func (e *ending) record(ctx context.Context, v *verdict) (*verdict, error) {
 		}
 		if err := follow(ctx); err != nil {
 			if exc := unpublishable(err); exc != nil {
+				e.perhaps = v.fate == retry && errors.Is(err, rabbit.ErrUnconfirmed)
 				return e.record(ctx, v.instead(exc))
 			}
 			return v, err
@@ -193,10 +196,14 @@ func (e *ending) document(v *verdict) (*celery.Meta, error) {
 		result = v.exc
 	}
 	m, err := e.metaOf(v.state(), result, slices.Concat(v.children, v.followers))
-	if err == nil {
-		e.meta = &m
+	if err != nil {
+		return nil, err
 	}
-	return e.meta, err
+	if e.perhaps { // says to the next attempt that it is none
+		m.Retries, m.Nesting = &e.req.Retries, e.req.ReplacedTaskNesting
+	}
+	e.meta = &m
+	return e.meta, nil
 }
 
 // metaOf is the document of a state of the task. result is any JSON value.
@@ -295,8 +302,7 @@ func (e *ending) followRetry(v *verdict) (func(context.Context) error, *verdict)
 	if err := m.SetRequest(&next); err != nil {
 		return nil, v.instead(exceptionOf(err))
 	}
-	// It is looked up before it runs: if it is not confirmed in time the task ends, and it may be in its queue all the same.
-	m.Own.Again, m.Own.Trying, m.Own.Timed = true, v.trying, v.timed
+	m.Own.Again, m.Own.Trying, m.Own.Timed = e.again, v.trying, v.timed
 	return func(ctx context.Context) (err error) {
 		m.Own.Since = e.since.Digest()
 		if v.wait > maxHold {

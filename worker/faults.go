@@ -132,8 +132,8 @@ func (w *Worker) obstacle() error {
 			return faultError(f)
 		}
 	}
-	for _, store := range w.cfg.Needs { // an outage the jobs that use it wait for, each for itself
-		if f := store.Fault(); f != nil && f.Kind == redisretry.Rights {
+	for _, store := range w.cfg.Needs { // an outage, or one right that is missing, the jobs that need it wait for, each for itself
+		if f := store.Fault(); f != nil && f.Shut() {
 			return faultError(f)
 		}
 	}

@@ -120,7 +120,7 @@ func (w *Worker) newTaskJob(c *consumer, d *rabbit.Delivery) (j *job, why *celer
 		j.ending = w.newRefusal(d.Message, why)
 		return j, why
 	}
-	j.req.Delivery = celery.DeliveryInfo{Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered || d.Own.Again && j.req.Retries == 0}
+	j.req.Delivery = celery.DeliveryInfo{Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered || d.Own.Again}
 	return j, nil
 }
 
@@ -443,6 +443,7 @@ func (j *job) attempt(jobs, waits context.Context) (*verdict, error) {
 
 	a := j.newAttempt()
 	soft, hard := j.limits()
+	j.req.Delivery.AfterEnd = j.since.Ended()
 	value, cause, err := runAttempt(context.WithValue(ctx, attemptKey{}, a), j.task.Handler, j.req, soft, hard)
 	j.enter(settled)
 	a.end()

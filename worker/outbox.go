@@ -248,9 +248,11 @@ func (p *posting) createQueue(ctx context.Context, s *session, m rabbit.Message,
 	}
 	d, err := rabbit.Declare(ctx, s.conn, rabbit.QueueNamed(queue))
 	if err != nil {
-		s.fail(err)
-		_ = pause(ctx, refusedPause) // the session may be one that ends anyway
-		return nil                   // the next one tries again
+		if ctx.Err() == nil { // else it is the caller's wait that has ended
+			s.fail(err)
+			_ = pause(ctx, refusedPause) // the session may be one that ends anyway
+		}
+		return nil // the next one tries again
 	}
 	// One that could not be bound is there: messages come to it by its name.
 	if fault, ok := d.Faults[queue]; ok && !slices.Contains(d.Created, queue) {

@@ -90,10 +90,8 @@ func StepAside(ctx context.Context) (back func(ctx context.Context) error) {
 	if !ok || !a.stepAside() {
 		return func(context.Context) error { return nil }
 	}
-	a.job.w.aside.Add(1)
 	there := a.job.inTheWay()
 	return func(ctx context.Context) error {
-		a.job.w.aside.Add(-1)
 		there()
 		return a.stepBack(ctx)
 	}

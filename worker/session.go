@@ -511,7 +511,7 @@ const maxScheduled = 10000
 // others.
 func (w *Worker) mayHoldMore() bool {
 	used, _ := w.pool.inUse()
-	return w.held.count()-used <= maxScheduled+w.cfg.Concurrency*w.cfg.PrefetchMultiplier && w.bodies.bytes() < w.cfg.HeldBytes
+	return w.held.count()-used <= maxScheduled+w.cfg.Concurrency*w.cfg.PrefetchMultiplier*w.queues.count() && w.bodies.bytes() < w.cfg.HeldBytes
 }
 
 // holdMore notes that a delivery of c waits for a time, and has c replaced when

@@ -131,13 +131,13 @@ func (n *needed) Fault() *redisretry.Fault { return n.fault.Load() }
 func TestRightsOfWhatTasksNeed(t *testing.T) {
 	b := setup(t)
 	var n needed
-	n.fault.Store(&redisretry.Fault{Role: "cache", Kind: redisretry.Rights, Since: time.Now(), Err: errors.New("WRONGPASS"), Remedy: "set the right one"})
+	n.fault.Store(&redisretry.Fault{Role: "cache", Kind: redisretry.Rights, Since: time.Now(), Err: errors.New("WRONGPASS invalid username-password pair"), Remedy: "set the right one"})
 	b.cfg.Needs = []worker.Store{&n}
 	b.task("t", value(1))
 	w, _ := b.start()
 	id := b.send("t", nil)
 	b.until(func() bool {
-		return strings.Contains(fmt.Sprint(w.Problems()), "redis for cache: WRONGPASS: set the right one")
+		return strings.Contains(fmt.Sprint(w.Problems()), "redis for cache: WRONGPASS invalid username-password pair: set the right one")
 	})
 	if s := b.state(id); s != "" || b.left("q.ai") != 1 {
 		t.Errorf("got %q and %d messages left, want the job in its queue", s, b.left("q.ai"))

@@ -90,9 +90,8 @@ type Worker struct {
 	created map[string]bool // queues that this process has created; only declare's goroutine uses it
 	bodies  *bodies
 	outbox  *outbox
-	held    held         // jobs that run, or will
-	aside   atomic.Int64 // handlers that wait outside of the slots
-	leased  held         // jobs, refusals and dead letters that have their ids
+	held    held // jobs that run, or will
+	leased  held // jobs, refusals and dead letters that have their ids
 	scale   scale
 	tags    atomic.Int64 // consumer tags given so far
 

@@ -26,6 +26,11 @@ type Fault struct {
 	Remedy string // what an operator can do, one sentence; "" for an outage
 }
 
+// Shut reports whether no command will do until somebody acts, as with a wrong password; else some right is missing.
+func (f *Fault) Shut() bool {
+	return f.Kind == Rights && f.Err != nil && shut.MatchString(f.Err.Error())
+}
+
 // settling is how long the server has to be well before the next outage is one of its own, and
 // not the flaky end of the last.
 const settling = 3 * time.Second

@@ -94,9 +94,12 @@ var remedies = [...]struct {
 	{regexp.MustCompile(`^(?:NOPERM |ERR ACL failure in script|ERR The user executing the script can't)`), "the user may not run a command that a script uses: grant it%s (ACL SETUSER)"},
 	{regexp.MustCompile(`^ERR DB index is out of range|^ERR invalid DB index`), "the server has no database of this number: set another in the URL%s, or raise the server's databases"},
 	{regexp.MustCompile(`^ERR SELECT is not allowed in cluster mode`), "a cluster has database 0 only: take the number out of the URL%s"},
-	{regexp.MustCompile(`^(?i:ERR unknown (?:redis )?command) ?('[^']*')?`), "the server does not have the command %s: enable it (rename-command, or what the provider leaves out)"},
+	{regexp.MustCompile(`^(?i:ERR unknown (?:redis )?command) ?(?:called from script script)?(['\x60][^'\x60]*['\x60])?`), "the server does not have a command that is needed%s: enable it (rename-command, or what the provider leaves out)"},
 	{regexp.MustCompile(`^DENIED `), "the server is in protected mode and refuses other hosts: give it a password%s, or bind it to this network"},
 }
+
+// shut are the replies after which no command of the connection will do.
+var shut = regexp.MustCompile(`NOAUTH |WRONGPASS |ERR invalid password|ERR AUTH <password>|ERR Client sent AUTH|ERR (invalid )?DB index|ERR SELECT is not|DENIED `)
 
 // remedyFor returns what to do about missing rights or a wrong configuration, "" if the reply
 // tells of something else.

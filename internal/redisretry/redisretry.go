@@ -71,7 +71,7 @@ func (e *UnavailableError) Unwrap() error { return e.Err }
 func (e *UnavailableError) Unavailable() bool { return true }
 
 // RefusedError says that the server does not take a command, however often it is sent: its value
-// is too large or of another type, or the server does not know the command.
+// is too large or of another type.
 type RefusedError struct {
 	Role string
 	Err  error // the answer of Redis

@@ -1,12 +1,13 @@
 -- Lets a call begin, or says what is in the way.
 --
 -- KEYS: as above, 7 the leases of the user (zset), 8 the names of all endpoints (set). ARGV: the call as JSON:
---   id, endpoint (its name), retried (its job has paid for a call that gave no answer), lease (how long until its process is taken for dead), late (how much of that is after its time-out), rpm, tpm, inflight, peruser (0: no limit), prompt and
---   completion (the most tokens), last (the job pays for no other call), learn (whether a prompt's tokens are learned), pin, pout (prices), model, user,
+--   id, endpoint (its name), retried (its job has paid for a call that gave no answer, and this is its last),
+--   lease (how long until its process is taken for dead), late (how much of that is after its time-out),
+--   rpm, tpm, inflight, peruser (0: no limit), prompt and completion (the most tokens), last (the job pays for no other call), learn (whether a prompt's tokens are learned), pin, pout (prices), model, user,
 --   budgets ([[seconds, money], …]), minute (shorter in tests)
 -- Returns: what, for how long, then
 --   go: the money that is reserved, and in which windows     not-before, rpm, tpm, busy, user, money: nothing
---   open: the class and the text of the fault     budget: what is spent and reserved, and the window in seconds
+--   open, silent: the class and the text of the fault     budget: what is spent and reserved, and the window in seconds
 local window = math.floor(call.minute * 1.004) -- and what calls may take to get there
 
 sweep()
@@ -41,10 +42,11 @@ if open > 0 then
   probe = true
 elseif call.retried and get('fails') > 0 and now - get('failed_at') < 10 * call.minute then
   -- It is the last call of its job: it waits until the endpoint has answered somebody, as the next fault would end the job.
-  return {'open', int(call.minute), redis.call('HGET', state, 'class'), redis.call('HGET', state, 'text')}
+  return {'silent', int(call.minute), redis.call('HGET', state, 'class'), redis.call('HGET', state, 'text')}
 end
 
--- How many may be in flight. After a pause, few at first, since a key that the endpoint does not know it refuses at once. A call that is over its time is none: its process has died.
+-- How many may be in flight. After a pause, few at first, since a key that the endpoint does not know it refuses at
+-- once. A call that is over its time is none: its process has died.
 local inflight = redis.call('ZCOUNT', leases, int(now + call.late), '+inf')
 local limit, step = get('limit') / 1000, 100000
 if limit > 0 then
@@ -138,7 +140,7 @@ end
 if inflight + 1 >= 0.8 * limit then put('used', now) end
 if probe then put('open_until', now + call.minute) end -- the next one, should this die
 redis.call('SADD', KEYS[8], call.endpoint)
-redis.call('EXPIRE', KEYS[8], 40000000)
+redis.call('EXPIRE', KEYS[8], 2592000)
 redis.call('ZADD', leases, int(now + call.lease), call.id)
 redis.call('ZADD', log, int(now), call.id)
 redis.call('HSET', tokens, call.id, int(about))

@@ -298,16 +298,19 @@ func TestLastCallWaits(t *testing.T) {
 	g := b.gate(Config{}, minute)
 	lost := vision.End{Paid: true, Err: &vision.Error{Class: vision.Unreachable, StatusCode: 504, Err: errors.New("gateway time-out")}}
 	last := aCall()
-	last.Last = true
+	last.Last, last.Unanswered = true, true
 	b.enter(g, aCall()).Leave(answered)
 	b.enter(g, last).Leave(answered)
 	b.enter(g, aCall()).Leave(lost)
 	if e := b.refused(g, last); !e.Closed || e.Class != vision.Unreachable || !strings.Contains(e.Error(), "gateway time-out") {
 		t.Errorf("got %v, want the fault of the endpoint", e)
 	}
-	repair := last
-	repair.Kind = "analysis/repair"
-	b.enter(g, repair).Leave(lost) // it goes on with an answer
+	dearer := last
+	dearer.Unanswered = false // of a cascade, or a repair: the call before had an answer
+	b.enter(g, dearer).Leave(lost)
+	if f := g.Failing(); len(f) != 0 {
+		t.Errorf("got %q, want nothing told of an endpoint that is asked", f)
+	}
 	b.enter(g, aCall()).Leave(answered)
 	b.enter(g, last).Leave(lost)
 	for began := time.Now(); ; time.Sleep(minute / 4) {

@@ -23,7 +23,6 @@ import (
 
 	"onceover/internal/redisretry"
 	"onceover/vision"
-	"onceover/vision/prompt"
 )
 
 //go:embed common.lua
@@ -226,6 +225,8 @@ func (g *Gate) wait(ctx context.Context, c *vision.Call, w *waiter) (*pass, erro
 			return p, nil
 		case "open":
 			return nil, g.closed(c, a)
+		case "silent":
+			return nil, silent(c, a)
 		case "budget":
 			return nil, g.spent(c, a)
 		case "user":
@@ -303,7 +304,7 @@ func keys(c *vision.Call) []string {
 func (g *Gate) ask(ctx context.Context, id string, c *vision.Call) (answer, error) {
 	limits := g.cfg.Limits[c.Endpoint]
 	user := nameOf(c.User)
-	r := request{ID: id, Endpoint: c.Endpoint, Retried: c.Last && c.Kind == prompt.Analysis, Lease: micros(c.Timeout + g.late), Late: micros(g.late * 9 / 10), RPM: limits.RPM, TPM: limits.TPM, InFlight: limits.InFlight, PerUser: g.cfg.PerUser,
+	r := request{ID: id, Endpoint: c.Endpoint, Retried: c.Last && c.Unanswered, Lease: micros(c.Timeout + g.late), Late: micros(g.late * 9 / 10), RPM: limits.RPM, TPM: limits.TPM, InFlight: limits.InFlight, PerUser: g.cfg.PerUser,
 		Prompt: c.Most.Prompt, Completion: c.Most.Completion, Learn: c.Size != "", Last: c.Last, In: c.In, Out: c.Out,
 		Model: c.Model, User: user, Minute: micros(g.minute), Budgets: make([][2]int64, 0, len(g.cfg.Budgets))}
 	for _, b := range g.cfg.Budgets {
@@ -458,6 +459,16 @@ func (g *Gate) closed(c *vision.Call, a answer) error {
 	g.heard(c.Endpoint, failing{fmt.Sprintf("vision endpoint %s fails, and its jobs wait: %s", c.Endpoint, why), time.Now().Add(a.wait + g.minute)})
 	return &vision.Error{Class: class, Closed: true, RetryAfter: a.wait + rand.N(a.wait/10+time.Second), Err: fmt.Errorf(
 		"ask vision model %q: endpoint %s is asked once a minute at most, as it fails: %s", c.Model, c.Endpoint, why)}
+}
+
+// silent is the error of a job's last call that waits until the endpoint has answered somebody.
+func silent(c *vision.Call, a answer) error {
+	class, why := vision.Unreachable, ""
+	if len(a.more) > 1 && a.more[0] != "" {
+		class, why = vision.Class(a.more[0]), a.more[1]
+	}
+	return &vision.Error{Class: class, Closed: true, RetryAfter: a.wait + rand.N(a.wait/10+time.Second), Err: fmt.Errorf(
+		"ask vision model %q: a call of this job may be charged and had no answer, and endpoint %s has answered nobody since: %s", c.Model, c.Endpoint, why)}
 }
 
 // heard notes what is in the way of calls, or that nothing is. It reports whether that is news.
