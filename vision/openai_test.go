@@ -407,7 +407,6 @@ func TestWhatIsPaid(t *testing.T) {
 		{"402 under 200", fails(200, `{"error":{"code":402,"message":"no credits"}}`), 0},
 		{"502 under 200", fails(200, `{"error":{"code":502,"message":"upstream"}}`), 0},
 		{"504 under 200", fails(200, `{"error":{"code":504,"message":"upstream"}}`), 1},
-		{"what did not pass, under 200", fails(200, `{"error":{"code":400,"metadata":{"raw":"{\"error\":{\"code\":\"json_validate_failed\"}}"}}}`), 2},
 		{"an error after tokens", fails(200, `{"error":{"code":429,"message":"slow down"},"usage":{"prompt_tokens":900,"completion_tokens":1}}`), 1},
 		{"a web page under 200", fails(200, `<!doctype html><title>Sign in</title>`), 0},
 		{"connection closed", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 1},
@@ -415,7 +414,7 @@ func TestWhatIsPaid(t *testing.T) {
 	} {
 		s := newService(t, tt.answer)
 		_, usage, err := s.analyzer(t).Analyze(t.Context(), testPreview(t), Options{})
-		if err == nil || usage.Paid != tt.want || usage.Calls != max(tt.want, 1) {
+		if err == nil || usage.Paid != tt.want || usage.Calls != 1 {
 			t.Errorf("%s: got %+v, %v, want %d paid", tt.name, usage, err, tt.want)
 		}
 	}
@@ -454,6 +453,11 @@ func TestServersOwnCheck(t *testing.T) {
 	_, usage, err := o.Analyze(t.Context(), testPreview(t), Options{})
 	if e := wantError(t, err, "JSON"); e.Class != Unusable || usage.Paid != 2 {
 		t.Errorf("got class %s, %+v, want %s", e.Class, usage, Unusable)
+	}
+	relayed := fails(200, `{"error":{"code":400,"metadata":{"raw":"{\"error\":{\"code\":\"json_validate_failed\"}}"}}}`)
+	_, usage, err = newService(t, relayed, relayed).analyzer(t).Analyze(t.Context(), testPreview(t), Options{})
+	if e := wantError(t, err, "400"); e.Class != Unusable || usage.Paid != 2 {
+		t.Errorf("under status 200: got class %s, %+v, want %s", e.Class, usage, Unusable)
 	}
 	for _, r := range s.calls(t, 4) {
 		if f := r.body.ResponseFormat; f == nil || f.Type != "json_schema" {
