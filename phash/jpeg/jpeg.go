@@ -10,8 +10,9 @@
 // integral sampling. A file of one scan is decoded row by row, in memory that does not depend on its height; one of several scans
 // takes two bytes for each sample.
 //
-// A file without its end (the marker EOI) is damaged. Corrupt entropy-coded data before the end is not, because libjpeg-turbo
-// goes on after it, and so does this package, with the same pixels.
+// A file that ends within its picture is damaged. One of a single scan without its end (the marker EOI) is not if Pillow has all
+// rows before it asks for more, for which a few bytes of anything after the picture do. Corrupt entropy-coded data before the end
+// is not damage either, because libjpeg-turbo goes on after it, and so does this package, with the same pixels.
 package jpeg
 
 import "fmt"
@@ -44,8 +45,9 @@ func (e DamagedError) Error() string { return string(e) }
 func damaged(format string, args ...any) error { return DamagedError(fmt.Sprintf(format, args...)) }
 
 const (
-	errTruncated = DamagedError("ends before the end-of-image marker")
-	errSmoothed  = UnsupportedError("progressive scans are missing")
+	errTruncated  = DamagedError("ends before the end-of-image marker")
+	errSecondScan = DamagedError("second scan after one that has all components")
+	errSmoothed   = UnsupportedError("progressive scans are missing")
 )
 
 // DecodeConfig reads the header as far as the frame header. Success does not mean that the rest is intact. The error is an
@@ -56,6 +58,13 @@ func DecodeConfig(data []byte) (Config, error) {
 		return Config{}, err
 	}
 	return Config{d.width, d.height}, nil
+}
+
+// Application calls take for the application segments (APP0 to APP15) before the first scan. The error is an [UnsupportedError] or
+// a [DamagedError], of a header that ends before the first scan.
+func Application(data []byte, take func(marker uint8, content []byte)) error {
+	d := decoder{data: data, application: take}
+	return d.header(false)
 }
 
 // Decode decodes a picture. After an error, which is an [UnsupportedError] or a [DamagedError], what sink was given is void.

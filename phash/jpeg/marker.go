@@ -60,7 +60,10 @@ type decoder struct {
 	data   []byte
 	pos    int
 	marker uint8 // marker that was met but not dealt with, or 0
+	atWork uint8 // marker that is being dealt with, or 0
 	sink   Sink
+	// application takes the application segments, if it is not nil.
+	application func(marker uint8, content []byte)
 
 	frame         uint8 // marker of the frame header, or 0
 	width, height int
@@ -83,6 +86,7 @@ type decoder struct {
 	entropy             reader
 	nextRestart         uint8 // 0 to 7
 	untilRestart        int   // MCUs
+	scanStart           int   // where the data of the scan begin, of a file that has only one
 	endOfBands          int   // blocks that the end-of-band run still covers
 	exhausted           bool  // the data up to the next marker is used up
 	visited, mostVisits int   // blocks, over all scans
@@ -112,6 +116,7 @@ var zigzag = func() (z [128]uint8) {
 
 // nextMarker goes on to the next marker, over whatever else there is.
 func (d *decoder) nextMarker() error {
+	d.atWork = 0
 	for {
 		for d.pos < len(d.data) && d.data[d.pos] != 0xFF {
 			d.pos++
@@ -194,7 +199,7 @@ func (d *decoder) next() (end bool, err error) {
 // segmentOf deals with d.marker. It reports whether that was a scan header.
 func (d *decoder) segmentOf() (scan bool, err error) {
 	m := d.marker
-	d.marker = 0
+	d.marker, d.atWork = 0, m
 	switch {
 	case m >= markerRST0 && m <= markerRST7, m == markerTEM:
 		return false, nil
@@ -222,6 +227,9 @@ func (d *decoder) segmentOf() (scan bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if d.application != nil && m >= markerAPP0 && m <= markerAPP15 {
+		d.application(m, s)
+	}
 	switch m {
 	case markerDHT:
 		return false, d.huffmanTables(s)
@@ -237,7 +245,7 @@ func (d *decoder) segmentOf() (scan bool, err error) {
 	case markerSOS:
 		return true, d.scanHeader(s)
 	case markerAPP0, markerAPP14:
-		return false, d.application(m, s)
+		return false, d.colourMarker(m, s)
 	}
 	return false, nil
 }
@@ -250,9 +258,9 @@ func (d *decoder) otherFrame(m uint8, what string) error {
 	return UnsupportedError(what)
 }
 
-// application takes from JFIF (version 1.02) and Adobe (technical note 5116) what they say of colours. Pillow refuses segments of
+// colourMarker takes from JFIF (version 1.02) and Adobe (technical note 5116) what they say of colours. Pillow refuses segments of
 // theirs that end within the version.
-func (d *decoder) application(m uint8, s []byte) error {
+func (d *decoder) colourMarker(m uint8, s []byte) error {
 	const version = 7 // end of the version number in both
 	switch {
 	case m == markerAPP0 && len(s) >= 4 && string(s[:4]) == "JFIF":

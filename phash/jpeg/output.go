@@ -35,6 +35,7 @@ func (d *decoder) decodeStreaming() error {
 	if err := d.startScan(); err != nil {
 		return err
 	}
+	d.scanStart = d.pos
 	for i := range d.components {
 		d.components[i].samples = newPlane(&d.components[i])
 	}
@@ -48,11 +49,16 @@ func (d *decoder) decodeStreaming() error {
 	if err != nil {
 		return err
 	}
+	scan := d.scan
 	end, err := d.next()
 	if err == nil && !end {
-		err = damaged("second scan after one that has all components")
+		err = errSecondScan
 	}
-	return err
+	if err != nil {
+		d.scan = scan // not a second one
+		return d.asPillow(err)
+	}
+	return nil
 }
 
 func (d *decoder) streamMCUs(o *output) error {

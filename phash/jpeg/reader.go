@@ -20,21 +20,26 @@ type reader struct {
 	count int    // how many of them were counted; below them may be some more of the same data
 	at    int    // next byte of buf
 	end   int    // end of the data in buf
-	last  bool   // a marker follows
+	last  bool   // a marker follows, or nothing
+	cut   bool   // nothing follows
 	buf   [readerBuffer + mcuBytes + slack]byte
 }
 
 // restart empties the reader, for data that begin at d.pos.
 func (r *reader) restart() {
-	r.bits, r.count, r.at, r.end, r.last = 0, 0, 0, 0, false
+	r.bits, r.count, r.at, r.end, r.last, r.cut = 0, 0, 0, 0, false, false
 }
 
 // overrun reports whether more bits were read than there are before the marker.
 func (r *reader) overrun() bool { return r.last && 8*r.at-r.count > 8*r.end }
 
-// fill makes sure that there is enough to decode an MCU. The file must have a marker after the data, or it is truncated.
+// fill makes sure that there is enough to decode an MCU. A file that has no marker after the data is truncated once they are
+// used up.
 func (d *decoder) fill() error {
 	r := &d.entropy
+	if r.cut && r.overrun() {
+		return errTruncated
+	}
 	if r.last || r.end-r.at >= mcuBytes {
 		return nil
 	}
@@ -48,7 +53,8 @@ func (d *decoder) fill() error {
 			r.end += copy(r.buf[r.end:], rest)
 			d.pos += len(rest)
 			if d.pos == len(d.data) {
-				return errTruncated
+				r.endsHere()
+				return nil
 			}
 			continue
 		}
@@ -58,13 +64,14 @@ func (d *decoder) fill() error {
 			d.pos++
 		}
 		if d.pos == len(d.data) {
-			return errTruncated
+			r.endsHere()
+			return nil
 		}
 		m := d.data[d.pos]
 		d.pos++
 		if m != 0 {
 			d.marker, r.last = m, true
-			clear(r.buf[r.end : r.end+mcuBytes+slack])
+			r.clear()
 			return nil
 		}
 		r.buf[r.end] = 0xFF
@@ -72,6 +79,15 @@ func (d *decoder) fill() error {
 	}
 	return nil
 }
+
+// endsHere notes that the data end with the file.
+func (r *reader) endsHere() {
+	r.last, r.cut = true, true
+	r.clear()
+}
+
+// clear puts zeros behind the data.
+func (r *reader) clear() { clear(r.buf[r.end : r.end+mcuBytes+slack]) }
 
 // need brings the count to at least 48 bits.
 func (r *reader) need() {
