@@ -1,13 +1,18 @@
 package source
 
 import (
+	"compress/flate"
+	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/klauspost/compress/zlib"
 
 	"onceover/internal/redact"
 )
@@ -52,13 +57,27 @@ func (f *Fetcher) getOnce(ctx context.Context, u *url.URL) (data []byte, next *u
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusNonAuthoritativeInfo:
-		data, err = readAll(resp.Body, resp.ContentLength, f.cfg.MaxBytes)
+		data, err = f.readBody(resp)
 		return data, nil, err
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		next, err = redirect(u, resp.Header.Get("Location"))
 		return nil, next, err
 	}
 	return nil, nil, statusError(resp.StatusCode, resp.Header)
+}
+
+// readBody reads what a response carries, as much of it as may be, decoded.
+func (f *Fetcher) readBody(resp *http.Response) ([]byte, error) {
+	body, size, err := decoded(resp)
+	var data []byte
+	if err == nil {
+		data, err = readAll(body, size, f.cfg.MaxBytes)
+	}
+	if corrupt := (flate.CorruptInputError)(0); errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.Is(err, zlib.ErrHeader) ||
+		errors.Is(err, zlib.ErrChecksum) || errors.As(err, &corrupt) {
+		return nil, &Error{Kind: Unusable, Msg: "the body is not in the content coding that the server says: " + resp.Header.Get("Content-Encoding")}
+	}
+	return data, err
 }
 
 func newRequest(ctx context.Context, u *url.URL) (*http.Request, error) {
@@ -92,7 +111,7 @@ func redirect(u *url.URL, location string) (*url.URL, error) {
 	if location == "" {
 		return nil, &Error{Kind: Unusable, Msg: "redirect without a Location"}
 	}
-	next, err := u.Parse(location)
+	next, err := u.Parse(requote(location))
 	if err != nil {
 		return nil, &Error{Kind: Unusable, Msg: "redirect to a malformed URL"}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"onceover/internal/redact"
 )
@@ -54,7 +55,8 @@ func (f *Fetcher) Close() {
 // arrived, a time-out strikes or ctx ends. The schemes are
 //
 //   - https and http: one GET, at most 5 redirects, but none from https to http. Credentials in the URL are sent as Basic
-//     authentication.
+//     authentication. White space, characters beyond ASCII and a "%" that begins no escape are encoded, as Python's requests
+//     does; a body that is coded by gzip or deflate is decoded.
 //   - s3://BUCKET/KEY: the key is taken as it stands, as the AWS command line does; "%", "?" and "#" mean themselves.
 //   - data: by RFC 2397, base64 or percent-encoded. The media type is not believed and may be missing. White space in base64 is
 //     ignored, and its padding may be missing.
@@ -87,7 +89,11 @@ func (f *Fetcher) fetch(ctx context.Context, rawURL string) ([]byte, error) {
 	if rest, ok := redact.CutScheme(rawURL, "s3://"); ok {
 		return f.s3.get(ctx, rest)
 	}
-	u, err := url.Parse(rawURL)
+	text := rawURL
+	if scheme, _, _ := strings.Cut(strings.TrimSpace(rawURL), ":"); strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https") {
+		text = requote(rawURL)
+	}
+	u, err := url.Parse(text)
 	if err != nil {
 		// The parser's error quotes the URL; a password taken for a port number would be in it.
 		return nil, &Error{Kind: BadURL, Msg: "not a valid URL"}
