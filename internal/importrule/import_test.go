@@ -41,6 +41,7 @@ var ours = map[string][]string{
 	"celery":               {},
 	"phash":                {"phash/jpeg"},
 	"phash/jpeg":           {},
+	"phash/verify":         {"phash"},
 	"vision":               {"phash", "vision/prompt"},
 	"vision/prompt":        {},
 	"vision/eval":          {"phash", "vision", "internal/page"},
