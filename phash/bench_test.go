@@ -68,3 +68,23 @@ func BenchmarkSum(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkLook compares what the hash alone costs with what people see beside it, of a picture of 12 megapixels, and with the
+// decoder of the standard library, which was the second one in a job's way.
+func BenchmarkLook(b *testing.B) {
+	data := photo12(b)
+	for name, f := range map[string]func() error{
+		"Sum":    func() error { _, err := Sum(data); return err },
+		"LookAt": func() error { _, err := LookAt(data, AcrossFirst); return err },
+		"image":  func() error { _, err := jpeg.Decode(bytes.NewReader(data)); return err },
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := f(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

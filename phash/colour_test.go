@@ -7,6 +7,14 @@ import (
 	"testing"
 )
 
+// grayColour is the Colour of pictures without colours.
+var grayColour = func() (c Colour) {
+	for i := range c {
+		c[i] = 128
+	}
+	return c
+}()
+
 // The colours of one picture do not depend on its format, but for what a palette, ink or lossy compression changes.
 func TestColourByFormat(t *testing.T) {
 	t.Parallel()

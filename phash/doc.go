@@ -20,10 +20,11 @@
 //     Pillow read differently: BMP run lengths with moves or odd numbers of literal pixels, BMP palettes of black alone, pixels in the
 //     place of a BMP palette of 3 bytes a colour, uncompressed YCbCr in TIFF.
 //   - Palette indices past the end are black, as in Pillow since 10.4; before they were gray levels.
-//   - A file that was cut off before the end of its first frame, or that its decoder finds corrupt, is an error, never a hash. Where
+//   - A file that was cut off before the end of its first frame, or that its decoder finds corrupt, is an error, never a hash. A JPEG
+//     without its end passes where Pillow lets it pass. Where
 //     Pillow does not notice, this package does not either, with the same hash: corrupt entropy-coded data in a JPEG that has its end,
 //     a PNG of which nothing is missing but what follows the last pixel, a GIF frame with too much data.
-//   - Alpha of a lossy WebP is not decoded: a file that is corrupt there alone is hashed, and Pillow refuses it.
+//   - Alpha of a lossy WebP counts only for what is seen: a file that is corrupt there alone is hashed, and Pillow refuses it.
 //   - No input makes it panic, and memory is bounded by the pixel count: none for a JPEG of one scan, 1 to 8 bytes a pixel for the
 //     decoded picture as a rule, 16 at worst (16-bit TIFF in one strip, turned); conversion and resampling go row by row.
 //   - Everything is safe for concurrent use; there is no state.
@@ -31,6 +32,9 @@
 // Pillow is not one reference but three: from 12.2 on it resamples tall pictures in another order, which changes their hash.
 // [Sum] follows Pillow up to 12.1; [Of] follows the others, see [ParseOrder].
 //
-// What it does not do: no I/O, no search for similar hashes, no orientation by EXIF and no colour management, because Python does
-// neither before hashing (TIFF's own orientation tag counts, as in Pillow).
+// [LookAt] returns what people see of a picture from the same pass over its pixels: on white where it is transparent, in the colours
+// of sRGB, and how it is to be turned. None of that changes the hash: Python knows nothing of it when it hashes (TIFF's own
+// orientation tag counts, as in Pillow).
+//
+// What it does not do: no I/O, no search for similar hashes.
 package phash

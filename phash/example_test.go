@@ -50,6 +50,6 @@ func ExampleFormatError() {
 		fmt.Println("ask for another format")
 	}
 	// Output:
-	// HEIC is not supported; accepted are JPEG, PNG, GIF, WebP, BMP and TIFF
+	// HEIC is not supported; accepted are JPEG, PNG, GIF, WebP, BMP and TIFF; have the upload form ask for JPEG (accept="image/jpeg", for which phones convert), set the phone's camera to its most compatible format, or convert where pictures are uploaded
 	// ask for another format
 }

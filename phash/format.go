@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"onceover/phash/jpeg"
 )
@@ -49,8 +50,19 @@ func (e *FormatError) Error() string {
 	if e.Fault != Damaged {
 		s += "; " + accepted
 	}
+	if hint := hints[e.Found]; hint != "" {
+		s += "; " + hint
+	}
 	return s
 }
+
+// hints say what people can do about files that phones and apps make.
+var hints = map[string]string{
+	"HEIC": fromPhones, "HEIF": fromPhones, "AVIF": fromPhones,
+	"PNG in the form of iOS apps (CgBI)": "take the picture from its source, or convert it with pngcrush -revert-iphone-optimizations",
+}
+
+const fromPhones = "have the upload form ask for JPEG (accept=\"image/jpeg\", for which phones convert), set the phone's camera to its most compatible format, or convert where pictures are uploaded"
 
 // Unwrap returns the detail.
 func (e *FormatError) Unwrap() error { return e.Err }
@@ -126,7 +138,10 @@ func sniff(data []byte) (format, other string) {
 	switch {
 	case starts("\xff\xd8\xff"):
 		return formatJPEG, ""
-	case starts("\x89PNG\r\n\x1a\n"):
+	case starts(pngSignature):
+		if len(data) >= 16 && string(data[12:16]) == "CgBI" {
+			return "", "PNG in the form of iOS apps (CgBI)"
+		}
 		return formatPNG, ""
 	case starts("GIF87a"), starts("GIF89a"):
 		return formatGIF, ""
@@ -146,8 +161,26 @@ func sniff(data []byte) (format, other string) {
 		return "", "PDF"
 	case starts("\x00\x00\x01\x00"):
 		return "", "ICO"
+	case starts("\x00\x00\x02\x00") && len(data) > 5 && data[4] > 0 && data[5] == 0:
+		return "", "CUR"
 	case starts("8BPS"):
 		return "", "PSD"
+	case starts("qoif"):
+		return "", "QOI"
+	case starts("DDS "):
+		return "", "DDS"
+	case starts("icns"):
+		return "", "ICNS"
+	case starts("\x0a\x05\x01"), starts("\x0a\x02\x01"), starts("\x0a\x03\x01"):
+		return "", "PCX"
+	case starts("\x28\x00\x00\x00") && len(data) >= 40 && data[12] == 1 && data[13] == 0:
+		return "", "DIB"
+	case starts("%!PS"):
+		return "", "PostScript"
+	case len(data) > 2 && data[0] == 'P' && data[1] >= '1' && data[1] <= '7' && strings.ContainsRune(" \t\r\n#", rune(data[2])):
+		return "", "PPM"
+	case bytes.HasSuffix(data, []byte("TRUEVISION-XFILE.\x00")):
+		return "", "TGA"
 	case len(data) >= 12 && string(data[4:8]) == "ftyp":
 		return "", sniffISO(data)
 	}

@@ -12,6 +12,7 @@ type gifFrame struct {
 	bounds        image.Rectangle
 	interlaced    bool
 	colours       colourTable
+	transparent   int      // index, or -1
 	fill          [3]uint8 // colour of the screen around the frame
 	pixels        pieces   // from the byte before the LZW data on
 }
@@ -36,7 +37,7 @@ func readGIF(data []byte) (gifFrame, error) {
 		f.colours = gifPalette(table)
 	}
 
-	transparent := uint8(0) // Pillow fills the screen with this index, or 0
+	f.transparent = -1
 	for {
 		introducer, ok := r.next(1)
 		if !ok {
@@ -50,7 +51,7 @@ func readGIF(data []byte) (gifFrame, error) {
 				return f, short
 			}
 			if label[0] == 0xf9 && len(first) >= 4 && first[0]&1 != 0 {
-				transparent = first[3]
+				f.transparent = int(first[3])
 			}
 			if len(first) == 0 && label[0] != 0xfe { // Pillow goes on with what follows as if it belonged to it
 				return f, unsupported("an empty extension %#x", label[0])
@@ -83,7 +84,7 @@ func readGIF(data []byte) (gifFrame, error) {
 				return f, damaged("empty frame")
 			}
 			f.width, f.height = max(f.width, f.bounds.Max.X), max(f.height, f.bounds.Max.Y)
-			f.fill = f.colours[transparent]
+			f.fill = f.colours[max(f.transparent, 0)] // as Pillow fills the screen
 			f.pixels = r
 			return f, nil
 		case 0x3b: // trailer
@@ -157,6 +158,16 @@ func decodeGIF(data []byte) (picture, error) {
 		}
 	}
 	frame := picture{width: w, height: h, rgb: func(y int, rgb []uint8) { f.colours.row(rgb, indices[at[y]:][:w]) }}
+	if f.transparent >= 0 {
+		frame.alpha = func(y int, alpha []uint8) {
+			for x, i := range indices[at[y]:][:w] {
+				alpha[x] = 255
+				if int(i) == f.transparent {
+					alpha[x] = 0
+				}
+			}
+		}
+	}
 	return framed(frame, f.width, f.height, f.bounds.Min, f.fill), nil
 }
 

@@ -51,6 +51,20 @@ func everyNth(pix []uint8, stride, pixel, sample int) func(y int, rgb []uint8) {
 	}
 }
 
+// everySample returns the rows of one sample of pixels that lie pixel bytes apart.
+func everySample(pix []uint8, stride, pixel, sample int) func(y int, row []uint8) {
+	return func(y int, row []uint8) {
+		from := pix[y*stride+sample:]
+		if pixel == 1 {
+			copy(row, from)
+			return
+		}
+		for x := range row {
+			row[x] = from[pixel*x]
+		}
+	}
+}
+
 // cmykToRGB converts a row of C, M, Y, K as Pillow does.
 func cmykToRGB(rgb, cmyk []uint8) {
 	for x := range len(rgb) / 3 {
@@ -83,17 +97,30 @@ func unmultiply(rgb, rgba []uint8) {
 	}
 }
 
-// framed puts p, which has rgb, on a larger canvas of one colour; p must lie within it.
+// framed puts p, which has rgb, on a larger canvas of one colour, transparent around it; p must lie within it.
 func framed(p picture, width, height int, at image.Point, around [3]uint8) picture {
 	if p.width == width && p.height == height {
 		return p
 	}
-	return picture{width: width, height: height, rgb: func(y int, rgb []uint8) {
+	out := picture{width: width, height: height}
+	out.rgb = func(y int, rgb []uint8) {
 		for i := range rgb {
 			rgb[i] = around[i%3]
 		}
 		if y >= at.Y && y < at.Y+p.height {
 			p.rgb(y-at.Y, rgb[3*at.X:3*(at.X+p.width)])
 		}
-	}}
+	}
+	out.alpha = func(y int, alpha []uint8) {
+		clear(alpha)
+		if y < at.Y || y >= at.Y+p.height {
+			return
+		}
+		if frame := alpha[at.X : at.X+p.width]; p.alpha != nil {
+			p.alpha(y-at.Y, frame)
+		} else {
+			fill(frame, 255)
+		}
+	}
+	return out
 }

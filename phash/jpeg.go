@@ -16,24 +16,23 @@ func decodeJPEG(data []byte) (picture, error) {
 	return picture{width: w, height: h, stream: func(s jpeg.Sink) error { return jpeg.Decode(data, s) }}, err
 }
 
-// A meanSink takes rows from the JPEG decoder, and the means of its chroma planes.
-type meanSink struct {
-	row  func(gray []uint8)
-	mean [2]*grid
+// A rowSink hands on what the JPEG decoder gives out.
+type rowSink struct {
+	row    func(y int, gray []uint8)
+	viewer *viewer // or nil
+	y      int
 }
 
-func (s *meanSink) Gray(row []uint8) { s.row(row) }
-
-func (s *meanSink) Chroma(plane, width, height, y int, row []uint8) {
-	if s.mean[plane] == nil {
-		s.mean[plane] = &grid{width: width, height: height}
+func (s *rowSink) Gray(row []uint8) {
+	s.row(s.y, row)
+	if s.viewer != nil {
+		s.viewer.addGray(s.y, row)
 	}
-	s.mean[plane].add(y, row, 1)
+	s.y++
 }
 
-func (s *meanSink) colour() Colour {
-	if s.mean[0] == nil {
-		return grayColour
+func (s *rowSink) Chroma(plane, width, height, y int, row []uint8) {
+	if s.viewer != nil {
+		s.viewer.addChroma(plane, width, height, y, row)
 	}
-	return colourOf(s.mean[0], s.mean[1])
 }

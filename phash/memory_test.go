@@ -18,7 +18,7 @@ import (
 
 // photo12 returns a baseline file of 4000 x 3000 pixels with 4:2:0 sampling: one row of units, encoded once, then repeated between
 // restart markers.
-func photo12(t *testing.T) []byte {
+func photo12(t testing.TB) []byte {
 	t.Helper()
 	const width, height, unit = 4000, 3000, 16
 	rng := rand.New(rand.NewPCG(1, 1))

@@ -19,34 +19,59 @@ const (
 	pngRGBA      = 6
 )
 
+const pngSignature = "\x89PNG\r\n\x1a\n"
+
 // A pngFile is a PNG up to its compressed pixels, as Pillow reads it.
 type pngFile struct {
 	width, height int
 	depth, colour uint8 // bits of a sample; colour type
 	interlaced    bool
 	colours       colourTable
+	transparent   []byte // content of tRNS, nil if there is none
 	idat          []byte // contents of all chunks IDAT that follow one another
 	starts        []int  // where in idat each of them begins
 	cut           bool   // the last of them does not have all of its content
 }
 
-// readPNGHeader reads the chunk IHDR, which must be the first.
-func readPNGHeader(data []byte) (f pngFile, err error) {
-	const length = 8 + 8 + 13 // signature, chunk header, chunk
-	if len(data) < length {
-		return f, damaged("no complete header")
+// header reads the content of the chunk IHDR. Of several the last one counts, as long as pixels have not begun.
+func (f *pngFile) header(chunk []byte) error {
+	if len(chunk) < 13 {
+		return damaged("chunk IHDR of %d bytes", len(chunk))
 	}
-	if string(data[12:16]) != "IHDR" {
-		return f, damaged("does not begin with the chunk IHDR")
-	}
-	w, h := binary.BigEndian.Uint32(data[16:]), binary.BigEndian.Uint32(data[20:])
+	w, h := binary.BigEndian.Uint32(chunk), binary.BigEndian.Uint32(chunk[4:])
 	if w > 1<<31-1 || h > 1<<31-1 {
-		return f, damaged("side of more than 2^31-1 pixels")
+		return damaged("side of more than 2^31-1 pixels")
 	}
-	if data[27] != 0 {
-		return f, unsupported("filter method %d", data[27])
+	if chunk[11] != 0 {
+		return unsupported("filter method %d", chunk[11])
 	}
-	return pngFile{width: int(w), height: int(h), depth: data[24], colour: data[25], interlaced: data[28] != 0}, nil
+	f.width, f.height, f.depth, f.colour = int(w), int(h), chunk[8], chunk[9]
+	f.interlaced = f.interlaced || chunk[12] != 0
+	return nil
+}
+
+// readPNGHeader goes to the chunk IHDR that counts, which other chunks may stand before.
+func readPNGHeader(data []byte) (f pngFile, err error) {
+	r := pieces{rest: data[len(pngSignature):]}
+	for {
+		name, size, ok := r.pngHead()
+		if !ok || name == "IDAT" || name == "IEND" {
+			if f.width == 0 {
+				err = damaged("no chunk IHDR before the pixels")
+			}
+			return f, err
+		}
+		chunk, ok := r.next(size)
+		if name == "IHDR" {
+			if err := f.header(chunk); err != nil {
+				return f, err
+			}
+		}
+		if !ok {
+			r.rest = nil
+		}
+		r.next(4) // checksum
+	}
 }
 
 func sizePNG(data []byte) (width, height int, err error) {
@@ -58,11 +83,8 @@ func sizePNG(data []byte) (width, height int, err error) {
 // the pixels on, as the compressed data have their own; a chunk after them may be missing, or end within its head, but not within
 // its content.
 func readPNG(data []byte) (pngFile, error) {
-	f, err := readPNGHeader(data)
-	if err != nil {
-		return f, err
-	}
-	r := pieces{rest: data[8:]}
+	var f pngFile
+	r := pieces{rest: data[len(pngSignature):]}
 	animated := false
 	for {
 		head := r.rest
@@ -71,6 +93,9 @@ func readPNG(data []byte) (pngFile, error) {
 			return f, damaged("ends before the pixels, or has no chunk where one is expected")
 		}
 		if name == "IDAT" {
+			if f.width == 0 {
+				return f, damaged("no chunk IHDR before the pixels")
+			}
 			if name, size, ok = f.takePixels(&r, size); ok {
 				return f, r.skipPNG(name, size, animated)
 			}
@@ -87,17 +112,24 @@ func readPNG(data []byte) (pngFile, error) {
 		switch name {
 		case "IEND":
 			return f, damaged("no pixels")
+		case "IHDR":
+			if err := f.header(chunk); err != nil {
+				return f, err
+			}
 		case "PLTE":
+			if f.colour != pngPalette { // as before the chunk IHDR
+				continue
+			}
 			colours := len(chunk) / 3
-			if f.colour == pngPalette && colours > len(f.colours) {
+			if colours > len(f.colours) {
 				return f, damaged("palette of %d colours", colours)
 			}
 			f.colours = colourTable{}
-			for i := range min(colours, len(f.colours)) {
+			for i := range colours {
 				copy(f.colours[i][:], chunk[3*i:])
 			}
 		case "fcTL":
-			if len(chunk) < 20 || !bytes.Equal(chunk[4:12], data[16:24]) || !bytes.Equal(chunk[12:20], make([]byte, 8)) {
+			if len(chunk) < 20 || int(binary.BigEndian.Uint32(chunk[4:])) != f.width || int(binary.BigEndian.Uint32(chunk[8:])) != f.height || !bytes.Equal(chunk[12:20], make([]byte, 8)) {
 				return f, unsupported("a first frame of an animation that is not the whole picture")
 			}
 		case "fdAT":
@@ -106,6 +138,7 @@ func readPNG(data []byte) (pngFile, error) {
 			if f.colour == pngGray && len(chunk) < 2 || f.colour == pngRGB && len(chunk) < 6 {
 				return f, damaged("transparent colour of %d bytes", len(chunk))
 			}
+			f.transparent = chunk
 		case "acTL":
 			animated = len(chunk) >= 4 && binary.BigEndian.Uint32(chunk) > 1
 		}
@@ -185,7 +218,7 @@ func decodePNG(data []byte) (picture, error) {
 	case samples > 2:
 		p.rgb = everyNth(pix, stride, size, size/samples)
 	case f.colour == pngGray && f.depth == 16:
-		p.row = clipped(pix, stride)
+		p.row, p.seen = clipped(pix, stride), everySample(pix, stride, size, 0)
 	default:
 		scale := uint8(1)
 		if f.depth < 8 {
@@ -198,7 +231,45 @@ func decodePNG(data []byte) (picture, error) {
 			}
 		}
 	}
+	p.alpha = f.alpha(pix, size, samples)
 	return p, nil
+}
+
+// alpha returns the rows of alpha of pixels of size bytes, nil if all are opaque. The transparent colour of a picture without an
+// alpha channel is one that its pixels have before they are spread over 0 to 255 (W3C PNG, third edition, 11.3.1.1).
+func (f *pngFile) alpha(pix []uint8, size, samples int) func(y int, alpha []uint8) {
+	stride := f.width * size
+	switch {
+	case samples == 2 || samples == 4:
+		return everySample(pix, stride, size, size/samples*(samples-1))
+	case f.transparent == nil:
+		return nil
+	case f.colour == pngPalette:
+		return func(y int, alpha []uint8) {
+			for x, i := range pix[y*stride:][:f.width] {
+				alpha[x] = 255
+				if int(i) < len(f.transparent) {
+					alpha[x] = f.transparent[i]
+				}
+			}
+		}
+	}
+	colour := bytes.Clone(f.transparent[:2*samples])
+	if f.depth < 16 { // the low bytes of 16 bits each
+		for i := range samples {
+			colour[i] = colour[2*i+1]
+		}
+		colour = colour[:samples]
+	}
+	return func(y int, alpha []uint8) {
+		row := pix[y*stride:][:stride]
+		for x := range alpha {
+			alpha[x] = 255
+			if bytes.Equal(row[size*x:][:size], colour) {
+				alpha[x] = 0
+			}
+		}
+	}
 }
 
 // A pngPass is the pixels that interlacing puts together: those of every nth column and row from a first one on.

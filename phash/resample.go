@@ -107,8 +107,8 @@ func (c *column) row(i int, dst []uint8) {
 	}
 }
 
-// thumbnail resamples p to 64 x 64, and takes its colours on the way.
-func thumbnail(p picture, downFirst bool) (*[side][side]uint8, Colour, error) {
+// thumbnail resamples p to 64 x 64, and has v, if it is not nil, take the rows that go by.
+func thumbnail(p picture, downFirst bool, v *viewer) (*[side][side]uint8, error) {
 	out := new([side][side]uint8)
 	tall := lanczos(p.height)
 	var take func(y int, row []uint8) // of the row's pixels, in order
@@ -149,56 +149,62 @@ func thumbnail(p picture, downFirst bool) (*[side][side]uint8, Colour, error) {
 		}
 	}
 
-	colour, err := p.rows(take)
-	if err != nil {
-		return nil, Colour{}, err
+	if err := p.rows(take, v); err != nil {
+		return nil, err
 	}
 	finish()
-	return out, colour, nil
+	return out, nil
 }
 
-// rows calls row for each row of gray pixels from top to bottom and returns the colours.
-func (p picture) rows(row func(y int, gray []uint8)) (Colour, error) {
+// rows calls row for each row of gray pixels from top to bottom, and has v, if it is not nil, take what people see.
+func (p picture) rows(row func(y int, gray []uint8), v *viewer) error {
 	if p.stream != nil {
-		y := 0
-		s := meanSink{row: func(gray []uint8) {
-			row(y, gray)
-			y++
-		}}
-		if err := p.stream(&s); err != nil {
-			return Colour{}, err
-		}
-		return s.colour(), nil
+		return p.stream(&rowSink{row: row, viewer: v})
 	}
 	gray := make([]uint8, p.width)
-	if p.row != nil {
-		for y := range p.height {
-			p.row(y, gray)
-			row(y, gray)
-		}
-		return grayColour, nil
+	var alpha, pixels []uint8
+	if p.alpha != nil && v != nil {
+		alpha = make([]uint8, p.width)
 	}
-	if p.ycc != nil {
-		cb, cr := grid{width: p.width, height: p.height}, grid{width: p.width, height: p.height}
-		ycc := make([]uint8, 3*p.width)
-		for y := range p.height {
-			p.ycc(y, ycc)
-			for x := range gray {
-				gray[x] = ycc[3*x]
-			}
-			cb.add(y, ycc[1:], 3)
-			cr.add(y, ycc[2:], 3)
-			row(y, gray)
-		}
-		return colourOf(&cb, &cr), nil
+	if p.row == nil {
+		pixels = make([]uint8, 3*p.width)
 	}
-	rgb := make([]uint8, 3*p.width)
-	means := rgbGrid{width: p.width, height: p.height}
+	cb, cr := make([]uint8, p.width), make([]uint8, p.width)
 	for y := range p.height {
-		p.rgb(y, rgb)
-		means.add(y, rgb)
-		lumas(gray, rgb)
+		switch {
+		case p.row != nil:
+			p.row(y, gray)
+		case p.rgb != nil:
+			p.rgb(y, pixels)
+			lumas(gray, pixels)
+		default:
+			p.ycc(y, pixels)
+			for x := range gray {
+				gray[x], cb[x], cr[x] = pixels[3*x], pixels[3*x+1], pixels[3*x+2]
+			}
+		}
 		row(y, gray)
+		if v == nil {
+			continue
+		}
+		if alpha != nil {
+			p.alpha(y, alpha)
+		}
+		switch {
+		case p.row != nil:
+			if p.seen != nil {
+				p.seen(y, gray)
+			}
+			overWhite(gray, alpha, 1)
+			v.addGray(y, gray)
+		case p.rgb != nil:
+			overWhite(pixels, alpha, 3)
+			v.addRGB(y, pixels)
+		default:
+			v.addGray(y, gray)
+			v.addChroma(0, p.width, p.height, y, cb)
+			v.addChroma(1, p.width, p.height, y, cr)
+		}
 	}
-	return means.colour(), nil
+	return nil
 }

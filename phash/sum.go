@@ -66,21 +66,24 @@ type Fingerprint struct {
 // Memory and time are proportional to the pixel count, which a few bytes can claim to be huge: check [Inspect] first. Sum itself
 // refuses, as unsupported, only what is beyond 2^28 pixels or 2^20 pixels on a side. The error is a [*FormatError].
 func Sum(data []byte) (Hash, error) {
-	f, err := Of(data, AcrossFirst)
-	return f.Hash, err
+	p, format, err := open(data)
+	if err != nil {
+		return Hash{}, err
+	}
+	small, err := thumbnail(p, false, nil)
+	if err != nil {
+		return Hash{}, formatError(format, err)
+	}
+	return hash(small), nil
 }
 
 // Of returns the hash as [Sum] does, but as the given releases of Pillow compute it, and the colours.
 func Of(data []byte, order Order) (Fingerprint, error) {
-	p, format, err := open(data)
+	l, err := LookAt(data, order)
 	if err != nil {
 		return Fingerprint{}, err
 	}
-	small, colour, err := thumbnail(p, order.downFirst(p.width, p.height))
-	if err != nil {
-		return Fingerprint{}, formatError(format, err)
-	}
-	return Fingerprint{hash(small), colour}, nil
+	return l.Fingerprint, nil
 }
 
 // open begins to decode a picture of a bearable size. The error is a [*FormatError].
@@ -118,11 +121,15 @@ func decode(format string, data []byte) (picture, error) {
 	return decodeTIFF(data)
 }
 
-// hash is imagehash.phash from the resized gray picture on: DCT down the columns, then along the rows, and one bit for each of
-// the 16 x 16 lowest frequencies, set if it is above their median.
-func hash(gray *[side][side]uint8) Hash {
-	const n = 16
-	var freq [n][side]float64 // vertical frequency, column
+// lowest is the number of frequencies, down as across, that the hash has a bit for each of.
+const lowest = 16
+
+// A spectrum holds the lowest frequencies of a picture, row by row: down, then across.
+type spectrum [lowest * lowest]float64
+
+// spectrumOf is the part of imagehash.phash from the resized gray picture on: DCT down the columns, then along the rows.
+func spectrumOf(gray *[side][side]uint8) (low spectrum) {
+	var freq [lowest][side]float64 // vertical frequency, column
 	for x := range side {
 		var c [side]float64
 		for y := range c {
@@ -133,22 +140,55 @@ func hash(gray *[side][side]uint8) Hash {
 			freq[v][x] = c[v]
 		}
 	}
-	var low [n * n]float64
 	for v := range freq {
 		dct(&freq[v])
-		copy(low[v*n:], freq[v][:n])
+		copy(low[v*lowest:], freq[v][:lowest])
 	}
-	sorted := low
+	return low
+}
+
+// hash is one bit for each frequency, set if it is above the median of all.
+func (s *spectrum) hash() (h Hash) {
+	sorted := *s
 	slices.Sort(sorted[:])
 	median := (sorted[len(sorted)/2-1] + sorted[len(sorted)/2]) / 2
-
-	var h Hash
-	for i, f := range low {
+	for i, f := range s {
 		if f > median {
 			h[i/64] |= 1 << (63 - i%64)
 		}
 	}
 	return h
+}
+
+// turned returns the spectrum of the picture turned and mirrored, by the numbers of [Turned]: an odd frequency changes its sign with
+// the direction that it lies in, and rows and columns change places.
+func (s *spectrum) turned(turn int) (out spectrum) {
+	for v := range lowest {
+		for u := range lowest {
+			down, across := v, u // of the picture as it is
+			if turn&4 != 0 {
+				down, across = u, v
+			}
+			f := s[down*lowest+across]
+			if turn&1 != 0 && across%2 == 1 {
+				f = -f
+			}
+			if turn&2 != 0 && down%2 == 1 {
+				f = -f
+			}
+			out[v*lowest+u] = f
+		}
+	}
+	return out
+}
+
+// Turned are hashes of a picture turned and mirrored: 0 as it is, 1 mirrored, 2 upside down and mirrored, 3 turned by 180 degrees, and
+// 4 to 7 the same with rows and columns exchanged after that. They are within a few bits of those of files that are stored so.
+type Turned [8]Hash
+
+func hash(gray *[side][side]uint8) Hash {
+	s := spectrumOf(gray)
+	return s.hash()
 }
 
 // A picture is decoded, or about to be, and converted row by row.
@@ -161,4 +201,8 @@ type picture struct {
 	ycc func(y int, ycc []uint8)  // of one whose gray cannot be had from R, G, B: gray, Cb, Cr, 3 bytes a pixel
 	// stream decodes the picture into a sink.
 	stream func(jpeg.Sink) error
+
+	// What the hash does not see.
+	alpha func(y int, alpha []uint8) // of a picture with row or rgb that is not opaque, else nil
+	seen  func(y int, gray []uint8)  // of a gray picture that people see otherwise than Pillow hashes it, else nil
 }

@@ -74,6 +74,7 @@ type tiffHeader struct {
 	extra         []int // kinds of those beyond the colours, see tiffKind
 	planar        bool  // each sample of the pixels in a plane of its own
 	tables        []byte
+	high          bool // of gray of 16 bits the high byte is wanted, not what Pillow makes of both
 }
 
 // get returns the first value of a tag, or its default.
@@ -373,6 +374,11 @@ func (t *tiffHeader) multiplied() bool {
 	return t.extra[0] == 1
 }
 
+// transparent reports whether the sample after the colours is alpha.
+func (t *tiffHeader) transparent() bool {
+	return t.multiplied() || t.photometric != cmykInks && t.photometric != ycbcr && len(t.extra) > 0 && t.extra[0] == 2
+}
+
 func (t *tiffHeader) checkCompression() error {
 	switch t.compression {
 	case noCompression, packBits:
@@ -444,21 +450,34 @@ func decodeTIFF(data []byte) (picture, error) {
 	}
 	stride := n * t.width
 	p := picture{width: t.width, height: t.height}
+	first := everySample(pix, stride, n, 0)
 	switch {
-	case n == 1 && t.photometric == paletted:
+	case t.photometric == paletted:
 		colours, err := t.palette()
 		if err != nil {
 			return picture{}, err
 		}
-		p.rgb = func(y int, rgb []uint8) { colours.row(rgb, pix[y*stride:][:stride]) }
-	case n == 1:
-		p.row = func(y int, gray []uint8) { copy(gray, pix[y*stride:]) }
+		indices := make([]uint8, t.width)
+		p.rgb = func(y int, rgb []uint8) {
+			first(y, indices)
+			colours.row(rgb, indices)
+		}
+	case n <= 2:
+		p.row = first
 	case t.photometric == cmykInks:
 		p.rgb = func(y int, rgb []uint8) { cmykToRGB(rgb, pix[y*stride:]) }
-	case n == 4:
+	case t.multiplied():
 		p.rgb = func(y int, rgb []uint8) { unmultiply(rgb, pix[y*stride:]) }
 	default:
-		p.rgb = func(y int, rgb []uint8) { copy(rgb, pix[y*stride:]) }
+		p.rgb = everyNth(pix, stride, n, 1)
+	}
+	if t.transparent() {
+		p.alpha = everySample(pix, stride, n, n-1)
+	}
+	if t.bits == 16 && t.format == unsignedSamples && p.row != nil {
+		if p.seen, err = t.highBytes(data); err != nil {
+			return picture{}, err
+		}
 	}
 	return orient(p, t.get(tagOrientation, 1)), nil
 }
@@ -479,53 +498,26 @@ func (t *tiffHeader) palette() (p colourTable, err error) {
 // orient turns and mirrors p as the orientation tag says (1 to 8, TIFF 6.0 page 36); other values leave it as it is. Pillow does
 // so when it loads a TIFF, and for no other format.
 func orient(p picture, orientation int) picture {
-	w, h := p.width, p.height
-	// Where the pixel of row 0 and column 0 comes from, and the steps to its neighbours.
-	var origin, right, down int
-	switch orientation {
-	case 2:
-		origin, right, down = w-1, -1, w
-	case 3:
-		origin, right, down = w*h-1, -1, -w
-	case 4:
-		origin, right, down = w*(h-1), 1, -w
-	case 5:
-		origin, right, down = 0, w, 1
-	case 6:
-		origin, right, down = w*(h-1), -w, 1
-	case 7:
-		origin, right, down = w*h-1, -w, -1
-	case 8:
-		origin, right, down = w-1, w, -1
-	default:
+	if orientation < 2 || orientation > 8 {
 		return p
 	}
-	read, size := p.row, 1 // bytes of a pixel
-	switch {
-	case p.rgb != nil:
-		read, size = p.rgb, 3
-	case p.ycc != nil:
-		read, size = p.ycc, 3
-	}
-	plane := make([]uint8, size*w*h)
-	for y := range h {
-		read(y, plane[size*y*w:][:size*w])
-	}
-	if orientation >= 5 {
-		w, h = h, w
-	}
-	turned := func(y int, row []uint8) {
-		from := size * (origin + y*down)
-		for to := 0; to < len(row); to += size {
-			copy(row[to:to+size], plane[from:])
-			from += size * right
+	at, w, h := turning(orientation, p.width, p.height)
+	// turned returns rows of size bytes a pixel, nil if there are none.
+	turned := func(read func(y int, row []uint8), size int) func(y int, row []uint8) {
+		if read == nil {
+			return nil
+		}
+		plane := make([]uint8, size*p.width*p.height)
+		for y := range p.height {
+			read(y, plane[size*y*p.width:][:size*p.width])
+		}
+		return func(y int, row []uint8) {
+			from := size * (at.origin + y*at.down)
+			for to := 0; to < len(row); to += size {
+				copy(row[to:to+size], plane[from:])
+				from += size * at.right
+			}
 		}
 	}
-	switch {
-	case p.rgb != nil:
-		return picture{width: w, height: h, rgb: turned}
-	case p.ycc != nil:
-		return picture{width: w, height: h, ycc: turned}
-	}
-	return picture{width: w, height: h, row: turned}
+	return picture{width: w, height: h, row: turned(p.row, 1), rgb: turned(p.rgb, 3), ycc: turned(p.ycc, 3), alpha: turned(p.alpha, 1), seen: turned(p.seen, 1)}
 }

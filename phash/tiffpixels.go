@@ -58,15 +58,26 @@ func (t *tiffHeader) grid() (tiffGrid, error) {
 	return g, nil
 }
 
-// pixels decodes the picture to n bytes a pixel: gray, an index, R G B, R G B and the alpha they were multiplied by, or C M Y K.
+// highBytes returns the rows of a picture of 16-bit gray as people see it: Pillow takes what is above 255 for white.
+func (t *tiffHeader) highBytes(data []byte) (func(y int, gray []uint8), error) {
+	seen := *t
+	seen.high = true
+	pix, n, err := seen.pixels(data)
+	if err != nil {
+		return nil, err
+	}
+	return everySample(pix, n*t.width, n, 0), nil
+}
+
+// pixels decodes the picture to n bytes a pixel: gray, an index, R G B, any of these and alpha, or C M Y K.
 func (t *tiffHeader) pixels(data []byte) (pix []uint8, n int, err error) {
 	g, err := t.grid()
 	if err != nil {
 		return nil, 0, err
 	}
 	n = t.colours()
-	if t.multiplied() {
-		n = 4
+	if t.transparent() {
+		n++
 	}
 	planes, inPiece, keep := 1, t.samples, n // planes of the file, samples of a pixel in each, and of these the ones to keep
 	if t.planar {
@@ -337,6 +348,10 @@ func (t *tiffHeader) convertWide(dst, row []uint8, width, _, _ int) {
 	for x := range width {
 		var v float64
 		switch {
+		case t.high:
+			if v = float64(order.Uint16(row[2*x:]) >> 8); t.photometric == whiteIsZero {
+				v = 255 - v
+			}
 		case t.bits == 16 && t.format == signedSamples:
 			v = float64(int16(order.Uint16(row[2*x:])))
 		case t.bits == 16:

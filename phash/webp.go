@@ -2,7 +2,10 @@ package phash
 
 import (
 	"bytes"
+	"encoding/binary"
 	"image"
+	"io"
+	"sync"
 
 	"golang.org/x/image/vp8"
 	"golang.org/x/image/vp8l"
@@ -14,6 +17,7 @@ type webpFrame struct {
 	bounds        image.Rectangle
 	lossy         bool
 	data          []byte // VP8 if lossy, else VP8L
+	alpha         []byte // content of ALPH, of a lossy frame, or nil
 }
 
 // readWebP walks the chunks before the first frame's pixels (RFC 9649, section 2). Alpha is in chunks of its own or ignored, as the
@@ -79,6 +83,9 @@ func readWebP(data []byte) (webpFrame, error) {
 func (f *webpFrame) take(name string, chunk []byte) error {
 	var w, h int
 	switch name {
+	case "ALPH":
+		f.alpha = chunk
+		return nil
 	case "VP8 ":
 		if len(chunk) < 10 || string(chunk[3:6]) != "\x9d\x01\x2a" {
 			return damaged("no complete VP8 header")
@@ -146,7 +153,9 @@ func decodeWebP(data []byte) (picture, error) {
 	}
 	var pixels picture
 	if f.lossy {
-		pixels, err = decodeVP8(f)
+		if pixels, err = decodeVP8(f); err == nil && f.alpha != nil {
+			pixels.alpha = f.alphaRows()
+		}
 	} else {
 		pixels, err = decodeVP8L(f)
 	}
@@ -168,7 +177,83 @@ func decodeVP8L(f webpFrame) (picture, error) {
 	if !ok {
 		return picture{}, unsupported("pixels of type %T", decoded)
 	}
-	return picture{width: m.Rect.Dx(), height: m.Rect.Dy(), rgb: everyNth(m.Pix, m.Stride, 4, 1)}, nil
+	return picture{
+		width: m.Rect.Dx(), height: m.Rect.Dy(),
+		rgb: everyNth(m.Pix, m.Stride, 4, 1), alpha: everySample(m.Pix, m.Stride, 4, 3),
+	}, nil
+}
+
+// alphaRows returns the rows of the alpha of a lossy frame, which is decoded when the first one is asked for.
+func (f webpFrame) alphaRows() func(y int, alpha []uint8) {
+	w := f.bounds.Dx()
+	plane := sync.OnceValue(f.alphaPlane)
+	return func(y int, alpha []uint8) {
+		if p := plane(); p != nil {
+			copy(alpha, p[y*w:])
+		} else {
+			fill(alpha, 255)
+		}
+	}
+}
+
+// alphaPlane decodes the alpha of a lossy frame (RFC 9649, section 2.7.1.2). It is nil, for opaque, where it is corrupt: the hash
+// does not depend on it.
+func (f webpFrame) alphaPlane() []uint8 {
+	const raw, lossless = 0, 1
+	w, h := f.bounds.Dx(), f.bounds.Dy()
+	if len(f.alpha) == 0 {
+		return nil
+	}
+	head, body := f.alpha[0], f.alpha[1:]
+	var plane []uint8
+	switch head & 3 {
+	case raw:
+		if len(body) < w*h {
+			return nil
+		}
+		plane = bytes.Clone(body[:w*h])
+	case lossless:
+		// A stream without the header of its own, whose alpha is in green.
+		size := uint32(w-1) | uint32(h-1)<<14
+		header := binary.LittleEndian.AppendUint32([]byte{0x2f}, size)
+		decoded, err := vp8l.Decode(io.MultiReader(bytes.NewReader(header), bytes.NewReader(body)))
+		if err != nil {
+			return nil
+		}
+		m, ok := decoded.(*image.NRGBA)
+		if !ok || m.Rect.Dx() != w || m.Rect.Dy() != h {
+			return nil
+		}
+		plane = make([]uint8, w*h)
+		for i := range plane {
+			plane[i] = m.Pix[4*i+1]
+		}
+	default:
+		return nil
+	}
+	unfilterALPH(plane, w, head>>2&3)
+	return plane
+}
+
+// unfilterALPH undoes the filter of an alpha plane: 0 none, 1 from the left, 2 from above, 3 from both and the corner.
+func unfilterALPH(plane []uint8, w int, filter uint8) {
+	if filter == 0 {
+		return
+	}
+	for i := range plane {
+		x := i % w
+		switch {
+		case i == 0:
+		case i < w:
+			plane[i] += plane[i-1]
+		case x == 0 || filter == 2:
+			plane[i] += plane[i-w]
+		case filter == 1:
+			plane[i] += plane[i-1]
+		default:
+			plane[i] += uint8(min(max(int(plane[i-1])+int(plane[i-w])-int(plane[i-w-1]), 0), 255))
+		}
+	}
 }
 
 func decodeVP8(f webpFrame) (picture, error) {

@@ -241,7 +241,7 @@ func (r *run) analyze(ctx context.Context) (*Result, error) {
 // examine finds the answer by the picture itself. stale is its entry if that is to
 // be made anew before it runs out, else nil.
 func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) {
-	pic, data, found, err := r.find(ctx, stale)
+	pic, seen, found, err := r.find(ctx, stale)
 	if err != nil {
 		return nil, err
 	}
@@ -253,7 +253,7 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 	if found != nil {
 		q.Stale = &found.Entry
 	}
-	fresh, usage, err := r.look(ctx, q, data)
+	fresh, usage, err := r.look(ctx, q, seen)
 	if err != nil && found != nil && ctx.Err() == nil {
 		r.tellStale(pic, err)
 		return r.answer(ctx, pic, found, usage)
@@ -270,12 +270,14 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 	return r.answer(ctx, pic, fresh, usage)
 }
 
-// find gets the picture, and the answer that the cache has for it, nil if there is none.
-func (r *run) find(ctx context.Context, stale *cache.Entry) (pic *cache.Picture, data []byte, found *cache.Answer, err error) {
+// find gets the picture, and the answer that the cache has for it, nil if there is none. The picture is decoded, unless there is an
+// answer and its file is known.
+func (r *run) find(ctx context.Context, stale *cache.Entry) (pic *cache.Picture, seen *phash.Look, found *cache.Answer, err error) {
 	if err := r.report(ctx, stepDownload); err != nil {
 		return nil, nil, nil, err
 	}
-	if data, err = r.t.fetcher.Fetch(ctx, r.args.ImageURL); err != nil {
+	data, err := r.t.fetcher.Fetch(ctx, r.args.ImageURL)
+	if err != nil {
 		return nil, nil, nil, err
 	}
 	if err := r.report(ctx, stepHash); err != nil {
@@ -285,16 +287,16 @@ func (r *run) find(ctx context.Context, stale *cache.Entry) (pic *cache.Picture,
 		return nil, nil, nil, err
 	}
 	pic = &cache.Picture{Digest: sha256.Sum256(data)}
-	seen, refusal, err := r.t.cache.Seen(ctx, pic.Digest)
+	known, refusal, err := r.t.cache.Seen(ctx, pic.Digest)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	if refusal != nil && (refusal.By == "" || refusal.By == r.asks()) {
 		return nil, nil, nil, celery.NewException(refusal.Type, refusal.Message, nil)
 	}
-	if seen != nil {
-		pic.Hash = *seen
-	} else if pic.Fingerprint, err = r.fingerprint(ctx, pic.Digest, data); err != nil {
+	if known != nil {
+		pic.Hash = *known
+	} else if seen, err = r.decode(ctx, pic, data); err != nil {
 		return nil, nil, nil, err
 	}
 	if err := r.report(ctx, stepCache); err != nil {
@@ -306,16 +308,16 @@ func (r *run) find(ctx context.Context, stale *cache.Entry) (pic *cache.Picture,
 	if found != nil && stale != nil && found.Entry == *stale {
 		found.Expiring = true
 	}
-	if seen != nil && (found == nil || found.Expiring) {
-		// To find what is near, and to look anew, the colours are needed too.
-		if pic.Fingerprint, err = r.fingerprint(ctx, pic.Digest, data); err != nil {
+	if seen == nil && (found == nil || found.Expiring) {
+		// To find what is near, and to look anew, the picture itself is needed.
+		if seen, err = r.decode(ctx, pic, data); err != nil {
 			return nil, nil, nil, err
 		}
 		if found == nil {
 			found, err = r.t.cache.Lookup(ctx, r.query(pic))
 		}
 	}
-	return pic, data, found, err
+	return pic, seen, found, err
 }
 
 // mayDoubt reports whether an answer is one that a canary may look at: a near one, not of a person, and where there is a
@@ -433,20 +435,21 @@ func (r *run) checkSize(data []byte) error {
 	return nil
 }
 
-// fingerprint decodes the picture, and remembers what came of it.
-func (r *run) fingerprint(ctx context.Context, d cache.Digest, data []byte) (phash.Fingerprint, error) {
-	f, err := onCPU(ctx, r.t.cpu, func() (phash.Fingerprint, error) { return phash.Of(data, r.t.cfg.PillowOrder) })
+// decode decodes the picture, and remembers what came of it.
+func (r *run) decode(ctx context.Context, pic *cache.Picture, data []byte) (*phash.Look, error) {
+	f, err := onCPU(ctx, r.t.cpu, func() (*phash.Look, error) { return phash.LookAt(data, r.t.cfg.PillowOrder) })
 	if format := (*phash.FormatError)(nil); errors.As(err, &format) {
-		r.refuse(ctx, d, translate(err, 0, false), "")
+		r.refuse(ctx, pic.Digest, translate(err, 0, false), "")
 	}
 	if err != nil {
-		return f, err
+		return nil, err
 	}
+	pic.Fingerprint = f.Fingerprint
 	if g := r.args.given; g != nil && *g != f.Hash {
 		r.t.log.Warn("the producer's hash is not the picture's", zap.String("task_id", r.taskID),
 			zap.String("phash_given", g.String()), zap.String("phash", f.Hash.String()), zap.Int("distance_bits", g.Distance(f.Hash)))
 	}
-	return f, r.t.cache.Remember(ctx, d, f.Hash)
+	return f, r.t.cache.Remember(ctx, pic.Digest, f.Hash)
 }
 
 // refuse remembers that the file is no picture, or that by refuses to look at it, so
@@ -463,7 +466,7 @@ func (r *run) refuse(ctx context.Context, d cache.Digest, err error, by string) 
 
 // look asks the model about the picture, or waits for another job that does.
 // The usage is this job's own: zero if it waited.
-func (r *run) look(ctx context.Context, q *cache.Query, data []byte) (*cache.Answer, vision.Usage, error) {
+func (r *run) look(ctx context.Context, q *cache.Query, seen *phash.Look) (*cache.Answer, vision.Usage, error) {
 	if err := r.report(ctx, stepPreprocess); err != nil {
 		return nil, vision.Usage{}, err
 	}
@@ -478,9 +481,9 @@ func (r *run) look(ctx context.Context, q *cache.Query, data []byte) (*cache.Ans
 	// read only once Fill has returned its answer.
 	var spent vision.Usage
 	ask := func(fill context.Context) (cache.Entry, error) {
-		picture := data
-		data = nil // the preview is smaller, and may wait for long
-		preview, err := r.prepare(ctx, fill, q, picture)
+		picture := seen
+		seen = nil // the preview is smaller, and may wait for long
+		preview, err := r.prepare(ctx, fill, picture)
 		if err != nil {
 			return cache.Entry{}, err
 		}
@@ -509,14 +512,9 @@ func (r *run) look(ctx context.Context, q *cache.Query, data []byte) (*cache.Ans
 }
 
 // prepare makes what the model is shown. fill is the context of those who wait for the answer.
-func (r *run) prepare(ctx, fill context.Context, q *cache.Query, picture []byte) (*vision.Preview, error) {
-	preview, err := onCPU(fill, r.t.cpu, func() (*vision.Preview, error) { return vision.NewPreview(picture) })
-	if exc := (*celery.Exception)(nil); err != nil && (fill.Err() != nil || errors.As(err, &exc)) {
-		return nil, err // it was given up, or panicked
-	}
+func (r *run) prepare(ctx, fill context.Context, picture *phash.Look) (*vision.Preview, error) {
+	preview, err := onCPU(fill, r.t.cpu, func() (*vision.Preview, error) { return vision.PreviewOf(picture) })
 	if err != nil {
-		err = celery.NewException("ValueError", "prepare the picture: "+err.Error(), err)
-		r.refuse(fill, q.Digest, err, "")
 		return nil, err
 	}
 	// By the job's own context: once the job has ended nothing may be shown.

@@ -1,6 +1,7 @@
 package vision
 
 import (
+	"bytes"
 	"context"
 	"embed"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"image"
 	"image/color"
 	"image/draw"
+	"image/png"
 	"io/fs"
 	"maps"
 	"slices"
@@ -87,7 +89,11 @@ func checkPicture() (*Preview, error) {
 	img := image.NewRGBA(image.Rect(0, 0, 256, 256))
 	draw.Draw(img, img.Rect, image.NewUniform(color.RGBA{0, 0, 220, 255}), image.Point{}, draw.Src)
 	draw.Draw(img, image.Rect(0, 0, 128, 256), image.NewUniform(color.RGBA{220, 0, 0, 255}), image.Point{}, draw.Src)
-	return previewOf(img)
+	var buf bytes.Buffer
+	if err := png.Encode(&buf, img); err != nil {
+		return nil, fmt.Errorf("encode the picture: %w", err)
+	}
+	return NewPreview(buf.Bytes())
 }
 
 type checker struct {

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"image"
+	"image/draw"
 	"strings"
 )
 
@@ -40,13 +42,15 @@ func (o *Offline) Analyze(ctx context.Context, p *Preview, opt Options) (Answer,
 	if ctx.Err() != nil {
 		return Answer{}, Usage{}, ended(ctx)
 	}
+	img := image.NewRGBA(p.Image.Rect)
+	draw.Draw(img, img.Rect, p.Image, image.Point{}, draw.Src)
 	fields, err := marshal(struct {
 		WasteType  string  `json:"waste_type"`
 		Category   string  `json:"category"`
 		Recyclable bool    `json:"recyclable"`
 		Confidence float64 `json:"confidence"`
 		Feedback   string  `json:"feedback"`
-	}{WasteType: Unclassified, Category: Unclassified, Feedback: describe(measure(p.Image), offlineText(opt.Lang))})
+	}{WasteType: Unclassified, Category: Unclassified, Feedback: describe(measure(img), offlineText(opt.Lang))})
 	if err != nil {
 		return Answer{}, Usage{}, fmt.Errorf("encode what was measured: %w", err)
 	}

@@ -19,6 +19,19 @@ func plain(w, h int, c color.Color) *image.RGBA {
 }
 
 // checks is a pattern of black and white squares of the given side.
+// inChroma is a picture as previews have it, with all of its chroma.
+func inChroma(img *image.RGBA) *image.YCbCr {
+	out := image.NewYCbCr(img.Rect, image.YCbCrSubsampleRatio444)
+	for y := range img.Rect.Dy() {
+		for x := range img.Rect.Dx() {
+			p := img.Pix[img.PixOffset(x, y):]
+			i := out.YOffset(x, y)
+			out.Y[i], out.Cb[i], out.Cr[i] = color.RGBToYCbCr(p[0], p[1], p[2])
+		}
+	}
+	return out
+}
+
 func checks(w, h, side int) *image.RGBA {
 	img := plain(w, h, color.White)
 	for y := range h {
@@ -75,7 +88,7 @@ func TestOfflineDescribes(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			a, usage, err := NewOffline().Analyze(t.Context(), &Preview{Image: tt.img}, Options{Lang: tt.lang})
+			a, usage, err := NewOffline().Analyze(t.Context(), &Preview{Image: inChroma(tt.img)}, Options{Lang: tt.lang})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -147,7 +160,7 @@ func TestOfflineEnds(t *testing.T) {
 	cause := errors.New("draining")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(cause)
-	if _, _, err := NewOffline().Analyze(ctx, &Preview{Image: plain(1, 1, color.White)}, Options{}); !errors.Is(err, cause) {
+	if _, _, err := NewOffline().Analyze(ctx, &Preview{Image: inChroma(plain(1, 1, color.White))}, Options{}); !errors.Is(err, cause) {
 		t.Errorf("Analyze: got %v, want the cause", err)
 	}
 	if _, _, err := NewOffline().Feedback(ctx, nil, "?", Options{}); !errors.Is(err, cause) {
@@ -156,7 +169,7 @@ func TestOfflineEnds(t *testing.T) {
 }
 
 func BenchmarkOffline(b *testing.B) {
-	p := &Preview{Image: checks(1024, 768, 9)}
+	p := &Preview{Image: inChroma(checks(1024, 768, 9))}
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, _, err := NewOffline().Analyze(b.Context(), p, Options{}); err != nil {

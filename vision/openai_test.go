@@ -3,7 +3,6 @@ package vision
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"image"
@@ -202,8 +201,7 @@ func TestAnalyze(t *testing.T) {
 	o := s.analyzer(t)
 
 	// A picture of 1600 by 1200 on its side, with a GPS position in its metadata.
-	block := append(tiffBlock(binary.BigEndian, 6, 0), "GPSLatitude 37.5665"...)
-	file := withExif(encodeJPEG(t, image.NewGray(image.Rect(0, 0, 1600, 1200))), block)
+	file := withOrientation(encodeJPEG(t, image.NewGray(image.Rect(0, 0, 1600, 1200))), 6, "GPSLatitude 37.5665")
 	p, err := NewPreview(file)
 	if err != nil {
 		t.Fatal(err)

@@ -1,4 +1,4 @@
-package vision
+package phash
 
 import (
 	"bytes"
@@ -42,6 +42,12 @@ func webpChunk(name string, data []byte) []byte {
 	return append(append(b, data...), make([]byte, len(data)%2)...)
 }
 
+// formatOf is the format that a file says it has.
+func formatOf(file []byte) string {
+	format, _ := sniff(file)
+	return format
+}
+
 func TestOrientation(t *testing.T) {
 	t.Parallel()
 	little, big := tiffBlock(binary.LittleEndian, 6, 0), tiffBlock(binary.BigEndian, 6, 3)
@@ -68,13 +74,19 @@ func TestOrientation(t *testing.T) {
 		{"jpeg, segment shorter than its length field", []byte("\xff\xd8\xff\xe1\x00\x01Exif\x00\x00"), 1},
 		{"png", append([]byte(signature), append(pngChunk("IHDR", make([]byte, 13)), pngChunk("eXIf", big)...)...), 6},
 		{"png, chunk longer than the file", append([]byte(signature), "\xff\xff\xff\xffeXIfxxxxxx"...), 1},
-		{"webp", append([]byte("RIFF....WEBP"), append(webpChunk("VP8 ", []byte("odd")), webpChunk("EXIF", little)...)...), 6},
-		{"webp, with the prefix of JPEG", append([]byte("RIFF....WEBP"), webpChunk("EXIF", append([]byte("Exif\x00\x00"), big...))...), 6},
+		{"webp", append([]byte("RIFF....WEBP"), append(webpChunk("VP8X", []byte("\x08123456789")), append(webpChunk("VP8 ", []byte("odd")), webpChunk("EXIF", little)...)...)...), 6},
+		{"webp, with the prefix of JPEG", append([]byte("RIFF....WEBP"), append(webpChunk("VP8X", []byte("\x08123456789")), webpChunk("EXIF", append([]byte("Exif\x00\x00"), big...))...)...), 6},
+		{"webp that announces no EXIF", append([]byte("RIFF....WEBP"), append(webpChunk("VP8X", []byte("\x00123456789")), webpChunk("EXIF", little)...)...), 1},
+		{"webp without the chunk VP8X", append([]byte("RIFF....WEBP"), webpChunk("EXIF", little)...), 1},
 		{"webp, chunk longer than the file", []byte("RIFF....WEBPEXIF\xff\xff\xff\xffxx"), 1},
-		{"tiff", little, 6},
+		{"tiff, whose pixels are turned already", little, 1},
 		{"value 0", jpegOf(tiffBlock(binary.BigEndian, 0, 0)), 1},
 		{"value 9", jpegOf(tiffBlock(binary.BigEndian, 9, 0)), 1},
-		{"value of type LONG", jpegOf(edit(little, 12, 4)), 1},
+		{"value of type LONG", jpegOf(edit(little, 12, 4)), 6},
+		{"value of type BYTE", jpegOf(edit(little, 12, 1)), 1},
+		{"an empty segment first", append([]byte("\xff\xd8\xff\xe1\x00\x08Exif\x00\x00"), jpegOf(little)[2:]...), 6},
+		{"cut in two", append([]byte("\xff\xd8\xff\xe1\x00\x0cExif\x00\x00II*\x00"), jpegOf(little[4:])[2:]...), 6},
+		{"junk between segments", append([]byte("\xff\xd8\xff\xe0\x00\x04xxjunk"), jpegOf(little)[2:]...), 6},
 		{"directory beyond the block", jpegOf(edit(little, 4, 0xff, 0xff, 0xff, 0xff)), 1},
 		{"directory at the very end", jpegOf(edit(little, 4, byte(len(little)-2))), 1},
 		{"directory claims more tags than there are", jpegOf(edit(tiffBlock(binary.LittleEndian, 6, 1), 8, 0xff, 0xff)), 6},
@@ -84,7 +96,7 @@ func TestOrientation(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := orientation(tt.file); got != tt.want {
+			if got := readMetadata(formatOf(tt.file), tt.file).orientation(); got != tt.want {
 				t.Errorf("orientation: got %d, want %d", got, tt.want)
 			}
 		})
@@ -95,10 +107,10 @@ func FuzzOrientation(f *testing.F) {
 	block := tiffBlock(binary.LittleEndian, 6, 2)
 	f.Add(block)
 	f.Add(withExif([]byte("\xff\xd8\xff\xd9"), tiffBlock(binary.BigEndian, 8, 0)))
-	f.Add(append([]byte("\x89PNG\r\n\x1a\n"), pngChunk("eXIf", block)...))
+	f.Add(append([]byte(pngSignature), pngChunk("eXIf", block)...))
 	f.Add(append([]byte("RIFF....WEBP"), webpChunk("EXIF", block)...))
 	f.Fuzz(func(t *testing.T, file []byte) {
-		if got := orientation(file); got < 1 || got > 8 {
+		if got := readMetadata(formatOf(file), file).orientation(); got < 1 || got > 8 {
 			t.Errorf("orientation: got %d, want 1 to 8", got)
 		}
 	})
