@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -235,9 +236,42 @@ func (c *checker) advise() {
 	if p.Latency > c.o.timeout/2 {
 		say("the answer took %v of a time-out of %v: set a longer %s", p.Latency.Round(time.Millisecond), c.o.timeout, c.o.setting("ONCEOVER_VISION_TIMEOUT", "timeout"))
 	}
+	for _, l := range []struct{ kind, variable, field string }{{"requests", "ONCEOVER_VISION_RPM", "rpm"}, {"tokens", "ONCEOVER_VISION_TPM", "tpm"}} {
+		if n := p.perMinute(l.kind); n > 0 {
+			say("the endpoint takes %d %s a minute, by its headers: set %s, so that no worker finds out by being refused",
+				n, l.kind, c.o.setting(fmt.Sprintf("%s=%d", l.variable, n), fmt.Sprintf("%s: %d", l.field, n)))
+		}
+	}
 	if p.Answered != "" && p.Answered != p.Model {
 		say("who answers calls itself %s: that name stands in results and entries", p.Answered)
 	}
+}
+
+// perMinute returns how many requests or tokens an endpoint takes in a minute, 0 if its headers do not say. Mistral names the minute.
+// OpenAI's form does not, and Groq has the requests of a day in it: the window is that in which what was used comes back.
+func (p *Profile) perMinute(kind string) int {
+	number := func(name string) int {
+		n, err := strconv.Atoi(p.Limits["x-ratelimit-"+name])
+		if err != nil {
+			return 0
+		}
+		return n
+	}
+	for _, name := range []string{"limit-" + kind + "-minute", "limit-" + kind[:3] + "-minute"} {
+		if n := number(name); n > 0 {
+			return n
+		}
+	}
+	const least, most = 40, 90 // seconds, as resets are rounded
+	limit := number("limit-" + kind)
+	used, reset := limit-number("remaining-"+kind), duration(p.Limits["x-ratelimit-reset-"+kind])
+	if used <= 0 || used == limit {
+		return 0
+	}
+	if window := reset.Seconds() * float64(limit) / float64(used); window < least || window > most {
+		return 0
+	}
+	return limit
 }
 
 // LimitNames are the names of Limits, in order.

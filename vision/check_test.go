@@ -2,6 +2,7 @@ package vision
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -113,5 +114,38 @@ func TestCheck(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPerMinute reads limits from headers as endpoints send them with an answer.
+func TestPerMinute(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		headers          string
+		requests, tokens int
+	}{
+		"OpenAI":                 {"limit-requests: 500, remaining-requests: 499, reset-requests: 120ms, limit-tokens: 200000, remaining-tokens: 199030, reset-tokens: 291ms", 500, 200000},
+		"Groq":                   {"limit-requests: 14400, remaining-requests: 14399, reset-requests: 6s, limit-tokens: 6000, remaining-tokens: 5000, reset-tokens: 10s", 0, 6000},
+		"Mistral":                {"limit-req-minute: 60, remaining-req-minute: 59, limit-tokens-minute: 500000, remaining-tokens-minute: 499000", 60, 500000},
+		"Azure, without a reset": {"limit-requests: 10, remaining-requests: 9", 0, 0},
+		"nothing used":           {"limit-requests: 10, remaining-requests: 10, reset-requests: 0s", 0, 0},
+		"nothing left":           {"limit-requests: 10, remaining-requests: 0, reset-requests: 60s", 0, 0},
+		"nonsense":               {"limit-requests: many, remaining-requests: -1, reset-requests: soon", 0, 0},
+		"none":                   {"", 0, 0},
+	} {
+		p := &Profile{Model: "m", Calls: 1, Limits: map[string]string{}}
+		for _, h := range strings.Split(tt.headers, ", ") {
+			if key, value, ok := strings.Cut(h, ": "); ok {
+				p.Limits["x-ratelimit-"+key] = value
+			}
+		}
+		if r, n := p.perMinute("requests"), p.perMinute("tokens"); r != tt.requests || n != tt.tokens {
+			t.Errorf("%s: got %d requests and %d tokens, want %d and %d", name, r, n, tt.requests, tt.tokens)
+		}
+		c := checker{o: &OpenAI{name: onlyEndpoint}, p: p}
+		c.advise()
+		if got := strings.Contains(strings.Join(p.Advice, "\n"), fmt.Sprintf("ONCEOVER_VISION_RPM=%d,", tt.requests)); got != (tt.requests > 0) {
+			t.Errorf("%s: got advice %q", name, p.Advice)
+		}
 	}
 }

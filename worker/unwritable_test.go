@@ -147,3 +147,39 @@ func TestRightsOfWhatTasksNeed(t *testing.T) {
 		t.Errorf("got %s, want SUCCESS", m.Status)
 	}
 }
+
+// TestNextStepThatCannotBe has a callback go to queues that nobody may have: the task fails, and says why.
+func TestNextStepThatCannotBe(t *testing.T) {
+	b := setup(t)
+	b.task("t", value(1))
+	b.start()
+	for _, queue := range []string{"amq.of-the-broker", strings.Repeat("q", 256)} {
+		id := b.send("t", callback(queue, nil))
+		exc, err := b.wait(id).Exception()
+		if err != nil || exc == nil || exc.Type != "OperationalError" || !strings.Contains(exc.Message(), queue[:20]) {
+			t.Errorf("queue %.20s: got %v, %v, want an OperationalError that names it", queue, exc, err)
+		}
+		b.until(func() bool { return b.records(id) == 1 })
+	}
+	if m := b.wait(b.send("t", nil)); m.Status != celery.Success {
+		t.Errorf("another job: got %s, want SUCCESS", m.Status)
+	}
+}
+
+// TestResultThatIsTooLarge has a task return more than Redis takes: it fails, and others go on.
+func TestResultThatIsTooLarge(t *testing.T) {
+	b := setup(t)
+	if err := b.redis.ConfigSet(t.Context(), "proto-max-bulk-len", "1048576").Err(); err != nil {
+		t.Fatal(err)
+	}
+	b.task("large", value(strings.Repeat("x", 2<<20)))
+	b.task("t", value(1))
+	b.start()
+	exc, err := b.wait(b.send("large", nil)).Exception()
+	if err != nil || exc == nil || exc.Type != "RuntimeError" || !strings.Contains(exc.Message(), "cannot be stored") {
+		t.Errorf("got %v, %v, want a RuntimeError", exc, err)
+	}
+	if m := b.wait(b.send("t", nil)); m.Status != celery.Success {
+		t.Errorf("another job: got %s, want SUCCESS", m.Status)
+	}
+}
