@@ -187,7 +187,30 @@ func decodeBMP(data []byte) (picture, error) {
 			to[0], to[1], to[2] = from[at[0]], from[at[1]], from[at[2]]
 		}
 	}
+	p.alpha = h.alpha(row)
 	return p, nil
+}
+
+// alpha returns the rows of alpha of a picture of 32 bits per pixel, nil if it has none, or nothing but zeros: many writers leave it so
+// in pictures that are not meant to be transparent.
+func (h bmpFile) alpha(rows func(y int) []byte) func(y int, alpha []uint8) {
+	if h.compression != bmpBitFields || h.depth != 32 || h.masks[3] == 0 {
+		return nil
+	}
+	at := bits.TrailingZeros32(h.masks[3]) / 8
+	for y := range h.height {
+		for row := rows(y); len(row) >= 4; row = row[4:] {
+			if row[at] != 0 {
+				return func(y int, alpha []uint8) {
+					from := rows(y)
+					for x := range alpha {
+						alpha[x] = from[4*x+at]
+					}
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // stored returns the place in the file of row y of the picture.

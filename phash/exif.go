@@ -42,6 +42,7 @@ const exifPrefix = "Exif\x00\x00"
 func metadataOfJPEG(data []byte) (m metadata) {
 	const app1, app2 = 0xe1, 0xe2
 	var profiles [256][]byte // by number
+	parts, of := 0, 0
 	_ = jpeg.Application(data, func(marker uint8, content []byte) {
 		if exif, ok := bytes.CutPrefix(content, []byte(exifPrefix)); ok && marker == app1 {
 			m.exif = append(m.exif, exif...)
@@ -50,10 +51,12 @@ func metadataOfJPEG(data []byte) (m metadata) {
 			m.xmp = xmp
 		}
 		if part, ok := bytes.CutPrefix(content, []byte("ICC_PROFILE\x00")); ok && marker == app2 && len(part) > 2 {
-			profiles[part[0]] = part[2:]
+			profiles[part[0]], parts, of = part[2:], parts+1, int(part[1])
 		}
 	})
-	m.icc = bytes.Join(profiles[:], nil)
+	if parts == of {
+		m.icc = bytes.Join(profiles[:], nil)
+	}
 	return m
 }
 
@@ -64,6 +67,7 @@ const maxText = 1 << 20
 func metadataOfPNG(data []byte) (m metadata) {
 	r := pieces{rest: data[len(pngSignature):]}
 	var profile []byte // of ImageMagick
+	seen := map[string]bool{}
 	for {
 		name, size, ok := r.pngHead()
 		if !ok {
@@ -77,20 +81,21 @@ func metadataOfPNG(data []byte) (m metadata) {
 		switch name {
 		case "eXIf":
 			m.exif = chunk
+		case "IEND":
+			r.rest = nil
 		case "iCCP":
-			if _, rest, ok := bytes.Cut(chunk, []byte{0}); ok && len(rest) > 1 {
+			if _, rest, ok := bytes.Cut(chunk, []byte{0}); ok && len(rest) > 1 && m.icc == nil {
 				m.icc = inflated(rest[1:])
 			}
 		case "tEXt", "zTXt", "iTXt":
-			switch key, text := pngText(name, chunk); key {
-			case "exif":
-				if name == "tEXt" {
-					m.exif = text
-				}
-			case "Raw profile type exif":
-				profile = text
-			case "XML:com.adobe.xmp":
-				m.xmp = text
+			key, _, _ := bytes.Cut(chunk, []byte{0})
+			switch k := string(key); {
+			case k == "exif" && name == "tEXt":
+				m.exif = pngText(name, chunk)
+			case k == keyRawProfile && !seen[k]: // the first ones: each may be a megabyte
+				profile, seen[k] = pngText(name, chunk), true
+			case k == keyXMP && !seen[k]:
+				m.xmp, seen[k] = pngText(name, chunk), true
 			}
 		}
 	}
@@ -100,33 +105,38 @@ func metadataOfPNG(data []byte) (m metadata) {
 	return m
 }
 
-// pngText returns keyword and text of a chunk (W3C PNG, third edition, 11.3.3).
-func pngText(chunk string, content []byte) (key string, text []byte) {
-	before, text, ok := bytes.Cut(content, []byte{0})
-	key = string(before)
+// Keywords of texts that are used in the place of a chunk.
+const (
+	keyRawProfile = "Raw profile type exif" // ImageMagick's
+	keyXMP        = "XML:com.adobe.xmp"
+)
+
+// pngText returns the text of a chunk (W3C PNG, third edition, 11.3.3).
+func pngText(chunk string, content []byte) []byte {
+	_, text, ok := bytes.Cut(content, []byte{0})
 	switch {
 	case !ok:
-		return key, nil
+		return nil
 	case chunk == "zTXt":
 		if len(text) == 0 || text[0] != 0 {
-			return key, nil
+			return nil
 		}
-		return key, inflated(text[1:])
+		return inflated(text[1:])
 	case chunk == "iTXt":
 		if len(text) < 2 {
-			return key, nil
+			return nil
 		}
 		compressed, method, rest := text[0] != 0, text[1], text[2:]
 		parts := bytes.SplitN(rest, []byte{0}, 3) // language, keyword in it, text
 		switch {
 		case len(parts) < 3 || compressed && method != 0:
-			return key, nil
+			return nil
 		case compressed:
-			return key, inflated(parts[2])
+			return inflated(parts[2])
 		}
-		return key, parts[2]
+		return parts[2]
 	}
-	return key, text
+	return text
 }
 
 // inflated decompresses data, or returns nil if they are damaged or too large.
@@ -145,11 +155,19 @@ func inflated(data []byte) []byte {
 // rawProfile reads a profile that ImageMagick has written as a text: an empty line, its name, its length, and hex digits.
 func rawProfile(text []byte) []byte {
 	const head = 3 // lines
-	lines := strings.Split(string(text), "\n")
+	if len(text) > 2*maxText {
+		return nil
+	}
+	lines := strings.SplitN(string(text), "\n", head+1)
 	if len(lines) <= head {
 		return nil
 	}
-	digits := strings.Join(strings.Fields(strings.Join(lines[head:], "")), "")
+	digits := strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\r' || r == ' ' || r == '\t' {
+			return -1
+		}
+		return r
+	}, lines[head])
 	profile, err := hex.DecodeString(digits)
 	if err != nil {
 		return nil

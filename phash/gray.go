@@ -65,6 +65,16 @@ func everySample(pix []uint8, stride, pixel, sample int) func(y int, row []uint8
 	}
 }
 
+// inverted returns rows of which black and white have changed places.
+func inverted(rows func(y int, gray []uint8)) func(y int, gray []uint8) {
+	return func(y int, gray []uint8) {
+		rows(y, gray)
+		for x := range gray {
+			gray[x] = ^gray[x]
+		}
+	}
+}
+
 // cmykToRGB converts a row of C, M, Y, K as Pillow does.
 func cmykToRGB(rgb, cmyk []uint8) {
 	for x := range len(rgb) / 3 {

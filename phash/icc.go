@@ -165,7 +165,7 @@ func parametric(kind int, p [7]float64) func(x float64) float64 {
 	}
 }
 
-// sRGB's curve, and its inverse at 4096 steps of light.
+// sRGB's curve, and its inverse at lightSteps steps of light.
 var (
 	srgbLight = func() (t [256]float32) {
 		for i := range t {

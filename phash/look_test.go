@@ -2,6 +2,7 @@ package phash
 
 import (
 	"bytes"
+	"compress/zlib"
 	"encoding/binary"
 	"encoding/hex"
 	"flag"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -393,3 +395,81 @@ func TestTurnedHashes(t *testing.T) {
 
 // farthestTurned is how far the hash of a turned picture may be from the one that is computed, in bits.
 const farthestTurned = 12
+
+// TestBMPAlpha shows a picture with alpha on white, and one whose alpha nobody has set as it is.
+func TestBMPAlpha(t *testing.T) {
+	t.Parallel()
+	file := func(alphas ...uint8) []byte {
+		b := make([]byte, 14+108)
+		copy(b, "BM")
+		le := binary.LittleEndian
+		le.PutUint32(b[10:], 14+108)
+		le.PutUint32(b[14:], 108)
+		le.PutUint32(b[18:], uint32(len(alphas)))
+		le.PutUint32(b[22:], 1)
+		le.PutUint16(b[26:], 1)
+		le.PutUint16(b[28:], 32)
+		le.PutUint32(b[30:], bmpBitFields)
+		for i, mask := range []uint32{0xff0000, 0xff00, 0xff, 0xff000000} {
+			le.PutUint32(b[54+4*i:], mask)
+		}
+		for _, a := range alphas {
+			b = append(b, 40, 40, 40, a)
+		}
+		return b
+	}
+	for name, tt := range map[string]struct {
+		file []byte
+		want []uint8
+	}{
+		"alpha":       {file(255, 0, 128), []uint8{40, 255, 147}},
+		"alpha of 0":  {file(0, 0, 0), []uint8{40, 40, 40}},
+		"opaque":      {file(255, 255, 255), []uint8{40, 40, 40}},
+		"alpha alone": {file(0, 0, 1), []uint8{255, 255, 254}},
+	} {
+		l, err := LookAt(tt.file, AcrossFirst)
+		if err != nil || !bytes.Equal(l.Image.Y[:3], tt.want) {
+			t.Errorf("%s: got %v, %v, want %v", name, l, err, tt.want)
+		}
+	}
+}
+
+// TestManyTexts has a small PNG with many texts that inflate to a megabyte each: few of them are read.
+func TestManyTexts(t *testing.T) {
+	var text, file bytes.Buffer
+	z := zlib.NewWriter(&text)
+	if _, err := z.Write(make([]byte, maxText)); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := png.Encode(&file, image.NewGray(image.Rect(0, 0, 8, 8))); err != nil {
+		t.Fatal(err)
+	}
+	whole := file.Bytes()
+	out := bytes.Clone(whole[:33])
+	for _, key := range []string{"Comment", keyXMP, keyRawProfile, "icc"} {
+		for range 200 {
+			name, content := "zTXt", key+"\x00\x00"+text.String()
+			if key == "icc" {
+				name = "iCCP"
+			}
+			at := len(out)
+			out = binary.BigEndian.AppendUint32(out, uint32(len(content)))
+			out = append(append(out, name...), content...)
+			out = binary.BigEndian.AppendUint32(out, crc32.ChecksumIEEE(out[at+4:]))
+		}
+	}
+	out = append(out, whole[33:]...)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := LookAt(out, AcrossFirst); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	const most = 32 << 20
+	if n := after.TotalAlloc - before.TotalAlloc; n > most {
+		t.Errorf("%d MiB were allocated, want at most %d", n>>20, most>>20)
+	}
+}

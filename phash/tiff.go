@@ -29,6 +29,7 @@ const (
 	tagTileOffsets     = 324
 	tagTileByteCounts  = 325
 	tagExtraSamples    = 338
+	tagXMP             = 700
 	tagSampleFormat    = 339
 	tagJPEGTables      = 347
 
@@ -74,7 +75,7 @@ type tiffHeader struct {
 	extra         []int // kinds of those beyond the colours, see tiffKind
 	planar        bool  // each sample of the pixels in a plane of its own
 	tables        []byte
-	high          bool // of gray of 16 bits the high byte is wanted, not what Pillow makes of both
+	xmp           []byte
 }
 
 // get returns the first value of a tag, or its default.
@@ -125,6 +126,10 @@ func readTIFF(data []byte) (*tiffHeader, error) {
 				return nil, err
 			}
 			t.values[tag] = v
+		case tagXMP:
+			if kind := t.order.Uint16(entry[2:]); kind == 1 || kind == 7 { // bytes
+				t.xmp = valueOf(data, t.order, entry, 1)
+			}
 		}
 	}
 	if t.get(tagCompression, noCompression) != noCompression {
@@ -374,6 +379,11 @@ func (t *tiffHeader) multiplied() bool {
 	return t.extra[0] == 1
 }
 
+// wide reports whether pixels are gray of 16 bits, of which people see the high byte, and Pillow takes what is above 255 for white.
+func (t *tiffHeader) wide() bool {
+	return t.bits == 16 && t.format == unsignedSamples && t.colours() == 1 && t.photometric != paletted
+}
+
 // transparent reports whether the sample after the colours is alpha.
 func (t *tiffHeader) transparent() bool {
 	return t.multiplied() || t.photometric != cmykInks && t.photometric != ycbcr && len(t.extra) > 0 && t.extra[0] == 2
@@ -410,10 +420,16 @@ func (t *tiffHeader) checkCompression() error {
 	return unsupported("compression %d", t.compression)
 }
 
-// turned reports whether the picture is to be turned by a quarter, which swaps width and height.
-func (t *tiffHeader) turned() bool {
-	return t.get(tagOrientation, 1) >= 5 && t.get(tagOrientation, 1) <= 8
+// orientation is that of the tag or, as in Pillow, of XMP where there is no tag.
+func (t *tiffHeader) orientation() int {
+	if t.values[tagOrientation] == nil {
+		return metadata{xmp: t.xmp}.orientation()
+	}
+	return t.get(tagOrientation, 1)
 }
+
+// turned reports whether the picture is to be turned by a quarter, which swaps width and height.
+func (t *tiffHeader) turned() bool { return t.orientation() >= 5 && t.orientation() <= 8 }
 
 func sizeTIFF(data []byte) (width, height int, err error) {
 	t, err := readTIFF(data)
@@ -474,12 +490,13 @@ func decodeTIFF(data []byte) (picture, error) {
 	if t.transparent() {
 		p.alpha = everySample(pix, stride, n, n-1)
 	}
-	if t.bits == 16 && t.format == unsignedSamples && p.row != nil {
-		if p.seen, err = t.highBytes(data); err != nil {
-			return picture{}, err
+	if t.wide() {
+		p.row, p.seen = clipped(pix, stride), everySample(pix, stride, n, 0)
+		if t.photometric == whiteIsZero {
+			p.seen = inverted(p.seen)
 		}
 	}
-	return orient(p, t.get(tagOrientation, 1)), nil
+	return orient(p, t.orientation()), nil
 }
 
 // palette returns the colour map: all of red, then green, then blue, 16 bits each, of which Pillow takes the high ones.

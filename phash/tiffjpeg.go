@@ -29,7 +29,7 @@ func (t *tiffHeader) jpegPicture(data []byte) (picture, error) {
 	default:
 		p.ycc = func(y int, ycc []uint8) { copy(ycc, pix[y*stride:]) }
 	}
-	return orient(p, t.get(tagOrientation, 1)), nil
+	return orient(p, t.orientation()), nil
 }
 
 // jpegPixels decodes a picture whose strips or tiles are JPEG files without their tables (TIFF Technical Note 2) to gray, Cb and Cr,

@@ -58,18 +58,8 @@ func (t *tiffHeader) grid() (tiffGrid, error) {
 	return g, nil
 }
 
-// highBytes returns the rows of a picture of 16-bit gray as people see it: Pillow takes what is above 255 for white.
-func (t *tiffHeader) highBytes(data []byte) (func(y int, gray []uint8), error) {
-	seen := *t
-	seen.high = true
-	pix, n, err := seen.pixels(data)
-	if err != nil {
-		return nil, err
-	}
-	return everySample(pix, n*t.width, n, 0), nil
-}
-
-// pixels decodes the picture to n bytes a pixel: gray, an index, R G B, any of these and alpha, or C M Y K.
+// pixels decodes the picture to n bytes a pixel: gray, an index, R G B, any of these and alpha, C M Y K, or gray of 16 bits, the high
+// byte first.
 func (t *tiffHeader) pixels(data []byte) (pix []uint8, n int, err error) {
 	g, err := t.grid()
 	if err != nil {
@@ -78,6 +68,9 @@ func (t *tiffHeader) pixels(data []byte) (pix []uint8, n int, err error) {
 	n = t.colours()
 	if t.transparent() {
 		n++
+	}
+	if t.wide() {
+		n = 2
 	}
 	planes, inPiece, keep := 1, t.samples, n // planes of the file, samples of a pixel in each, and of these the ones to keep
 	if t.planar {
@@ -293,6 +286,13 @@ func (t *tiffHeader) converter(keep int) tiffConverter {
 				dst[x] = uint8(min(v, 255))
 			}
 		}
+	case t.wide():
+		return func(dst, row []uint8, width, step, _ int) {
+			for x := range width {
+				v := t.order.Uint16(row[2*x:])
+				dst[step*x], dst[step*x+1] = uint8(v>>8), uint8(v)
+			}
+		}
 	case t.colours() == 1:
 		return t.convertWide
 	}
@@ -348,10 +348,6 @@ func (t *tiffHeader) convertWide(dst, row []uint8, width, _, _ int) {
 	for x := range width {
 		var v float64
 		switch {
-		case t.high:
-			if v = float64(order.Uint16(row[2*x:]) >> 8); t.photometric == whiteIsZero {
-				v = 255 - v
-			}
 		case t.bits == 16 && t.format == signedSamples:
 			v = float64(int16(order.Uint16(row[2*x:])))
 		case t.bits == 16:

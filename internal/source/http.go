@@ -1,18 +1,13 @@
 package source
 
 import (
-	"compress/flate"
-	"compress/gzip"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/klauspost/compress/zlib"
 
 	"onceover/internal/redact"
 )
@@ -68,14 +63,13 @@ func (f *Fetcher) getOnce(ctx context.Context, u *url.URL) (data []byte, next *u
 
 // readBody reads what a response carries, as much of it as may be, decoded.
 func (f *Fetcher) readBody(resp *http.Response) ([]byte, error) {
-	body, size, err := decoded(resp)
-	var data []byte
-	if err == nil {
-		data, err = readAll(body, size, f.cfg.MaxBytes)
+	body, size, err := decoded(resp, f.cfg.MaxBytes)
+	if err != nil {
+		return nil, err
 	}
-	if corrupt := (flate.CorruptInputError)(0); errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.Is(err, zlib.ErrHeader) ||
-		errors.Is(err, zlib.ErrChecksum) || errors.As(err, &corrupt) {
-		return nil, &Error{Kind: Unusable, Msg: "the body is not in the content coding that the server says: " + resp.Header.Get("Content-Encoding")}
+	data, err := readAll(body, size, f.cfg.MaxBytes)
+	if err != nil && size < 0 && resp.Header.Get("Content-Encoding") != "" {
+		err = codingError(err)
 	}
 	return data, err
 }

@@ -82,6 +82,29 @@ func TestAsRequests(t *testing.T) {
 			body = twice()
 		case "broken":
 			coding = "gzip"
+		case "members":
+			body, coding = append(coded(gz), make([]byte, 20)...), "gzip"
+		case "dictionary":
+			body, coding = []byte{0x78, 0xbb, 0, 0, 0, 0}, "deflate"
+		case "nothing":
+			body, coding = nil, "gzip"
+		case "many":
+			body = content
+			for range maxCodings + 1 {
+				var out bytes.Buffer
+				z := gzip.NewWriter(&out)
+				_, _ = z.Write(body)
+				_ = z.Close()
+				body = out.Bytes()
+			}
+			coding = "gzip, gzip, gzip, gzip"
+		case "empty members":
+			var out bytes.Buffer
+			for range 1000 {
+				z := gzip.NewWriter(&out)
+				_ = z.Close()
+			}
+			body, coding = out.Bytes(), "gzip"
 		case "aws-chunked":
 		case "/사진 1.jpg":
 			if r.URL.RawQuery != "q=%ED%95%9C%20%EA%B8%80" {
@@ -107,13 +130,20 @@ func TestAsRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
-	for _, path := range []string{"/coded/gzip", "/coded/GZIP", "/coded/deflate", "/coded/raw", "/coded/deflate, gzip", "/coded/aws-chunked", "/사진 1.jpg?q=한 글", "/moved"} {
+	for _, path := range []string{"/coded/gzip", "/coded/GZIP", "/coded/deflate", "/coded/raw", "/coded/deflate, gzip", "/coded/aws-chunked", "/coded/members", "/사진 1.jpg?q=한 글", "/moved"} {
 		if got, err := f.Fetch(t.Context(), " "+server.URL+path+"\n"); err != nil || !bytes.Equal(got, content) {
 			t.Errorf("%s: got %d bytes, %v, want the content", path, len(got), err)
 		}
 	}
-	if _, err := f.Fetch(t.Context(), server.URL+"/coded/broken"); asError(err) == nil || asError(err).Kind != Unusable || !strings.Contains(err.Error(), "gzip") {
-		t.Errorf("got %v, want that the body is not gzip", err)
+	for path, want := range map[string]string{
+		"broken": "not in the content coding", "dictionary": "not in the content coding", "nothing": "empty", "many": "more than 3", "empty members": "empty",
+	} {
+		if _, err := f.Fetch(t.Context(), server.URL+"/coded/"+path); asError(err) == nil || asError(err).Kind != Unusable || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want an Unusable error with %q", path, err, want)
+		}
+	}
+	if _, err := f.Fetch(t.Context(), server.URL+"/100%.jpg\n"); asError(err) == nil || !strings.Contains(err.Error(), "100%25.jpg") {
+		t.Errorf("got %v, want the URL in it", err)
 	}
 	cfg.MaxBytes = int64(len(content)) - 1
 	small, err := New(cfg)

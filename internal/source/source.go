@@ -55,8 +55,7 @@ func (f *Fetcher) Close() {
 // arrived, a time-out strikes or ctx ends. The schemes are
 //
 //   - https and http: one GET, at most 5 redirects, but none from https to http. Credentials in the URL are sent as Basic
-//     authentication. White space, characters beyond ASCII and a "%" that begins no escape are encoded, as Python's requests
-//     does; a body that is coded by gzip or deflate is decoded.
+//     authentication. White space, characters beyond ASCII and a "%" that begins no escape are encoded; a body that is coded by gzip or deflate is decoded.
 //   - s3://BUCKET/KEY: the key is taken as it stands, as the AWS command line does; "%", "?" and "#" mean themselves.
 //   - data: by RFC 2397, base64 or percent-encoded. The media type is not believed and may be missing. White space in base64 is
 //     ignored, and its padding may be missing.
@@ -65,6 +64,9 @@ func (f *Fetcher) Close() {
 // The error is an [*Error], whose Kind decides what to do; or, once ctx has ended, an error that wraps context.Cause(ctx). Time-outs
 // of our own are an Error of Kind Transient.
 func (f *Fetcher) Fetch(ctx context.Context, rawURL string) ([]byte, error) {
+	if scheme, _, _ := strings.Cut(strings.TrimSpace(rawURL), ":"); strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https") {
+		rawURL = requote(rawURL)
+	}
 	data, err := f.fetch(ctx, rawURL)
 	if err == nil {
 		return data, nil
@@ -89,11 +91,7 @@ func (f *Fetcher) fetch(ctx context.Context, rawURL string) ([]byte, error) {
 	if rest, ok := redact.CutScheme(rawURL, "s3://"); ok {
 		return f.s3.get(ctx, rest)
 	}
-	text := rawURL
-	if scheme, _, _ := strings.Cut(strings.TrimSpace(rawURL), ":"); strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https") {
-		text = requote(rawURL)
-	}
-	u, err := url.Parse(text)
+	u, err := url.Parse(rawURL)
 	if err != nil {
 		// The parser's error quotes the URL; a password taken for a port number would be in it.
 		return nil, &Error{Kind: BadURL, Msg: "not a valid URL"}

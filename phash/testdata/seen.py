@@ -119,7 +119,8 @@ def other(rng, im, orientation):
     form = rng.choice(("TIFF", "GIF", "BMP", "PNG"))
     if form == "TIFF":
         im = im.convert(rng.choice(("RGB", "RGBA", "L", "LA", "CMYK"))) if rng.random() < 0.5 else im
-        im.save(out, form, tiffinfo={274: min(max(orientation, 1), 8)}, compression=rng.choice((None, "tiff_lzw", "tiff_deflate")))
+        info = {274: min(max(orientation, 1), 8)} if rng.random() < 0.7 else {700: xmp(rng, min(max(orientation, 1), 8))}
+        im.save(out, form, tiffinfo=info, compression=rng.choice((None, "tiff_lzw", "tiff_deflate")))
     else:
         if form in ("GIF", "PNG"):
             im = im.convert("P", palette=Image.Palette.ADAPTIVE)

@@ -24,7 +24,7 @@ type Signature struct {
 // size is that of a signature in bytes.
 const size = lumaSide*lumaSide + 2*chromaSide*chromaSide + 2*32
 
-// Append appends the signature to b: luma, Cb, Cr, and the hashes as they are written in hex.
+// append appends the signature to b: luma, Cb, Cr, and the hashes as they are written in hex.
 func (s *Signature) append(b []byte) []byte {
 	b = append(b, s.Luma[:]...)
 	b = append(b, s.Cb[:]...)

@@ -27,7 +27,7 @@ type Result struct {
 	At     [2]int  // column and row of the cell of the largest difference, of 48 x 48
 }
 
-// What decides. The numbers were chosen on pictures of their own so that no different ones pass, see docs/near-duplicates.md.
+// What decides.
 const (
 	most        = 1.84 // what a cell may differ, beyond
 	mostOfMean  = 4    // times the mean difference
