@@ -156,7 +156,7 @@ func TestNextStepThatCannotBe(t *testing.T) {
 	for _, queue := range []string{"amq.of-the-broker", strings.Repeat("q", 256)} {
 		id := b.send("t", callback(queue, nil))
 		exc, err := b.wait(id).Exception()
-		if err != nil || exc == nil || exc.Type != "OperationalError" || !strings.Contains(exc.Message(), queue[:20]) {
+		if err != nil || exc == nil || exc.Type != "OperationalError" || !strings.Contains(exc.Message(), queue[:min(20, len(queue))]) {
 			t.Errorf("queue %.20s: got %v, %v, want an OperationalError that names it", queue, exc, err)
 		}
 		b.until(func() bool { return b.records(id) == 1 })
