@@ -104,5 +104,16 @@ func TestClasses(t *testing.T) {
 		if class := classOf(tt.status, s, wait); class != tt.class || wait != tt.wait {
 			t.Errorf("%s: got %s after %v, want %s after %v (read %+v)", tt.name, class, wait, tt.class, tt.wait, s)
 		}
+		// What passes by itself, and what is the picture's or the model's matter, nobody has to mend.
+		mend := tt.class != RateLimited && tt.class != Overloaded && tt.class != Refused && tt.class != Unusable
+		for _, o := range []*OpenAI{{name: onlyEndpoint}, {name: "second"}} {
+			remedy := o.remedy(&Error{Class: tt.class, StatusCode: tt.status})
+			if (remedy != "") != mend {
+				t.Errorf("%s: got remedy %q, want one: %t", tt.name, remedy, mend)
+			}
+			if o.name == "second" && strings.Contains(remedy, "ONCEOVER_") {
+				t.Errorf("%s: got remedy %q, which names a variable beside a file of models", tt.name, remedy)
+			}
+		}
 	}
 }
