@@ -4,12 +4,12 @@
 // Start with [Cache]: [Cache.Lookup] finds the analysis of a picture or of one
 // that looks the same, [Cache.Fill] has it made once however many jobs and
 // processes ask for it. An analysis is kept under the picture's perceptual
-// hash; where that says too little (see phash.Hash.Degenerate) under the SHA-256
-// of the file.
+// hash; where that says too little (see phash.Hash.Degenerate), or a picture of
+// an equal hash and other colours came first, under the SHA-256 of the file.
 //
 // What it promises: a lost key of any kind costs a vision call and nothing else;
-// every key expires; a near lookup makes no round trip unless there is a
-// candidate. docs/near-duplicates.md says what counts as near, and
+// every key expires; an answer under the hash is found in one round trip, one by
+// the file in two, and a near lookup adds none unless there is a candidate. docs/near-duplicates.md says what counts as near, and
 // docs/decisions/0006-near-duplicates.md why it is found as it is.
 package cache
 
@@ -102,13 +102,23 @@ type Picture struct {
 	phash.Fingerprint
 }
 
-func (p Picture) hasColour() bool { return p.Colour != phash.Colour{} }
+func (p *Picture) hasColour() bool { return p.Colour != phash.Colour{} }
+
+// differs reports whether e, found by p's hash, is of a picture whose colours are known to be others. Without
+// colours, as Python writes it, an entry counts as one of the same.
+func (p *Picture) differs(e *Entry) bool {
+	if e.Colour == "" || !p.hasColour() || p.Hash.Degenerate() {
+		return false
+	}
+	other, err := phash.ParseColour(e.Colour)
+	return err != nil || !other.Same(p.Colour)
+}
 
 // The keys. Other names of this package's keys are beside what they are for.
 const (
 	hashPrefix    = "cache:image:hash:"
 	digestPrefix  = "cache:image:digest:"
-	analysis      = ":analysis" // after a digest: the entry of such a picture
+	analysis      = ":analysis" // after a digest: the entry of a picture that is kept by its file
 	refusedPrefix = "cache:image:refused:"
 )
 
@@ -121,11 +131,16 @@ func Key(h phash.Hash, v Variant) string {
 }
 
 // Key returns the key of the picture's analysis: by its hash, or by its digest if
-// the hash is degenerate; "" if the digest is not known then.
+// the hash is degenerate; "" if the digest is not known then. Where a picture of an equal hash
+// and other colours has taken that key, the analysis is kept by the digest too: see Cache.Own.
 func (p Picture) Key(v Variant) string {
 	if key := Key(p.Hash, v); key != "" || p.Digest == (Digest{}) {
 		return key
 	}
+	return p.fileKey(v)
+}
+
+func (p *Picture) fileKey(v Variant) string {
 	return digestPrefix + p.Digest.String() + analysis + v.suffix()
 }
 
@@ -236,6 +251,46 @@ func (c *Cache) get(ctx context.Context, keys ...string) ([]item, error) {
 		}
 	}
 	return out, nil
+}
+
+// own returns the keys under which the entries of pictures are, or would be, and what is there. That is the key of the
+// file, if there is an entry or a picture of other colours has the key of the hash, else that of the hash. It looks there
+// first.
+func (c *Cache) own(ctx context.Context, v Variant, pictures ...Picture) ([]item, error) {
+	keys := make([]string, len(pictures))
+	for i, p := range pictures {
+		keys[i] = p.Key(v)
+	}
+	out, err := c.get(ctx, keys...)
+	if err != nil {
+		return nil, err
+	}
+	var at []int // the pictures that may be kept by their files
+	var files []string
+	var taken []bool // whether the key of the hash is another picture's
+	for i, p := range pictures {
+		e := out[i].entry
+		if e != nil && !p.differs(e) || p.Hash.Degenerate() {
+			continue
+		}
+		if e != nil {
+			out[i] = item{key: keys[i]} // not this picture's
+		}
+		if p.Digest != (Digest{}) {
+			at, files = append(at, i), append(files, p.fileKey(v))
+			taken = append(taken, e != nil)
+		}
+	}
+	if len(files) == 0 {
+		return out, nil
+	}
+	found, err := c.get(ctx, files...)
+	for i, f := range found {
+		if f.entry != nil || taken[i] {
+			out[at[i]] = f
+		}
+	}
+	return out, err
 }
 
 // pipeline sends commands in one round trip. That a key is not there, or is of

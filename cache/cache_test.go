@@ -417,7 +417,7 @@ func TestEveryKeyExpires(t *testing.T) {
 		do   func() error
 	}{
 		{"seen", func() error { _, _, err := c.Seen(ctx, p.Digest); return err }},
-		{"remember", func() error { return c.Remember(ctx, p.Digest, h) }},
+		{"remember", func() error { return c.Remember(ctx, p.Digest, p.Fingerprint) }},
 		{"refuse", func() error { return c.Refuse(ctx, flat.Digest, Refusal{Type: "ValueError", Message: "no"}) }},
 		{"fill", func() error { _, err := c.Fill(ctx, &Query{Picture: p}, compute, nil); return err }},
 		{"fill flat", func() error { _, err := c.Fill(ctx, &Query{Picture: flat}, compute, nil); return err }},
@@ -474,19 +474,19 @@ func TestFiles(t *testing.T) {
 	c, client := setup(t)
 	ctx := t.Context()
 	d, bad := Digest(sha256.Sum256([]byte("a"))), Digest(sha256.Sum256([]byte("b")))
-	seen := func(d Digest, hash *phash.Hash, refusal *Refusal) {
+	seen := func(d Digest, known *phash.Fingerprint, refusal *Refusal) {
 		t.Helper()
-		gotHash, gotRefusal, err := c.Seen(ctx, d)
-		if err != nil || !reflect.DeepEqual(gotHash, hash) || !reflect.DeepEqual(gotRefusal, refusal) {
-			t.Errorf("got %v, %v, %v, want %v and %v", gotHash, gotRefusal, err, hash, refusal)
+		gotKnown, gotRefusal, err := c.Seen(ctx, d)
+		if err != nil || !reflect.DeepEqual(gotKnown, known) || !reflect.DeepEqual(gotRefusal, refusal) {
+			t.Errorf("got %v, %v, %v, want %v and %v", gotKnown, gotRefusal, err, known, refusal)
 		}
 	}
 	seen(d, nil, nil)
-	h, flat := hash(t, good), phash.Hash{}
+	h, flat := picture(hash(t, good)).Fingerprint, picture(phash.Hash{}).Fingerprint
 	check(t, c.Remember(ctx, d, h))
 	seen(d, &h, nil)
-	if got := client.Get(ctx, "cache:image:digest:"+d.String()).Val(); got != good {
-		t.Errorf("got %q, want %q", got, good)
+	if got, want := client.Get(ctx, "cache:image:digest:"+d.String()).Val(), good+" "+grayColour; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 	lives(t, client, "cache:image:digest:"+d.String(), TTL)
 	check(t, c.Remember(ctx, d, flat))
@@ -496,7 +496,7 @@ func TestFiles(t *testing.T) {
 	check(t, c.Refuse(ctx, bad, no))
 	seen(bad, nil, &no)
 	lives(t, client, "cache:image:refused:"+bad.String(), 10*time.Minute)
-	for _, damaged := range []string{"", "x", `{"exc_message":"no type"}`, `["a"]`, `null`, "\xff"} {
+	for _, damaged := range []string{"", "x", good, good + " ", good + " gICA", "x " + grayColour, `{"exc_message":"no type"}`, `["a"]`, `null`, "\xff"} {
 		client.Set(ctx, "cache:image:refused:"+bad.String(), damaged, time.Minute)
 		client.Set(ctx, "cache:image:digest:"+d.String(), damaged, time.Minute)
 		seen(bad, nil, nil)

@@ -154,9 +154,10 @@ func (e Entry) answered(by Entry) Entry {
 
 // Corrected is what Correct did.
 type Corrected struct {
-	Entry      Entry `json:"entry"`      // under the hash that was asked for
-	Copies     int   `json:"copies"`     // other pictures that had the same answer, as near hits, and have the new one
-	Neighbours int   `json:"neighbours"` // other pictures within the radius that had an answer of their own or another's, and have the new one
+	Key        string `json:"key"`
+	Entry      Entry  `json:"entry"`      // under Key
+	Copies     int    `json:"copies"`     // other pictures that had the same answer, as near hits, and have the new one
+	Neighbours int    `json:"neighbours"` // other pictures within the radius that had an answer of their own or another's, and have the new one
 }
 
 // Correct writes what a person says about the picture of a hash through to its
@@ -164,7 +165,7 @@ type Corrected struct {
 // pictures within the radius and of the same colours; a neighbour that has no
 // entry gets the answer at its next lookup. With only, the picture is told apart
 // from the others instead: just its own entry changes, and it is no copy any
-// more. A picture whose hash is degenerate has no others. No model's answer replaces a
+// more. A picture that is kept by its file has no others. No model's answer replaces a
 // correction. The error is ErrIncomplete where there is nothing to correct.
 func (c *Cache) Correct(ctx context.Context, p Picture, v Variant, correction Correction, only bool) (Corrected, error) {
 	done, err := c.correct(ctx, p, v, correction, only)
@@ -175,23 +176,23 @@ func (c *Cache) Correct(ctx context.Context, p Picture, v Variant, correction Co
 }
 
 func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Correction, only bool) (Corrected, error) {
-	h, key := p.Hash, p.Key(v)
-	if key == "" {
+	if p.Key(v) == "" {
 		return Corrected{}, errNoKey
 	}
-	fam, err := c.familyOf(ctx, h, v)
+	found, err := c.own(ctx, v, p)
 	if err != nil {
 		return Corrected{}, err
 	}
-	keys := []string{key}
+	h, key, own := p.Hash, found[0].key, found[0].entry
+	fam, root := familyOf(h, own), own
+	only = only || key != Key(h, v)
 	if fam.root != h {
-		keys = append(keys, Key(fam.root, v))
+		found, err := c.get(ctx, Key(fam.root, v))
+		if err != nil {
+			return Corrected{}, err
+		}
+		root = found[0].entry
 	}
-	found, err := c.get(ctx, keys...)
-	if err != nil {
-		return Corrected{}, err
-	}
-	own, root := found[0].entry, found[len(found)-1].entry
 	corrected, err := correction.apply(own, c.now().UTC().Format(timeLayout))
 	if err != nil {
 		return Corrected{}, err
@@ -203,15 +204,15 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 	if only || root == nil {
 		corrected.DerivedFrom, corrected.Distance, top = "", 0, h
 	}
-	done := Corrected{Entry: corrected}
-	if err := c.replace(ctx, key, h, corrected); err != nil || only || h.Degenerate() {
+	done := Corrected{Key: key, Entry: corrected}
+	if err := c.replace(ctx, key, corrected); err != nil || only {
 		return done, err
 	}
 	answer := corrected
 	if top != h {
 		answer = root.answered(corrected)
 		answer.DerivedFrom, answer.Distance = "", 0 // where it had become a copy of another one
-		if err := c.replace(ctx, Key(top, v), top, answer); err != nil {
+		if err := c.replace(ctx, Key(top, v), answer); err != nil {
 			return done, err
 		}
 		done.Copies++
@@ -234,7 +235,7 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 			default:
 				continue
 			}
-			if err := c.replace(ctx, f.key, at, e); err != nil {
+			if err := c.replace(ctx, f.key, e); err != nil {
 				return err
 			}
 		}
@@ -263,21 +264,15 @@ type family struct {
 	root phash.Hash // the one that was looked at
 }
 
-func (c *Cache) familyOf(ctx context.Context, h phash.Hash, v Variant) (family, error) {
+// familyOf returns the family of a hash whose entry is e, nil if it has none.
+func familyOf(h phash.Hash, e *Entry) family {
 	fam := family{h, h}
-	if h.Degenerate() {
-		return fam, nil
-	}
-	e, err := c.Get(ctx, Key(h, v))
-	if err != nil {
-		return fam, err
-	}
 	if e != nil && e.DerivedFrom != "" {
 		if root, err := phash.Parse(e.DerivedFrom); err == nil && !root.Degenerate() {
 			fam.root = root
 		}
 	}
-	return fam, nil
+	return fam
 }
 
 // near reports whether a key may be that of a member or of a neighbour.

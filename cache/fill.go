@@ -45,10 +45,12 @@ func (c *Cache) Fill(ctx context.Context, q *Query, compute func(context.Context
 	if key == "" {
 		return nil, fmt.Errorf("fill %s: %w", q.Hash, errNoKey)
 	}
-	if q.Stale != nil && c.flight.busy(key) {
+	// Pictures of an equal hash and other colours share neither an answer nor a fault.
+	pictured := key + " " + q.Colour.String()
+	if q.Stale != nil && c.flight.busy(pictured) {
 		return &Answer{Entry: *q.Stale, Kind: Exact}, nil // another job makes it anew
 	}
-	a, shared, err := c.flight.do(ctx, key, waiting, func(ctx context.Context, waits func()) (*Answer, error) {
+	a, shared, err := c.flight.do(ctx, pictured, waiting, func(ctx context.Context, waits func()) (*Answer, error) {
 		return c.fill(ctx, key, q, compute, waits)
 	})
 	if err != nil {
@@ -154,7 +156,7 @@ func (c *Cache) await(ctx context.Context, key string, q *Query) (*Answer, *lock
 		if err != nil {
 			return nil, nil, err
 		}
-		if e := found[0].entry; e != nil && c.usable(q, *e) {
+		if e := found[0].entry; e != nil && c.usable(q, *e) && !q.differs(e) {
 			return &Answer{Entry: *e, Kind: Shared}, nil, nil
 		}
 		l, err := c.lock(ctx, key)

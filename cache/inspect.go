@@ -39,6 +39,33 @@ func (c *Cache) Inspect(ctx context.Context, keys ...string) ([]*Stored, error) 
 	return out, nil
 }
 
+// Owned is the place of a picture's own entry.
+type Owned struct {
+	Key    string  // "" if it can have none: see Picture.Key
+	Stored *Stored // nil if there is none
+}
+
+// Own returns the places of the entries of pictures, in their order: under the hash, as
+// Picture.Key says, or under the digest where the entry there is of a picture of an equal hash
+// and other colours.
+func (c *Cache) Own(ctx context.Context, v Variant, pictures ...Picture) ([]Owned, error) {
+	out := make([]Owned, 0, len(pictures))
+	for part := range slices.Chunk(pictures, scanCount) {
+		found, err := c.own(ctx, v, part...)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range found {
+			o := Owned{Key: f.key}
+			if f.entry != nil {
+				o.Stored = &Stored{*f.entry, f.ttl}
+			}
+			out = append(out, o)
+		}
+	}
+	return out, nil
+}
+
 // Candidate is a picture that looks like another one.
 type Candidate struct {
 	Neighbour

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-
-	"onceover/phash"
 )
 
 // Query is what to look for. A picture whose colours are not known has no near
@@ -61,32 +59,36 @@ func (c *Cache) usable(q *Query, e Entry) bool {
 	return q.Usable == nil || q.Usable(e)
 }
 
-// Lookup finds the entry of the picture, or of one within the radius whose
-// colours agree. It returns nil if there is none. The answer of a near hit is
-// stored under the picture's own hash as well.
+// Lookup finds the entry of the picture, or of one within the radius. The colours
+// of the two agree, or those of one are not known. It returns nil if there is none.
+// The answer of a near hit is stored as the picture's own as well.
 func (c *Cache) Lookup(ctx context.Context, q *Query) (*Answer, error) {
 	key := q.Key(q.Variant)
 	if key == "" {
 		return nil, nil
 	}
-	found, err := c.get(ctx, key)
+	found, err := c.own(ctx, q.Variant, q.Picture)
 	if err != nil {
 		return nil, err
 	}
-	c.tellDamage(found[0])
-	if own := found[0]; own.entry != nil && c.usable(q, *own.entry) {
+	own := found[0]
+	c.tellDamage(own)
+	if own.key != key && own.entry == nil {
+		c.metrics.vetoed.Inc()
+	}
+	if own.entry != nil && c.usable(q, *own.entry) {
 		a := &Answer{Entry: *own.entry, Kind: Exact, Expiring: c.expiring(own.ttl)}
 		if a.CorrectedAt != "" && own.ttl >= 0 && own.ttl < TTL/2 {
 			// No model knows better than the person who corrected it: it stays for as
 			// long as it is asked for.
 			a.Expiring = false
-			if err := c.keep(ctx, key); err != nil {
-				c.log.Warn("correction not prolonged", zap.String("key", key), zap.Error(err))
+			if err := c.keep(ctx, own.key); err != nil {
+				c.log.Warn("correction not prolonged", zap.String("key", own.key), zap.Error(err))
 			}
 		}
 		return a, nil
 	}
-	return c.lookupNear(ctx, q)
+	return c.lookupNear(ctx, q, own.key)
 }
 
 // Candidates are read a few at a time, the nearest first, and no more than some:
@@ -96,7 +98,8 @@ const (
 	maxCandidates = 64
 )
 
-func (c *Cache) lookupNear(ctx context.Context, q *Query) (*Answer, error) {
+// lookupNear is Lookup for a picture that has no entry of its own under key.
+func (c *Cache) lookupNear(ctx context.Context, q *Query, key string) (*Answer, error) {
 	if c.cfg.Radius == 0 || q.Own || !q.hasColour() || q.Stale != nil && q.Stale.DerivedFrom == "" {
 		return nil, nil // what was looked at itself is looked at again
 	}
@@ -117,7 +120,7 @@ func (c *Cache) lookupNear(ctx context.Context, q *Query) (*Answer, error) {
 			case Answers:
 				e := *found[i].entry
 				e.Colour, e.DerivedFrom, e.Distance = q.Colour.String(), n.Hash.String(), n.Distance
-				if _, err := c.store(ctx, q.Picture, q.Variant, e); err != nil {
+				if _, err := c.store(ctx, key, e); err != nil {
 					c.log.Warn("near answer not cached", zap.String("phash", q.Hash.String()), zap.Error(err))
 				}
 				return &Answer{Entry: e, Kind: Near, Near: n.Distance}, nil
@@ -157,8 +160,7 @@ func (c *Cache) judge(q *Query, n Neighbour, e *Entry) Verdict {
 		return Answers
 	case !q.hasColour():
 		return Unknown
-	}
-	if own, err := phash.ParseColour(e.Colour); err != nil || !own.Same(q.Colour) {
+	case q.differs(e):
 		return Colours
 	}
 	return Answers

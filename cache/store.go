@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -34,12 +35,15 @@ func (c *Cache) Store(ctx context.Context, p Picture, v Variant, e Entry) (Entry
 	if p.hasColour() {
 		e.Colour = p.Colour.String()
 	}
-	return c.store(ctx, p, v, e)
+	own, err := c.own(ctx, v, p)
+	if err != nil {
+		return e, err
+	}
+	return c.store(ctx, own[0].key, e)
 }
 
-func (c *Cache) store(ctx context.Context, p Picture, v Variant, e Entry) (Entry, error) {
-	key := p.Key(v)
-	kept, err := c.write(ctx, key, p.Hash, e, func(p redis.Pipeliner, doc []byte) redis.Cmder {
+func (c *Cache) store(ctx context.Context, key string, e Entry) (Entry, error) {
+	kept, err := c.write(ctx, key, e, func(p redis.Pipeliner, doc []byte) redis.Cmder {
 		return p.Eval(ctx, storeScript, []string{key}, doc, int(TTL/time.Second))
 	})
 	if err != nil {
@@ -52,19 +56,19 @@ func (c *Cache) store(ctx context.Context, p Picture, v Variant, e Entry) (Entry
 	if corrected, err := decode([]byte(old)); err == nil {
 		return *corrected, nil
 	}
-	return e, c.replace(ctx, key, p.Hash, e) // a damaged correction is none
+	return e, c.replace(ctx, key, e) // a damaged correction is none
 }
 
 // replace writes an entry, whatever was there.
-func (c *Cache) replace(ctx context.Context, key string, h phash.Hash, e Entry) error {
-	_, err := c.write(ctx, key, h, e, func(p redis.Pipeliner, doc []byte) redis.Cmder { return p.Set(ctx, key, doc, TTL) })
+func (c *Cache) replace(ctx context.Context, key string, e Entry) error {
+	_, err := c.write(ctx, key, e, func(p redis.Pipeliner, doc []byte) redis.Cmder { return p.Set(ctx, key, doc, TTL) })
 	return err
 }
 
 // write writes an entry with all that goes with it, in one round trip: its tags,
 // its place in the log that feeds the indexes, and the message to those who wait
 // for it. It returns the command that set made of the entry's JSON.
-func (c *Cache) write(ctx context.Context, key string, h phash.Hash, e Entry, set func(p redis.Pipeliner, doc []byte) redis.Cmder) (redis.Cmder, error) {
+func (c *Cache) write(ctx context.Context, key string, e Entry, set func(p redis.Pipeliner, doc []byte) redis.Cmder) (redis.Cmder, error) {
 	doc, err := celery.MarshalJSON(e)
 	if err != nil {
 		return nil, fmt.Errorf("encode entry of %s: %w", key, err)
@@ -73,7 +77,7 @@ func (c *Cache) write(ctx context.Context, key string, h phash.Hash, e Entry, se
 	err = c.pipeline(ctx, func(p redis.Pipeliner) {
 		cmd = set(p, doc)
 		c.tag(ctx, p, key, e)
-		if e.DerivedFrom == "" && !h.Degenerate() {
+		if h, ok := hashOfKey(key); ok && e.DerivedFrom == "" {
 			c.appendLog(ctx, p, h)
 		}
 		p.Publish(ctx, channel(key), "")
@@ -103,12 +107,12 @@ type Refusal struct {
 	By      string `json:"by,omitempty"` // who refused, if it was not the decoder: it may be asked of another one
 }
 
-// Seen tells what is known of a file: the hash of its picture, or why it has
+// Seen tells what is known of a file: the hash and colours of its picture, or why it has
 // none; nil and nil if neither.
-func (c *Cache) Seen(ctx context.Context, d Digest) (*phash.Hash, *Refusal, error) {
-	var hash, refusal *redis.StringCmd
+func (c *Cache) Seen(ctx context.Context, d Digest) (*phash.Fingerprint, *Refusal, error) {
+	var seen, refusal *redis.StringCmd
 	err := c.pipeline(ctx, func(p redis.Pipeliner) {
-		hash, refusal = p.Get(ctx, digestPrefix+d.String()), p.Get(ctx, refusedPrefix+d.String())
+		seen, refusal = p.Get(ctx, digestPrefix+d.String()), p.Get(ctx, refusedPrefix+d.String())
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("look up file %s: %w", d, err)
@@ -119,18 +123,23 @@ func (c *Cache) Seen(ctx context.Context, d Digest) (*phash.Hash, *Refusal, erro
 			return nil, &r, nil
 		}
 	}
-	if text, err := hash.Result(); err == nil {
-		if h, err := phash.Parse(text); err == nil {
-			return &h, nil, nil
+	if text, err := seen.Result(); err == nil {
+		hash, colour, _ := strings.Cut(text, " ") // without colours, as by earlier versions, it does not say enough
+		h, err := phash.Parse(hash)
+		known, wrong := phash.ParseColour(colour)
+		if err == nil && wrong == nil {
+			return &phash.Fingerprint{Hash: h, Colour: known}, nil, nil
 		}
 	}
 	return nil, nil, nil
 }
 
-// Remember keeps the hash of a file's picture, so that the same file need not be
+// Remember keeps the hash and the colours of a file's picture, so that the same file need not be
 // decoded again.
-func (c *Cache) Remember(ctx context.Context, d Digest, h phash.Hash) error {
-	err := c.pipeline(ctx, func(p redis.Pipeliner) { p.Set(ctx, digestPrefix+d.String(), h.String(), TTL) })
+func (c *Cache) Remember(ctx context.Context, d Digest, f phash.Fingerprint) error {
+	err := c.pipeline(ctx, func(p redis.Pipeliner) {
+		p.Set(ctx, digestPrefix+d.String(), f.Hash.String()+" "+f.Colour.String(), TTL)
+	})
 	if err != nil {
 		return fmt.Errorf("store hash of file %s: %w", d, err)
 	}

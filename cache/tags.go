@@ -119,15 +119,8 @@ func (c *Cache) Invalidate(ctx context.Context, s Selection, step func(seen int)
 	switch {
 	case s.Picture != nil && s.Picture.Key(Variant{}) == "":
 		err = errNoKey
-	case s.Picture != nil && s.Picture.Hash.Degenerate():
-		err = c.each(ctx, []string{s.Picture.Key(Variant{}) + "*"}, nil, step, remove)
 	case s.Picture != nil:
-		var fam family
-		if fam, err = c.familyOf(ctx, s.Picture.Hash, Variant{}); err == nil {
-			err = c.each(ctx, []string{hashPrefix + "*"}, fam.near, step, func(found []item) error {
-				return remove(slices.DeleteFunc(found, func(f item) bool { return !fam.has(f) }))
-			})
-		}
+		err = c.eachOf(ctx, s.Picture, step, remove)
 	case len(s.Tags) > 0 && !s.Scan:
 		err = c.tagged(ctx, s.Tags[0], step, remove)
 	default:
@@ -137,6 +130,32 @@ func (c *Cache) Invalidate(ctx context.Context, s Selection, step func(seen int)
 		return done, fmt.Errorf("invalidate, after %d entries: %w", done.Entries, err)
 	}
 	return done, nil
+}
+
+// eachOf calls visit with the entries of a picture in all variants, and with the copies of its answer.
+func (c *Cache) eachOf(ctx context.Context, p *Picture, step func(int), visit func([]item) error) error {
+	if p.Digest != (Digest{}) {
+		if err := c.each(ctx, []string{p.fileKey(Variant{}) + "*"}, nil, step, visit); err != nil || p.Hash.Degenerate() {
+			return err
+		}
+	}
+	own, err := c.own(ctx, Variant{}, *p)
+	if err != nil {
+		return err
+	}
+	byHash := own[0].key == p.Key(Variant{})
+	fam := family{p.Hash, p.Hash}
+	if byHash {
+		fam = familyOf(p.Hash, own[0].entry)
+	}
+	return c.each(ctx, []string{hashPrefix + "*"}, fam.near, step, func(found []item) error {
+		return visit(slices.DeleteFunc(found, func(f item) bool {
+			if h, _ := hashOfKey(f.key); h == p.Hash {
+				return f.entry == nil || p.differs(f.entry)
+			}
+			return !byHash || !fam.has(f) // where the hash is another picture's, so are the copies
+		}))
+	})
 }
 
 // tagged calls visit with the entries that were tagged so; they may have changed

@@ -37,8 +37,8 @@ type Fetcher interface {
 
 // Cache keeps analyses: cache.Cache.
 type Cache interface {
-	Seen(ctx context.Context, d cache.Digest) (*phash.Hash, *cache.Refusal, error)
-	Remember(ctx context.Context, d cache.Digest, h phash.Hash) error
+	Seen(ctx context.Context, d cache.Digest) (*phash.Fingerprint, *cache.Refusal, error)
+	Remember(ctx context.Context, d cache.Digest, f phash.Fingerprint) error
 	Refuse(ctx context.Context, d cache.Digest, r cache.Refusal) error
 	Lookup(ctx context.Context, q *cache.Query) (*cache.Answer, error)
 	Fill(ctx context.Context, q *cache.Query, compute func(context.Context) (cache.Entry, error), waiting func()) (*cache.Answer, error)
@@ -241,17 +241,32 @@ func (r *run) analyze(ctx context.Context) (*Result, error) {
 // examine finds the answer by the picture itself. stale is its entry if that is to
 // be made anew before it runs out, else nil.
 func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) {
-	pic, seen, found, err := r.find(ctx, stale)
+	pic, data, seen, err := r.fetch(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if err := r.report(ctx, stepCache); err != nil {
+		return nil, err
+	}
 	q := r.query(pic)
+	found, err := r.t.cache.Lookup(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	if found != nil && stale != nil && found.Entry == *stale {
+		found.Expiring = true
+	}
 	q.Own = found != nil && r.mayDoubt(found) && rand.Float64() < r.t.cfg.Canary
 	if found != nil && !found.Expiring && !q.Own {
 		return r.answer(ctx, pic, found, vision.Usage{})
 	}
 	if found != nil {
 		q.Stale = &found.Entry
+	}
+	if seen == nil { // its file is known, and now it is looked at all the same
+		if seen, err = r.decode(ctx, pic, data); err != nil {
+			return nil, err
+		}
 	}
 	fresh, usage, err := r.look(ctx, q, seen)
 	if err != nil && found != nil && ctx.Err() == nil {
@@ -270,14 +285,12 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 	return r.answer(ctx, pic, fresh, usage)
 }
 
-// find gets the picture, and the answer that the cache has for it, nil if there is none. The picture is decoded, unless there is an
-// answer and its file is known.
-func (r *run) find(ctx context.Context, stale *cache.Entry) (pic *cache.Picture, seen *phash.Look, found *cache.Answer, err error) {
+// fetch gets the picture's file, and says what picture it is. seen is nil where the file is known: then it was not decoded.
+func (r *run) fetch(ctx context.Context) (pic *cache.Picture, data []byte, seen *phash.Look, err error) {
 	if err := r.report(ctx, stepDownload); err != nil {
 		return nil, nil, nil, err
 	}
-	data, err := r.t.fetcher.Fetch(ctx, r.args.ImageURL)
-	if err != nil {
+	if data, err = r.t.fetcher.Fetch(ctx, r.args.ImageURL); err != nil {
 		return nil, nil, nil, err
 	}
 	if err := r.report(ctx, stepHash); err != nil {
@@ -295,29 +308,11 @@ func (r *run) find(ctx context.Context, stale *cache.Entry) (pic *cache.Picture,
 		return nil, nil, nil, celery.NewException(refusal.Type, refusal.Message, nil)
 	}
 	if known != nil {
-		pic.Hash = *known
-	} else if seen, err = r.decode(ctx, pic, data); err != nil {
-		return nil, nil, nil, err
+		pic.Fingerprint = *known
+	} else {
+		seen, err = r.decode(ctx, pic, data)
 	}
-	if err := r.report(ctx, stepCache); err != nil {
-		return nil, nil, nil, err
-	}
-	if found, err = r.t.cache.Lookup(ctx, r.query(pic)); err != nil {
-		return nil, nil, nil, err
-	}
-	if found != nil && stale != nil && found.Entry == *stale {
-		found.Expiring = true
-	}
-	if seen == nil && (found == nil || found.Expiring) {
-		// To find what is near, and to look anew, the picture itself is needed.
-		if seen, err = r.decode(ctx, pic, data); err != nil {
-			return nil, nil, nil, err
-		}
-		if found == nil {
-			found, err = r.t.cache.Lookup(ctx, r.query(pic))
-		}
-	}
-	return pic, seen, found, err
+	return pic, data, seen, err
 }
 
 // mayDoubt reports whether an answer is one that a canary may look at: a near one, not of a person, and where there is a
@@ -449,7 +444,7 @@ func (r *run) decode(ctx context.Context, pic *cache.Picture, data []byte) (*pha
 		r.t.log.Warn("the producer's hash is not the picture's", zap.String("task_id", r.taskID),
 			zap.String("phash_given", g.String()), zap.String("phash", f.Hash.String()), zap.Int("distance_bits", g.Distance(f.Hash)))
 	}
-	return f, r.t.cache.Remember(ctx, pic.Digest, f.Hash)
+	return f, r.t.cache.Remember(ctx, pic.Digest, f.Fingerprint)
 }
 
 // refuse remembers that the file is no picture, or that by refuses to look at it, so

@@ -313,7 +313,12 @@ func TestSameFileIsNotDecodedAgain(t *testing.T) {
 	if ttl := b.redis.TTL(t.Context(), key).Val(); ttl < cache.TTL-time.Minute {
 		t.Errorf("got TTL %v, want %v", ttl, cache.TTL)
 	}
-	if err := b.redis.Set(t.Context(), key, can.PHash, time.Hour).Err(); err != nil {
+	known, err := fs.ReadFile(samples.FS(), "can.jpg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ofCan := b.redis.Get(t.Context(), fmt.Sprintf("cache:image:digest:%x", sha256.Sum256(known))).Val()
+	if err := b.redis.Set(t.Context(), key, ofCan, time.Hour).Err(); err != nil {
 		t.Fatal(err)
 	}
 	if r := b.run(t, map[string]any{"image_url": "box.jpg"}); r.PHash != can.PHash {

@@ -182,7 +182,7 @@ func (s *subject) identify(ctx context.Context, c *cache.Cache, v cache.Variant)
 		return err
 	}
 	if seen != nil {
-		s.Hash, s.Digest = *seen, d
+		s.Fingerprint, s.Digest = *seen, d
 		return nil
 	}
 	byDigest := cache.Picture{Digest: d} // a black picture's hash is no key

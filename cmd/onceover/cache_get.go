@@ -37,15 +37,11 @@ it never runs out), and the entry as it is stored, null if there is none.`,
 			return err
 		}
 		defer closeCache()
-		var found *cache.Stored
-		key := sub.Key(v)
-		if key != "" {
-			all, err := c.Inspect(ctx, key)
-			if err != nil {
-				return err
-			}
-			found = all[0]
+		own, err := c.Own(ctx, v, sub.Picture)
+		if err != nil {
+			return err
 		}
+		key, found := own[0].Key, own[0].Stored
 		if asJSON {
 			if err := printJSON(cmd.OutOrStdout(), sub.document(key, found)); err != nil {
 				return err

@@ -122,15 +122,12 @@ func (s *cacheSettings) query(p cache.Picture) *cache.Query {
 
 func (s *cacheSettings) inspect(ctx context.Context, c *cache.Cache, sub *subject, radius int) (*inspected, error) {
 	i := &inspected{radius: radius, Answer: "miss", Neighbours: []neighbour{}, CanBeKey: sub.hasHash && !sub.Hash.Degenerate()}
-	key := sub.Key(s.variant())
-	if key != "" {
-		found, err := c.Inspect(ctx, key)
-		if err != nil {
-			return nil, err
-		}
-		i.stored = found[0]
+	own, err := c.Own(ctx, s.variant(), sub.Picture)
+	if err != nil {
+		return nil, err
 	}
-	i.cachedPicture = sub.document(key, i.stored)
+	i.stored = own[0].Stored
+	i.cachedPicture = sub.document(own[0].Key, i.stored)
 	if sub.hasHash {
 		n := bitsSet(sub.Hash)
 		i.PopCount = &n

@@ -160,8 +160,8 @@ func (s *simulation) report(small map[int]thumbnail) report {
 	for _, g := range []reportGroup{
 		{Verdict: pairNear, Title: "Near hits", Left: "was looked at", Right: "got its answer", Total: s.NearHits,
 			Intro: "The picture on the right got the answer of the one on the left. It is a false hit where that answer is wrong for it. The farthest come first."},
-		{Verdict: pairExact, Title: "Equal hashes, other colours", Left: "came first", Right: "got the same answer", Total: s.Recolours,
-			Intro: "The hashes are equal, so the picture on the right got the same answer as the one on the left, as it does from Python; the hash sees no colours. The most different colours come first."},
+		{Verdict: pairRecoloured, Title: "Equal hashes, other colours", Left: "came first", Right: "did not get its answer", Total: s.Recoloured,
+			Intro: "The hashes are equal, as the hash sees no colours. The colours differ, so the model would have been asked about the picture on the right too, and its answer is kept by its file. A Python service that shares the cache takes the answer of the one on the left. The most different colours come first."},
 		{Verdict: pairVetoed, Title: "Told apart by their colours", Left: "came first", Right: "did not get its answer", Total: s.Vetoed,
 			Intro: "To the hash the two are near, but their colours differ, so the model would have been asked about the picture on the right too. A call was wasted where the two show the same. The nearest come first."},
 	} {
@@ -171,7 +171,7 @@ func (s *simulation) report(small map[int]thumbnail) report {
 			}
 		}
 		g.LeftOut = g.Total - len(g.Pairs)
-		if g.Total > 0 || g.Verdict != pairExact {
+		if g.Total > 0 || g.Verdict != pairRecoloured {
 			r.Groups = append(r.Groups, g)
 		}
 	}

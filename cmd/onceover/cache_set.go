@@ -82,7 +82,7 @@ their own.
 		if printed {
 			return printJSON(out, done)
 		}
-		fmt.Fprintf(out, "corrected %s\n", sub.Key(v))
+		fmt.Fprintf(out, "corrected %s\n", done.Key)
 		lines := fields{out}
 		lines.answer(done.Entry)
 		if only {

@@ -36,9 +36,9 @@ It holds small copies of the pictures, so it is as private as they are.
 
 With --json: dir, order, radius, pictures, files (that differ), degenerate (pictures
 whose hash says too little), skipped (file, why), calls (without_cache, exact_only,
-near), price_per_call_usd (or null), near_hits, vetoed and exact_other (counts of
-pairs), distances (near hits by bits), pairs (verdict: near, vetoed, or exact for equal hashes
-of other colours; distance, colour_distance, first, first_phash, second,
+near), price_per_call_usd (or null), near_hits, vetoed and recoloured (counts of
+pairs), distances (near hits by bits), pairs (verdict: near, vetoed, or recoloured for equal
+hashes of other colours; distance, colour_distance, first, first_phash, second,
 second_phash), pairs_left_out, html (the report's name).`,
 		Example: `  onceover cache simulate ~/photos
   onceover cache simulate ~/photos --price-per-call 0.002
@@ -188,8 +188,8 @@ func (s *simulation) facts() []string {
 	if s.Degenerate > 0 {
 		out = append(out, fmt.Sprintf("%s flat or symmetric: the hash says too little, only the same file is a hit", count(s.Degenerate, "picture is", "pictures are")))
 	}
-	if s.Recolours > 0 {
-		out = append(out, fmt.Sprintf("%s the hash of a picture with other colours: a hit all the same, as it is for Python", count(s.Recolours, "picture has", "pictures have")))
+	if s.Recoloured > 0 {
+		out = append(out, fmt.Sprintf("%s the hash of a picture with other colours: not its answer, and kept by the file", count(s.Recoloured, "picture has", "pictures have")))
 	}
 	if s.Vetoed > 0 {
 		out = append(out, fmt.Sprintf("%s told apart by their colours", count(s.Vetoed, "near pair", "near pairs")))

@@ -142,9 +142,9 @@ func sortPhotos(pictures []photo, order string) {
 
 // What became of a pair of pictures.
 const (
-	pairNear   = "near"   // the second got the answer of the first
-	pairVetoed = "vetoed" // it did not, as the colours differ
-	pairExact  = "exact"  // it did, as the hashes are equal, although the colours differ
+	pairNear       = "near"       // the second got the answer of the first
+	pairVetoed     = "vetoed"     // it did not, as the colours differ
+	pairRecoloured = "recoloured" // it did not, although the hashes are equal, as the colours differ
 )
 
 // pair is a picture and the one before it that looks the same to the hash.
@@ -201,14 +201,14 @@ type simulation struct {
 		Exact int `json:"exact_only"`
 		Near  int `json:"near"`
 	} `json:"calls"`
-	Price     *float64    `json:"price_per_call_usd"` // null if it was not given
-	NearHits  int         `json:"near_hits"`
-	Vetoed    int         `json:"vetoed"`      // pairs
-	Recolours int         `json:"exact_other"` // pictures with an equal hash and other colours
-	Distances map[int]int `json:"distances"`   // near hits by distance in bits
-	Pairs     []pair      `json:"pairs"`       // the likeliest mistakes of each verdict first
-	LeftOut   int         `json:"pairs_left_out"`
-	HTML      string      `json:"html,omitempty"`
+	Price      *float64    `json:"price_per_call_usd"` // null if it was not given
+	NearHits   int         `json:"near_hits"`
+	Vetoed     int         `json:"vetoed"`     // pairs
+	Recoloured int         `json:"recoloured"` // pictures with an equal hash and other colours, kept by their files
+	Distances  map[int]int `json:"distances"`  // near hits by distance in bits
+	Pairs      []pair      `json:"pairs"`      // the likeliest mistakes of each verdict first
+	LeftOut    int         `json:"pairs_left_out"`
+	HTML       string      `json:"html,omitempty"`
 
 	pictures []photo
 }
@@ -220,7 +220,7 @@ func simulate(pictures []photo, cfg cache.Config, maxPairs int) *simulation {
 	index := cache.NewIndex(cfg.IndexEntries)
 	files, byFile := map[cache.Digest]struct{}{}, map[cache.Digest]struct{}{}
 	entries := map[phash.Hash]int{} // the first picture of each hash
-	near, vetoed, exact := pairs{most: maxPairs}, pairs{most: maxPairs}, pairs{most: maxPairs}
+	near, vetoed, recoloured := pairs{most: maxPairs}, pairs{most: maxPairs}, pairs{most: maxPairs}
 	pairOf := func(verdict string, first, second int) pair {
 		a, b := pictures[first], pictures[second]
 		return pair{verdict, a.Hash.Distance(b.Hash), a.Colour.Distance(b.Colour), a.name, a.Hash.String(), b.name, b.Hash.String(), first, second}
@@ -232,13 +232,16 @@ func simulate(pictures []photo, cfg cache.Config, maxPairs int) *simulation {
 			byFile[p.Digest] = struct{}{}
 			continue
 		}
-		if own, ok := entries[p.Hash]; ok {
-			if !pictures[own].Colour.Same(p.Colour) {
-				exact.add(pairOf(pairExact, own, i))
-			}
+		own, taken := entries[p.Hash]
+		if _, known := byFile[p.Digest]; known || taken && pictures[own].Colour.Same(p.Colour) {
 			continue
 		}
-		entries[p.Hash] = i
+		if taken {
+			recoloured.add(pairOf(pairRecoloured, own, i))
+			byFile[p.Digest] = struct{}{}
+		} else {
+			entries[p.Hash] = i
+		}
 		answered := false
 		for _, n := range index.Near(p.Hash, cfg.Radius) {
 			root := entries[n.Hash]
@@ -250,15 +253,15 @@ func simulate(pictures []photo, cfg cache.Config, maxPairs int) *simulation {
 			}
 			vetoed.add(pairOf(pairVetoed, root, i))
 		}
-		if !answered { // a copy answers no other picture
+		if !answered && !taken { // a copy answers no other picture, nor does one that is kept by its file
 			index.Add(0, p.Hash)
 		}
 	}
-	s.Files, s.NearHits, s.Vetoed, s.Recolours = len(files), near.total, vetoed.total, exact.total
+	s.Files, s.NearHits, s.Vetoed, s.Recoloured = len(files), near.total, vetoed.total, recoloured.total
 	s.Calls.None = len(pictures)
 	s.Calls.Exact = len(entries) + len(byFile)
 	s.Calls.Near = s.Calls.Exact - s.NearHits
-	s.choose(maxPairs, &near, &exact, &vetoed)
+	s.choose(maxPairs, &near, &recoloured, &vetoed)
 	return s
 }
 

@@ -138,7 +138,7 @@ func TestSimulateIsTheCache(t *testing.T) {
 		if exact := simulate(pictures, cache.Config{IndexEntries: 1}, 0); s.Calls.Exact != exact.Calls.Near {
 			t.Errorf("radius %d: got %d calls with equal hashes only, want %d", radius, s.Calls.Exact, exact.Calls.Near)
 		}
-		if radius == 14 && (s.NearHits == 0 || s.Vetoed == 0 || s.Recolours == 0 || s.Degenerate == 0 || s.Files == s.Pictures) {
+		if radius == 14 && (s.NearHits == 0 || s.Vetoed == 0 || s.Recoloured == 0 || s.Degenerate == 0 || s.Files == s.Pictures) {
 			t.Errorf("got %+v, want some of everything", s)
 		}
 	}
@@ -150,7 +150,7 @@ func TestPairsAreBounded(t *testing.T) {
 	pictures := randomPhotos(rand.New(rand.NewPCG(3, 4)), 2000)
 	cfg := cache.DefaultConfig()
 	all := simulate(pictures, cfg, 100_000)
-	total := all.NearHits + all.Vetoed + all.Recolours
+	total := all.NearHits + all.Vetoed + all.Recoloured
 	if len(all.Pairs) != total {
 		t.Fatalf("got %d pairs, want %d", len(all.Pairs), total)
 	}

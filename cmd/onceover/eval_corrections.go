@@ -42,20 +42,17 @@ func (h *hashes) corrected(ctx context.Context, items []eval.Item) ([]eval.Item,
 		return nil, err
 	}
 	defer closeCache()
-	keys := make([]string, len(items))
-	for i := range items {
-		keys[i] = h.all[i].Key(h.o.variant())
-	}
-	found, err := c.Inspect(ctx, keys...)
+	own, err := c.Own(ctx, h.o.variant(), h.all[:len(items)]...)
 	if err != nil {
 		return nil, err
 	}
 	var out []eval.Item
 	for i, it := range items {
-		if it.Digest == "" || found[i] == nil || found[i].CorrectedAt == "" {
+		found := own[i].Stored
+		if it.Digest == "" || found == nil || found.CorrectedAt == "" {
 			continue
 		}
-		doc, err := found[i].Answer([]string{h.o.field})
+		doc, err := found.Answer([]string{h.o.field})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", it.ID, err)
 		}

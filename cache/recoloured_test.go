@@ -1,0 +1,141 @@
+package cache
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"sync"
+	"testing"
+
+	"onceover/phash"
+)
+
+// twins returns the pictures of two files, of one hash and of different colours.
+func twins(h phash.Hash) (red, green Picture) {
+	red, green = coloured(h, 90), coloured(h, 160)
+	green.Digest = sha256.Sum256([]byte("green " + h.String()))
+	return red, green
+}
+
+// TestEqualHashOtherColours has each of two pictures that only their colours tell apart have an answer of its
+// own, while readers of the plain key have the one that came first.
+func TestEqualHashOtherColours(t *testing.T) {
+	c, client := setup(t)
+	r := random()
+	red, green := twins(randomHash(r))
+	store(t, c, red, named("red"))
+	load(t, c)
+	want(t, look(t, c, Query{Picture: green}), "miss")
+	if n := counted(t, c.metrics.vetoed); n != 1 {
+		t.Errorf("got %v counted as told apart by their colours, want 1", n)
+	}
+	a, err := c.Fill(t.Context(), &Query{Picture: green}, func(context.Context) (Entry, error) { return named("green"), nil }, nil)
+	if err != nil || a.Kind != Fresh || a.WasteType != "green" {
+		t.Fatalf("got %+v, %v, want it asked anew", a, err)
+	}
+	for range 2 {
+		want(t, look(t, c, Query{Picture: red}), "exact red")
+		want(t, look(t, c, Query{Picture: green}), "exact green")
+	}
+	want(t, look(t, c, Query{Picture: hashOnly(red.Hash)}), "exact red")
+	python, err := c.Get(t.Context(), Key(red.Hash, Variant{}))
+	if err != nil || python == nil || python.WasteType != "red" {
+		t.Errorf("got %+v, %v under the plain key, want what was there", python, err)
+	}
+	lives(t, client, green.fileKey(Variant{}), TTL)
+	// What is kept by its file is no root; what has the hash is.
+	near := coloured(away(r, red.Hash, 6), 160)
+	want(t, look(t, c, Query{Picture: near}), "miss")
+	near = coloured(near.Hash, 90)
+	want(t, look(t, c, Query{Picture: near}), "near red 6")
+	// One does not depend on the other.
+	check(t, client.Del(t.Context(), Key(red.Hash, Variant{})).Err())
+	want(t, look(t, c, Query{Picture: green}), "exact green")
+	want(t, look(t, c, Query{Picture: red}), "miss")
+	check(t, client.Del(t.Context(), green.fileKey(Variant{})).Err())
+	store(t, c, green, named("green again"))
+	want(t, look(t, c, Query{Picture: hashOnly(red.Hash)}), "exact green again")
+	want(t, look(t, c, Query{Picture: red}), "miss")
+	// Without colours, as Python writes it, an entry answers by its hash alone.
+	check(t, client.Set(t.Context(), Key(red.Hash, Variant{}), canByPython, TTL).Err())
+	want(t, look(t, c, Query{Picture: red}), "exact can")
+}
+
+// TestTwinsAtOnce has both looked at, in whatever process and order, and none get the answer or the fault of the other.
+func TestTwinsAtOnce(t *testing.T) {
+	for _, where := range []string{"one process", "two processes"} {
+		for _, fault := range []error{nil, errors.New("refused")} {
+			t.Run(where, func(t *testing.T) {
+				c, client := setup(t)
+				other := c
+				if where == "two processes" {
+					other, _ = join(t, client.Options().Addr)
+				}
+				red, green := twins(randomHash(random()))
+				began, waits := make(chan struct{}), make(chan struct{})
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					a, err := c.Fill(t.Context(), &Query{Picture: red}, func(context.Context) (Entry, error) {
+						close(began)
+						<-waits
+						return named("red"), fault
+					}, nil)
+					if !errors.Is(err, fault) || fault == nil && a.WasteType != "red" {
+						t.Errorf("red: got %+v, %v", a, err)
+					}
+				})
+				result(t, began)
+				a, err := other.Fill(t.Context(), &Query{Picture: green}, func(context.Context) (Entry, error) {
+					return named("green"), nil
+				}, func() { close(waits) })
+				if err != nil || a.WasteType != "green" || a.Kind != Fresh {
+					t.Errorf("green: got %+v, %v, want its own", a, err)
+				}
+				wg.Wait()
+				want(t, look(t, c, Query{Picture: green}), "exact green")
+				if fault == nil {
+					want(t, look(t, c, Query{Picture: red}), "exact red")
+				}
+			})
+		}
+	}
+}
+
+// TestTwinsByHand corrects and removes the picture that is named by its file, and leaves the other alone.
+func TestTwinsByHand(t *testing.T) {
+	c, _ := setup(t)
+	r := random()
+	red, green := twins(randomHash(r))
+	store(t, c, red, named("red"))
+	store(t, c, green, named("green"))
+	load(t, c)
+	copied := coloured(away(r, red.Hash, 4), 90)
+	want(t, look(t, c, Query{Picture: copied}), "near red 4")
+
+	own, err := c.Own(t.Context(), Variant{}, red, green, Picture{})
+	check(t, err)
+	if own[0].Key != Key(red.Hash, Variant{}) || own[0].Stored.WasteType != "red" ||
+		own[1].Key != green.fileKey(Variant{}) || own[1].Stored.WasteType != "green" || own[2] != (Owned{}) {
+		t.Errorf("got %+v, want the entries of both and none", own)
+	}
+	name := "green by hand"
+	done, err := c.Correct(t.Context(), green, Variant{}, Correction{WasteType: &name}, false)
+	if err != nil || done.Key != own[1].Key || done.Copies != 0 || done.Neighbours != 0 {
+		t.Errorf("got %+v, %v, want only its own entry corrected", done, err)
+	}
+	want(t, look(t, c, Query{Picture: green}), "exact green by hand")
+	want(t, look(t, c, Query{Picture: red}), "exact red")
+	want(t, look(t, c, Query{Picture: copied}), "exact red")
+
+	got, err := c.Invalidate(t.Context(), Selection{Picture: &green, Corrected: true}, nil)
+	if err != nil || got.Entries != 1 {
+		t.Errorf("got %+v, %v, want one entry removed", got, err)
+	}
+	want(t, look(t, c, Query{Picture: green}), "miss")
+	want(t, look(t, c, Query{Picture: copied}), "exact red")
+	store(t, c, green, named("green"))
+	if got, err := c.Invalidate(t.Context(), Selection{Picture: &red}, nil); err != nil || got.Entries != 2 {
+		t.Errorf("got %+v, %v, want the entry and its copy removed", got, err)
+	}
+	want(t, look(t, c, Query{Picture: green}), "exact green")
+}
