@@ -8,8 +8,8 @@
 // an equal hash and other colours came first, under the SHA-256 of the file.
 //
 // What it promises: a lost key of any kind costs a vision call and nothing else;
-// every key expires; an answer under the hash is found in one round trip, one by
-// the file in two, and a near lookup adds none unless there is a candidate. docs/near-duplicates.md says what counts as near, and
+// every key expires; a near lookup makes no round trip unless there is a
+// candidate. docs/near-duplicates.md says what counts as near, and
 // docs/decisions/0006-near-duplicates.md why it is found as it is.
 package cache
 
@@ -107,11 +107,11 @@ func (p *Picture) hasColour() bool { return p.Colour != phash.Colour{} }
 // differs reports whether e, found by p's hash, is of a picture whose colours are known to be others. Without
 // colours, as Python writes it, an entry counts as one of the same.
 func (p *Picture) differs(e *Entry) bool {
-	if e.Colour == "" || !p.hasColour() || p.Hash.Degenerate() {
+	if !p.hasColour() || p.Hash.Degenerate() {
 		return false
 	}
 	other, err := phash.ParseColour(e.Colour)
-	return err != nil || !other.Same(p.Colour)
+	return err == nil && !other.Same(p.Colour)
 }
 
 // The keys. Other names of this package's keys are beside what they are for.
@@ -130,15 +130,18 @@ func Key(h phash.Hash, v Variant) string {
 	return hashPrefix + h.String() + v.suffix()
 }
 
-// Key returns the key of the picture's analysis: by its hash, or by its digest if
-// the hash is degenerate; "" if the digest is not known then. Where a picture of an equal hash
-// and other colours has taken that key, the analysis is kept by the digest too: see Cache.Own.
+// Key returns the key under which the picture's analysis belongs: by its hash, or by its digest
+// if the hash is degenerate; "" if the digest is not known then. Where a picture of an equal
+// hash and other colours has that key, it is elsewhere: see Cache.Own.
 func (p Picture) Key(v Variant) string {
 	if key := Key(p.Hash, v); key != "" || p.Digest == (Digest{}) {
 		return key
 	}
 	return p.fileKey(v)
 }
+
+// mayHaveFileKey reports whether the analysis may be kept by the digest although the hash can be a key.
+func (p *Picture) mayHaveFileKey() bool { return p.Digest != (Digest{}) && !p.Hash.Degenerate() }
 
 func (p *Picture) fileKey(v Variant) string {
 	return digestPrefix + p.Digest.String() + analysis + v.suffix()
@@ -253,44 +256,36 @@ func (c *Cache) get(ctx context.Context, keys ...string) ([]item, error) {
 	return out, nil
 }
 
-// own returns the keys under which the entries of pictures are, or would be, and what is there. That is the key of the
-// file, if there is an entry or a picture of other colours has the key of the hash, else that of the hash. It looks there
-// first.
+// own returns the keys under which the entries of pictures are, or would be, and what is there: that of the file, if the file has
+// an entry or a picture of other colours has the hash, else that of the hash. A file's entry stays its own even when the hash is
+// free again, as a person may have corrected it. The key is "" where neither can be. It makes one round trip.
 func (c *Cache) own(ctx context.Context, v Variant, pictures ...Picture) ([]item, error) {
-	keys := make([]string, len(pictures))
-	for i, p := range pictures {
-		keys[i] = p.Key(v)
+	var keys []string
+	for _, p := range pictures {
+		if keys = append(keys, p.Key(v)); p.mayHaveFileKey() {
+			keys = append(keys, p.fileKey(v))
+		}
 	}
-	out, err := c.get(ctx, keys...)
+	found, err := c.get(ctx, keys...)
 	if err != nil {
 		return nil, err
 	}
-	var at []int // the pictures that may be kept by their files
-	var files []string
-	var taken []bool // whether the key of the hash is another picture's
+	out := make([]item, len(pictures))
 	for i, p := range pictures {
-		e := out[i].entry
-		if e != nil && !p.differs(e) || p.Hash.Degenerate() {
-			continue
+		own := found[0]
+		taken := own.entry != nil && p.differs(own.entry)
+		if found = found[1:]; taken {
+			own = item{}
 		}
-		if e != nil {
-			out[i] = item{key: keys[i]} // not this picture's
+		if p.mayHaveFileKey() {
+			if taken || found[0].entry != nil {
+				own = found[0]
+			}
+			found = found[1:]
 		}
-		if p.Digest != (Digest{}) {
-			at, files = append(at, i), append(files, p.fileKey(v))
-			taken = append(taken, e != nil)
-		}
+		out[i] = own
 	}
-	if len(files) == 0 {
-		return out, nil
-	}
-	found, err := c.get(ctx, files...)
-	for i, f := range found {
-		if f.entry != nil || taken[i] {
-			out[at[i]] = f
-		}
-	}
-	return out, err
+	return out, nil
 }
 
 // pipeline sends commands in one round trip. That a key is not there, or is of

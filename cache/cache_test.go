@@ -491,12 +491,14 @@ func TestFiles(t *testing.T) {
 	lives(t, client, "cache:image:digest:"+d.String(), TTL)
 	check(t, c.Remember(ctx, d, flat))
 	seen(d, &flat, nil)
+	check(t, client.Set(ctx, "cache:image:digest:"+d.String(), good, TTL).Err()) // by an earlier version
+	seen(d, &phash.Fingerprint{Hash: h.Hash}, nil)
 
 	no := Refusal{Type: "ValueError", Message: "kein Bild: <x>"}
 	check(t, c.Refuse(ctx, bad, no))
 	seen(bad, nil, &no)
 	lives(t, client, "cache:image:refused:"+bad.String(), 10*time.Minute)
-	for _, damaged := range []string{"", "x", good, good + " ", good + " gICA", "x " + grayColour, `{"exc_message":"no type"}`, `["a"]`, `null`, "\xff"} {
+	for _, damaged := range []string{"", "x", good + " ", good + " gICA", "x " + grayColour, `{"exc_message":"no type"}`, `["a"]`, `null`, "\xff"} {
 		client.Set(ctx, "cache:image:refused:"+bad.String(), damaged, time.Minute)
 		client.Set(ctx, "cache:image:digest:"+d.String(), damaged, time.Minute)
 		seen(bad, nil, nil)

@@ -154,7 +154,7 @@ func (e Entry) answered(by Entry) Entry {
 
 // Corrected is what Correct did.
 type Corrected struct {
-	Key        string `json:"key"`
+	Key        string `json:"key"`        // of the picture's own entry
 	Entry      Entry  `json:"entry"`      // under Key
 	Copies     int    `json:"copies"`     // other pictures that had the same answer, as near hits, and have the new one
 	Neighbours int    `json:"neighbours"` // other pictures within the radius that had an answer of their own or another's, and have the new one
@@ -176,12 +176,12 @@ func (c *Cache) Correct(ctx context.Context, p Picture, v Variant, correction Co
 }
 
 func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Correction, only bool) (Corrected, error) {
-	if p.Key(v) == "" {
-		return Corrected{}, errNoKey
-	}
 	found, err := c.own(ctx, v, p)
 	if err != nil {
 		return Corrected{}, err
+	}
+	if found[0].key == "" {
+		return Corrected{}, errNoKey
 	}
 	h, key, own := p.Hash, found[0].key, found[0].entry
 	fam, root := familyOf(h, own), own
@@ -192,6 +192,10 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 			return Corrected{}, err
 		}
 		root = found[0].entry
+	}
+	like := root // what the family's colours are like
+	if root != nil && apart(own, root) {
+		root, like = nil, own // another picture has its hash by now
 	}
 	corrected, err := correction.apply(own, c.now().UTC().Format(timeLayout))
 	if err != nil {
@@ -220,7 +224,7 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 	err = c.each(ctx, []string{hashPrefix + "*"}, fam.near, nil, func(found []item) error {
 		for _, f := range found {
 			at, _ := hashOfKey(f.key)
-			if f.entry == nil || f.key != Key(at, v) || at == h || at == top {
+			if f.entry == nil || f.key != Key(at, v) || at == h || at == top || like != nil && apart(f.entry, like) {
 				continue
 			}
 			e := f.entry.answered(answer)
@@ -242,6 +246,13 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 		return nil
 	})
 	return done, err
+}
+
+// apart reports whether the colours of two entries are known and differ.
+func apart(a, b *Entry) bool {
+	one, err := phash.ParseColour(a.Colour)
+	other, err2 := phash.ParseColour(b.Colour)
+	return err == nil && err2 == nil && !one.Same(other)
 }
 
 // takes reports whether the picture of an entry would get the answer of top, had

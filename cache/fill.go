@@ -46,11 +46,10 @@ func (c *Cache) Fill(ctx context.Context, q *Query, compute func(context.Context
 		return nil, fmt.Errorf("fill %s: %w", q.Hash, errNoKey)
 	}
 	// Pictures of an equal hash and other colours share neither an answer nor a fault.
-	pictured := key + " " + q.Colour.String()
-	if q.Stale != nil && c.flight.busy(pictured) {
+	if q.Stale != nil && c.flight.busy(key, q.Colour) {
 		return &Answer{Entry: *q.Stale, Kind: Exact}, nil // another job makes it anew
 	}
-	a, shared, err := c.flight.do(ctx, pictured, waiting, func(ctx context.Context, waits func()) (*Answer, error) {
+	a, shared, err := c.flight.do(ctx, key, q.Colour, waiting, func(ctx context.Context, waits func()) (*Answer, error) {
 		return c.fill(ctx, key, q, compute, waits)
 	})
 	if err != nil {

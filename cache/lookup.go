@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"onceover/phash"
 )
 
 // Query is what to look for. A picture whose colours are not known has no near
@@ -61,7 +63,7 @@ func (c *Cache) usable(q *Query, e Entry) bool {
 
 // Lookup finds the entry of the picture, or of one within the radius. The colours
 // of the two agree, or those of one are not known. It returns nil if there is none.
-// The answer of a near hit is stored as the picture's own as well.
+// The answer of a near hit is stored under the picture's own hash as well, if that is free.
 func (c *Cache) Lookup(ctx context.Context, q *Query) (*Answer, error) {
 	key := q.Key(q.Variant)
 	if key == "" {
@@ -120,7 +122,9 @@ func (c *Cache) lookupNear(ctx context.Context, q *Query, key string) (*Answer, 
 			case Answers:
 				e := *found[i].entry
 				e.Colour, e.DerivedFrom, e.Distance = q.Colour.String(), n.Hash.String(), n.Distance
-				if _, err := c.store(ctx, key, e); err != nil {
+				if key != q.Key(q.Variant) {
+					// The copies that are kept are found by their hashes, when their root is corrected.
+				} else if _, err := c.store(ctx, key, e); err != nil {
 					c.log.Warn("near answer not cached", zap.String("phash", q.Hash.String()), zap.Error(err))
 				}
 				return &Answer{Entry: e, Kind: Near, Near: n.Distance}, nil
@@ -160,7 +164,8 @@ func (c *Cache) judge(q *Query, n Neighbour, e *Entry) Verdict {
 		return Answers
 	case !q.hasColour():
 		return Unknown
-	case q.differs(e):
+	}
+	if other, err := phash.ParseColour(e.Colour); err != nil || !other.Same(q.Colour) {
 		return Colours
 	}
 	return Answers

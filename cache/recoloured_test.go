@@ -139,3 +139,82 @@ func TestTwinsByHand(t *testing.T) {
 	}
 	want(t, look(t, c, Query{Picture: green}), "exact green")
 }
+
+// TestCorrectionOfAFileStays keeps to what a person said of a file whose hash was another picture's, when the hash is
+// free again and somebody else writes there.
+func TestCorrectionOfAFileStays(t *testing.T) {
+	for name, doc := range map[string]string{"Python": canByPython, "a copy": `{"waste_type":"copy","category":"c","colour":"` + coloured(phash.Hash{}, 160).Colour.String() + `"}`} {
+		t.Run(name, func(t *testing.T) {
+			c, client := setup(t)
+			red, green := twins(randomHash(random()))
+			store(t, c, red, named("red"))
+			store(t, c, green, named("green"))
+			byHand := "green by hand"
+			_, err := c.Correct(t.Context(), green, Variant{}, Correction{WasteType: &byHand}, false)
+			check(t, err)
+			check(t, client.Set(t.Context(), Key(red.Hash, Variant{}), doc, TTL).Err())
+			want(t, look(t, c, Query{Picture: green}), "exact green by hand")
+		})
+	}
+}
+
+// TestCorrectKeepsToTheColours corrects neither the copies of a picture whose hash another one has by now, nor by a copy
+// of such a picture the other one.
+func TestCorrectKeepsToTheColours(t *testing.T) {
+	c, client := setup(t)
+	r := random()
+	red, green := twins(randomHash(r))
+	store(t, c, green, named("green"))
+	load(t, c)
+	copied := coloured(away(r, green.Hash, 4), 160)
+	want(t, look(t, c, Query{Picture: copied}), "near green 4")
+	check(t, client.Del(t.Context(), Key(green.Hash, Variant{})).Err())
+	store(t, c, red, named("red"))
+	byHand := "by hand"
+	done, err := c.Correct(t.Context(), red, Variant{}, Correction{WasteType: &byHand}, false)
+	if err != nil || done.Copies+done.Neighbours != 0 {
+		t.Errorf("got %+v, %v, want nothing else corrected", done, err)
+	}
+	want(t, look(t, c, Query{Picture: copied}), "exact green")
+	other := "the copy by hand"
+	done, err = c.Correct(t.Context(), copied, Variant{}, Correction{WasteType: &other}, false)
+	if err != nil || done.Copies+done.Neighbours != 0 || done.Entry.DerivedFrom != "" {
+		t.Errorf("got %+v, %v, want nothing else corrected, and a picture of its own", done, err)
+	}
+	want(t, look(t, c, Query{Picture: red}), "exact by hand")
+}
+
+// TestTwinIsNear gives a picture of an equal hash the answer of a near one of its colours, and the correction of that.
+func TestTwinIsNear(t *testing.T) {
+	c, _ := setup(t)
+	r := random()
+	red, green := twins(randomHash(r))
+	root := coloured(away(r, red.Hash, 4), 160)
+	store(t, c, root, named("root"))
+	store(t, c, red, named("red"))
+	load(t, c)
+	for range 2 {
+		want(t, look(t, c, Query{Picture: green}), "near root 4")
+	}
+	byHand := "by hand"
+	if _, err := c.Correct(t.Context(), root, Variant{}, Correction{WasteType: &byHand}, false); err != nil {
+		t.Fatal(err)
+	}
+	want(t, look(t, c, Query{Picture: green}), "near by hand 4")
+}
+
+// TestTwinWithoutAFile can be kept nowhere, and takes nothing from the one that has the hash.
+func TestTwinWithoutAFile(t *testing.T) {
+	c, _ := setup(t)
+	red, green := twins(randomHash(random()))
+	green.Digest = Digest{}
+	store(t, c, red, named("red"))
+	if _, err := c.Store(t.Context(), green, Variant{}, named("green")); !errors.Is(err, errNoKey) {
+		t.Errorf("got %v, want %v", err, errNoKey)
+	}
+	if _, err := c.Correct(t.Context(), green, Variant{}, Correction{}, false); !errors.Is(err, errNoKey) {
+		t.Errorf("got %v, want %v", err, errNoKey)
+	}
+	want(t, look(t, c, Query{Picture: red}), "exact red")
+	want(t, look(t, c, Query{Picture: green}), "miss")
+}

@@ -39,6 +39,9 @@ func (c *Cache) Store(ctx context.Context, p Picture, v Variant, e Entry) (Entry
 	if err != nil {
 		return e, err
 	}
+	if own[0].key == "" {
+		return e, fmt.Errorf("store %s: %w", p.Hash, errNoKey)
+	}
 	return c.store(ctx, own[0].key, e)
 }
 
@@ -107,8 +110,8 @@ type Refusal struct {
 	By      string `json:"by,omitempty"` // who refused, if it was not the decoder: it may be asked of another one
 }
 
-// Seen tells what is known of a file: the hash and colours of its picture, or why it has
-// none; nil and nil if neither.
+// Seen tells what is known of a file: the hash and colours of its picture (colours of zeros
+// where an earlier version wrote it), or why it has none; nil and nil if neither.
 func (c *Cache) Seen(ctx context.Context, d Digest) (*phash.Fingerprint, *Refusal, error) {
 	var seen, refusal *redis.StringCmd
 	err := c.pipeline(ctx, func(p redis.Pipeliner) {
@@ -124,11 +127,13 @@ func (c *Cache) Seen(ctx context.Context, d Digest) (*phash.Fingerprint, *Refusa
 		}
 	}
 	if text, err := seen.Result(); err == nil {
-		hash, colour, _ := strings.Cut(text, " ") // without colours, as by earlier versions, it does not say enough
-		h, err := phash.Parse(hash)
-		known, wrong := phash.ParseColour(colour)
-		if err == nil && wrong == nil {
-			return &phash.Fingerprint{Hash: h, Colour: known}, nil, nil
+		var known phash.Fingerprint
+		hash, colour, both := strings.Cut(text, " ")
+		if known.Hash, err = phash.Parse(hash); err == nil && both {
+			known.Colour, err = phash.ParseColour(colour)
+		}
+		if err == nil {
+			return &known, nil, nil
 		}
 	}
 	return nil, nil, nil

@@ -134,26 +134,34 @@ func (c *Cache) Invalidate(ctx context.Context, s Selection, step func(seen int)
 
 // eachOf calls visit with the entries of a picture in all variants, and with the copies of its answer.
 func (c *Cache) eachOf(ctx context.Context, p *Picture, step func(int), visit func([]item) error) error {
-	if p.Digest != (Digest{}) {
-		if err := c.each(ctx, []string{p.fileKey(Variant{}) + "*"}, nil, step, visit); err != nil || p.Hash.Degenerate() {
-			return err
-		}
-	}
 	own, err := c.own(ctx, Variant{}, *p)
 	if err != nil {
 		return err
 	}
-	byHash := own[0].key == p.Key(Variant{})
 	fam := family{p.Hash, p.Hash}
+	byHash := own[0].key == Key(p.Hash, Variant{}) // else the copies are of the picture that has the hash
 	if byHash {
 		fam = familyOf(p.Hash, own[0].entry)
 	}
-	return c.each(ctx, []string{hashPrefix + "*"}, fam.near, step, func(found []item) error {
+	file := p.fileKey(Variant{})
+	patterns := []string{hashPrefix + "*"}
+	switch {
+	case p.Hash.Degenerate():
+		patterns = []string{file + "*"}
+	case p.Digest != (Digest{}):
+		patterns = append(patterns, file+"*")
+	}
+	near := func(key string) bool { return strings.HasPrefix(key, file) || fam.near(key) }
+	return c.each(ctx, patterns, near, step, func(found []item) error {
 		return visit(slices.DeleteFunc(found, func(f item) bool {
-			if h, _ := hashOfKey(f.key); h == p.Hash {
+			h, named := hashOfKey(f.key)
+			switch {
+			case !named: // by the file
+				return false
+			case h == p.Hash:
 				return f.entry == nil || p.differs(f.entry)
 			}
-			return !byHash || !fam.has(f) // where the hash is another picture's, so are the copies
+			return !byHash || !fam.has(f)
 		}))
 	})
 }

@@ -267,6 +267,7 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 		if seen, err = r.decode(ctx, pic, data); err != nil {
 			return nil, err
 		}
+		q.Picture = *pic // as it is decoded now
 	}
 	fresh, usage, err := r.look(ctx, q, seen)
 	if err != nil && found != nil && ctx.Err() == nil {
@@ -307,7 +308,7 @@ func (r *run) fetch(ctx context.Context) (pic *cache.Picture, data []byte, seen 
 	if refusal != nil && (refusal.By == "" || refusal.By == r.asks()) {
 		return nil, nil, nil, celery.NewException(refusal.Type, refusal.Message, nil)
 	}
-	if known != nil {
+	if known != nil && known.Colour != (phash.Colour{}) {
 		pic.Fingerprint = *known
 	} else {
 		seen, err = r.decode(ctx, pic, data)

@@ -13,8 +13,8 @@ func newCacheGet() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get IMAGE|HASH",
 		Short: "Print what is cached for a picture",
-		Long: `Prints the analysis that is kept under the hash of a picture itself; what a near
-picture would answer is shown by inspect. Exit code 4 if there is none.
+		Long: `Prints the analysis that is kept for a picture itself, under its hash or its file;
+what a near picture would answer is shown by inspect. Exit code 4 if there is none.
 
 With --json: name, key, phash and digest where they are known, ttl_seconds (null if
 it never runs out), and the entry as it is stored, null if there is none.`,

@@ -134,7 +134,7 @@ func (s *cacheSettings) inspect(ctx context.Context, c *cache.Cache, sub *subjec
 	}
 	if sub.file != nil {
 		i.Format, i.Width, i.Height, i.Bytes = sub.file.Format, sub.file.Width, sub.file.Height, sub.file.bytes
-	} else if i.stored != nil {
+	} else if i.stored != nil && sub.Colour == (phash.Colour{}) {
 		sub.Colour, _ = phash.ParseColour(i.stored.Colour) // zeros where Python wrote it
 	}
 	if sub.Colour != (phash.Colour{}) {

@@ -38,7 +38,7 @@ again and again. Entries in other languages or of other models have corrections 
 their own.
 
 --json is the object itself, - to read it from the standard input, or @FILE. With
---print-json the outcome is printed as JSON: entry, copies, neighbours.`,
+--print-json the outcome is printed as JSON: key, entry, copies, neighbours.`,
 		Example: `  onceover cache set photo.jpg --json '{"category": "유리병", "waste_type": "유리병"}'
   onceover cache set 9a4abef7… --json @correction.json
   onceover cache set photo.jpg --only --json '{"recyclable": false, "feedback": "…"}'`,

@@ -219,7 +219,8 @@ func simulate(pictures []photo, cfg cache.Config, maxPairs int) *simulation {
 	s := &simulation{Radius: cfg.Radius, Pictures: len(pictures), Skipped: []skipped{}, Distances: map[int]int{}, pictures: pictures}
 	index := cache.NewIndex(cfg.IndexEntries)
 	files, byFile := map[cache.Digest]struct{}{}, map[cache.Digest]struct{}{}
-	entries := map[phash.Hash]int{} // the first picture of each hash
+	other := map[cache.Digest]struct{}{} // files whose hash can be no key, or is that of one of other colours
+	entries := map[phash.Hash]int{}      // the first picture of each hash
 	near, vetoed, recoloured := pairs{most: maxPairs}, pairs{most: maxPairs}, pairs{most: maxPairs}
 	pairOf := func(verdict string, first, second int) pair {
 		a, b := pictures[first], pictures[second]
@@ -229,7 +230,10 @@ func simulate(pictures []photo, cfg cache.Config, maxPairs int) *simulation {
 		files[p.Digest] = struct{}{}
 		if p.Hash.Degenerate() {
 			s.Degenerate++
-			byFile[p.Digest] = struct{}{}
+			if _, known := byFile[p.Digest]; !known {
+				s.Calls.Near++
+			}
+			byFile[p.Digest], other[p.Digest] = struct{}{}, struct{}{}
 			continue
 		}
 		own, taken := entries[p.Hash]
@@ -238,7 +242,7 @@ func simulate(pictures []photo, cfg cache.Config, maxPairs int) *simulation {
 		}
 		if taken {
 			recoloured.add(pairOf(pairRecoloured, own, i))
-			byFile[p.Digest] = struct{}{}
+			other[p.Digest] = struct{}{}
 		} else {
 			entries[p.Hash] = i
 		}
@@ -253,14 +257,19 @@ func simulate(pictures []photo, cfg cache.Config, maxPairs int) *simulation {
 			}
 			vetoed.add(pairOf(pairVetoed, root, i))
 		}
-		if !answered && !taken { // a copy answers no other picture, nor does one that is kept by its file
+		if answered { // a copy answers no other picture
+			continue
+		}
+		s.Calls.Near++
+		if taken { // nor does one that is kept by its file
+			byFile[p.Digest] = struct{}{}
+		} else {
 			index.Add(0, p.Hash)
 		}
 	}
 	s.Files, s.NearHits, s.Vetoed, s.Recoloured = len(files), near.total, vetoed.total, recoloured.total
 	s.Calls.None = len(pictures)
-	s.Calls.Exact = len(entries) + len(byFile)
-	s.Calls.Near = s.Calls.Exact - s.NearHits
+	s.Calls.Exact = len(entries) + len(other)
 	s.choose(maxPairs, &near, &recoloured, &vetoed)
 	return s
 }
