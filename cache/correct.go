@@ -184,18 +184,10 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 		return Corrected{}, errNoKey
 	}
 	h, key, own := p.Hash, found[0].key, found[0].entry
-	fam, root := familyOf(h, own), own
 	only = only || key != Key(h, v)
-	if fam.root != h {
-		found, err := c.get(ctx, Key(fam.root, v))
-		if err != nil {
-			return Corrected{}, err
-		}
-		root = found[0].entry
-	}
-	like := root // what the family's colours are like
-	if root != nil && apart(own, root) {
-		root, like = nil, own // another picture has its hash by now
+	fam, root, err := c.familyOf(ctx, h, v, own)
+	if err != nil {
+		return Corrected{}, err
 	}
 	corrected, err := correction.apply(own, c.now().UTC().Format(timeLayout))
 	if err != nil {
@@ -203,6 +195,9 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 	}
 	if corrected.Colour == "" && p.hasColour() {
 		corrected.Colour = p.Colour.String()
+	}
+	if own == nil {
+		fam.like = corrected.Colour
 	}
 	top := fam.root // whose answer the family has from now on
 	if only || root == nil {
@@ -224,7 +219,7 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 	err = c.each(ctx, []string{hashPrefix + "*"}, fam.near, nil, func(found []item) error {
 		for _, f := range found {
 			at, _ := hashOfKey(f.key)
-			if f.entry == nil || f.key != Key(at, v) || at == h || at == top || like != nil && apart(f.entry, like) {
+			if f.entry == nil || f.key != Key(at, v) || at == h || at == top || fam.differs(f.entry) {
 				continue
 			}
 			e := f.entry.answered(answer)
@@ -248,13 +243,6 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 	return done, err
 }
 
-// apart reports whether the colours of two entries are known and differ.
-func apart(a, b *Entry) bool {
-	one, err := phash.ParseColour(a.Colour)
-	other, err2 := phash.ParseColour(b.Colour)
-	return err == nil && err2 == nil && !one.Same(other)
-}
-
 // takes reports whether the picture of an entry would get the answer of top, had
 // it no entry. One whose colours are known is told apart from a top whose are not.
 func (c *Cache) takes(f item, at phash.Hash, answer Entry, top phash.Hash) bool {
@@ -273,17 +261,36 @@ func (c *Cache) takes(f item, at phash.Hash, answer Entry, top phash.Hash) bool 
 type family struct {
 	hash phash.Hash // the member that was asked for
 	root phash.Hash // the one that was looked at
+	like string     // its colours; "" if they are not known
 }
 
-// familyOf returns the family of a hash whose entry is e, nil if it has none.
-func familyOf(h phash.Hash, e *Entry) family {
-	fam := family{h, h}
-	if e != nil && e.DerivedFrom != "" {
-		if root, err := phash.Parse(e.DerivedFrom); err == nil && !root.Degenerate() {
-			fam.root = root
+// familyOf returns the family of a hash whose entry is own, nil if it has none, and the entry of what was looked at, nil if
+// that is gone.
+func (c *Cache) familyOf(ctx context.Context, h phash.Hash, v Variant, own *Entry) (fam family, root *Entry, err error) {
+	fam, root = family{hash: h, root: h}, own
+	if own != nil && own.DerivedFrom != "" {
+		if of, err := phash.Parse(own.DerivedFrom); err == nil && !of.Degenerate() && of != h {
+			found, err := c.get(ctx, Key(of, v))
+			if err != nil {
+				return fam, nil, err
+			}
+			fam.root, root = of, found[0].entry
 		}
 	}
-	return fam
+	if root != nil {
+		fam.like = root.Colour
+	}
+	if own != nil && fam.differs(own) {
+		root, fam.like = nil, own.Colour // another picture has its hash by now
+	}
+	return fam, root, nil
+}
+
+// differs reports whether the colours of an entry are known not to be those of the family.
+func (f family) differs(e *Entry) bool {
+	one, err := phash.ParseColour(f.like)
+	other, wrong := phash.ParseColour(e.Colour)
+	return err == nil && wrong == nil && !one.Same(other)
 }
 
 // near reports whether a key may be that of a member or of a neighbour.

@@ -41,13 +41,12 @@ func (c *Cache) Inspect(ctx context.Context, keys ...string) ([]*Stored, error) 
 
 // Owned is the place of a picture's own entry.
 type Owned struct {
-	Key    string  // "" if it can have none: see Picture.Key
+	Key    string  // "" if it can have none
 	Stored *Stored // nil if there is none
 }
 
-// Own returns the places of the entries of pictures, in their order: under the hash, as
-// Picture.Key says, or under the digest where the entry there is of a picture of an equal hash
-// and other colours.
+// Own returns the places of the entries of pictures, in their order: under the digest where the file
+// has an entry or a picture of other colours has the hash, else under the hash as Picture.Key says.
 func (c *Cache) Own(ctx context.Context, v Variant, pictures ...Picture) ([]Owned, error) {
 	out := make([]Owned, 0, len(pictures))
 	for part := range slices.Chunk(pictures, scanCount) {

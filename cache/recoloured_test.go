@@ -170,6 +170,15 @@ func TestCorrectKeepsToTheColours(t *testing.T) {
 	want(t, look(t, c, Query{Picture: copied}), "near green 4")
 	check(t, client.Del(t.Context(), Key(green.Hash, Variant{})).Err())
 	store(t, c, red, named("red"))
+	for _, p := range []Picture{red, hashOnly(red.Hash)} {
+		got, err := c.Invalidate(t.Context(), Selection{Picture: &p, DryRun: true}, nil)
+		if err != nil || got.Entries != 1 {
+			t.Errorf("got %+v, %v, want no copy of another picture removed", got, err)
+		}
+	}
+	if got, err := c.Invalidate(t.Context(), Selection{Picture: &copied, DryRun: true}, nil); err != nil || got.Entries != 1 {
+		t.Errorf("got %+v, %v, want only the copy removed", got, err)
+	}
 	byHand := "by hand"
 	done, err := c.Correct(t.Context(), red, Variant{}, Correction{WasteType: &byHand}, false)
 	if err != nil || done.Copies+done.Neighbours != 0 {
@@ -182,6 +191,24 @@ func TestCorrectKeepsToTheColours(t *testing.T) {
 		t.Errorf("got %+v, %v, want nothing else corrected, and a picture of its own", done, err)
 	}
 	want(t, look(t, c, Query{Picture: red}), "exact by hand")
+}
+
+// TestCorrectOfAFreeHash leaves alone the copies of the picture that had the hash before.
+func TestCorrectOfAFreeHash(t *testing.T) {
+	c, client := setup(t)
+	r := random()
+	red, green := twins(randomHash(r))
+	store(t, c, green, named("green"))
+	load(t, c)
+	copied := coloured(away(r, green.Hash, 4), 160)
+	want(t, look(t, c, Query{Picture: copied}), "near green 4")
+	check(t, client.Del(t.Context(), Key(green.Hash, Variant{})).Err())
+	byHand := "by hand"
+	done, err := c.Correct(t.Context(), red, Variant{}, Correction{WasteType: &byHand, Required: []string{"waste_type"}}, false)
+	if err != nil || done.Copies+done.Neighbours != 0 {
+		t.Errorf("got %+v, %v, want nothing else corrected", done, err)
+	}
+	want(t, look(t, c, Query{Picture: copied}), "exact green")
 }
 
 // TestTwinIsNear gives a picture of an equal hash the answer of a near one of its colours, and the correction of that.

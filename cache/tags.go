@@ -138,10 +138,12 @@ func (c *Cache) eachOf(ctx context.Context, p *Picture, step func(int), visit fu
 	if err != nil {
 		return err
 	}
-	fam := family{p.Hash, p.Hash}
-	byHash := own[0].key == Key(p.Hash, Variant{}) // else the copies are of the picture that has the hash
-	if byHash {
-		fam = familyOf(p.Hash, own[0].entry)
+	fam, _, err := c.familyOf(ctx, p.Hash, Variant{}, own[0].entry)
+	if err != nil {
+		return err
+	}
+	if own[0].entry == nil && p.hasColour() {
+		fam.like = p.Colour.String()
 	}
 	file := p.fileKey(Variant{})
 	patterns := []string{hashPrefix + "*"}
@@ -154,14 +156,8 @@ func (c *Cache) eachOf(ctx context.Context, p *Picture, step func(int), visit fu
 	near := func(key string) bool { return strings.HasPrefix(key, file) || fam.near(key) }
 	return c.each(ctx, patterns, near, step, func(found []item) error {
 		return visit(slices.DeleteFunc(found, func(f item) bool {
-			h, named := hashOfKey(f.key)
-			switch {
-			case !named: // by the file
-				return false
-			case h == p.Hash:
-				return f.entry == nil || p.differs(f.entry)
-			}
-			return !byHash || !fam.has(f)
+			_, byHash := hashOfKey(f.key)
+			return f.entry == nil || byHash && (!fam.has(f) || fam.differs(f.entry))
 		}))
 	})
 }

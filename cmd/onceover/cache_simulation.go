@@ -241,7 +241,6 @@ func simulate(pictures []photo, cfg cache.Config, maxPairs int) *simulation {
 			continue
 		}
 		if taken {
-			recoloured.add(pairOf(pairRecoloured, own, i))
 			other[p.Digest] = struct{}{}
 		} else {
 			entries[p.Hash] = i
@@ -262,6 +261,7 @@ func simulate(pictures []photo, cfg cache.Config, maxPairs int) *simulation {
 		}
 		s.Calls.Near++
 		if taken { // nor does one that is kept by its file
+			recoloured.add(pairOf(pairRecoloured, own, i))
 			byFile[p.Digest] = struct{}{}
 		} else {
 			index.Add(0, p.Hash)
