@@ -42,14 +42,17 @@ func TestRetryThatIsNotConfirmed(t *testing.T) {
 	server := testenv.RabbitMQ(t)
 	b := setupOn(t, server.URL())
 	b.queue("own", amqp.Table{})
-	b.cfg.Queues = []string{"own"}
+	b.cfg.Queues, b.cfg.Concurrency, b.cfg.PrefetchMultiplier = []string{"own"}, 1, 2
 	var runs atomic.Int32
 	b.task("t", worker.HandlerFunc(func(context.Context, *celery.Request) (any, error) {
 		runs.Add(1)
-		suspend(server, "suspend", "own")
 		return nil, worker.Retry(errors.New("again"), time.Millisecond)
 	}))
+	before := newGate()
+	b.task("before", before)
 	b.start()
+	b.sendTo("own", "before", nil)
+	<-before.entered
 	req := &celery.Request{ID: uuid.NewString(), Task: "t", TimeLimit: 3 * time.Second}
 	props, headers, body, err := req.Encode()
 	if err != nil {
@@ -58,6 +61,10 @@ func TestRetryThatIsNotConfirmed(t *testing.T) {
 	if err := b.publishTo("", "own", publishing(props, headers, body)); err != nil {
 		t.Fatal(err)
 	}
+	// The job is at the worker, and its time does not run yet, when the queue stops.
+	b.until(func() bool { return b.left("own") == 0 })
+	suspend(server, "suspend", "own")
+	close(before.release)
 	if m := b.wait(req.ID); m.Status != celery.Failure {
 		t.Errorf("got %s, want FAILURE", m.Status)
 	}
