@@ -174,6 +174,11 @@ func (l *Look) Upright() *image.YCbCr {
 	return out
 }
 
+// UprightTurn is the turn of [Turned] by which Image stands upright.
+func (l *Look) UprightTurn() int {
+	return [...]int{0, 0, 1, 3, 2, 4, 6, 7, 5}[max(l.Orientation, 0)]
+}
+
 // turnPlane turns and mirrors a plane of w x h samples.
 func turnPlane(dst, src []uint8, w, h, orientation int) {
 	at, w, h := turning(orientation, w, h)

@@ -184,7 +184,25 @@ func (s *spectrum) turned(turn int) (out spectrum) {
 
 // Turned are hashes of a picture turned and mirrored: 0 as it is, 1 mirrored, 2 upside down and mirrored, 3 turned by 180 degrees, and
 // 4 to 7 the same with rows and columns exchanged after that. They are within a few bits of those of files that are stored so.
-type Turned [8]Hash
+type Turned [Turns]Hash
+
+// Turns is how many ways there are to turn and mirror a picture.
+const Turns = 8
+
+// Then returns the turn that is a turn and then another one, by the numbers of [Turned].
+func Then(first, second int) int {
+	mirrors := second & 3
+	if first&4 != 0 { // rows and columns have changed places
+		mirrors = mirrors>>1 | mirrors&1<<1
+	}
+	return (first^second)&4 | first&3 ^ mirrors
+}
+
+// OfGray returns the hash of a gray picture of w x h samples.
+func OfGray(pix []uint8, stride, w, h int) Hash {
+	small, _ := thumbnail(picture{width: w, height: h, row: func(y int, gray []uint8) { copy(gray, pix[y*stride:]) }}, false, nil)
+	return hash(small) // there is nothing that can be wrong with it
+}
 
 func hash(gray *[side][side]uint8) Hash {
 	s := spectrumOf(gray)

@@ -16,30 +16,23 @@ const (
 
 // A Signature is what is kept of a picture. It is comparable.
 type Signature struct {
+	Hashes
 	Luma   [lumaSide * lumaSide]uint8 // means of cells, row by row
 	Cb, Cr [chromaSide * chromaSide]uint8
-	Crops  [2]phash.Hash // hashes of the picture without 2.5 and 5 % at each side
 }
 
 // size is that of a signature in bytes.
-const size = lumaSide*lumaSide + 2*chromaSide*chromaSide + 2*32
+const size = HashesSize + lumaSide*lumaSide + 2*chromaSide*chromaSide
 
-// append appends the signature to b: luma, Cb, Cr, and the hashes as they are written in hex.
+// append appends the signature to b: the hashes, luma, Cb, Cr.
 func (s *Signature) append(b []byte) []byte {
+	b = s.Hashes.Append(b)
 	b = append(b, s.Luma[:]...)
 	b = append(b, s.Cb[:]...)
-	b = append(b, s.Cr[:]...)
-	for _, h := range s.Crops {
-		for _, v := range h {
-			for shift := 56; shift >= 0; shift -= 8 {
-				b = append(b, uint8(v>>shift))
-			}
-		}
-	}
-	return b
+	return append(b, s.Cr[:]...)
 }
 
-// String returns 3,840 characters of base64 (RFC 4648, unpadded).
+// String returns 3,883 characters of base64 (RFC 4648, unpadded).
 func (s *Signature) String() string {
 	return base64.RawStdEncoding.EncodeToString(s.append(make([]byte, 0, size)))
 }
@@ -53,18 +46,11 @@ func Parse(text string) (*Signature, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse signature: want base64: %w", err)
 	}
-	s := new(Signature)
+	s := &Signature{Hashes: ReadHashes(b)}
+	b = b[HashesSize:]
 	b = b[copy(s.Luma[:], b):]
 	b = b[copy(s.Cb[:], b):]
-	b = b[copy(s.Cr[:], b):]
-	for i := range s.Crops {
-		for j := range s.Crops[i] {
-			for range 8 {
-				s.Crops[i][j] = s.Crops[i][j]<<8 | uint64(b[0])
-				b = b[1:]
-			}
-		}
-	}
+	copy(s.Cr[:], b)
 	return s, nil
 }
 
@@ -78,9 +64,13 @@ func newPlane(side int) plane { return plane{side, make([]float32, side*side)} }
 
 // A View is a picture that is compared with signatures. It is not changed by that, and safe for concurrent use.
 type View struct {
+	Hashes
 	fine   plane    // luma, 192 x 192
 	coarse plane    // luma, 64 x 64
 	chroma [2]plane // Cb and Cr, 64 x 64
+
+	turned [phash.Turns]phash.Hash // turned[0] is Hash
+	inner  *View                   // the picture without the uniform bands at its edges; nil if there are none
 }
 
 const (
@@ -89,22 +79,62 @@ const (
 )
 
 // Of returns the view of a picture as people see it.
-func Of(m *image.YCbCr) *View {
-	w, h := m.Rect.Dx(), m.Rect.Dy()
-	cw, ch := (w+1)/2, (h+1)/2
-	v := &View{fine: reduced(m.Y, m.YStride, w, h, fineSide)}
-	v.coarse = v.fine.down(coarseSide)
-	v.chroma = [2]plane{reduced(m.Cb, m.CStride, cw, ch, coarseSide), reduced(m.Cr, m.CStride, cw, ch, coarseSide)}
+func Of(l *phash.Look) *View {
+	m := l.Upright()
+	v := viewOf(m, m.Rect)
+	upright := l.UprightTurn()
+	for t := range v.turned {
+		v.turned[t] = l.Turned[phash.Then(upright, t)]
+	}
+	v.Hash = v.turned[0]
+	if inner := withoutBands(m); inner != m.Rect {
+		v.inner = viewOf(m, inner)
+	}
 	return v
 }
 
-// Signature returns what is to be kept of the picture. crops are the hashes of the picture cropped.
-func (v *View) Signature(crops [2]phash.Hash) *Signature {
-	s := &Signature{Crops: crops}
+// viewOf returns the view of a part of a picture, whose left and upper borders are even.
+func viewOf(m *image.YCbCr, part image.Rectangle) *View {
+	w, h := part.Dx(), part.Dy()
+	cw, ch := (w+1)/2, (h+1)/2
+	c := m.COffset(part.Min.X, part.Min.Y)
+	v := &View{fine: reduced(m.Y[m.YOffset(part.Min.X, part.Min.Y):], m.YStride, w, h, fineSide)}
+	v.coarse = v.fine.down(coarseSide)
+	v.chroma = [2]plane{reduced(m.Cb[c:], m.CStride, cw, ch, coarseSide), reduced(m.Cr[c:], m.CStride, cw, ch, coarseSide)}
+	v.Hash, v.Crops = v.fine.hashes()
+	return v
+}
+
+// hashes returns the hash of a plane, and those of what is left within margins of 2.5 and 5 %.
+func (p plane) hashes() (whole phash.Hash, crops [2]phash.Hash) {
+	b := make([]uint8, len(p.pix))
+	round(b, p)
+	of := func(margin float64) phash.Hash {
+		m := int(margin*float64(p.side) + 0.5)
+		return phash.OfGray(b[m*p.side+m:], p.side, p.side-2*m, p.side-2*m)
+	}
+	return of(0), [2]phash.Hash{of(0.025), of(0.05)}
+}
+
+// Signature returns what is to be kept of the picture.
+func (v *View) Signature() *Signature {
+	s := &Signature{Hashes: v.Hashes}
 	round(s.Luma[:], v.fine.down(lumaSide))
 	round(s.Cb[:], v.chroma[0].down(chromaSide))
 	round(s.Cr[:], v.chroma[1].down(chromaSide))
 	return s
+}
+
+// View returns a view of what is kept. It lacks the details that one of the picture has: it will do where the pictures that are
+// compared with it are not cropped.
+func (s *Signature) View() *View {
+	v := &View{Hashes: s.Hashes, fine: planeOf(s.Luma[:], lumaSide).up(fineSide / lumaSide)}
+	v.coarse = v.fine.down(coarseSide)
+	for i, b := range [2]*[chromaSide * chromaSide]uint8{&s.Cb, &s.Cr} {
+		v.chroma[i] = planeOf(b[:], chromaSide).up(coarseSide / chromaSide)
+	}
+	v.turned[0] = v.Hash
+	return v
 }
 
 func round(out []uint8, p plane) {
@@ -222,18 +252,49 @@ func planeOf(b []uint8, side int) plane {
 	return out
 }
 
-// Turned returns the view turned and mirrored: 0 to 7, 0 as it is, by the numbers of [Turns].
-func (v *View) Turned(turn int) *View {
-	if turn == 0 {
-		return v
+// up returns a plane of k times as many cells along a side.
+func (p plane) up(k int) plane {
+	out := newPlane(k * p.side)
+	for i := range out.pix {
+		out.pix[i] = p.pix[i/out.side/k*p.side+i%out.side/k]
 	}
-	return &View{v.fine.turned(turn), v.coarse.turned(turn), [2]plane{v.chroma[0].turned(turn), v.chroma[1].turned(turn)}}
+	return out
 }
 
-// Turns is how many ways there are to turn and mirror a picture: as it is, mirrored, upside down and mirrored, turned by 180 degrees,
-// and each of these with rows and columns exchanged.
-const Turns = 8
+// A Way is another way in which a picture may be that of a signature.
+type Way struct {
+	Hashes
+	of   *View
+	turn int
+}
 
+// Ways returns the ways to look at a picture but as it is: without the uniform bands at its edges, if it has any, and, if turned is
+// set, turned and mirrored.
+func (v *View) Ways(turned bool) []Way {
+	var out []Way
+	if v.inner != nil {
+		out = append(out, Way{v.inner.Hashes, v.inner, 0})
+	}
+	for t := 1; turned && t < len(v.turned); t++ {
+		if h := v.turned[t]; h != (phash.Hash{}) {
+			out = append(out, Way{Hashes{Hash: h}, v, t})
+		}
+	}
+	return out
+}
+
+// View returns the view that the way is.
+func (w Way) View() *View {
+	v := w.of
+	if w.turn == 0 {
+		return v
+	}
+	out := &View{Hashes: w.Hashes, fine: v.fine.turned(w.turn), coarse: v.coarse.turned(w.turn)}
+	out.chroma = [2]plane{v.chroma[0].turned(w.turn), v.chroma[1].turned(w.turn)}
+	return out
+}
+
+// turned returns the plane turned, by the numbers of [phash.Turned].
 func (p plane) turned(turn int) plane {
 	out, n := newPlane(p.side), p.side
 	for y := range n {

@@ -45,8 +45,16 @@ const (
 	mostGrey    = 0.31 // change of saturation
 )
 
-// Compare tells whether a view shows the same as the picture of a signature. bits is how far their hashes are apart.
-func Compare(q *View, s *Signature, bits int) Result {
+// Options are what an operator may choose.
+type Options struct {
+	// Corner leaves out the corner in which two pictures differ most, as a watermark there does. Another date or price in that
+	// corner is then not seen either.
+	Corner bool
+}
+
+// Compare tells whether a view shows the same as the picture of a signature.
+func Compare(q *View, s *Signature, opt Options) Result {
+	bits := apart(q.Hash, s.Hash)
 	luma := planeOf(s.Luma[:], lumaSide)
 	p, apart := align(q, luma.down(alignSide))
 	if apart >= farOff {
