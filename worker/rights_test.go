@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -179,7 +180,18 @@ func TestWithoutWriteRight(t *testing.T) {
 		}
 		return 1, nil
 	}))
+	// Both jobs that send are at work before either is refused, which pauses consuming.
+	atWork := make(chan struct{})
+	b.task("calls back", worker.HandlerFunc(func(ctx context.Context, _ *celery.Request) (any, error) {
+		select {
+		case <-atWork:
+		case <-ctx.Done():
+		}
+		return 1, nil
+	}))
+	var begun sync.Once
 	b.task("sends", worker.HandlerFunc(func(ctx context.Context, _ *celery.Request) (any, error) {
+		begun.Do(func() { close(atWork) })
 		s := celery.NewSignature("t")
 		s.Options.Queue = "elsewhere"
 		_, err := worker.Send(ctx, s)
@@ -213,7 +225,7 @@ func TestWithoutWriteRight(t *testing.T) {
 
 	// A channel in use may remember what its user might do: to a new destination goes a new one.
 	may(without)
-	second := b.send("t", callback("elsewhere", nil))
+	second := b.send("calls back", callback("elsewhere", nil))
 	sends := b.send("sends", func(r *celery.Request) { r.SoftTimeLimit = time.Second })
 	told(2)
 	third := b.send("t", nil)
