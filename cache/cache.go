@@ -4,8 +4,9 @@
 // Start with [Cache]: [Cache.Lookup] finds the analysis of a picture or of one
 // that looks the same, [Cache.Fill] has it made once however many jobs and
 // processes ask for it. An analysis is kept under the picture's perceptual
-// hash; where that says too little (see phash.Hash.Degenerate), or a picture of
-// an equal hash and other colours came first, under the SHA-256 of the file.
+// hash; where that says too little (see phash.Hash.Degenerate), or another picture
+// of an equal hash came first, under the SHA-256 of the file. Whether two pictures
+// show the same is for package verify to say.
 //
 // What it promises: a lost key of any kind costs a vision call and nothing else;
 // every key expires; a near lookup makes no round trip unless there is a
@@ -31,6 +32,7 @@ import (
 
 	"onceover/internal/redisretry"
 	"onceover/phash"
+	"onceover/phash/verify"
 )
 
 // TTL is how long an entry is kept.
@@ -69,6 +71,10 @@ type Origin struct {
 	// for other pictures, so that no chain leads away from what was looked at.
 	DerivedFrom string `json:"derived_from,omitempty"`
 	Distance    int    `json:"derived_distance,omitempty"`
+	// The SHA-256 of the file that was looked at, under which the picture's signature is kept, and that of the one whose
+	// analysis this copy is; "" when Python wrote the entry, or a person who had no file.
+	File        string `json:"picture_sha256,omitempty"`
+	DerivedFile string `json:"derived_sha256,omitempty"`
 	CorrectedAt string `json:"corrected_at,omitempty"` // as analyzed_at: when a person corrected it, see Correct
 }
 
@@ -100,14 +106,30 @@ func (d Digest) String() string { return hex.EncodeToString(d[:]) }
 type Picture struct {
 	Digest Digest
 	phash.Fingerprint
+	// Like is another file whose picture this one was found to show; zeros: none is known.
+	Like Digest
+	// View returns the picture for comparisons; nil where its file is not at hand. It may take as long as decoding does.
+	View func(context.Context) (*verify.View, error)
 }
 
 func (p *Picture) hasColour() bool { return p.Colour != phash.Colour{} }
 
+// signature returns what is to be kept of the picture, nil where its file is not at hand.
+func (p *Picture) signature(ctx context.Context) (*verify.Signature, error) {
+	if p.View == nil || p.Digest == (Digest{}) {
+		return nil, nil
+	}
+	view, err := p.View(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return view.Signature(), nil
+}
+
 // differs reports whether e, found by p's hash, is of a picture whose colours are known to be others. Without
 // colours, as Python writes it, an entry counts as one of the same.
 func (p *Picture) differs(e *Entry) bool {
-	if !p.hasColour() || p.Hash.Degenerate() {
+	if !p.hasColour() {
 		return false
 	}
 	other, err := phash.ParseColour(e.Colour)
@@ -118,7 +140,8 @@ func (p *Picture) differs(e *Entry) bool {
 const (
 	hashPrefix    = "cache:image:hash:"
 	digestPrefix  = "cache:image:digest:"
-	analysis      = ":analysis" // after a digest: the entry of a picture that is kept by its file
+	analysis      = ":analysis"  // after a digest: the entry of a picture that is kept by its file
+	signature     = ":signature" // after a digest: that of its picture
 	refusedPrefix = "cache:image:refused:"
 )
 
@@ -131,8 +154,8 @@ func Key(h phash.Hash, v Variant) string {
 }
 
 // Key returns the key under which the picture's analysis belongs: by its hash, or by its digest
-// if the hash is degenerate; "" if the digest is not known then. Where a picture of an equal
-// hash and other colours has that key, it is elsewhere: see Cache.Own.
+// if the hash is degenerate; "" if the digest is not known then. Where another picture of an
+// equal hash has that key, it is elsewhere: see Cache.Own.
 func (p Picture) Key(v Variant) string {
 	if key := Key(p.Hash, v); key != "" || p.Digest == (Digest{}) {
 		return key
@@ -149,13 +172,17 @@ func (p *Picture) fileKey(v Variant) string {
 
 // Config is what an operator may set.
 type Config struct {
-	Radius       int  // in bits: a picture as near as this to one that was looked at gets its answer; 0: only equal hashes do
-	IndexEntries int  // most hashes in the index, of 96 bytes each; the newest are kept
+	Radius       int  // in bits: pictures as near as this are compared; 0: only those of equal hashes
+	Turned       bool // so are those that are turned or mirrored
+	Corner       bool // one corner may differ, see verify.Options
+	IndexEntries int  // most pictures in the index, of 128 bytes each; the newest are kept
 	AnyPrompt    bool // entries of other prompt versions are answers too
 }
 
 // DefaultConfig returns the documented defaults.
-func DefaultConfig() Config { return Config{Radius: DefaultRadius, IndexEntries: 1_000_000} }
+func DefaultConfig() Config {
+	return Config{Radius: DefaultRadius, Turned: true, IndexEntries: 1_000_000}
+}
 
 // Validate names every setting that is out of range.
 func (c Config) Validate() error {
@@ -257,8 +284,9 @@ func (c *Cache) get(ctx context.Context, keys ...string) ([]item, error) {
 }
 
 // own returns the keys under which the entries of pictures are, or would be, and what is there: that of the file, if the file has
-// an entry or a picture of other colours has the hash, else that of the hash. A file's entry stays its own even when the hash is
-// free again, as a person may have corrected it. The key is "" where neither can be. It makes one round trip.
+// an entry or another picture has the hash, else that of the hash. A file's entry stays its own even when the hash is
+// free again, as a person may have corrected it. The key is "" where neither can be. It makes one round trip, and two more for a
+// picture that has to be compared with the one that has its hash.
 func (c *Cache) own(ctx context.Context, v Variant, pictures ...Picture) ([]item, error) {
 	var keys []string
 	for _, p := range pictures {
@@ -271,22 +299,80 @@ func (c *Cache) own(ctx context.Context, v Variant, pictures ...Picture) ([]item
 		return nil, err
 	}
 	out := make([]item, len(pictures))
-	for i, p := range pictures {
-		own := found[0]
-		taken := own.entry != nil && p.differs(own.entry)
-		if found = found[1:]; taken {
-			own = item{}
-		}
+	for i := range pictures {
+		p := &pictures[i]
+		var file item
+		out[i], found = found[0], found[1:]
 		if p.mayHaveFileKey() {
-			if taken || found[0].entry != nil {
-				own = found[0]
-			}
-			found = found[1:]
+			file, found = found[0], found[1:]
 		}
-		out[i] = own
+		if file.entry == nil && out[i].entry != nil && !p.Hash.Degenerate() {
+			shown, err := c.shows(ctx, p, out[i].entry)
+			if err != nil {
+				return nil, err
+			}
+			if shown {
+				continue
+			}
+		} else if file.entry == nil {
+			continue
+		}
+		out[i] = file
 	}
 	return out, nil
 }
+
+// shows reports whether a picture is the one of an entry that has its hash. It is taken for that unless it is known to be another
+// one: where it is not at hand, or the entry's own is not known, colours are all there is to tell by.
+func (c *Cache) shows(ctx context.Context, p *Picture, e *Entry) (bool, error) {
+	switch {
+	case e.File != "" && (e.File == p.Digest.String() || e.File == p.Like.String()):
+		return true, nil
+	case e.File == "" || p.View == nil:
+		return !p.differs(e), nil
+	}
+	kept, err := c.signatures(ctx, e.File)
+	if err != nil || kept[0] == nil {
+		return false, err
+	}
+	view, err := p.View(ctx)
+	if err != nil {
+		return false, err
+	}
+	if verify.Compare(view, kept[0], c.cfg.options()).Reason != verify.Same {
+		return false, nil
+	}
+	if like, err := hex.DecodeString(e.File); err == nil && len(like) == len(p.Like) {
+		p.Like = Digest(like)
+		if err := c.Remember(ctx, *p); err != nil {
+			c.log.Warn("what a file shows is not remembered", zap.Stringer("digest", p.Digest), zap.Error(err))
+		}
+	}
+	return true, nil
+}
+
+// signatures returns those that are kept of files, by their SHA-256 in hex, nil where there is none.
+func (c *Cache) signatures(ctx context.Context, files ...string) ([]*verify.Signature, error) {
+	texts := make([]*redis.StringCmd, len(files))
+	err := c.pipeline(ctx, func(p redis.Pipeliner) {
+		for i, file := range files {
+			texts[i] = p.GetRange(ctx, signatureKey(file), 0, maxSignature)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up the signature of %s (%d files): %w", files[0], len(files), err)
+	}
+	out := make([]*verify.Signature, len(files))
+	for i, text := range texts {
+		out[i], _ = verify.Parse(text.Val()) // what is none is as good as none
+	}
+	return out, nil
+}
+
+func signatureKey(file string) string { return digestPrefix + file + signature }
+
+// maxSignature is how much is read of one.
+const maxSignature = 5000
 
 // pipeline sends commands in one round trip. That a key is not there, or is of
 // another type and so not ours, is no error here: the command itself says so.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"net"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +25,8 @@ import (
 	"onceover/internal/redisretry"
 	"onceover/internal/testenv"
 	"onceover/phash"
+	"onceover/phash/verify"
+	"onceover/phash/verify/verifytest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -120,14 +124,50 @@ func picture(h phash.Hash) Picture { return coloured(h, 128) }
 // hashOnly returns a picture of which only the hash is known.
 func hashOnly(h phash.Hash) Picture { return Picture{Fingerprint: phash.Fingerprint{Hash: h}} }
 
-// coloured returns a picture of one colour.
+// coloured returns a picture of one colour, whose shapes are those of all others.
 func coloured(h phash.Hash, chroma uint8) Picture {
-	p := Picture{Digest: sha256.Sum256([]byte(h.String()))}
+	p := Picture{Digest: sha256.Sum256([]byte(fmt.Sprint(h, chroma)))}
 	p.Hash = h
 	for i := range p.Colour {
 		p.Colour[i] = chroma
 	}
+	p.View = func(context.Context) (*verify.View, error) { return verifytest.View(p.Hash, p.Colour), nil }
 	return p
+}
+
+// record returns what the index has of a picture.
+func record(h phash.Hash) Record { return Record{Key: h, Hashes: verify.Hashes{Hash: h}} }
+
+// logOf returns a log of pictures.
+func logOf(hashes ...phash.Hash) string {
+	var all []Record
+	for _, h := range hashes {
+		all = append(all, record(h))
+	}
+	return encodeRecords(all)
+}
+
+// logged returns the pictures of a log, in order of their hashes.
+func logged(log string) []phash.Hash {
+	var out []phash.Hash
+	for _, r := range recordsOf(log) {
+		out = append(out, r.Key)
+	}
+	slices.SortFunc(out, byBits)
+	return out
+}
+
+// putSigned stores can as a worker does whose log was evicted.
+func putSigned(t testing.TB, client redis.Cmdable, h phash.Hash) {
+	t.Helper()
+	p, e := picture(h), can
+	s, err := p.signature(t.Context())
+	check(t, err)
+	e.Colour, e.File = p.Colour.String(), p.Digest.String()
+	doc, err := e.MarshalJSON()
+	check(t, err)
+	check(t, client.Set(t.Context(), Key(h, Variant{}), doc, TTL).Err())
+	check(t, client.Set(t.Context(), signatureKey(e.File), s.String(), TTL).Err())
 }
 
 // random returns a source that is the same at every run.
@@ -251,7 +291,7 @@ func TestKey(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
-	if got, want := DefaultConfig(), (Config{Radius: 14, IndexEntries: 1_000_000}); got != want {
+	if got, want := DefaultConfig(), (Config{Radius: 50, Turned: true, IndexEntries: 1_000_000}); got != want {
 		t.Errorf("got defaults %+v, want %+v", got, want)
 	}
 	for _, tt := range []struct {
@@ -260,8 +300,8 @@ func TestConfig(t *testing.T) {
 	}{
 		{DefaultConfig(), nil},
 		{Config{Radius: 0, IndexEntries: 1}, nil},
-		{Config{Radius: 24, IndexEntries: 1}, nil},
-		{Config{Radius: 25, IndexEntries: 1}, []string{"cache-radius is 25"}},
+		{Config{Radius: 60, IndexEntries: 1}, nil},
+		{Config{Radius: 61, IndexEntries: 1}, []string{"cache-radius is 61"}},
 		{Config{Radius: -1, IndexEntries: 0}, []string{"cache-radius is -1", "cache-index-entries is 0"}},
 	} {
 		err := tt.c.Validate()
@@ -288,20 +328,20 @@ func TestWireForm(t *testing.T) {
 	stored, err := c.Store(t.Context(), p, Variant{}, e)
 	check(t, err)
 	const six = `{"waste_type":"plastic","confidence":0.93,"feedback":"라벨을 떼고 <b>헹궈서</b> 버리세요","category":"plastic_bottle","recyclable":true,"analyzed_at":"2026-11-21T00:44:25"`
-	want := six + `,"model":"m","prompt_version":"0a1b2c3d","colour":"` + grayColour + `","cost_microusd":1500}`
+	want := six + `,"model":"m","prompt_version":"0a1b2c3d","colour":"` + grayColour + `","cost_microusd":1500,"picture_sha256":"` + p.Digest.String() + `"}`
 	if raw := client.Get(t.Context(), key).Val(); raw != want {
 		t.Errorf("got %s stored, want %s", raw, want)
 	}
-	e.Colour = grayColour
+	e.Colour, e.File = grayColour, p.Digest.String()
 	got, err := c.Get(t.Context(), key)
 	check(t, err)
 	if diff := cmp.Diff([]Entry{e, e}, []Entry{stored, *got}); diff != "" {
 		t.Errorf("entry returned and read (-want +got):\n%s", diff)
 	}
-	// A bare entry has the six fields and no others but the colour.
+	// A bare entry has the six fields and no others but those of the picture.
 	_, err = c.Store(t.Context(), p, Variant{}, Entry{Category: "x"})
 	check(t, err)
-	want = `{"waste_type":"","confidence":0,"feedback":"","category":"x","recyclable":false,"analyzed_at":"","colour":"` + grayColour + `"}`
+	want = `{"waste_type":"","confidence":0,"feedback":"","category":"x","recyclable":false,"analyzed_at":"","colour":"` + grayColour + `","picture_sha256":"` + p.Digest.String() + `"}`
 	if raw := client.Get(t.Context(), key).Val(); raw != want {
 		t.Errorf("got %s stored, want %s", raw, want)
 	}
@@ -379,7 +419,7 @@ func TestStoreReplacesWhatIsNoEntry(t *testing.T) {
 	p := picture(hash(t, good))
 	key := p.Key(Variant{})
 	want := bottle
-	want.Colour = p.Colour.String()
+	want.Colour, want.File = p.Colour.String(), p.Digest.String()
 	for name, put := range map[string]func(){
 		"text":                 func() { client.Set(t.Context(), key, "x", 0) },
 		"JSON":                 func() { client.Set(t.Context(), key, `[{"corrected_at":"x"}]`, 0) },
@@ -417,7 +457,7 @@ func TestEveryKeyExpires(t *testing.T) {
 		do   func() error
 	}{
 		{"seen", func() error { _, _, err := c.Seen(ctx, p.Digest); return err }},
-		{"remember", func() error { return c.Remember(ctx, p.Digest, p.Fingerprint) }},
+		{"remember", func() error { return c.Remember(ctx, p) }},
 		{"refuse", func() error { return c.Refuse(ctx, flat.Digest, Refusal{Type: "ValueError", Message: "no"}) }},
 		{"fill", func() error { _, err := c.Fill(ctx, &Query{Picture: p}, compute, nil); return err }},
 		{"fill flat", func() error { _, err := c.Fill(ctx, &Query{Picture: flat}, compute, nil); return err }},
@@ -474,7 +514,7 @@ func TestFiles(t *testing.T) {
 	c, client := setup(t)
 	ctx := t.Context()
 	d, bad := Digest(sha256.Sum256([]byte("a"))), Digest(sha256.Sum256([]byte("b")))
-	seen := func(d Digest, known *phash.Fingerprint, refusal *Refusal) {
+	seen := func(d Digest, known *Picture, refusal *Refusal) {
 		t.Helper()
 		gotKnown, gotRefusal, err := c.Seen(ctx, d)
 		if err != nil || !reflect.DeepEqual(gotKnown, known) || !reflect.DeepEqual(gotRefusal, refusal) {
@@ -482,17 +522,21 @@ func TestFiles(t *testing.T) {
 		}
 	}
 	seen(d, nil, nil)
-	h, flat := picture(hash(t, good)).Fingerprint, picture(phash.Hash{}).Fingerprint
-	check(t, c.Remember(ctx, d, h))
-	seen(d, &h, nil)
+	of := func(h phash.Hash) Picture { return Picture{Digest: d, Fingerprint: picture(h).Fingerprint} }
+	one, flat := of(hash(t, good)), of(phash.Hash{})
+	check(t, c.Remember(ctx, one))
+	seen(d, &one, nil)
 	if got, want := client.Get(ctx, "cache:image:digest:"+d.String()).Val(), good+" "+grayColour; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	lives(t, client, "cache:image:digest:"+d.String(), TTL)
-	check(t, c.Remember(ctx, d, flat))
+	one.Like = bad
+	check(t, c.Remember(ctx, one))
+	seen(d, &one, nil)
+	check(t, c.Remember(ctx, flat))
 	seen(d, &flat, nil)
 	check(t, client.Set(ctx, "cache:image:digest:"+d.String(), good, TTL).Err()) // by an earlier version
-	seen(d, &phash.Fingerprint{Hash: h.Hash}, nil)
+	seen(d, &Picture{Digest: d, Fingerprint: phash.Fingerprint{Hash: one.Hash}}, nil)
 
 	no := Refusal{Type: "ValueError", Message: "kein Bild: <x>"}
 	check(t, c.Refuse(ctx, bad, no))
@@ -509,7 +553,9 @@ func TestFiles(t *testing.T) {
 	client.Expire(ctx, "cache:image:refused:"+bad.String(), time.Minute)
 	seen(bad, nil, nil)
 	// A refusal is for a while only, but while it is there it counts.
-	check(t, c.Remember(ctx, bad, h))
+	again := one
+	again.Digest = bad
+	check(t, c.Remember(ctx, again))
 	check(t, c.Refuse(ctx, bad, no))
 	client.Del(ctx, "cache:image:refused:"+bad.String())
 	check(t, c.Refuse(ctx, bad, no))
@@ -538,7 +584,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil || *again != *e {
 			t.Fatalf("got %+v, %v, want %+v", again, err, e)
 		}
-		(&Cache{}).judge(&Query{}, Neighbour{}, e)
+		(&Cache{}).judge(&Query{}, 0, e)
 		Correction{WasteType: new("x")}.apply(e, "now")
 	})
 }

@@ -29,7 +29,7 @@ func TestCleanup(t *testing.T) {
 		check(t, client.Set(ctx, Key(randomHash(r), Variant{}), canByPython, time.Hour).Err())
 	}
 	dead := randomHash(r)
-	check(t, client.Set(ctx, logKey(hourOf(time.Now())-5), encodeRecords([]phash.Hash{dead}), logTTL).Err())
+	check(t, client.Set(ctx, logKey(hourOf(time.Now())-5), logOf(dead), logTTL).Err())
 	got, err := c.Cleanup(ctx)
 	if want := (Cleaned{Scanned: 1204, Dated: 2, Removed: 1, Records: 1}); err != nil || got != want {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)

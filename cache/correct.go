@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"onceover/phash"
+	"onceover/phash/verify"
 )
 
 // Person is the model's name in an entry that a person has corrected.
@@ -162,7 +163,7 @@ type Corrected struct {
 
 // Correct writes what a person says about the picture of a hash through to its
 // entry, to what it is a copy of, to all copies of that, and to the entries of
-// pictures within the radius and of the same colours; a neighbour that has no
+// pictures that show the same, uncropped; one that has no
 // entry gets the answer at its next lookup. With only, the picture is told apart
 // from the others instead: just its own entry changes, and it is no copy any
 // more. A picture that is kept by its file has no others. No model's answer replaces a
@@ -193,48 +194,74 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 	if err != nil {
 		return Corrected{}, err
 	}
+	var signature *verify.Signature
 	if corrected.Colour == "" && p.hasColour() {
 		corrected.Colour = p.Colour.String()
 	}
 	if own == nil {
-		fam.like = corrected.Colour
+		if signature, err = p.signature(ctx); err != nil {
+			return Corrected{}, err
+		}
+		if signature != nil {
+			corrected.File = p.Digest.String()
+		}
+		fam.like, fam.file = corrected.Colour, corrected.File
 	}
 	top := fam.root // whose answer the family has from now on
 	if only || root == nil {
-		corrected.DerivedFrom, corrected.Distance, top = "", 0, h
+		if corrected.DerivedFrom != "" && corrected.File != "" { // it is a copy no more, and answers others
+			kept, err := c.signatures(ctx, corrected.File)
+			if err != nil {
+				return Corrected{}, err
+			}
+			signature = kept[0]
+		}
+		corrected.DerivedFrom, corrected.Distance, corrected.DerivedFile, top = "", 0, "", h
 	}
 	done := Corrected{Key: key, Entry: corrected}
-	if err := c.replace(ctx, key, corrected); err != nil || only {
+	if err := c.replace(ctx, key, corrected, signature); err != nil || only {
 		return done, err
 	}
 	answer := corrected
 	if top != h {
 		answer = root.answered(corrected)
-		answer.DerivedFrom, answer.Distance = "", 0 // where it had become a copy of another one
-		if err := c.replace(ctx, Key(top, v), answer); err != nil {
+		answer.DerivedFrom, answer.Distance, answer.DerivedFile = "", 0, "" // where it had become a copy of another one
+		if err := c.replace(ctx, Key(top, v), answer, nil); err != nil {
 			return done, err
 		}
 		done.Copies++
 	}
-	err = c.each(ctx, []string{hashPrefix + "*"}, fam.near, nil, func(found []item) error {
+	err = c.each(ctx, []string{hashPrefix + "*"}, nil, nil, func(found []item) error {
 		for _, f := range found {
 			at, _ := hashOfKey(f.key)
-			if f.entry == nil || f.key != Key(at, v) || at == h || at == top || fam.differs(f.entry) {
+			if f.entry == nil || f.key != Key(at, v) || at == h || at == top {
 				continue
 			}
+			member, err := c.has(ctx, &fam, f)
+			if err != nil {
+				return err
+			}
+			if !member {
+				if takes, err := c.takes(ctx, at, f.entry, top, &answer); err != nil || !takes {
+					if err != nil {
+						return err
+					}
+					continue
+				}
+			}
 			e := f.entry.answered(answer)
-			e.DerivedFrom, e.Distance = top.String(), top.Distance(at)
+			if e.DerivedFrom != top.String() {
+				e.DerivedFrom, e.Distance, e.DerivedFile = top.String(), top.Distance(at), answer.File
+			}
 			switch {
 			case e == *f.entry: // seen before
 				continue
-			case fam.has(f):
+			case member:
 				done.Copies++
-			case f.entry.CorrectedAt == "" && c.takes(f, at, answer, top):
-				done.Neighbours++
 			default:
-				continue
+				done.Neighbours++
 			}
-			if err := c.replace(ctx, f.key, e); err != nil {
+			if err := c.replace(ctx, f.key, e, nil); err != nil {
 				return err
 			}
 		}
@@ -243,18 +270,24 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 	return done, err
 }
 
-// takes reports whether the picture of an entry would get the answer of top, had
-// it no entry. One whose colours are known is told apart from a top whose are not.
-func (c *Cache) takes(f item, at phash.Hash, answer Entry, top phash.Hash) bool {
-	q := &Query{Picture: Picture{Fingerprint: phash.Fingerprint{Hash: at}}}
-	if colour, err := phash.ParseColour(f.entry.Colour); err == nil {
-		if answer.Colour == "" {
-			return false
-		}
-		q.Colour = colour
+// takes reports whether the picture of an entry at a hash would get the answer of top, had it none. It goes by what is kept of both.
+func (c *Cache) takes(ctx context.Context, at phash.Hash, e *Entry, top phash.Hash, answer *Entry) (bool, error) {
+	if e.CorrectedAt != "" || at.Distance(top) > c.cfg.Radius {
+		return false, nil
 	}
-	verdict := c.judge(q, Neighbour{top, top.Distance(at)}, &answer)
-	return verdict == Answers || verdict == Unknown
+	return c.alike(ctx, e.File, answer.File)
+}
+
+// alike reports whether the pictures of two files are known to show the same, by what is kept of them.
+func (c *Cache) alike(ctx context.Context, one, other string) (bool, error) {
+	if one == "" || other == "" {
+		return false, nil
+	}
+	kept, err := c.signatures(ctx, one, other)
+	if err != nil || kept[0] == nil || kept[1] == nil {
+		return false, err
+	}
+	return verify.Compare(kept[0].View(), kept[1], c.cfg.options()).Reason == verify.Same, nil
 }
 
 // A family is a picture that was looked at with the copies of its answer.
@@ -262,6 +295,7 @@ type family struct {
 	hash phash.Hash // the member that was asked for
 	root phash.Hash // the one that was looked at
 	like string     // its colours; "" if they are not known
+	file string     // Entry.File of that one; "" if it is not known
 }
 
 // familyOf returns the family of a hash whose entry is own, nil if it has none, and the entry of what was looked at, nil if
@@ -278,32 +312,41 @@ func (c *Cache) familyOf(ctx context.Context, h phash.Hash, v Variant, own *Entr
 		}
 	}
 	if root != nil {
-		fam.like = root.Colour
+		fam.like, fam.file = root.Colour, root.File
 	}
-	if own != nil && fam.differs(own) {
-		root, fam.like = nil, own.Colour // another picture has its hash by now
+	if own == nil {
+		return fam, root, nil
+	}
+	shows, err := c.ofFamily(ctx, &fam, own)
+	if err != nil {
+		return fam, nil, err
+	}
+	if !shows {
+		root, fam.like, fam.file = nil, own.Colour, own.DerivedFile // another picture has its hash by now
 	}
 	return fam, root, nil
 }
 
-// differs reports whether the colours of an entry are known not to be those of the family.
-func (f family) differs(e *Entry) bool {
-	one, err := phash.ParseColour(f.like)
-	other, wrong := phash.ParseColour(e.Colour)
-	return err == nil && wrong == nil && !one.Same(other)
-}
-
-// near reports whether a key may be that of a member or of a neighbour.
-func (f family) near(key string) bool {
-	h, ok := hashOfKey(key)
-	return ok && (h.Distance(f.hash) <= MaxRadius || h.Distance(f.root) <= MaxRadius)
-}
-
-// has reports whether an entry belongs to the family.
-func (f family) has(i item) bool {
-	h, _ := hashOfKey(i.key)
-	if h == f.hash || h == f.root {
-		return true
+// has reports whether an entry belongs to a family.
+func (c *Cache) has(ctx context.Context, fam *family, f item) (bool, error) {
+	h, _ := hashOfKey(f.key)
+	is := func(of phash.Hash) bool { return h == of || strings.EqualFold(f.entry.DerivedFrom, of.String()) }
+	if !is(fam.hash) && !is(fam.root) {
+		return false, nil
 	}
-	return i.entry != nil && (strings.EqualFold(i.entry.DerivedFrom, f.root.String()) || strings.EqualFold(i.entry.DerivedFrom, f.hash.String()))
+	return c.ofFamily(ctx, fam, f.entry)
+}
+
+// ofFamily reports whether an entry that has a hash of a family is of its picture: it is, unless its colours are known to be others
+// and what is kept of both says nothing else.
+func (c *Cache) ofFamily(ctx context.Context, fam *family, e *Entry) (bool, error) {
+	if fam.file != "" && (e.DerivedFile == fam.file || e.File == fam.file) {
+		return true, nil
+	}
+	one, err := phash.ParseColour(fam.like)
+	other, wrong := phash.ParseColour(e.Colour)
+	if err != nil || wrong != nil || one.Same(other) {
+		return true, nil
+	}
+	return c.alike(ctx, e.File, fam.file)
 }

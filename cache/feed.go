@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -18,14 +17,13 @@ import (
 	"onceover/phash"
 )
 
-// The logs that feed the index of every process: one string an hour, of 32 bytes
+// The logs that feed the index of every process: one string an hour, of one Record
 // for each entry that was written, in no particular order. APPEND is atomic, so
 // any number of processes may write.
 const (
-	logPrefix  = "phash:log:"
-	recordSize = 32
-	logHours   = int64(TTL / time.Hour)
-	logTTL     = TTL + time.Hour // until the last entry of the hour has gone
+	logPrefix = "phash:looked:"
+	logHours  = int64(TTL / time.Hour)
+	logTTL    = TTL + time.Hour // until the last entry of the hour has gone
 )
 
 const (
@@ -44,33 +42,27 @@ type feed struct {
 	last int64           // hour of the last reading, 0 before the first
 }
 
-// appendLog adds a hash to the present hour's log.
-func (c *Cache) appendLog(ctx context.Context, p redis.Pipeliner, hashes ...phash.Hash) {
+// appendLog adds records to the present hour's log.
+func (c *Cache) appendLog(ctx context.Context, p redis.Pipeliner, records ...Record) {
 	key := logKey(hourOf(c.now()))
-	p.Append(ctx, key, encodeRecords(hashes))
+	p.Append(ctx, key, encodeRecords(records))
 	p.Expire(ctx, key, logTTL)
 }
 
-func encodeRecords(hashes []phash.Hash) string {
-	var b []byte
-	for _, h := range hashes {
-		for _, v := range h {
-			b = binary.BigEndian.AppendUint64(b, v)
-		}
+func encodeRecords(records []Record) string {
+	b := make([]byte, 0, len(records)*recordSize)
+	for i := range records {
+		b = records[i].append(b)
 	}
 	return string(b)
 }
 
-// records reads what a log holds.
-func records(log string) []phash.Hash {
+// recordsOf reads what a log holds.
+func recordsOf(log string) []Record {
 	b := []byte(log)
-	out := make([]phash.Hash, 0, len(b)/recordSize)
+	out := make([]Record, 0, len(b)/recordSize)
 	for ; len(b) >= recordSize; b = b[recordSize:] {
-		var h phash.Hash
-		for i := range h {
-			h[i] = binary.BigEndian.Uint64(b[8*i:])
-		}
-		out = append(out, h)
+		out = append(out, readRecord(b))
 	}
 	return out
 }
@@ -122,7 +114,7 @@ func (c *Cache) loadHours(ctx context.Context, hours []int64) error {
 			anew = append(anew, hour)
 			continue
 		}
-		if new := records(logs[i].Val()); len(new) > 0 {
+		if new := recordsOf(logs[i].Val()); len(new) > 0 {
 			c.index.Add(hour, new...)
 			c.feed.read[hour] += int64(len(new)) * recordSize
 		}
@@ -239,11 +231,17 @@ func (c *Cache) reconcile(ctx context.Context, step func(seen int)) (done Reinde
 				roots = append(roots, f)
 			}
 		}
+		if len(roots) == 0 {
+			return nil
+		}
+		records, err := c.recordsOfEntries(ctx, roots)
+		if err != nil {
+			return err
+		}
 		done.Added += len(roots)
 		return c.pipeline(ctx, func(p redis.Pipeliner) {
+			c.appendLog(ctx, p, records...)
 			for _, f := range roots {
-				h, _ := hashOfKey(f.key)
-				c.appendLog(ctx, p, h)
 				c.tag(ctx, p, f.key, *f.entry)
 			}
 		})
@@ -257,6 +255,26 @@ func (c *Cache) reconcile(ctx context.Context, step func(seen int)) (done Reinde
 	return done, there, nil
 }
 
+// recordsOfEntries returns the records of entries, without hashes where no signature is kept.
+func (c *Cache) recordsOfEntries(ctx context.Context, roots []item) ([]Record, error) {
+	files := make([]string, len(roots))
+	for i, f := range roots {
+		files[i] = f.entry.File
+	}
+	signatures, err := c.signatures(ctx, files...)
+	if err != nil {
+		return nil, err
+	}
+	records := make([]Record, len(roots))
+	for i, f := range roots {
+		records[i].Key, _ = hashOfKey(f.key)
+		if s := signatures[i]; s != nil {
+			records[i].Hashes = s.Hashes
+		}
+	}
+	return records, nil
+}
+
 // readLogs adds what the logs hold from an hour on.
 func (c *Cache) readLogs(ctx context.Context, to map[phash.Hash]bool, from int64) error {
 	for hour := from; hour <= hourOf(c.now())+1; hour++ {
@@ -264,8 +282,8 @@ func (c *Cache) readLogs(ctx context.Context, to map[phash.Hash]bool, from int64
 		if err := c.pipeline(ctx, func(p redis.Pipeliner) { log = p.Get(ctx, logKey(hour)) }); err != nil {
 			return fmt.Errorf("read %s: %w", logKey(hour), err)
 		}
-		for _, h := range records(log.Val()) {
-			to[h] = true
+		for _, r := range recordsOf(log.Val()) {
+			to[r.Key] = true
 		}
 	}
 	return nil
@@ -297,13 +315,13 @@ func (c *Cache) compact(ctx context.Context, there map[phash.Hash]bool) (removed
 			return removed, fmt.Errorf("compact %s: %w", key, err)
 		}
 		settled := hour < now-1
-		old := records(log.Val())
-		var kept []phash.Hash
-		for _, h := range old {
-			if !seen[h] && (there[h] || !settled) {
-				kept = append(kept, h)
+		old := recordsOf(log.Val())
+		var kept []Record
+		for _, r := range slices.Backward(old) { // the last one is that of what is there
+			if !seen[r.Key] && (there[r.Key] || !settled) {
+				kept = append(kept, r)
 			}
-			seen[h] = true
+			seen[r.Key] = true
 		}
 		err = c.pipeline(ctx, func(p redis.Pipeliner) {
 			switch {

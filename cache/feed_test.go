@@ -55,16 +55,18 @@ func TestFeed(t *testing.T) {
 		want(t, look(t, to, Query{Picture: picture(away(r, h, 8))}), fmt.Sprintf("near %d 8", i))
 	}
 	now := hourOf(time.Now())
-	key := fmt.Sprintf("phash:log:%d", now)
+	key := fmt.Sprintf("phash:looked:%d", now)
 	var bytes []byte
 	for _, h := range all {
-		raw := make([]byte, 0, 32)
-		for _, v := range h {
-			for shift := 56; shift >= 0; shift -= 8 {
-				raw = append(raw, byte(v>>shift))
+		raw := make([]byte, 0, 128)
+		for range 2 { // of the key, and of the picture
+			for _, v := range h {
+				for shift := 56; shift >= 0; shift -= 8 {
+					raw = append(raw, byte(v>>shift))
+				}
 			}
 		}
-		bytes = append(bytes, raw...)
+		bytes = append(append(bytes, raw...), make([]byte, 64)...) // no crops
 	}
 	if got := client.Get(t.Context(), key).Val(); got != string(bytes) && hourOf(time.Now()) == now {
 		t.Errorf("got log %x, want %x", got, bytes)
@@ -84,7 +86,7 @@ func fillLogs(t testing.TB, client *redis.Client, now int64, all []phash.Hash) {
 	p := client.Pipeline()
 	hour := now - logHours
 	for part := range slices.Chunk(all, (len(all)+int(logHours))/int(logHours+1)) {
-		p.Set(t.Context(), logKey(hour), encodeRecords(part), logTTL)
+		p.Set(t.Context(), logKey(hour), logOf(part...), logTTL)
 		hour++
 	}
 	_, err := p.Exec(t.Context())
@@ -105,14 +107,15 @@ func TestLoadAtStart(t *testing.T) {
 	ticking(c)
 	all := randomHashes(20_000)
 	fillLogs(t, client, hourOf(c.now()), all)
-	check(t, client.Set(t.Context(), logKey(hourOf(c.now())-logHours-1), encodeRecords(all[:1]), logTTL).Err())
+	check(t, client.Set(t.Context(), logKey(hourOf(c.now())-logHours-1), logOf(all[0]), logTTL).Err())
 	commands := count(client)
 	load(t, c)
 	if got := c.index.Len(); got != len(all) {
 		t.Errorf("got %d hashes, want %d", got, len(all))
 	}
+	there := held(c.index)
 	for _, h := range all {
-		if !contains(c.index, h) {
+		if !there[h] {
 			t.Fatalf("got an index without %v, want all", h)
 		}
 	}
@@ -211,23 +214,23 @@ func TestLogsOfAnyForm(t *testing.T) {
 		check(t, client.Set(t.Context(), key, text, logTTL).Err())
 	}
 	a, b, d := randomHash(r), randomHash(r), randomHash(r)
-	put(encodeRecords([]phash.Hash{a, b}))
+	put(logOf(a, b))
 	load(t, c)
 	// Evicted and begun anew: read at once.
-	put(encodeRecords([]phash.Hash{d}))
+	put(logOf(d))
 	load(t, c)
 	has(t, c, d, true)
 	// A record of which half is there is read when it is whole.
 	e := randomHash(r)
-	text := encodeRecords([]phash.Hash{d, e})
-	put(text[:45])
+	text := logOf(d, e)
+	put(text[:145])
 	load(t, c)
 	has(t, c, e, false)
 	put(text)
 	load(t, c)
 	has(t, c, e, true)
 	// What is no record is no hash, or one that is there no harm.
-	for _, text := range []string{"", "x", strings.Repeat("\x00", 1000), strings.Repeat("\xff", 64) + "tail", strings.Repeat("\x55", 32)} {
+	for _, text := range []string{"", "x", strings.Repeat("\x00", 1000), strings.Repeat("\xff", 256) + "tail", strings.Repeat("\x55", 128)} {
 		put(text)
 		load(t, c)
 	}
@@ -242,7 +245,7 @@ func TestLogsOfAnyForm(t *testing.T) {
 	load(t, c)
 	has(t, c, h, true)
 	// The next hour is whole, whatever this one is.
-	put(text[:33])
+	put(text[:129])
 	h = randomHash(r)
 	store(t, c, picture(h), bottle)
 	load(t, c)
@@ -253,7 +256,7 @@ func TestLogsOfAnyForm(t *testing.T) {
 	has(t, c, h, true)
 }
 
-// TestReconcile adds what Python wrote, once in the fleet, and nothing else.
+// TestReconcile adds what Python wrote, and what was logged and is no more, once in the fleet, and nothing else.
 func TestReconcile(t *testing.T) {
 	c, client := setup(t)
 	other, _ := join(t, client.Options().Addr)
@@ -269,21 +272,24 @@ func TestReconcile(t *testing.T) {
 		python = append(python, h)
 		check(t, client.Set(t.Context(), "cache:image:hash:"+h.String(), canByPython, TTL).Err())
 	}
+	evicted := randomHash(r)
+	putSigned(t, client, evicted)
 	check(t, client.Set(t.Context(), "cache:image:hash:damaged", canByPython, TTL).Err())
 	check(t, client.Set(t.Context(), "cache:image:hash:"+randomHash(r).String(), "damaged", TTL).Err())
 	steps := 0
 	got, err := c.Reconcile(t.Context(), func(seen int) { steps = seen })
-	if want := (Reindexed{Entries: 1203, Added: 1200}); err != nil || got != want || steps != 1204 {
-		t.Errorf("got %+v, %v and %d keys seen, want %+v and 1204", got, err, steps, want)
+	if want := (Reindexed{Entries: 1204, Added: 1201}); err != nil || got != want || steps != 1205 {
+		t.Errorf("got %+v, %v and %d keys seen, want %+v and 1205", got, err, steps, want)
 	}
 	load(t, c)
 	load(t, other)
 	for _, c := range []*Cache{c, other} {
-		if n := c.index.Len(); n != 1201 {
-			t.Errorf("got %d hashes, want 1201", n)
+		if n := c.index.Len(); n != 2 {
+			t.Errorf("got %d pictures, want the 2 that can be compared", n)
 		}
 	}
-	want(t, look(t, other, Query{Picture: picture(away(r, python[0], 6))}), "near can 6")
+	want(t, look(t, other, Query{Picture: picture(away(r, python[0], 6))}), "miss")
+	want(t, look(t, other, Query{Picture: picture(away(r, evicted, 6))}), "near can 6")
 	if n := client.SCard(t.Context(), Tag{"category", "metal"}.key(hourOf(time.Now()))).Val(); n < 1200 {
 		t.Errorf("got %d tagged, want 1200 at least", n)
 	}
@@ -313,8 +319,7 @@ func TestReconcileBesideWriters(t *testing.T) {
 		}
 	})
 	check(t, err)
-	log := records(client.Get(t.Context(), logKey(hourOf(c.now()))).Val())
-	slices.SortFunc(log, byBits)
+	log := logged(client.Get(t.Context(), logKey(hourOf(c.now()))).Val())
 	if n := len(slices.Compact(slices.Clone(log))); n != len(log) {
 		t.Errorf("got %d records of %d hashes, want none double", len(log), n)
 	}
@@ -348,7 +353,7 @@ func TestReconcileInTurn(t *testing.T) {
 	other, _ := join(t, client.Options().Addr)
 	put := func() phash.Hash {
 		h := randomHash(random())
-		check(t, client.Set(t.Context(), Key(h, Variant{}), canByPython, TTL).Err())
+		putSigned(t, client, h)
 		return h
 	}
 	h := put()
@@ -378,18 +383,18 @@ func TestReindex(t *testing.T) {
 	all := randomHashes(30)
 	now := hourOf(k.at)
 	for _, h := range all[:10] {
-		check(t, client.Set(t.Context(), Key(h, Variant{}), canByPython, TTL).Err())
+		putSigned(t, client, h)
 	}
 	dead := all[10:]
 	put := func(hour int64, hashes ...phash.Hash) {
-		check(t, client.Set(t.Context(), logKey(hour), encodeRecords(hashes), 20*time.Hour).Err())
+		check(t, client.Set(t.Context(), logKey(hour), logOf(hashes...), 20*time.Hour).Err())
 	}
 	put(now, all[0], dead[0], all[0])
 	put(now-1, all[1], dead[1])
 	put(now-2, all[0], all[2], all[2], dead[2], all[3])
 	put(now-50, dead[3], dead[4])
 	put(now-100, all[1], all[2], all[4])
-	check(t, client.Set(t.Context(), logKey(now-101), encodeRecords(all[5:6]), 0).Err())
+	check(t, client.Set(t.Context(), logKey(now-101), logOf(all[5]), 0).Err())
 	check(t, client.Set(t.Context(), logKey(now-102), "short", 0).Err())
 	got, err := c.Reindex(t.Context(), nil)
 	// all[0], all[2] and dead[2] of two hours ago, both of the next, all[1] and all[2] of the last.
@@ -399,8 +404,7 @@ func TestReindex(t *testing.T) {
 	for hour, want := range map[int64][]phash.Hash{
 		now - 1: {all[1], dead[1]}, now - 2: {all[2], all[3]}, now - 50: nil, now - 100: {all[4]}, now - 101: {all[5]},
 	} {
-		log := records(client.Get(t.Context(), logKey(hour)).Val())
-		slices.SortFunc(log, byBits)
+		log := logged(client.Get(t.Context(), logKey(hour)).Val())
 		slices.SortFunc(want, byBits)
 		if !slices.Equal(log, want) {
 			t.Errorf("%d hours ago: got %v, want %v", now-hour, log, want)
@@ -430,8 +434,8 @@ func TestRun(t *testing.T) {
 	c.log = zap.New(core)
 	writer, _ := join(t, client.Options().Addr)
 	r := random()
-	python, own := randomHash(r), randomHash(r)
-	check(t, client.Set(t.Context(), Key(python, Variant{}), canByPython, TTL).Err())
+	evicted, own := randomHash(r), randomHash(r)
+	putSigned(t, client, evicted)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); c.Run(ctx) }()
@@ -443,7 +447,7 @@ func TestRun(t *testing.T) {
 			}
 		}
 	}
-	until("entry of Python", func() bool { return contains(c.index, python) })
+	until("entry that no log has", func() bool { return contains(c.index, evicted) })
 	store(t, writer, picture(own), bottle)
 	c.Record(picture(own), Answer{Entry: bottle, Kind: Exact})
 	until("entry of another process", func() bool { return contains(c.index, own) })
@@ -526,9 +530,9 @@ func TestCluster(t *testing.T) {
 // FuzzRecords reads a log of any form; what is written is read back.
 func FuzzRecords(f *testing.F) {
 	f.Add("")
-	f.Add(strings.Repeat("\x55", 65))
+	f.Add(strings.Repeat("\x55", 257))
 	f.Fuzz(func(t *testing.T, log string) {
-		read := records(log)
+		read := recordsOf(log)
 		if len(read) != len(log)/recordSize {
 			t.Fatalf("got %d records of %d bytes, want %d", len(read), len(log), len(log)/recordSize)
 		}
@@ -537,8 +541,8 @@ func FuzzRecords(f *testing.F) {
 		}
 		x := NewIndex(10)
 		x.Add(1, read...)
-		for _, h := range read {
-			x.Near(h, MaxRadius)
+		for _, r := range read {
+			x.Near(MaxRadius, r.Hashes)
 		}
 	})
 }

@@ -18,7 +18,7 @@ type More string
 // own are the names that have a place of their own in an Entry.
 var own = []string{
 	"waste_type", "confidence", "feedback", "category", "recyclable", "analyzed_at", "model", "prompt_version",
-	"colour", "cost_microusd", "derived_from", "derived_distance", "corrected_at",
+	"colour", "cost_microusd", "derived_from", "derived_distance", "picture_sha256", "derived_sha256", "corrected_at",
 }
 
 // answerFields are those of them that are a model's answer.

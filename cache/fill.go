@@ -11,6 +11,8 @@ import (
 	"github.com/go-redsync/redsync/v4"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
+
+	"onceover/phash/verify"
 )
 
 const lockPrefix = "cache:lock:"
@@ -45,11 +47,11 @@ func (c *Cache) Fill(ctx context.Context, q *Query, compute func(context.Context
 	if key == "" {
 		return nil, fmt.Errorf("fill %s: %w", q.Hash, errNoKey)
 	}
-	// Pictures of an equal hash and other colours share neither an answer nor a fault.
-	if q.Stale != nil && c.flight.busy(key, q.Colour) {
+	at := flightKey{key, q.Digest}
+	if q.Stale != nil && c.flight.busy(at) {
 		return &Answer{Entry: *q.Stale, Kind: Exact}, nil // another job makes it anew
 	}
-	a, shared, err := c.flight.do(ctx, key, q.Colour, waiting, func(ctx context.Context, waits func()) (*Answer, error) {
+	a, shared, err := c.flight.do(ctx, at, waiting, func(ctx context.Context, waits func()) (*Answer, error) {
 		return c.fill(ctx, key, q, compute, waits)
 	})
 	if err != nil {
@@ -74,7 +76,15 @@ func (c *Cache) fill(ctx context.Context, key string, q *Query, compute func(con
 	if a != nil || err != nil {
 		return a, err
 	}
-	return c.computed(ctx, key, q, compute)
+	own := *q
+	signature, err := own.signature(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if signature != nil { // all that is needed of the picture from now on: a call may take long
+		own.View = func(context.Context) (*verify.View, error) { return signature.View(), nil }
+	}
+	return c.computed(ctx, key, &own, compute)
 }
 
 // lockFor takes the lock of a key, unless there is an answer meanwhile. The caller releases l if it is set.
@@ -151,11 +161,11 @@ func (c *Cache) await(ctx context.Context, key string, q *Query) (*Answer, *lock
 			return nil, nil, context.Cause(ctx)
 		}
 		timer.Stop()
-		found, err := c.get(ctx, key)
+		found, err := c.own(ctx, q.Variant, q.Picture)
 		if err != nil {
 			return nil, nil, err
 		}
-		if e := found[0].entry; e != nil && c.usable(q, *e) && !q.differs(e) {
+		if e := found[0].entry; e != nil && c.usable(q, *e) {
 			return &Answer{Entry: *e, Kind: Shared}, nil, nil
 		}
 		l, err := c.lock(ctx, key)

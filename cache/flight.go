@@ -3,11 +3,9 @@ package cache
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 
 	"onceover/celery"
-	"onceover/phash"
 )
 
 // errClosed ends the computations that are under way when the cache closes.
@@ -21,13 +19,18 @@ var errAbandoned = errors.New("nobody waits for the answer any more")
 // it owns the goroutines it starts.
 type flight struct {
 	mu    sync.Mutex
-	calls map[string][]*call // by key: of pictures that their colours tell apart
+	calls map[flightKey]*call
 	done  bool
 	wg    sync.WaitGroup
 }
 
+// flightKey is a file under a key: two files of an equal hash need not show the same, so they wait for each other by the key's lock.
+type flightKey struct {
+	key  string
+	file Digest
+}
+
 type call struct {
-	colour  phash.Colour
 	cancel  context.CancelCauseFunc
 	waits   chan struct{} // closed when the computation has to wait for another process
 	waiters int
@@ -37,36 +40,25 @@ type call struct {
 }
 
 func newFlight() *flight {
-	return &flight{calls: map[string][]*call{}}
+	return &flight{calls: map[flightKey]*call{}}
 }
 
-// find returns the call of a key and of the same colours, nil if there is none. The caller holds mu.
-func (f *flight) find(key string, colour phash.Colour) *call {
-	for _, c := range f.calls[key] {
-		if c.colour.Same(colour) {
-			return c
-		}
-	}
-	return nil
-}
-
-// do calls fn once for concurrent callers of a key, of the same colours. fn calls its second argument,
+// do calls fn once for concurrent callers of a key. fn calls its second argument,
 // once at most, when it has to wait for another process. waiting is called by the
 // caller's own goroutine, so that nothing of the caller's is touched once do has
 // returned. All callers have the same answer, which none of them may change.
-func (f *flight) do(ctx context.Context, key string, colour phash.Colour, waiting func(), fn func(ctx context.Context, waits func()) (*Answer, error)) (*Answer, bool, error) {
+func (f *flight) do(ctx context.Context, key flightKey, waiting func(), fn func(ctx context.Context, waits func()) (*Answer, error)) (*Answer, bool, error) {
 	f.mu.Lock()
 	if f.done {
 		f.mu.Unlock()
 		return nil, false, errClosed
 	}
-	c := f.find(key, colour)
-	shared := c != nil
+	c, shared := f.calls[key]
 	if !shared {
 		// The computation outlives its first caller if others wait too.
 		run, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-		c = &call{colour: colour, cancel: cancel, waits: make(chan struct{}), ended: make(chan struct{})}
-		f.calls[key] = append(f.calls[key], c)
+		c = &call{cancel: cancel, waits: make(chan struct{}), ended: make(chan struct{})}
+		f.calls[key] = c
 		f.wg.Go(func() { f.run(run, key, c, fn) })
 	}
 	c.waiters++
@@ -90,7 +82,7 @@ func (f *flight) do(ctx context.Context, key string, colour phash.Colour, waitin
 	}
 }
 
-func (f *flight) run(ctx context.Context, key string, c *call, fn func(context.Context, func()) (*Answer, error)) {
+func (f *flight) run(ctx context.Context, key flightKey, c *call, fn func(context.Context, func()) (*Answer, error)) {
 	defer func() {
 		if p := recover(); p != nil {
 			c.err = celery.Recovered(p)
@@ -105,7 +97,7 @@ func (f *flight) run(ctx context.Context, key string, c *call, fn func(context.C
 }
 
 // leave takes one waiter away and ends the computation with the last one.
-func (f *flight) leave(key string, c *call) {
+func (f *flight) leave(key flightKey, c *call) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if c.waiters--; c.waiters == 0 {
@@ -114,16 +106,15 @@ func (f *flight) leave(key string, c *call) {
 	}
 }
 
-// busy reports whether a computation for a key and these colours is under way.
-func (f *flight) busy(key string, colour phash.Colour) bool {
+// busy reports whether a computation for a key is under way.
+func (f *flight) busy(key flightKey) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.find(key, colour) != nil
+	return f.calls[key] != nil
 }
 
-func (f *flight) forget(key string, c *call) {
-	left := slices.DeleteFunc(f.calls[key], func(o *call) bool { return o == c })
-	if f.calls[key] = left; len(left) == 0 {
+func (f *flight) forget(key flightKey, c *call) {
+	if f.calls[key] == c {
 		delete(f.calls, key)
 	}
 }
@@ -131,10 +122,8 @@ func (f *flight) forget(key string, c *call) {
 func (f *flight) close() {
 	f.mu.Lock()
 	f.done = true
-	for _, calls := range f.calls {
-		for _, c := range calls {
-			c.cancel(errClosed)
-		}
+	for _, c := range f.calls {
+		c.cancel(errClosed)
 	}
 	f.mu.Unlock()
 	f.wg.Wait()

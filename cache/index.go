@@ -2,114 +2,122 @@ package cache
 
 import (
 	"cmp"
+	"encoding/binary"
 	"math/bits"
 	"slices"
 	"sync"
 
 	"onceover/phash"
+	"onceover/phash/verify"
 )
 
 // Limits of the near lookup.
 const (
-	DefaultRadius = 14 // bits; distances between hashes that can be keys are even
-	MaxRadius     = 24 // bits; different pictures begin to meet far beyond it, see docs/near-duplicates.md
+	DefaultRadius = 50 // bits; what is that near is compared, see docs/near-duplicates.md
+	MaxRadius     = 60 // bits; from about there on pictures that have nothing in common are candidates too
 )
 
-// maxIndexEntries is what fits into 10 GB, far beyond what is of use.
+// maxIndexEntries is what fits into 13 GB, far beyond what is of use.
 const maxIndexEntries = 100_000_000
 
-// The shape of an Index. A hash is cut into as many bands as 15 bits of distance cannot all touch: two hashes within 15 bits agree
-// in one band at least. See Norouzi, Punjani and Fleet, "Fast Search in Hamming Space with Multi-Index Hashing" (2012).
 const (
-	bandCount = 16
-	bandBits  = 256 / bandCount
-	bandSize  = 1 << bandBits
-	chunkSize = 4096 // entries that are allocated, and dropped, together
-
-	entryBytes = 32 + 4*bandCount // memory of one entry
-	headBytes  = 4 * bandCount * bandSize
+	chunkSize  = 4096 // records that are allocated, and dropped, together
+	entryBytes = recordSize
 )
 
-// Neighbour is a hash near to another one.
-type Neighbour struct {
-	Hash     phash.Hash
-	Distance int // bits
+// A Record is a picture that was looked at.
+type Record struct {
+	Key           phash.Hash // of its key
+	verify.Hashes            // by which it is found; zeros where its signature is not kept
 }
 
-// Index finds hashes within a Hamming distance, in memory: 96 bytes an entry and 4 MiB. What it holds is a hint: the entry behind a
+// recordSize is that of Record.append, in bytes.
+const recordSize = 32 + verify.HashesSize
+
+func (r *Record) append(b []byte) []byte {
+	for _, v := range r.Key {
+		b = binary.BigEndian.AppendUint64(b, v)
+	}
+	return r.Hashes.Append(b)
+}
+
+// readRecord reads what append wrote. b has recordSize bytes at least.
+func readRecord(b []byte) (r Record) {
+	for i := range r.Key {
+		r.Key[i] = binary.BigEndian.Uint64(b[8*i:])
+	}
+	r.Hashes = verify.ReadHashes(b[32:])
+	return r
+}
+
+// Neighbour is a picture near to another one.
+type Neighbour struct {
+	Hash     phash.Hash // of its key
+	Distance int        // bits, see verify.Hashes.Apart
+	Way      int        // which of those that were asked for is the nearest
+}
+
+// Index finds pictures within a Hamming distance, in memory: 128 bytes each. It looks at all of them, which takes some milliseconds
+// for a million: no index by parts of the hash is faster where so many bits may differ. What it holds is a hint: the entry behind a
 // hash may have gone. Safe for concurrent use.
 type Index struct {
-	most int // entries
+	most int // records
 
 	mu     sync.RWMutex
-	heads  [bandCount][bandSize]uint32 // number of the newest entry with this value of the band, 0 if there is none
-	chunks [][]indexed                 // the entries from number floor+1 on, oldest first
-	floor  uint32                      // entries up to this number have been dropped; a multiple of chunkSize
-	last   uint32                      // number of the newest entry
-	dead   uint32                      // entries up to this number are too old, though their chunk may still be there
-	hours  []hourMark                  // where each hour begins, oldest first
+	chunks []*chunk   // the records from number floor+1 on, oldest first; what is there is never changed
+	floor  uint32     // records up to this number have been dropped; a multiple of chunkSize
+	last   uint32     // number of the newest record
+	dead   uint32     // records up to this number are too old, though their chunk may still be there
+	hours  []hourMark // where each hour begins, oldest first
 }
 
-// indexed is an entry. Numbers go up with time, so that the lists that next makes go back in time and end where the dropped
-// entries begin.
-type indexed struct {
-	hash phash.Hash
-	next [bandCount]uint32
+// A chunk has its records in parts: the halves that are looked at first lie together, as memory is what a search waits for.
+type chunk struct {
+	first, second [chunkSize][3][2]uint64 // of the hash, and of those of the crops
+	keys          [chunkSize]phash.Hash
 }
 
 type hourMark struct {
 	hour   int64
-	before uint32 // number of the last entry before the hour
+	before uint32 // number of the last record before the hour
 }
 
-// NewIndex returns an empty index that keeps the newest entries, most of them at least and a chunk of 4,096 more at most.
+// NewIndex returns an empty index that keeps the newest records, most of them at least and a chunk of 4,096 more at most.
 func NewIndex(most int) *Index { return &Index{most: most} }
 
-// bands cuts h into its values by band.
-func bands(h phash.Hash) (v [bandCount]uint16) {
-	for i := range v {
-		v[i] = uint16(h[i/4] >> (48 - i%4*bandBits))
-	}
-	return v
-}
-
-// Add puts in h, written in an hour (hours since 1970), unless it is degenerate. Hours that go back count as the newest one so far.
-// A hash may be there more than once.
-func (x *Index) Add(hour int64, hashes ...phash.Hash) {
+// Add puts in records, written in an hour (hours since 1970), but those without hashes. Hours that go back count as the newest one
+// so far. A picture may be there more than once.
+func (x *Index) Add(hour int64, records ...Record) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if n := len(x.hours); n == 0 || x.hours[n-1].hour < hour {
 		x.hours = append(x.hours, hourMark{hour, x.last})
 	}
-	for _, h := range hashes {
-		if h.Degenerate() {
+	for _, r := range records {
+		if r.Hash == (phash.Hash{}) || r.Key.Degenerate() {
 			continue
 		}
-		if x.last-x.floor == uint32(len(x.chunks))*chunkSize {
-			x.chunks = append(x.chunks, make([]indexed, chunkSize))
+		at := x.last - x.floor
+		if at == uint32(len(x.chunks))*chunkSize {
+			x.chunks = append(x.chunks, new(chunk))
 		}
+		c, i := x.chunks[at/chunkSize], at%chunkSize
+		for k, h := range [3]phash.Hash{r.Hash, r.Crops[0], r.Crops[1]} {
+			c.first[i][k], c.second[i][k] = [2]uint64(h[:2]), [2]uint64(h[2:])
+		}
+		c.keys[i] = r.Key
 		x.last++
-		e := x.at(x.last)
-		e.hash = h
-		for i, v := range bands(h) {
-			e.next[i], x.heads[i][v] = x.heads[i][v], x.last
-		}
 		if x.last-x.floor >= uint32(x.most)+chunkSize {
 			x.dropTo(x.floor + chunkSize)
 		}
 	}
 }
 
-func (x *Index) at(number uint32) *indexed {
-	i := number - x.floor - 1
-	return &x.chunks[i/chunkSize][i%chunkSize]
-}
-
-// dropTo forgets the entries up to a number, and their chunks where all entries have gone.
+// dropTo forgets the records up to a number, and their chunks where all of them have gone.
 func (x *Index) dropTo(number uint32) {
 	x.dead = max(x.dead, number)
 	if n := (x.dead - x.floor) / chunkSize; n > 0 {
-		x.chunks = slices.Delete(x.chunks, 0, int(n))
+		x.chunks = slices.Clone(x.chunks[n:]) // somebody may be searching
 		x.floor += n * chunkSize
 	}
 }
@@ -130,53 +138,59 @@ func (x *Index) DropBefore(hour int64) {
 	x.hours = slices.Delete(x.hours, 0, n)
 }
 
-// Near returns the hashes within radius bits of h but h itself, the nearest first; all of them, if radius is MaxRadius at most. A
-// degenerate h has none.
-func (x *Index) Near(h phash.Hash, radius int) []Neighbour {
-	if h.Degenerate() {
-		return nil
-	}
-	var found []Neighbour
+// Near returns the pictures within radius bits of one of the ways to look at a picture, the nearest first, each once.
+func (x *Index) Near(radius int, ways ...verify.Hashes) []Neighbour {
 	x.mu.RLock()
-	for i, v := range bands(h) {
-		if radius < bandCount {
-			found = x.list(found, i, v, h, radius, 0)
-			continue
-		}
-		// Beyond 15 bits all bands may differ, but up to 31 bits one of them differs in a single bit at most.
-		found = x.list(found, i, v, h, radius, 1)
-		for b := range bandBits {
-			found = x.list(found, i, v^1<<b, h, radius, 1)
+	chunks, from, to := x.chunks, int(x.dead-x.floor), int(x.last-x.floor)
+	x.mu.RUnlock()
+	var found []Neighbour
+	for n, c := range chunks {
+		begin, end := max(from-n*chunkSize, 0), min(to-n*chunkSize, chunkSize)
+		for way := range ways {
+			found = c.near(found, begin, end, radius, way, &ways[way])
 		}
 	}
-	x.mu.RUnlock()
 	slices.SortFunc(found, func(a, b Neighbour) int {
-		return cmp.Or(cmp.Compare(a.Distance, b.Distance), slices.Compare(a.Hash[:], b.Hash[:]))
+		return cmp.Or(cmp.Compare(a.Distance, b.Distance), slices.Compare(a.Hash[:], b.Hash[:]), cmp.Compare(a.Way, b.Way))
 	})
-	return slices.Compact(found) // a hash may have been added again
+	seen := make(map[phash.Hash]bool, len(found))
+	return slices.DeleteFunc(found, func(n Neighbour) bool {
+		again := seen[n.Hash]
+		seen[n.Hash] = true
+		return again
+	})
 }
 
-// list adds to found what has this value in a band and is near. An entry that is listed by several bands, which is one that differs
-// in at most slack bits there, is taken from the first.
-func (x *Index) list(found []Neighbour, band int, value uint16, h phash.Hash, radius, slack int) []Neighbour {
-	for n := x.heads[band][value]; n > x.dead; {
-		e := x.at(n)
-		n = e.next[band]
-		diff := phash.Hash{e.hash[0] ^ h[0], e.hash[1] ^ h[1], e.hash[2] ^ h[2], e.hash[3] ^ h[3]}
-		d := bits.OnesCount64(diff[0]) + bits.OnesCount64(diff[1]) + bits.OnesCount64(diff[2]) + bits.OnesCount64(diff[3])
-		if d == 0 || d > radius {
+// near adds to found the records from begin to end that are within radius bits of a way.
+func (c *chunk) near(found []Neighbour, begin, end, radius, way int, hashes *verify.Hashes) []Neighbour {
+	h, crops := hashes.Hash, hashes.Crops
+	cropped := crops[0] != (phash.Hash{})
+	for i := begin; i < end; i++ {
+		first := &c.first[i]
+		// The first half has to be near enough already.
+		if apart(&first[0], h[0], h[1]) > radius && apart(&first[1], h[0], h[1]) > radius && apart(&first[2], h[0], h[1]) > radius &&
+			!(cropped && (apart(&first[0], crops[0][0], crops[0][1]) <= radius || apart(&first[0], crops[1][0], crops[1][1]) <= radius)) {
 			continue
 		}
-		by := bands(diff)
-		first := slices.IndexFunc(by[:], func(v uint16) bool { return bits.OnesCount16(v) <= slack })
-		if first == band {
-			found = append(found, Neighbour{e.hash, d})
+		if d := hashes.Apart(c.hashes(i)); d <= radius {
+			found = append(found, Neighbour{c.keys[i], d, way})
 		}
 	}
 	return found
 }
 
-// Len is the number of entries.
+func apart(a *[2]uint64, b0, b1 uint64) int {
+	return bits.OnesCount64(a[0]^b0) + bits.OnesCount64(a[1]^b1)
+}
+
+func (c *chunk) hashes(i int) *verify.Hashes {
+	whole := func(k int) phash.Hash {
+		return phash.Hash{c.first[i][k][0], c.first[i][k][1], c.second[i][k][0], c.second[i][k][1]}
+	}
+	return &verify.Hashes{Hash: whole(0), Crops: [2]phash.Hash{whole(1), whole(2)}}
+}
+
+// Len is the number of records.
 func (x *Index) Len() int {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -187,5 +201,5 @@ func (x *Index) Len() int {
 func (x *Index) Bytes() int {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return headBytes + len(x.chunks)*chunkSize*entryBytes
+	return len(x.chunks) * chunkSize * entryBytes
 }

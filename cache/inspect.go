@@ -9,7 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"onceover/phash"
+	"onceover/phash/verify"
 )
 
 // What people want to know of the cache, and jobs do not.
@@ -46,7 +46,7 @@ type Owned struct {
 }
 
 // Own returns the places of the entries of pictures, in their order: under the digest where the file
-// has an entry or a picture of other colours has the hash, else under the hash as Picture.Key says.
+// has an entry or another picture has the hash, else under the hash as Picture.Key says.
 func (c *Cache) Own(ctx context.Context, v Variant, pictures ...Picture) ([]Owned, error) {
 	out := make([]Owned, 0, len(pictures))
 	for part := range slices.Chunk(pictures, scanCount) {
@@ -65,19 +65,34 @@ func (c *Cache) Own(ctx context.Context, v Variant, pictures ...Picture) ([]Owne
 	return out, nil
 }
 
-// Candidate is a picture that looks like another one.
+// Candidate is a picture that may show the same as another one.
 type Candidate struct {
 	Neighbour
-	Stored         *Stored // nil if it is gone
-	ColourDistance int     // see phash.Colour.Distance; -1 if the colours of one of the two are not known
-	Verdict        Verdict
+	Stored  *Stored // nil if it is gone
+	Verdict Verdict
+	Result  verify.Result // where the two were compared
+	Turned  bool          // it was found by another way to look at the picture than as it is
 }
 
-// Candidates returns the pictures of the index within a radius of q's, of MaxRadius
-// bits at most, the nearest first, and what Lookup would make of them. It changes
-// nothing. The caller has called Load.
+// Candidates returns the pictures of the index within a radius of q's, of MaxRadius bits at most, the nearest first, and what Lookup
+// would make of them. It changes nothing. The caller has called Load.
 func (c *Cache) Candidates(ctx context.Context, q *Query, radius int) ([]Candidate, error) {
-	near := c.index.Near(q.Hash, min(radius, MaxRadius))
+	ways := []verify.Way{}
+	if q.View != nil {
+		view, err := q.View(ctx)
+		if err != nil {
+			return nil, err
+		}
+		ways = append(append(ways, view.Itself()), view.Ways(c.cfg.Turned)...)
+	}
+	hashes := []verify.Hashes{{Hash: q.Hash}}
+	if len(ways) > 0 {
+		hashes = hashes[:0]
+		for _, w := range ways {
+			hashes = append(hashes, w.Hashes)
+		}
+	}
+	near := slices.DeleteFunc(c.index.Near(min(radius, MaxRadius), hashes...), func(n Neighbour) bool { return n.Hash == q.Hash })
 	keys := make([]string, len(near))
 	for i, n := range near {
 		keys[i] = Key(n.Hash, q.Variant)
@@ -86,17 +101,27 @@ func (c *Cache) Candidates(ctx context.Context, q *Query, radius int) ([]Candida
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Candidate, len(near))
-	for i, n := range near {
-		out[i] = Candidate{Neighbour: n, Stored: found[i], ColourDistance: -1}
-		var e *Entry
-		if found[i] != nil {
-			e = &found[i].Entry
-			if colour, err := phash.ParseColour(e.Colour); err == nil && q.hasColour() {
-				out[i].ColourDistance = colour.Distance(q.Colour)
-			}
+	out := make([]Candidate, 0, len(near))
+	for part := range slices.Chunk(near, maxCandidates) {
+		_, known, err := c.known(ctx, q, part)
+		if err != nil {
+			return nil, err
 		}
-		out[i].Verdict = c.judge(q, n, e)
+		for i, n := range part {
+			candidate := Candidate{Neighbour: n, Stored: found[len(out)], Verdict: known[i].Verdict, Turned: n.Way > 0}
+			switch {
+			case candidate.Verdict != "":
+			case len(ways) == 0:
+				candidate.Verdict = Unknown
+			default:
+				candidate.Result = verify.Compare(ways[n.Way].View(), known[i].Signature, c.cfg.options())
+				candidate.Verdict = Answers
+				if candidate.Result.Reason != verify.Same {
+					candidate.Verdict = Differs
+				}
+			}
+			out = append(out, candidate)
+		}
 	}
 	return out, nil
 }

@@ -4,17 +4,17 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
 	"onceover/phash"
+	"onceover/phash/verify"
 )
 
-// Query is what to look for. A picture whose colours are not known has no near
-// lookup, as they cannot be compared.
+// Query is what to look for. A picture without a View has no near lookup, as it
+// cannot be compared.
 type Query struct {
 	Picture
 	Variant Variant
@@ -61,8 +61,7 @@ func (c *Cache) usable(q *Query, e Entry) bool {
 	return q.Usable == nil || q.Usable(e)
 }
 
-// Lookup finds the entry of the picture, or of one within the radius. The colours
-// of the two agree, or those of one are not known. It returns nil if there is none.
+// Lookup finds the entry of the picture, or of one that shows the same (see package verify). It returns nil if there is none.
 // The answer of a near hit is stored under the picture's own hash as well, if that is free.
 func (c *Cache) Lookup(ctx context.Context, q *Query) (*Answer, error) {
 	key := q.Key(q.Variant)
@@ -84,7 +83,7 @@ func (c *Cache) Lookup(ctx context.Context, q *Query) (*Answer, error) {
 			// No model knows better than the person who corrected it: it stays for as
 			// long as it is asked for.
 			a.Expiring = false
-			if err := c.keep(ctx, own.key); err != nil {
+			if err := c.keep(ctx, own.key, *own.entry); err != nil {
 				c.log.Warn("correction not prolonged", zap.String("key", own.key), zap.Error(err))
 			}
 		}
@@ -93,82 +92,93 @@ func (c *Cache) Lookup(ctx context.Context, q *Query) (*Answer, error) {
 	return c.lookupNear(ctx, q, own.key)
 }
 
-// Candidates are read a few at a time, the nearest first, and no more than some:
-// where a camera looks at one spot all day, thousands may be near.
-const (
-	batch         = 8
-	maxCandidates = 64
-)
-
 // lookupNear is Lookup for a picture that has no entry of its own under key.
 func (c *Cache) lookupNear(ctx context.Context, q *Query, key string) (*Answer, error) {
-	if c.cfg.Radius == 0 || q.Own || !q.hasColour() || q.Stale != nil && q.Stale.DerivedFrom == "" {
+	if c.cfg.Radius == 0 || q.Own || q.View == nil || q.Stale != nil && q.Stale.DerivedFrom == "" {
 		return nil, nil // what was looked at itself is looked at again
 	}
-	candidates := c.index.Near(q.Hash, c.cfg.Radius)
-	for near := range slices.Chunk(candidates[:min(len(candidates), maxCandidates)], batch) {
-		keys := make([]string, len(near))
-		for i, n := range near {
-			keys[i] = Key(n.Hash, q.Variant)
-		}
-		found, err := c.get(ctx, keys...)
-		if err != nil {
-			return nil, err
-		}
-		for i, n := range near {
-			switch c.judge(q, n, found[i].entry) {
-			case Colours:
-				c.metrics.vetoed.Inc()
-			case Answers:
-				e := *found[i].entry
-				e.Colour, e.DerivedFrom, e.Distance = q.Colour.String(), n.Hash.String(), n.Distance
-				if key != q.Key(q.Variant) {
-					// The copies that are kept are found by their hashes, when their root is corrected.
-				} else if _, err := c.store(ctx, key, e); err != nil {
-					c.log.Warn("near answer not cached", zap.String("phash", q.Hash.String()), zap.Error(err))
-				}
-				return &Answer{Entry: e, Kind: Near, Near: n.Distance}, nil
-			}
-		}
+	view, err := q.View(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return nil, nil
+	read := map[phash.Hash]*Entry{}
+	s := &Search{Index: c.index, Config: c.cfg, Compared: func(_ Neighbour, r verify.Result) {
+		if r.Reason != verify.Same {
+			c.metrics.vetoed.Inc()
+		}
+	}}
+	s.Read = func(ctx context.Context, near []Neighbour) ([]Known, error) {
+		entries, known, err := c.known(ctx, q, near)
+		for i, e := range entries {
+			read[near[i].Hash] = e
+		}
+		return known, err
+	}
+	n, err := s.Find(ctx, q.Hash, view)
+	if n == nil || err != nil {
+		return nil, err
+	}
+	e := *read[n.Hash]
+	e.Colour, e.DerivedFrom, e.Distance, e.DerivedFile, e.File = q.Colour.String(), n.Hash.String(), n.Distance, e.File, q.Digest.String()
+	if key != q.Key(q.Variant) {
+		// The copies that are kept are found by their hashes, when their root is corrected.
+	} else if _, err := c.store(ctx, key, &q.Picture, e, view.Signature()); err != nil {
+		c.log.Warn("near answer not cached", zap.String("phash", q.Hash.String()), zap.Error(err))
+	}
+	return &Answer{Entry: e, Kind: Near, Near: n.Distance}, nil
 }
 
-// Verdict says whether the entry of a picture answers a job with another one.
-type Verdict string
+// known returns the entries of candidates, nil where there is none, and what there is of them.
+func (c *Cache) known(ctx context.Context, q *Query, near []Neighbour) ([]*Entry, []Known, error) {
+	keys := make([]string, len(near))
+	for i, n := range near {
+		keys[i] = Key(n.Hash, q.Variant)
+	}
+	found, err := c.get(ctx, keys...)
+	if err != nil {
+		return nil, nil, err
+	}
+	entries, known := make([]*Entry, len(near)), make([]Known, len(near))
+	var files []string
+	for i, f := range found {
+		entries[i] = f.entry
+		if known[i].Verdict = c.judge(q, near[i].Distance, f.entry); known[i].Verdict == "" {
+			files = append(files, f.entry.File)
+		}
+	}
+	if len(files) == 0 {
+		return entries, known, nil
+	}
+	signatures, err := c.signatures(ctx, files...)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range known {
+		if known[i].Verdict != "" {
+			continue
+		}
+		if known[i].Signature, signatures = signatures[0], signatures[1:]; known[i].Signature == nil {
+			known[i].Verdict = Unsigned
+		}
+	}
+	return entries, known, nil
+}
 
-// The verdicts, in the order in which they are come to.
-const (
-	Gone     Verdict = "gone"     // in the index, but its entry has run out or was removed
-	TooFar   Verdict = "too_far"  // farther away than Config.Radius
-	Derived  Verdict = "derived"  // a copy itself
-	Unusable Verdict = "unusable" // of another prompt version, or refused by Query.Usable
-	Colours  Verdict = "colours"  // the same shapes in other colours
-	Unknown  Verdict = "unknown"  // the colours decide, and those of the picture that is asked about are not known
-	Answers  Verdict = "answers"  // it does; of several the nearest
-)
-
-// judge decides about a neighbour of q and its entry, nil if there is none. An
-// entry without colours, as Python writes it, counts as one of the same.
-func (c *Cache) judge(q *Query, n Neighbour, e *Entry) Verdict {
+// judge says why the entry of a neighbour, nil if there is none, can be no answer to q; "" if the pictures have to be compared.
+func (c *Cache) judge(q *Query, distance int, e *Entry) Verdict {
 	switch {
 	case e == nil:
 		return Gone
-	case n.Distance > c.cfg.Radius:
+	case distance > c.cfg.Radius:
 		return TooFar
 	case e.DerivedFrom != "":
 		return Derived
 	case !c.usable(q, *e):
 		return Unusable
-	case e.Colour == "":
-		return Answers
-	case !q.hasColour():
-		return Unknown
+	case e.File == "":
+		return Unsigned
 	}
-	if other, err := phash.ParseColour(e.Colour); err != nil || !other.Same(q.Colour) {
-		return Colours
-	}
-	return Answers
+	return ""
 }
 
 // expiring draws whether an entry is made anew before it runs out: with a

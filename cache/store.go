@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"onceover/celery"
 	"onceover/phash"
+	"onceover/phash/verify"
 )
 
 // storeScript writes an entry unless a person's correction is there, which stays.
@@ -32,8 +34,9 @@ return false`
 // Store keeps e as the analysis of a picture. It returns what is there now: e,
 // or an older entry that a person has corrected.
 func (c *Cache) Store(ctx context.Context, p Picture, v Variant, e Entry) (Entry, error) {
-	if p.hasColour() {
-		e.Colour = p.Colour.String()
+	signature, err := p.signature(ctx)
+	if err != nil {
+		return e, err
 	}
 	own, err := c.own(ctx, v, p)
 	if err != nil {
@@ -42,11 +45,18 @@ func (c *Cache) Store(ctx context.Context, p Picture, v Variant, e Entry) (Entry
 	if own[0].key == "" {
 		return e, fmt.Errorf("store %s: %w", p.Hash, errNoKey)
 	}
-	return c.store(ctx, own[0].key, e)
+	return c.store(ctx, own[0].key, &p, e, signature)
 }
 
-func (c *Cache) store(ctx context.Context, key string, e Entry) (Entry, error) {
-	kept, err := c.write(ctx, key, e, func(p redis.Pipeliner, doc []byte) redis.Cmder {
+// store keeps e as the analysis of a picture under key.
+func (c *Cache) store(ctx context.Context, key string, p *Picture, e Entry, s *verify.Signature) (Entry, error) {
+	if p.hasColour() {
+		e.Colour = p.Colour.String()
+	}
+	if s != nil {
+		e.File = p.Digest.String()
+	}
+	kept, err := c.write(ctx, key, e, s, func(p redis.Pipeliner, doc []byte) redis.Cmder {
 		return p.Eval(ctx, storeScript, []string{key}, doc, int(TTL/time.Second))
 	})
 	if err != nil {
@@ -59,19 +69,20 @@ func (c *Cache) store(ctx context.Context, key string, e Entry) (Entry, error) {
 	if corrected, err := decode([]byte(old)); err == nil {
 		return *corrected, nil
 	}
-	return e, c.replace(ctx, key, e) // a damaged correction is none
+	return e, c.replace(ctx, key, e, s) // a damaged correction is none
 }
 
 // replace writes an entry, whatever was there.
-func (c *Cache) replace(ctx context.Context, key string, e Entry) error {
-	_, err := c.write(ctx, key, e, func(p redis.Pipeliner, doc []byte) redis.Cmder { return p.Set(ctx, key, doc, TTL) })
+func (c *Cache) replace(ctx context.Context, key string, e Entry, s *verify.Signature) error {
+	_, err := c.write(ctx, key, e, s, func(p redis.Pipeliner, doc []byte) redis.Cmder { return p.Set(ctx, key, doc, TTL) })
 	return err
 }
 
 // write writes an entry with all that goes with it, in one round trip: its tags,
-// its place in the log that feeds the indexes, and the message to those who wait
-// for it. It returns the command that set made of the entry's JSON.
-func (c *Cache) write(ctx context.Context, key string, e Entry, set func(p redis.Pipeliner, doc []byte) redis.Cmder) (redis.Cmder, error) {
+// its picture's signature, its place in the log that feeds the indexes, and the
+// message to those who wait for it. Without a signature the one that is kept
+// begins its life anew. It returns the command that set made of the entry's JSON.
+func (c *Cache) write(ctx context.Context, key string, e Entry, s *verify.Signature, set func(p redis.Pipeliner, doc []byte) redis.Cmder) (redis.Cmder, error) {
 	doc, err := celery.MarshalJSON(e)
 	if err != nil {
 		return nil, fmt.Errorf("encode entry of %s: %w", key, err)
@@ -80,8 +91,13 @@ func (c *Cache) write(ctx context.Context, key string, e Entry, set func(p redis
 	err = c.pipeline(ctx, func(p redis.Pipeliner) {
 		cmd = set(p, doc)
 		c.tag(ctx, p, key, e)
-		if h, ok := hashOfKey(key); ok && e.DerivedFrom == "" {
-			c.appendLog(ctx, p, h)
+		c.keepSignature(ctx, p, e, s)
+		if h, ok := hashOfKey(key); ok && e.DerivedFrom == "" && (s != nil || e.File == "") {
+			r := Record{Key: h}
+			if s != nil {
+				r.Hashes = s.Hashes
+			}
+			c.appendLog(ctx, p, r)
 		}
 		p.Publish(ctx, channel(key), "")
 	})
@@ -91,9 +107,23 @@ func (c *Cache) write(ctx context.Context, key string, e Entry, set func(p redis
 	return cmd, nil
 }
 
+// keepSignature keeps the signature of an entry's picture for as long as the entry: s, or if that is nil the one that is there.
+func (c *Cache) keepSignature(ctx context.Context, p redis.Pipeliner, e Entry, s *verify.Signature) {
+	switch {
+	case e.File == "":
+	case s != nil:
+		p.Set(ctx, signatureKey(e.File), s.String(), TTL)
+	default:
+		p.Expire(ctx, signatureKey(e.File), TTL)
+	}
+}
+
 // keep begins the life of an entry anew.
-func (c *Cache) keep(ctx context.Context, key string) error {
-	err := c.pipeline(ctx, func(p redis.Pipeliner) { p.Expire(ctx, key, TTL) })
+func (c *Cache) keep(ctx context.Context, key string, e Entry) error {
+	err := c.pipeline(ctx, func(p redis.Pipeliner) {
+		p.Expire(ctx, key, TTL)
+		c.keepSignature(ctx, p, e, nil)
+	})
 	if err != nil {
 		return fmt.Errorf("prolong %s: %w", key, err)
 	}
@@ -110,9 +140,9 @@ type Refusal struct {
 	By      string `json:"by,omitempty"` // who refused, if it was not the decoder: it may be asked of another one
 }
 
-// Seen tells what is known of a file: the hash and colours of its picture (colours of zeros
+// Seen tells what is known of a file: the picture, without a View (colours of zeros
 // where an earlier version wrote it), or why it has none; nil and nil if neither.
-func (c *Cache) Seen(ctx context.Context, d Digest) (*phash.Fingerprint, *Refusal, error) {
+func (c *Cache) Seen(ctx context.Context, d Digest) (*Picture, *Refusal, error) {
 	var seen, refusal *redis.StringCmd
 	err := c.pipeline(ctx, func(p redis.Pipeliner) {
 		seen, refusal = p.Get(ctx, digestPrefix+d.String()), p.Get(ctx, refusedPrefix+d.String())
@@ -127,26 +157,32 @@ func (c *Cache) Seen(ctx context.Context, d Digest) (*phash.Fingerprint, *Refusa
 		}
 	}
 	if text, err := seen.Result(); err == nil {
-		var known phash.Fingerprint
-		hash, colour, both := strings.Cut(text, " ")
-		if known.Hash, err = phash.Parse(hash); err == nil && both {
+		known := &Picture{Digest: d}
+		hash, rest, more := strings.Cut(text, " ")
+		colour, like, _ := strings.Cut(rest, " ")
+		if known.Hash, err = phash.Parse(hash); err == nil && more {
 			known.Colour, err = phash.ParseColour(colour)
 		}
+		if b, err := hex.DecodeString(like); err == nil && len(b) == len(known.Like) {
+			known.Like = Digest(b)
+		}
 		if err == nil {
-			return &known, nil, nil
+			return known, nil, nil
 		}
 	}
 	return nil, nil, nil
 }
 
-// Remember keeps the hash and the colours of a file's picture, so that the same file need not be
+// Remember keeps what is known of a file's picture, so that the same file need not be
 // decoded again.
-func (c *Cache) Remember(ctx context.Context, d Digest, f phash.Fingerprint) error {
-	err := c.pipeline(ctx, func(p redis.Pipeliner) {
-		p.Set(ctx, digestPrefix+d.String(), f.Hash.String()+" "+f.Colour.String(), TTL)
-	})
+func (c *Cache) Remember(ctx context.Context, p Picture) error {
+	known := p.Hash.String() + " " + p.Colour.String()
+	if p.Like != (Digest{}) {
+		known += " " + p.Like.String()
+	}
+	err := c.pipeline(ctx, func(pipe redis.Pipeliner) { pipe.Set(ctx, digestPrefix+p.Digest.String(), known, TTL) })
 	if err != nil {
-		return fmt.Errorf("store hash of file %s: %w", d, err)
+		return fmt.Errorf("store hash of file %s: %w", p.Digest, err)
 	}
 	return nil
 }

@@ -153,12 +153,21 @@ func (c *Cache) eachOf(ctx context.Context, p *Picture, step func(int), visit fu
 	case p.Digest != (Digest{}):
 		patterns = append(patterns, file+"*")
 	}
-	near := func(key string) bool { return strings.HasPrefix(key, file) || fam.near(key) }
-	return c.each(ctx, patterns, near, step, func(found []item) error {
-		return visit(slices.DeleteFunc(found, func(f item) bool {
+	return c.each(ctx, patterns, nil, step, func(found []item) error {
+		var members []item
+		for _, f := range found {
 			_, byHash := hashOfKey(f.key)
-			return f.entry == nil || byHash && (!fam.has(f) || fam.differs(f.entry))
-		}))
+			member := f.entry != nil && (byHash || strings.HasPrefix(f.key, file))
+			if member && byHash {
+				if member, err = c.has(ctx, &fam, f); err != nil {
+					return err
+				}
+			}
+			if member {
+				members = append(members, f)
+			}
+		}
+		return visit(members)
 	})
 }
 

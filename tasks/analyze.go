@@ -19,6 +19,7 @@ import (
 	"onceover/cache"
 	"onceover/celery"
 	"onceover/phash"
+	"onceover/phash/verify"
 	"onceover/progress"
 	"onceover/vision"
 	"onceover/vision/prompt"
@@ -37,8 +38,8 @@ type Fetcher interface {
 
 // Cache keeps analyses: cache.Cache.
 type Cache interface {
-	Seen(ctx context.Context, d cache.Digest) (*phash.Fingerprint, *cache.Refusal, error)
-	Remember(ctx context.Context, d cache.Digest, f phash.Fingerprint) error
+	Seen(ctx context.Context, d cache.Digest) (*cache.Picture, *cache.Refusal, error)
+	Remember(ctx context.Context, p cache.Picture) error
 	Refuse(ctx context.Context, d cache.Digest, r cache.Refusal) error
 	Lookup(ctx context.Context, q *cache.Query) (*cache.Answer, error)
 	Fill(ctx context.Context, q *cache.Query, compute func(context.Context) (cache.Entry, error), waiting func()) (*cache.Answer, error)
@@ -241,7 +242,7 @@ func (r *run) analyze(ctx context.Context) (*Result, error) {
 // examine finds the answer by the picture itself. stale is its entry if that is to
 // be made anew before it runs out, else nil.
 func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) {
-	pic, data, seen, err := r.fetch(ctx)
+	pic, seen, err := r.fetch(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -263,12 +264,10 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 	if found != nil {
 		q.Stale = &found.Entry
 	}
-	if seen == nil { // its file is known, and now it is looked at all the same
-		if seen, err = r.decode(ctx, pic, data); err != nil {
-			return nil, err
-		}
-		q.Picture = *pic // as it is decoded now
+	if _, err := seen.view(ctx); err != nil { // its file may be known, and now it is looked at all the same
+		return nil, err
 	}
+	q.Picture = *pic // as it is decoded now
 	fresh, usage, err := r.look(ctx, q, seen)
 	if err != nil && found != nil && ctx.Err() == nil {
 		r.tellStale(pic, err)
@@ -286,34 +285,80 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 	return r.answer(ctx, pic, fresh, usage)
 }
 
-// fetch gets the picture's file, and says what picture it is. seen is nil where the file is known: then it was not decoded.
-func (r *run) fetch(ctx context.Context) (pic *cache.Picture, data []byte, seen *phash.Look, err error) {
+// fetch gets the picture's file, and says what picture it is. It is decoded here where the file is not known.
+func (r *run) fetch(ctx context.Context) (*cache.Picture, *sight, error) {
 	if err := r.report(ctx, stepDownload); err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	if data, err = r.t.fetcher.Fetch(ctx, r.args.ImageURL); err != nil {
-		return nil, nil, nil, err
+	data, err := r.t.fetcher.Fetch(ctx, r.args.ImageURL)
+	if err != nil {
+		return nil, nil, err
 	}
 	if err := r.report(ctx, stepHash); err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	if err := r.checkSize(data); err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	pic = &cache.Picture{Digest: sha256.Sum256(data)}
+	pic := &cache.Picture{Digest: sha256.Sum256(data)}
 	known, refusal, err := r.t.cache.Seen(ctx, pic.Digest)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	if refusal != nil && (refusal.By == "" || refusal.By == r.asks()) {
-		return nil, nil, nil, celery.NewException(refusal.Type, refusal.Message, nil)
+		return nil, nil, celery.NewException(refusal.Type, refusal.Message, nil)
 	}
-	if known != nil && known.Colour != (phash.Colour{}) {
-		pic.Fingerprint = *known
-	} else {
-		seen, err = r.decode(ctx, pic, data)
+	if known != nil {
+		pic = known
 	}
-	return pic, data, seen, err
+	seen := &sight{r: r, pic: pic, data: data}
+	if pic.Colour == (phash.Colour{}) {
+		_, err = seen.view(ctx)
+	}
+	pic.View = seen.view
+	return pic, seen, err
+}
+
+// A sight is what the job sees of its picture, which is decoded when somebody wants to see it, once.
+type sight struct {
+	r   *run
+	pic *cache.Picture
+
+	mu   sync.Mutex // as the model may be asked in another goroutine
+	data []byte     // nil once the picture was taken
+	look *phash.Look
+	seen *verify.View
+}
+
+// errTaken says that a picture is not at hand any more.
+var errTaken = errors.New("the picture is wanted although the model has been asked about it already")
+
+// view returns the picture for comparisons: a cache.Picture's View.
+func (s *sight) view(ctx context.Context) (*verify.View, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seen == nil && s.data == nil {
+		return nil, errTaken
+	}
+	if s.seen == nil {
+		look, view, err := s.r.decode(ctx, s.pic, s.data)
+		if err != nil {
+			return nil, err
+		}
+		s.look, s.seen, s.data = look, view, nil
+	}
+	return s.seen, nil
+}
+
+// take returns the picture, and lets go of it: the preview is smaller, and may wait for long.
+func (s *sight) take() (*phash.Look, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	look := s.look
+	if s.look, s.seen = nil, nil; look == nil {
+		return nil, errTaken
+	}
+	return look, nil
 }
 
 // mayDoubt reports whether an answer is one that a canary may look at: a near one, not of a person, and where there is a
@@ -432,20 +477,29 @@ func (r *run) checkSize(data []byte) error {
 }
 
 // decode decodes the picture, and remembers what came of it.
-func (r *run) decode(ctx context.Context, pic *cache.Picture, data []byte) (*phash.Look, error) {
-	f, err := onCPU(ctx, r.t.cpu, func() (*phash.Look, error) { return phash.LookAt(data, r.t.cfg.PillowOrder) })
+func (r *run) decode(ctx context.Context, pic *cache.Picture, data []byte) (look *phash.Look, view *verify.View, err error) {
+	look, err = onCPU(ctx, r.t.cpu, func() (*phash.Look, error) {
+		look, err := phash.LookAt(data, r.t.cfg.PillowOrder)
+		if err == nil {
+			view = verify.Of(look)
+		}
+		return look, err
+	})
 	if format := (*phash.FormatError)(nil); errors.As(err, &format) {
 		r.refuse(ctx, pic.Digest, translate(err, 0, false), "")
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	pic.Fingerprint = f.Fingerprint
-	if g := r.args.given; g != nil && *g != f.Hash {
+	if pic.Hash != look.Hash { // what it is like was found by the hash
+		pic.Like = cache.Digest{}
+	}
+	pic.Fingerprint = look.Fingerprint
+	if g := r.args.given; g != nil && *g != look.Hash {
 		r.t.log.Warn("the producer's hash is not the picture's", zap.String("task_id", r.taskID),
-			zap.String("phash_given", g.String()), zap.String("phash", f.Hash.String()), zap.Int("distance_bits", g.Distance(f.Hash)))
+			zap.String("phash_given", g.String()), zap.String("phash", look.Hash.String()), zap.Int("distance_bits", g.Distance(look.Hash)))
 	}
-	return f, r.t.cache.Remember(ctx, pic.Digest, f.Fingerprint)
+	return look, view, r.t.cache.Remember(ctx, *pic)
 }
 
 // refuse remembers that the file is no picture, or that by refuses to look at it, so
@@ -462,7 +516,7 @@ func (r *run) refuse(ctx context.Context, d cache.Digest, err error, by string) 
 
 // look asks the model about the picture, or waits for another job that does.
 // The usage is this job's own: zero if it waited.
-func (r *run) look(ctx context.Context, q *cache.Query, seen *phash.Look) (*cache.Answer, vision.Usage, error) {
+func (r *run) look(ctx context.Context, q *cache.Query, seen *sight) (*cache.Answer, vision.Usage, error) {
 	if err := r.report(ctx, stepPreprocess); err != nil {
 		return nil, vision.Usage{}, err
 	}
@@ -477,8 +531,10 @@ func (r *run) look(ctx context.Context, q *cache.Query, seen *phash.Look) (*cach
 	// read only once Fill has returned its answer.
 	var spent vision.Usage
 	ask := func(fill context.Context) (cache.Entry, error) {
-		picture := seen
-		seen = nil // the preview is smaller, and may wait for long
+		picture, err := seen.take()
+		if err != nil {
+			return cache.Entry{}, err
+		}
 		preview, err := r.prepare(ctx, fill, picture)
 		if err != nil {
 			return cache.Entry{}, err

@@ -110,13 +110,18 @@ type bundle struct {
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
+	return setupWith(t, cache.DefaultConfig())
+}
+
+func setupWith(t *testing.T, cfg cache.Config) *bundle {
+	t.Helper()
 	t.Parallel()
 	opt, err := redisretry.Options(testenv.Redis(t, "--notify-keyspace-events", "K$").URL())
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := &bundle{pictures: &pictures{}, model: &model{name: "m-1", prompt: "v1"}, redis: redis.NewClient(opt)}
-	b.progress, b.cache = progress.New(b.redis, zap.NewNop()), cache.New(cache.DefaultConfig(), b.redis, prometheus.NewRegistry(), zap.NewNop())
+	b.progress, b.cache = progress.New(b.redis, zap.NewNop()), cache.New(cfg, b.redis, prometheus.NewRegistry(), zap.NewNop())
 	t.Cleanup(func() { b.cache.Close(); b.redis.Close() })
 	b.task = NewImageAnalyze(DefaultConfig(), b.pictures, b.cache, b.progress, b.model, prometheus.NewRegistry(), zap.NewNop())
 	return b
@@ -317,8 +322,9 @@ func TestSameFileIsNotDecodedAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ofCan := b.redis.Get(t.Context(), fmt.Sprintf("cache:image:digest:%x", sha256.Sum256(known))).Val()
-	if err := b.redis.Set(t.Context(), key, ofCan, time.Hour).Err(); err != nil {
+	digest := fmt.Sprintf("%x", sha256.Sum256(known))
+	ofCan := b.redis.Get(t.Context(), "cache:image:digest:"+digest).Val()
+	if err := b.redis.Set(t.Context(), key, ofCan+" "+digest, time.Hour).Err(); err != nil { // and that it shows the same
 		t.Fatal(err)
 	}
 	if r := b.run(t, map[string]any{"image_url": "box.jpg"}); r.PHash != can.PHash {

@@ -21,6 +21,7 @@ import (
 	"onceover/cache"
 	"onceover/internal/config"
 	"onceover/phash"
+	"onceover/phash/verify"
 	"onceover/vision/eval"
 )
 
@@ -140,11 +141,22 @@ func subjectOf(cmd *cobra.Command, name string, order phash.Order) (*subject, er
 	if err != nil {
 		return nil, err
 	}
-	if s.Fingerprint, err = phash.Of(data, order); err != nil {
+	if s.Picture, err = pictureOf(data, order); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	s.file, s.Digest = &file{info, len(data)}, sha256.Sum256(data)
+	s.file = &file{info, len(data)}
 	return s, nil
+}
+
+// pictureOf is the picture that a file holds.
+func pictureOf(data []byte, order phash.Order) (cache.Picture, error) {
+	look, err := phash.LookAt(data, order)
+	if err != nil {
+		return cache.Picture{}, err
+	}
+	view := verify.Of(look)
+	return cache.Picture{Digest: sha256.Sum256(data), Fingerprint: look.Fingerprint,
+		View: func(context.Context) (*verify.View, error) { return view, nil }}, nil
 }
 
 // openPicture opens the cache for a command about a picture, v being the variant of
@@ -182,7 +194,7 @@ func (s *subject) identify(ctx context.Context, c *cache.Cache, v cache.Variant)
 		return err
 	}
 	if seen != nil {
-		s.Fingerprint, s.Digest = *seen, d
+		s.Picture = *seen
 		return nil
 	}
 	byDigest := cache.Picture{Digest: d} // a black picture's hash is no key
@@ -257,8 +269,8 @@ func (f fields) entry(e *cache.Stored) {
 	if e.DerivedFrom != "" {
 		f.print("copy of", "%s, %d bits away: a near hit", e.DerivedFrom, e.Distance)
 	}
-	if e.Colour == "" {
-		f.print("colours", "not known: it answers near pictures of any")
+	if e.File == "" {
+		f.print("picture", "not known: it answers no other one, and any of an equal hash")
 	}
 	f.print("runs out", "%s", ttl(e.TTL))
 }

@@ -11,6 +11,7 @@ import (
 
 	"onceover/cache"
 	"onceover/phash"
+	"onceover/phash/verify"
 	"onceover/vision"
 	"onceover/vision/prompt"
 )
@@ -21,33 +22,37 @@ func newCacheInspect() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect IMAGE|HASH",
 		Short: "Explain how a picture would be answered: its hash, entry and neighbours",
-		Long: fmt.Sprintf(`Shows what is known of a picture: its hash, whether that can be a key, its colours,
-its entry, and the pictures near to it that have been looked at, with the distance
-of the hashes in bits and that of the colours. Nothing is changed and no model is
-asked. Given a hash without an entry, the colours are not known: give the file.
+		Long: fmt.Sprintf(`Shows what is known of a picture: its hash, whether that can be a key, its entry, and
+the pictures near to it that have been looked at, with the distance of the hashes in
+bits and what a comparison finds. Nothing is changed and no model is asked. Given a
+hash, the picture is not there to be compared: give the file.
 
 ANSWERS says what a job with this picture would make of a neighbour's entry:
 
   yes         takes it, if there is none of its own and no nearer one that answers
-  colours     no: the same shapes in other colours
+  differs     no: WHY says in what the two differ
   too far     no: farther away than --cache-radius
   copy        no: it is a copy of another answer itself
   unusable    no: of another version of the prompt than this program's, or of the
               offline describer although a model is configured
+  unsigned    no: nothing is kept of that picture to compare with, as Python wrote
+              the entry, or an older version of this program
   gone        no: it has run out or was removed
-  unknown     the colours of the picture decide, and they are not known
+  unknown     the picture decides, and its file was not given
 
 With --json: name, key, phash, digest, popcount, can_be_key, format, width, height,
 bytes, colour, entry and ttl_seconds as of cache get, answer ("exact", "near",
-"miss" or "unknown"), and neighbours: phash, distance, colour_distance (null if not
-known), verdict (%s, %s, %s, %s, %s, %s or %s), entry, ttl_seconds.`,
-			cache.Answers, cache.Colours, cache.TooFar, cache.Derived, cache.Unusable, cache.Gone, cache.Unknown),
+"miss" or "unknown"), and neighbours: phash, distance, verdict (%s, %s, %s, %s, %s,
+%s, %s or %s), reason of those that differ (%s, %s, %s, %s, %s or %s), part (the
+largest difference of a part, in what is allowed), turned, entry, ttl_seconds.`,
+			cache.Answers, cache.Differs, cache.TooFar, cache.Derived, cache.Unusable, cache.Unsigned, cache.Gone, cache.Unknown,
+			verify.Elsewhere, verify.Alike, verify.Tone, verify.Part, verify.Far, verify.Colour),
 		Example: `  onceover cache inspect photo.jpg
   onceover cache inspect photo.jpg --radius 14
-  onceover cache inspect photo.jpg --json | jq '.neighbours[] | select(.verdict == "colours")'`,
+  onceover cache inspect photo.jpg --json | jq '.neighbours[] | select(.verdict == "differs")'`,
 		Args: exactArgs(1),
 	}
-	s := bindCache(cmd, "redis-url", "cache-url", "cache-radius", "cache-any-prompt", "vision-url", "pillow", "prompts")
+	s := bindCache(cmd, "redis-url", "cache-url", "cache-radius", "cache-turned", "cache-corner", "cache-any-prompt", "vision-url", "pillow", "prompts")
 	s.bindVariant(cmd.Flags())
 	cmd.Flags().IntVar(&radius, "radius", cache.MaxRadius, fmt.Sprintf("how far to look for neighbours, in `bits`, up to %d", cache.MaxRadius))
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -93,12 +98,14 @@ type inspected struct {
 }
 
 type neighbour struct {
-	PHash          string        `json:"phash"`
-	Distance       int           `json:"distance"`
-	ColourDistance *int          `json:"colour_distance"`
-	Verdict        cache.Verdict `json:"verdict"`
-	TTLSeconds     *int64        `json:"ttl_seconds"`
-	Entry          *cache.Entry  `json:"entry"`
+	PHash      string        `json:"phash"`
+	Distance   int           `json:"distance"`
+	Verdict    cache.Verdict `json:"verdict"`
+	Reason     verify.Reason `json:"reason,omitempty"`
+	Part       float64       `json:"part"`
+	Turned     bool          `json:"turned"`
+	TTLSeconds *int64        `json:"ttl_seconds"`
+	Entry      *cache.Entry  `json:"entry"`
 }
 
 // query asks as a worker of this version on these settings does. Without a model's
@@ -172,10 +179,7 @@ func (i *inspected) add(n cache.Candidate) {
 	if n.Distance > i.radius {
 		return
 	}
-	out := neighbour{PHash: n.Hash.String(), Distance: n.Distance, Verdict: n.Verdict}
-	if n.ColourDistance >= 0 {
-		out.ColourDistance = &n.ColourDistance
-	}
+	out := neighbour{PHash: n.Hash.String(), Distance: n.Distance, Verdict: n.Verdict, Reason: n.Result.Reason, Part: n.Result.Part, Turned: n.Turned}
 	if n.Stored != nil {
 		out.Entry, out.TTLSeconds = &n.Stored.Entry, ttlSeconds(n.Stored.TTL)
 	}
@@ -201,9 +205,6 @@ func (i *inspected) draw(out io.Writer) error {
 	default:
 		f.print("bits set", "%d of 256: too little to be a key; such a picture is cached by its file and has no neighbours", *i.PopCount)
 	}
-	if i.Colour == "" {
-		f.print("colours", "not known: give the picture's file")
-	}
 	f.print("key", "%s", orDash(i.Key))
 	switch i.Answer {
 	case "exact":
@@ -211,7 +212,7 @@ func (i *inspected) draw(out io.Writer) error {
 	case "near":
 		f.print("answer", "that of the nearest neighbour that answers")
 	case "unknown":
-		f.print("answer", "a neighbour's if the colours agree; give the picture's file to know")
+		f.print("answer", "a neighbour's if the two show the same; give the picture's file to know")
 	default:
 		f.print("answer", "none: the model would be asked")
 	}
@@ -232,11 +233,11 @@ func (i *inspected) draw(out io.Writer) error {
 	}
 	fmt.Fprintf(out, "%s within %d bits\n", count(len(i.Neighbours), "neighbour", "neighbours"), i.radius)
 	rows := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(rows, "DISTANCE\tCOLOURS\tANSWERS\tCATEGORY\tBY\tRUNS OUT\tHASH")
+	fmt.Fprintln(rows, "DISTANCE\tANSWERS\tWHY\tCATEGORY\tBY\tRUNS OUT\tHASH")
 	for _, n := range i.Neighbours {
-		colours, category, by, left := "?", "-", "-", "-"
-		if n.ColourDistance != nil {
-			colours = fmt.Sprint(*n.ColourDistance)
+		why, category, by, left := "-", "-", "-", "-"
+		if n.Verdict == cache.Differs || n.Verdict == cache.Answers {
+			why = reasonText[n.Reason]
 		}
 		if e := n.Entry; e != nil {
 			category, by = orDash(e.Category), orDash(e.Model)
@@ -249,7 +250,7 @@ func (i *inspected) draw(out io.Writer) error {
 		if text == "" {
 			text = string(n.Verdict)
 		}
-		fmt.Fprintf(rows, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Distance, colours, text, plainLine(category, 30), plainLine(by, 30), left, n.PHash)
+		fmt.Fprintf(rows, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Distance, text, why, plainLine(category, 30), plainLine(by, 30), left, n.PHash)
 	}
 	return rows.Flush()
 }

@@ -12,6 +12,7 @@ import (
 
 	"onceover/internal/page"
 	"onceover/phash"
+	"onceover/phash/verify"
 	"onceover/vision"
 )
 
@@ -32,7 +33,6 @@ type report struct {
 	Priced    bool
 	Distances []distanceCount
 	Most      int // of Distances
-	Tolerance int // colour distance
 	Groups    []reportGroup
 	Skipped   []skipped
 	More      int // skipped files that are not shown
@@ -66,6 +66,21 @@ func (p reportPair) Side(second bool, role string) side {
 		return side{page.Picture{Thumb: p.After.Thumb, Name: p.Second}, role, p.After.Info}
 	}
 	return side{page.Picture{Thumb: p.Before.Thumb, Name: p.First}, role, p.Before.Info}
+}
+
+// Why is called by the template: what the comparison found.
+func (p reportPair) Why() string {
+	out := reasonText[p.Reason]
+	if p.Turned {
+		out += ", turned, mirrored or without its edges"
+	}
+	return out
+}
+
+// reasonText is what people read of a comparison.
+var reasonText = map[verify.Reason]string{
+	verify.Same: "the same", verify.Elsewhere: "too little of one is in the other", verify.Alike: "different on the whole",
+	verify.Tone: "far lighter or darker", verify.Part: "a part differs", verify.Far: "different in form", verify.Colour: "the colours of a part differ",
 }
 
 // thumbnail is a picture, small, and what is to be said of it.
@@ -146,7 +161,7 @@ func (f folder) thumbnail(p photo) thumbnail {
 
 func (s *simulation) report(small map[int]thumbnail) report {
 	r := report{
-		Dir: s.Dir, Facts: s.facts(), Scenarios: s.scenarios(), Priced: s.Price != nil, Tolerance: phash.SameDistance,
+		Dir: s.Dir, Facts: s.facts(), Scenarios: s.scenarios(), Priced: s.Price != nil,
 		Skipped: s.Skipped[:min(len(s.Skipped), maxSkippedShown)],
 	}
 	r.More = len(s.Skipped) - len(r.Skipped)
@@ -159,11 +174,11 @@ func (s *simulation) report(small map[int]thumbnail) report {
 	}
 	for _, g := range []reportGroup{
 		{Verdict: pairNear, Title: "Near hits", Left: "was looked at", Right: "got its answer", Total: s.NearHits,
-			Intro: "The picture on the right got the answer of the one on the left. It is a false hit where that answer is wrong for it. The farthest come first."},
-		{Verdict: pairRecoloured, Title: "Equal hashes, other colours", Left: "came first", Right: "did not get its answer", Total: s.Recoloured,
-			Intro: "The hashes are equal, as the hash sees no colours. The colours differ, so the model would have been asked about the picture on the right too, and its answer is kept by its file. A Python service that shares the cache takes the answer of the one on the left. The most different colours come first."},
-		{Verdict: pairVetoed, Title: "Told apart by their colours", Left: "came first", Right: "did not get its answer", Total: s.Vetoed,
-			Intro: "To the hash the two are near, but their colours differ, so the model would have been asked about the picture on the right too. A call was wasted where the two show the same. The nearest come first."},
+			Intro: "The picture on the right got the answer of the one on the left. It is a false hit where that answer is wrong for it. Those that differ most come first."},
+		{Verdict: pairTwin, Title: "Equal hashes", Left: "came first", Right: "did not get its answer", Total: s.Twins,
+			Intro: "The hashes are equal, but the pictures differ, so the model would have been asked about the picture on the right too, and its answer is kept by its file. A Python service that shares the cache takes the answer of the one on the left. Those that differ least come first."},
+		{Verdict: pairVetoed, Title: "Told apart", Left: "came first", Right: "did not get its answer", Total: s.Vetoed,
+			Intro: "To the hash the two are near, but they differ, so the model would have been asked about the picture on the right too. A call was wasted where the two show the same. Those that differ least come first."},
 	} {
 		for _, p := range s.Pairs {
 			if p.Verdict == g.Verdict {
@@ -171,7 +186,7 @@ func (s *simulation) report(small map[int]thumbnail) report {
 			}
 		}
 		g.LeftOut = g.Total - len(g.Pairs)
-		if g.Total > 0 || g.Verdict != pairRecoloured {
+		if g.Total > 0 || g.Verdict != pairTwin {
 			r.Groups = append(r.Groups, g)
 		}
 	}

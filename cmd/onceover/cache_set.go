@@ -30,8 +30,8 @@ of a list even where the model's own words are taken. Where nothing is cached fo
 the picture all required fields but confidence are needed.
 
 The correction goes through to all that had the same answer: to the entry that this
-one is a copy of, to its other copies, and to those of pictures within --cache-radius
-that have the same colours. With --only it does not: the picture is told apart from
+one is a copy of, to its other copies, and to those of pictures that show the same
+without being cropped or turned. With --only it does not: the picture is told apart from
 those that look the same. No model's answer replaces a correction, whatever the
 prompt becomes. It is kept for 7 days, and for longer if the picture is asked for
 again and again. Entries in other languages or of other models have corrections of
@@ -44,7 +44,7 @@ their own.
   onceover cache set photo.jpg --only --json '{"recyclable": false, "feedback": "…"}'`,
 		Args: exactArgs(1),
 	}
-	s := bindCache(cmd, "redis-url", "cache-url", "cache-radius", "pillow", "prompts")
+	s := bindCache(cmd, "redis-url", "cache-url", "cache-radius", "cache-corner", "pillow", "prompts")
 	s.bindVariant(cmd.Flags())
 	f := cmd.Flags()
 	f.StringVar(&doc, "json", "", "the correction: a JSON `object`, - for standard input, or @FILE")

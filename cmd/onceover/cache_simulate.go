@@ -31,24 +31,24 @@ are larger than a worker takes, are skipped and named.
 
 The report is a page to look at in a browser, with the pairs for you to judge: those
 of which one got the other's answer, and those that look the same to the hash but
-were told apart by their colours; the likeliest mistakes of each kind come first.
+were told apart; the likeliest mistakes of each kind come first.
 It holds small copies of the pictures, so it is as private as they are.
 
 With --json: dir, order, radius, pictures, files (that differ), degenerate (pictures
 whose hash says too little), skipped (file, why), calls (without_cache, exact_only,
-near), price_per_call_usd (or null), near_hits, vetoed and recoloured (counts of
-pairs), distances (near hits by bits), pairs (verdict: near, vetoed, or recoloured for equal
-hashes of other colours; distance, colour_distance, first, first_phash, second,
-second_phash), pairs_left_out, html (the report's name).`,
+near), price_per_call_usd (or null), near_hits, vetoed and twins (counts of pairs),
+distances (near hits by bits), pairs (verdict: near, vetoed, or twin for equal
+hashes of different pictures; distance, reason of those that differ, part, turned,
+first, first_phash, second, second_phash), pairs_left_out, html (the report's name).`,
 		Example: `  onceover cache simulate ~/photos
   onceover cache simulate ~/photos --price-per-call 0.002
-  onceover cache simulate ~/photos --radius 24 --html wide.html --max-pairs 2000
+  onceover cache simulate ~/photos --cache-turned=false --html upright.html --max-pairs 2000
   onceover cache simulate ~/photos --html "" --json | jq .calls`,
 		Args: exactArgs(1),
 	}
-	s := bindCache(cmd, "image-max-bytes", "image-max-pixels", "pillow")
+	s := bindCache(cmd, "cache-turned", "cache-corner", "image-max-bytes", "image-max-pixels", "pillow")
 	f := cmd.Flags()
-	f.IntVar(&o.radius, "radius", cache.DefaultRadius, fmt.Sprintf("take pictures for one whose hashes are at most so many `bits` apart and whose colours agree; 0: only equal hashes, %d is the most [$ONCEOVER_CACHE_RADIUS]", cache.MaxRadius))
+	f.IntVar(&o.radius, "radius", cache.DefaultRadius, fmt.Sprintf("compare pictures whose hashes are at most so many `bits` apart; 0: only equal hashes, %d is the most [$ONCEOVER_CACHE_RADIUS]", cache.MaxRadius))
 	f.StringVar(&o.order, "order", orderTime, "take the pictures by time or by name")
 	f.StringVar(&o.html, "html", "onceover-simulate.html", "the report to write, which may replace an older one; \"\": none")
 	f.IntVar(&o.maxPairs, "max-pairs", 500, "most pairs in the report; the others are counted")
@@ -111,21 +111,22 @@ func (o simulateOptions) run(cmd *cobra.Command, f folder, cfg cache.Config, dir
 	if err != nil {
 		return fmt.Errorf("go through %s: %w", dir, err)
 	}
+	sortPhotos(files, o.order)
 	bar := newCounter(len(files))
-	pictures, noPictures, err := f.hash(ctx, files, o.workers, func() { bar.add(1) })
+	sim := newSimulator(cfg, o.maxPairs)
+	noPictures, err := f.each(ctx, files, o.workers, func() { bar.add(1) }, func(p photo) error { return sim.add(ctx, p) })
 	bar.close()
 	if err != nil {
 		return err
 	}
 	left = append(left, noPictures...)
+	s := sim.end()
 	if !o.asJSON {
 		warnSkipped(cmd.ErrOrStderr(), left)
 	}
-	if len(pictures) == 0 {
+	if s.Pictures == 0 {
 		return usageError(fmt.Errorf("there are no pictures below %s: expected JPEG, PNG, GIF, WebP, BMP or TIFF files", dir))
 	}
-	sortPhotos(pictures, o.order)
-	s := simulate(pictures, cfg, o.maxPairs)
 	s.Dir, s.Order, s.HTML = dir, o.order, o.html
 	s.Skipped = append(s.Skipped, left...)
 	if o.price > 0 {
@@ -166,7 +167,7 @@ func (s *simulation) scenarios() []scenario {
 	out := []scenario{
 		{Name: "without a cache", Calls: s.Calls.None},
 		{Name: "equal hashes only", Calls: s.Calls.Exact},
-		{Name: fmt.Sprintf("near hashes, up to %d bits", s.Radius), Calls: s.Calls.Near},
+		{Name: "pictures that show the same", Calls: s.Calls.Near},
 	}
 	for i := range out {
 		c := &out[i]
@@ -188,11 +189,11 @@ func (s *simulation) facts() []string {
 	if s.Degenerate > 0 {
 		out = append(out, fmt.Sprintf("%s flat or symmetric: the hash says too little, only the same file is a hit", count(s.Degenerate, "picture is", "pictures are")))
 	}
-	if s.Recoloured > 0 {
-		out = append(out, fmt.Sprintf("%s the hash of a picture with other colours: not its answer, and kept by the file", count(s.Recoloured, "picture has", "pictures have")))
+	if s.Twins > 0 {
+		out = append(out, fmt.Sprintf("%s the hash of another one: not its answer, and kept by the file", count(s.Twins, "picture has", "pictures have")))
 	}
 	if s.Vetoed > 0 {
-		out = append(out, fmt.Sprintf("%s told apart by their colours", count(s.Vetoed, "near pair", "near pairs")))
+		out = append(out, fmt.Sprintf("%s told apart", count(s.Vetoed, "near pair", "near pairs")))
 	}
 	return out
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"io/fs"
 	"os"
@@ -15,6 +14,7 @@ import (
 
 	"onceover/cache"
 	"onceover/phash"
+	"onceover/phash/verify"
 	"onceover/vision/eval"
 )
 
@@ -88,28 +88,45 @@ func (f folder) load(name string) ([]byte, error) {
 	return f.limits.Read(file)
 }
 
-// hash hashes files, so many at a time, and returns the pictures among them. It
-// calls step after each file.
-func (f folder) hash(ctx context.Context, files []photo, workers int, step func()) (pictures []photo, left []skipped, err error) {
-	faults := make([]error, len(files))
-	err = parallel(ctx, len(files), workers, func(i int) {
-		p := &files[i]
-		data, err := f.load(p.name)
-		if err == nil {
-			p.Digest = sha256.Sum256(data)
-			p.Fingerprint, err = phash.Of(data, f.order)
-		}
-		faults[i] = err
-		step()
-	})
-	for i, p := range files {
-		if faults[i] != nil {
-			left = append(left, skipped{p.name, plainReason(faults[i])})
-		} else {
-			pictures = append(pictures, p)
-		}
+// each decodes files, so many at once, and calls visit with the pictures among them in their order. It calls step after each file, and
+// returns those that are no pictures.
+func (f folder) each(ctx context.Context, files []photo, workers int, step func(), visit func(photo) error) (left []skipped, err error) {
+	type decoded struct {
+		photo
+		fault error
 	}
-	return pictures, left, err
+	pending := make(chan chan decoded, workers-1)
+	var group errgroup.Group
+	group.Go(func() error {
+		defer close(pending)
+		for _, p := range files {
+			done := make(chan decoded, 1)
+			select {
+			case pending <- done:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			group.Go(func() error {
+				data, err := f.load(p.name)
+				if err == nil {
+					p.Picture, err = pictureOf(data, f.order)
+				}
+				done <- decoded{p, err}
+				return nil
+			})
+		}
+		return nil
+	})
+	for done := range pending {
+		switch d := <-done; {
+		case d.fault != nil:
+			left = append(left, skipped{d.name, plainReason(d.fault)})
+		case err == nil:
+			err = visit(d.photo)
+		}
+		step()
+	}
+	return left, errors.Join(err, group.Wait())
 }
 
 // parallel calls do for each of n numbers, so many at a time, until ctx ends.
@@ -142,20 +159,22 @@ func sortPhotos(pictures []photo, order string) {
 
 // What became of a pair of pictures.
 const (
-	pairNear       = "near"       // the second got the answer of the first
-	pairVetoed     = "vetoed"     // it did not, as the colours differ
-	pairRecoloured = "recoloured" // it did not, although the hashes are equal, as the colours differ
+	pairNear   = "near"   // the second got the answer of the first
+	pairVetoed = "vetoed" // it did not, as the two do not show the same
+	pairTwin   = "twin"   // nor did it although the hashes are equal
 )
 
 // pair is a picture and the one before it that looks the same to the hash.
 type pair struct {
-	Verdict        string `json:"verdict"`
-	Distance       int    `json:"distance"`        // of the hashes, in bits
-	ColourDistance int    `json:"colour_distance"` // see phash.Colour.Distance
-	First          string `json:"first"`           // the file that was looked at
-	FirstPHash     string `json:"first_phash"`
-	Second         string `json:"second"` // the file that came later
-	SecondPHash    string `json:"second_phash"`
+	Verdict     string        `json:"verdict"`
+	Distance    int           `json:"distance"` // of the hashes, in bits: see verify.Hashes.Apart
+	Reason      verify.Reason `json:"reason,omitempty"`
+	Part        float64       `json:"part"`   // the largest difference of a part, in what is allowed
+	Turned      bool          `json:"turned"` // they are alike in another way than as they are
+	First       string        `json:"first"`  // the file that was looked at
+	FirstPHash  string        `json:"first_phash"`
+	Second      string        `json:"second"` // the file that came later
+	SecondPHash string        `json:"second_phash"`
 
 	first, second int // which pictures they are
 }
@@ -174,15 +193,14 @@ func (p *pairs) add(new pair) {
 	}
 }
 
-// sort brings the likeliest mistakes to the front: what was answered from afar,
-// and what was not from near by.
+// sort brings the likeliest mistakes to the front: what was answered although much differs, and what was not although little does.
 func (p *pairs) sort() {
 	slices.SortStableFunc(p.kept, func(a, b pair) int {
-		farther := cmp.Or(cmp.Compare(b.Distance, a.Distance), cmp.Compare(b.ColourDistance, a.ColourDistance))
-		if a.Verdict == pairVetoed {
-			return -farther
+		farther := cmp.Or(cmp.Compare(b.Part, a.Part), cmp.Compare(b.Distance, a.Distance))
+		if a.Verdict == pairNear {
+			return farther
 		}
-		return farther
+		return -farther
 	})
 	p.kept = p.kept[:min(len(p.kept), p.most)]
 }
@@ -201,77 +219,115 @@ type simulation struct {
 		Exact int `json:"exact_only"`
 		Near  int `json:"near"`
 	} `json:"calls"`
-	Price      *float64    `json:"price_per_call_usd"` // null if it was not given
-	NearHits   int         `json:"near_hits"`
-	Vetoed     int         `json:"vetoed"`     // pairs
-	Recoloured int         `json:"recoloured"` // pictures with an equal hash and other colours, kept by their files
-	Distances  map[int]int `json:"distances"`  // near hits by distance in bits
-	Pairs      []pair      `json:"pairs"`      // the likeliest mistakes of each verdict first
-	LeftOut    int         `json:"pairs_left_out"`
-	HTML       string      `json:"html,omitempty"`
+	Price     *float64    `json:"price_per_call_usd"` // null if it was not given
+	NearHits  int         `json:"near_hits"`
+	Vetoed    int         `json:"vetoed"`    // pairs
+	Twins     int         `json:"twins"`     // pictures with the hash of another one, kept by their files
+	Distances map[int]int `json:"distances"` // near hits by distance in bits
+	Pairs     []pair      `json:"pairs"`     // the likeliest mistakes of each verdict first
+	LeftOut   int         `json:"pairs_left_out"`
+	HTML      string      `json:"html,omitempty"`
 
-	pictures []photo
+	pictures []photo // without their views
 }
 
-// simulate runs pictures in their order through hash and index as a worker does
-// that finds no entry at its start and loses none. At most maxPairs are kept.
-func simulate(pictures []photo, cfg cache.Config, maxPairs int) *simulation {
-	s := &simulation{Radius: cfg.Radius, Pictures: len(pictures), Skipped: []skipped{}, Distances: map[int]int{}, pictures: pictures}
-	index := cache.NewIndex(cfg.IndexEntries)
-	files, byFile := map[cache.Digest]struct{}{}, map[cache.Digest]struct{}{}
-	other := map[cache.Digest]struct{}{} // files whose hash can be no key, or is that of one of other colours
-	entries := map[phash.Hash]int{}      // the first picture of each hash
-	near, vetoed, recoloured := pairs{most: maxPairs}, pairs{most: maxPairs}, pairs{most: maxPairs}
-	pairOf := func(verdict string, first, second int) pair {
-		a, b := pictures[first], pictures[second]
-		return pair{verdict, a.Hash.Distance(b.Hash), a.Colour.Distance(b.Colour), a.name, a.Hash.String(), b.name, b.Hash.String(), first, second}
+// A simulator runs pictures through hash, index and comparison as a worker does that finds no entry at its start and loses none.
+type simulator struct {
+	*simulation
+	cfg     cache.Config
+	most    int // pairs that are kept of each verdict
+	index   *cache.Index
+	files   map[cache.Digest]int // what became of a file: the number of the picture that it got the answer of
+	entries map[phash.Hash]int   // the picture that has each hash
+	kept    map[int]*verify.Signature
+	other   int // files that are no entry of a hash
+
+	near, vetoed, twins pairs
+}
+
+func newSimulator(cfg cache.Config, maxPairs int) *simulator {
+	s := &simulator{
+		simulation: &simulation{Radius: cfg.Radius, Skipped: []skipped{}, Distances: map[int]int{}}, cfg: cfg, most: maxPairs,
+		index: cache.NewIndex(cfg.IndexEntries), files: map[cache.Digest]int{}, entries: map[phash.Hash]int{}, kept: map[int]*verify.Signature{},
 	}
-	for i, p := range pictures {
-		files[p.Digest] = struct{}{}
-		if p.Hash.Degenerate() {
-			s.Degenerate++
-			if _, known := byFile[p.Digest]; !known {
-				s.Calls.Near++
-			}
-			byFile[p.Digest], other[p.Digest] = struct{}{}, struct{}{}
-			continue
-		}
-		own, taken := entries[p.Hash]
-		if _, known := byFile[p.Digest]; known || taken && pictures[own].Colour.Same(p.Colour) {
-			continue
-		}
-		if taken {
-			other[p.Digest] = struct{}{}
-		} else {
-			entries[p.Hash] = i
-		}
-		answered := false
-		for _, n := range index.Near(p.Hash, cfg.Radius) {
-			root := entries[n.Hash]
-			if pictures[root].Colour.Same(p.Colour) {
-				near.add(pairOf(pairNear, root, i))
-				s.Distances[n.Distance]++
-				answered = true
-				break
-			}
-			vetoed.add(pairOf(pairVetoed, root, i))
-		}
-		if answered { // a copy answers no other picture
-			continue
-		}
-		s.Calls.Near++
-		if taken { // nor does one that is kept by its file
-			recoloured.add(pairOf(pairRecoloured, own, i))
-			byFile[p.Digest] = struct{}{}
-		} else {
-			index.Add(0, p.Hash)
-		}
-	}
-	s.Files, s.NearHits, s.Vetoed, s.Recoloured = len(files), near.total, vetoed.total, recoloured.total
-	s.Calls.None = len(pictures)
-	s.Calls.Exact = len(entries) + len(other)
-	s.choose(maxPairs, &near, &recoloured, &vetoed)
+	s.near.most, s.vetoed.most, s.twins.most = maxPairs, maxPairs, maxPairs
 	return s
+}
+
+// add takes the next picture.
+func (s *simulator) add(ctx context.Context, p photo) error {
+	i := len(s.pictures)
+	s.pictures = append(s.pictures, photo{name: p.name, changed: p.changed, Picture: cache.Picture{Digest: p.Digest, Fingerprint: p.Fingerprint}})
+	_, seen := s.files[p.Digest]
+	s.files[p.Digest] = i
+	if p.Hash.Degenerate() {
+		s.Degenerate++
+		if !seen {
+			s.other++
+			s.Calls.Near++
+		}
+		return nil
+	}
+	if seen {
+		return nil
+	}
+	view, err := p.View(ctx)
+	if err != nil {
+		return err
+	}
+	own, taken := s.entries[p.Hash]
+	if taken {
+		r := verify.Compare(view, s.kept[own], verify.Options{Corner: s.cfg.Corner})
+		if r.Reason == verify.Same {
+			return nil
+		}
+		s.other++
+		s.twins.add(s.pair(pairTwin, own, i, cache.Neighbour{}, r))
+	} else {
+		s.entries[p.Hash], s.kept[i] = i, view.Signature()
+	}
+	search := cache.Search{Index: s.index, Config: s.cfg, Read: s.read, Compared: func(n cache.Neighbour, r verify.Result) {
+		if r.Reason == verify.Same {
+			s.near.add(s.pair(pairNear, s.entries[n.Hash], i, n, r))
+		} else {
+			s.vetoed.add(s.pair(pairVetoed, s.entries[n.Hash], i, n, r))
+		}
+	}}
+	n, err := search.Find(ctx, p.Hash, view)
+	if err != nil {
+		return err
+	}
+	if n != nil { // a copy answers no other picture
+		s.Distances[n.Distance]++
+		return nil
+	}
+	s.Calls.Near++
+	if !taken { // nor does one that is kept by its file
+		s.index.Add(0, cache.Record{Key: p.Hash, Hashes: s.kept[i].Hashes})
+	}
+	return nil
+}
+
+func (s *simulator) read(_ context.Context, near []cache.Neighbour) ([]cache.Known, error) {
+	out := make([]cache.Known, len(near))
+	for i, n := range near {
+		out[i].Signature = s.kept[s.entries[n.Hash]]
+	}
+	return out, nil
+}
+
+func (s *simulator) pair(verdict string, first, second int, n cache.Neighbour, r verify.Result) pair {
+	a, b := s.pictures[first], s.pictures[second]
+	return pair{verdict, n.Distance, r.Reason, r.Part, n.Way > 0, a.name, a.Hash.String(), b.name, b.Hash.String(), first, second}
+}
+
+// end sums up.
+func (s *simulator) end() *simulation {
+	s.Pictures, s.Files = len(s.pictures), len(s.files)
+	s.NearHits, s.Vetoed, s.Twins = s.near.total, s.vetoed.total, s.twins.total
+	s.Calls.None, s.Calls.Exact = s.Pictures, len(s.entries)+s.other
+	s.choose(s.most, &s.near, &s.twins, &s.vetoed)
+	return s.simulation
 }
 
 // choose shares the room for pairs among the verdicts: each may have an equal part,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -17,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
@@ -26,6 +27,8 @@ import (
 	"onceover/cache"
 	"onceover/internal/testenv"
 	"onceover/phash"
+	"onceover/phash/verify"
+	"onceover/phash/verify/verifytest"
 	"onceover/vision/eval"
 )
 
@@ -35,7 +38,7 @@ func randomPhotos(r *rand.Rand, n int) []photo {
 	var out []photo
 	for i := range n {
 		p := photo{name: fmt.Sprintf("%04d.jpg", i)}
-		binary.BigEndian.PutUint64(p.Digest[:], uint64(i))
+		binary.BigEndian.PutUint64(p.Digest[:], uint64(i+1))
 		for _, bit := range r.Perm(256)[:128] {
 			p.Hash[bit/64] |= 1 << (bit % 64)
 		}
@@ -57,6 +60,8 @@ func randomPhotos(r *rand.Rand, n int) []photo {
 		case i > 0 && r.IntN(20) == 0:
 			p.Picture = out[r.IntN(i)].Picture
 		}
+		of := p.Fingerprint
+		p.View = func(context.Context) (*verify.View, error) { return verifytest.View(of.Hash, of.Colour), nil }
 		out = append(out, p)
 	}
 	return out
@@ -79,6 +84,18 @@ func swapBits(r *rand.Rand, h *phash.Hash, n int) {
 	}
 }
 
+// simulate runs pictures in their order.
+func simulate(t *testing.T, pictures []photo, cfg cache.Config, maxPairs int) *simulation {
+	t.Helper()
+	s := newSimulator(cfg, maxPairs)
+	for _, p := range pictures {
+		if err := s.add(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s.end()
+}
+
 // TestSimulateIsTheCache runs the same pictures through the simulation and through
 // the cache on a real Redis.
 func TestSimulateIsTheCache(t *testing.T) {
@@ -89,8 +106,8 @@ func TestSimulateIsTheCache(t *testing.T) {
 	}
 	client := redis.NewClient(opt)
 	t.Cleanup(func() { client.Close() })
-	pictures := randomPhotos(rand.New(rand.NewPCG(1, 2)), 400)
-	for _, radius := range []int{0, 6, 14, 24} {
+	pictures := randomPhotos(rand.New(rand.NewPCG(1, 2)), 150)
+	for _, radius := range []int{0, 14, 50} {
 		cfg := cache.DefaultConfig()
 		cfg.Radius = radius
 		if err := client.FlushAll(t.Context()).Err(); err != nil {
@@ -119,11 +136,11 @@ func TestSimulateIsTheCache(t *testing.T) {
 			}
 		}
 		c.Close()
-		s := simulate(slices.Clone(pictures), cfg, 10_000)
+		s := simulate(t, pictures, cfg, 10_000)
 		if s.Calls.Near != calls || s.Calls.None != len(pictures) || s.LeftOut != 0 {
 			t.Errorf("radius %d: got %+v, want %d calls", radius, s.Calls, calls)
 		}
-		if diff := cmp.Diff(near, s.Distances); diff != "" {
+		if diff := gocmp.Diff(near, s.Distances); diff != "" {
 			t.Errorf("radius %d: near hits by distance (-cache +simulation):\n%s", radius, diff)
 		}
 		got := map[string]string{}
@@ -132,13 +149,13 @@ func TestSimulateIsTheCache(t *testing.T) {
 				got[p.Second] = p.First
 			}
 		}
-		if diff := cmp.Diff(answers, got); diff != "" {
+		if diff := gocmp.Diff(answers, got); diff != "" {
 			t.Errorf("radius %d: near pairs (-cache +simulation):\n%s", radius, diff)
 		}
-		if exact := simulate(pictures, cache.Config{IndexEntries: 1}, 0); s.Calls.Exact != exact.Calls.Near {
+		if exact := simulate(t, pictures, cache.Config{IndexEntries: 1}, 0); s.Calls.Exact != exact.Calls.Near {
 			t.Errorf("radius %d: got %d calls with equal hashes only, want %d", radius, s.Calls.Exact, exact.Calls.Near)
 		}
-		if radius == 14 && (s.NearHits == 0 || s.Vetoed == 0 || s.Recoloured == 0 || s.Degenerate == 0 || s.Files == s.Pictures) {
+		if radius == 14 && (s.NearHits == 0 || s.Vetoed == 0 || s.Twins == 0 || s.Degenerate == 0 || s.Files == s.Pictures) {
 			t.Errorf("got %+v, want some of everything", s)
 		}
 	}
@@ -147,15 +164,23 @@ func TestSimulateIsTheCache(t *testing.T) {
 // TestPairsAreBounded keeps the likeliest mistakes of each verdict.
 func TestPairsAreBounded(t *testing.T) {
 	t.Parallel()
-	pictures := randomPhotos(rand.New(rand.NewPCG(3, 4)), 2000)
-	cfg := cache.DefaultConfig()
-	all := simulate(pictures, cfg, 100_000)
-	total := all.NearHits + all.Vetoed + all.Recoloured
-	if len(all.Pairs) != total {
+	run := func(most int) *simulation {
+		r := rand.New(rand.NewPCG(3, 4))
+		s := newSimulator(cache.DefaultConfig(), most)
+		for i := range 3000 {
+			groups := map[string]*pairs{pairNear: &s.near, pairVetoed: &s.vetoed, pairTwin: &s.twins}
+			verdict := []string{pairNear, pairVetoed, pairVetoed, pairTwin}[r.IntN(4)]
+			groups[verdict].add(pair{Verdict: verdict, Distance: 2 * r.IntN(25), Part: float64(r.IntN(50)), first: i, second: i + 1})
+		}
+		return s.end()
+	}
+	all := run(100_000)
+	total := all.NearHits + all.Vetoed + all.Twins
+	if len(all.Pairs) != total || total != 3000 {
 		t.Fatalf("got %d pairs, want %d", len(all.Pairs), total)
 	}
 	for _, most := range []int{0, 1, 10, 100, total - 1} {
-		s := simulate(pictures, cfg, most)
+		s := run(most)
 		if len(s.Pairs) != most || s.LeftOut != total-most {
 			t.Fatalf("at most %d: got %d and %d left out of %d", most, len(s.Pairs), s.LeftOut, total)
 		}
@@ -174,9 +199,12 @@ func TestPairsAreBounded(t *testing.T) {
 				}
 			}
 			for i := range got { // those of equal risk may be others
-				if got[i].Distance != want[i].Distance || got[i].ColourDistance != want[i].ColourDistance {
-					t.Fatalf("at most %d, %s: got pair %d at %d bits, want %d", most, verdict, i, got[i].Distance, want[i].Distance)
+				if got[i].Part != want[i].Part || got[i].Distance != want[i].Distance {
+					t.Fatalf("at most %d, %s: got pair %d with %v, want %v", most, verdict, i, got[i].Part, want[i].Part)
 				}
+			}
+			if way := cmp.Compare(got[0].Part, got[len(got)-1].Part); verdict == pairNear && way < 0 || verdict != pairNear && way > 0 {
+				t.Errorf("at most %d, %s: got %v first and %v last", most, verdict, got[0].Part, got[len(got)-1].Part)
 			}
 		}
 	}
@@ -224,6 +252,29 @@ func openFolder(t *testing.T, names ...string) folder {
 	return folder{root, eval.Pictures{MaxBytes: 1 << 20, MaxPixels: 1 << 20}, phash.AcrossFirst}
 }
 
+// TestEachKeepsTheOrder decodes several pictures at once, and has them in the order of their files.
+func TestEachKeepsTheOrder(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	f := openFolder(t, "a.png", "b.png", "c.png", "d.png", "e.png")
+	if err := f.root.WriteFile("c.png", []byte("no picture"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	files, _, err := f.list(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, steps := "", 0
+	left, err := f.each(t.Context(), files, 3, func() { steps++ }, func(p photo) error { names += p.name; return nil })
+	if err != nil || names != "a.pngb.pngd.pnge.png" || steps != 5 || len(left) != 1 || left[0].File != "c.png" {
+		t.Errorf("got %s in %d steps, %v left, %v", names, steps, left, err)
+	}
+	no := errors.New("no")
+	visits := 0
+	if _, err := f.each(t.Context(), files, 3, func() {}, func(photo) error { visits++; return no }); !errors.Is(err, no) || visits != 1 {
+		t.Errorf("got %v after %d visits, want its error after one", err, visits)
+	}
+}
+
 func TestHashingCanBeInterrupted(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	f := openFolder(t, "a.png", "b.png", "c.png", "d.png")
@@ -233,9 +284,9 @@ func TestHashingCanBeInterrupted(t *testing.T) {
 		t.Fatalf("got %d files, %v, %v", len(files), left, err)
 	}
 	steps := 0
-	pictures, _, err := f.hash(ctx, files, 1, func() { steps++; cancel() })
-	if !errors.Is(err, context.Canceled) || steps > 2 {
-		t.Errorf("got %v after %d files of %d, want it to end early", err, steps, len(pictures))
+	_, err = f.each(ctx, files, 1, func() { steps++; cancel() }, func(photo) error { return nil })
+	if !errors.Is(err, context.Canceled) || steps > 3 {
+		t.Errorf("got %v after %d files, want it to end early", err, steps)
 	}
 	if _, _, err := f.list(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("list: got %v, want context canceled", err)
@@ -251,12 +302,12 @@ func TestReportEscapes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pictures, _, err := f.hash(t.Context(), files, 2, func() {})
-	if err != nil || len(pictures) != 3 {
-		t.Fatalf("got %d pictures, %v", len(pictures), err)
+	sortPhotos(files, orderName)
+	sim := newSimulator(cache.DefaultConfig(), 10)
+	if _, err := f.each(t.Context(), files, 2, func() {}, func(p photo) error { return sim.add(t.Context(), p) }); err != nil || len(sim.pictures) != 3 {
+		t.Fatalf("got %d pictures, %v", len(sim.pictures), err)
 	}
-	sortPhotos(pictures, orderName)
-	s := simulate(pictures, cache.DefaultConfig(), 10)
+	s := sim.end()
 	s.Dir, s.Skipped = "</title><b>", []skipped{{"x<i>.txt", "not <u>a picture"}}
 	s.NearHits, s.Vetoed = 2, 1
 	s.Pairs = []pair{

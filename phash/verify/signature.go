@@ -261,12 +261,15 @@ func (p plane) up(k int) plane {
 	return out
 }
 
-// A Way is another way in which a picture may be that of a signature.
+// A Way is a way in which a picture may be that of a signature.
 type Way struct {
 	Hashes
 	of   *View
 	turn int
 }
+
+// Itself returns the picture as it is.
+func (v *View) Itself() Way { return Way{v.Hashes, v, 0} }
 
 // Ways returns the ways to look at a picture but as it is: without the uniform bands at its edges, if it has any, and, if turned is
 // set, turned and mirrored.

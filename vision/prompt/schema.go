@@ -81,7 +81,7 @@ var (
 // they must have where a schema names them; "" for one that it must not name.
 var shared = map[string]string{
 	"waste_type": "string", "category": "string", "feedback": "string", "confidence": "number", "recyclable": "boolean",
-	"analyzed_at": "", "model": "", "prompt_version": "", "colour": "", "cost_microusd": "", "derived_from": "",
+	"analyzed_at": "", "model": "", "prompt_version": "", "colour": "", "cost_microusd": "", "derived_from": "", "derived_sha256": "", "picture_sha256": "",
 	"derived_distance": "", "corrected_at": "", "job_id": "", "phash": "", "cached": "", "distance": "", "usage": "",
 }
 

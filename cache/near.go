@@ -1,0 +1,95 @@
+package cache
+
+import (
+	"context"
+	"slices"
+
+	"onceover/phash"
+	"onceover/phash/verify"
+)
+
+// Verdict says whether the entry of a picture answers a job with another one.
+type Verdict string
+
+// The verdicts, in the order in which they are come to.
+const (
+	Gone     Verdict = "gone"     // in the index, but its entry has run out or was removed
+	TooFar   Verdict = "too_far"  // farther away than Config.Radius
+	Derived  Verdict = "derived"  // a copy itself
+	Unusable Verdict = "unusable" // of another prompt version, or refused by Query.Usable
+	Unsigned Verdict = "unsigned" // nothing is kept with which the picture could be compared
+	Unknown  Verdict = "unknown"  // the picture that is asked about is not at hand
+	Differs  Verdict = "differs"  // another picture: see verify.Reason
+	Answers  Verdict = "answers"  // it does; of several the nearest
+)
+
+// What a search may cost. A comparison takes about 2 ms. Where a camera looks at one spot all day, thousands may be near.
+const (
+	batch         = 8  // candidates that are read together
+	maxCandidates = 64 // that are read at all
+	maxCompared   = 3  // that are compared, for the picture as it is, and as many for the other ways to look at it
+)
+
+// A Search looks for a picture that was looked at before and shows the same as another one.
+type Search struct {
+	Index *Index
+	Config
+	// Read says what there is of candidates, in their order. It is called with a few at a time.
+	Read func(ctx context.Context, near []Neighbour) ([]Known, error)
+	// Compared, if it is not nil, is told of each candidate that was compared.
+	Compared func(n Neighbour, r verify.Result)
+}
+
+// Known is what there is of a candidate.
+type Known struct {
+	Verdict   Verdict           // why it can be no answer; "" if it may be one
+	Signature *verify.Signature // nil if it is not kept
+}
+
+// Find returns the picture that shows the same as the one of key and v, nil if there is none: the nearest of those that do, by the
+// picture as it is or else by the other ways to look at it.
+func (s *Search) Find(ctx context.Context, key phash.Hash, v *verify.View) (*Neighbour, error) {
+	if s.Radius == 0 || key.Degenerate() {
+		return nil, nil
+	}
+	n, err := s.find(ctx, key, []verify.Way{v.Itself()})
+	if n != nil || err != nil {
+		return n, err
+	}
+	return s.find(ctx, key, v.Ways(s.Turned))
+}
+
+func (s *Search) find(ctx context.Context, key phash.Hash, ways []verify.Way) (*Neighbour, error) {
+	hashes := make([]verify.Hashes, len(ways))
+	for i, w := range ways {
+		hashes[i] = w.Hashes
+	}
+	near := s.Index.Near(s.Radius, hashes...)
+	compared := 0
+	for near := range slices.Chunk(near[:min(len(near), maxCandidates)], batch) {
+		known, err := s.Read(ctx, near)
+		if err != nil {
+			return nil, err
+		}
+		for i, k := range known {
+			n := near[i]
+			if k.Verdict != "" || k.Signature == nil || n.Hash == key { // what has the key was compared already
+				continue
+			}
+			r := verify.Compare(ways[n.Way].View(), k.Signature, s.options())
+			if s.Compared != nil {
+				s.Compared(n, r)
+			}
+			if r.Reason == verify.Same {
+				return &n, nil
+			}
+			if compared++; compared == maxCompared {
+				return nil, nil
+			}
+		}
+	}
+	return nil, nil
+}
+
+// options are those of comparisons.
+func (c Config) options() verify.Options { return verify.Options{Corner: c.Corner} }
