@@ -21,7 +21,7 @@ import (
 // for each entry that was written, in no particular order. APPEND is atomic, so
 // any number of processes may write.
 const (
-	logPrefix = "phash:looked:"
+	logPrefix = "phash:log:2:"
 	logHours  = int64(TTL / time.Hour)
 	logTTL    = TTL + time.Hour // until the last entry of the hour has gone
 )

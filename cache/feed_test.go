@@ -55,7 +55,7 @@ func TestFeed(t *testing.T) {
 		want(t, look(t, to, Query{Picture: picture(away(r, h, 8))}), fmt.Sprintf("near %d 8", i))
 	}
 	now := hourOf(time.Now())
-	key := fmt.Sprintf("phash:looked:%d", now)
+	key := fmt.Sprintf("phash:log:2:%d", now)
 	var bytes []byte
 	for _, h := range all {
 		raw := make([]byte, 0, 128)

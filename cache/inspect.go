@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"onceover/phash"
 	"onceover/phash/verify"
 )
 
@@ -71,56 +73,72 @@ type Candidate struct {
 	Stored  *Stored // nil if it is gone
 	Verdict Verdict
 	Result  verify.Result // where the two were compared
-	Turned  bool          // it was found by another way to look at the picture than as it is
+	Turned  bool          // or mirrored: so the two were compared
 }
 
 // Candidates returns the pictures of the index within a radius of q's, of MaxRadius bits at most, the nearest first, and what Lookup
 // would make of them. It changes nothing. The caller has called Load.
 func (c *Cache) Candidates(ctx context.Context, q *Query, radius int) ([]Candidate, error) {
-	ways := []verify.Way{}
+	stages := [][]verify.Way{{{Hashes: verify.Hashes{Hash: q.Hash}}}}
 	if q.View != nil {
 		view, err := q.View(ctx)
 		if err != nil {
 			return nil, err
 		}
-		ways = append(append(ways, view.Itself()), view.Ways(c.cfg.Turned)...)
+		stages = [][]verify.Way{{view.Itself()}, view.Ways(c.cfg.Turned)}
 	}
-	hashes := []verify.Hashes{{Hash: q.Hash}}
-	if len(ways) > 0 {
-		hashes = hashes[:0]
-		for _, w := range ways {
-			hashes = append(hashes, w.Hashes)
+	var out []Candidate
+	seen := map[phash.Hash]bool{q.Hash: true}
+	for _, ways := range stages {
+		near := c.index.Near(min(radius, MaxRadius), hashesOf(ways)...)
+		near = slices.DeleteFunc(near, func(n Neighbour) bool { return seen[n.Hash] })
+		near = near[:min(len(near), maxCandidates)]
+		if len(near) == 0 {
+			continue
 		}
+		found, err := c.candidates(ctx, q, ways, near)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range found {
+			seen[n.Hash] = true
+		}
+		out = append(out, found...)
 	}
-	near := slices.DeleteFunc(c.index.Near(min(radius, MaxRadius), hashes...), func(n Neighbour) bool { return n.Hash == q.Hash })
+	slices.SortStableFunc(out, func(a, b Candidate) int { return cmp.Compare(a.Distance, b.Distance) })
+	return out, nil
+}
+
+// candidates is Candidates for some ways to look at the picture.
+func (c *Cache) candidates(ctx context.Context, q *Query, ways []verify.Way, near []Neighbour) ([]Candidate, error) {
 	keys := make([]string, len(near))
 	for i, n := range near {
 		keys[i] = Key(n.Hash, q.Variant)
 	}
-	found, err := c.Inspect(ctx, keys...)
+	stored, err := c.Inspect(ctx, keys...)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Candidate, 0, len(near))
-	for part := range slices.Chunk(near, maxCandidates) {
-		_, known, err := c.known(ctx, q, part)
-		if err != nil {
-			return nil, err
-		}
-		for i, n := range part {
-			candidate := Candidate{Neighbour: n, Stored: found[len(out)], Verdict: known[i].Verdict, Turned: n.Way > 0}
-			switch {
-			case candidate.Verdict != "":
-			case len(ways) == 0:
-				candidate.Verdict = Unknown
-			default:
-				candidate.Result = verify.Compare(ways[n.Way].View(), known[i].Signature, c.cfg.options())
-				candidate.Verdict = Answers
-				if candidate.Result.Reason != verify.Same {
-					candidate.Verdict = Differs
-				}
+	_, known, err := c.known(ctx, q, near)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Candidate, len(near))
+	compared := 0
+	for i, n := range near {
+		out[i] = Candidate{Neighbour: n, Stored: stored[i], Verdict: known[i].Verdict, Turned: ways[n.Way].Turned()}
+		switch {
+		case out[i].Verdict != "":
+		case q.View == nil:
+			out[i].Verdict = Unknown
+		case compared == maxCompared:
+			out[i].Verdict = Beyond
+		default:
+			compared++
+			out[i].Result = verify.Compare(ways[n.Way].View(), known[i].Signature, c.cfg.options())
+			if out[i].Verdict = Answers; out[i].Result.Reason != verify.Same {
+				out[i].Verdict = Differs
 			}
-			out = append(out, candidate)
 		}
 	}
 	return out, nil

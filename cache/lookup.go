@@ -102,7 +102,7 @@ func (c *Cache) lookupNear(ctx context.Context, q *Query, key string) (*Answer, 
 		return nil, err
 	}
 	read := map[phash.Hash]*Entry{}
-	s := &Search{Index: c.index, Config: c.cfg, Compared: func(_ Neighbour, r verify.Result) {
+	s := &Search{Index: c.index, Config: c.cfg, Compared: func(_ Neighbour, _ bool, r verify.Result) {
 		if r.Reason != verify.Same {
 			c.metrics.vetoed.Inc()
 		}

@@ -19,6 +19,7 @@ const (
 	Unusable Verdict = "unusable" // of another prompt version, or refused by Query.Usable
 	Unsigned Verdict = "unsigned" // nothing is kept with which the picture could be compared
 	Unknown  Verdict = "unknown"  // the picture that is asked about is not at hand
+	Beyond   Verdict = "beyond"   // as many nearer ones were compared as may be
 	Differs  Verdict = "differs"  // another picture: see verify.Reason
 	Answers  Verdict = "answers"  // it does; of several the nearest
 )
@@ -36,8 +37,8 @@ type Search struct {
 	Config
 	// Read says what there is of candidates, in their order. It is called with a few at a time.
 	Read func(ctx context.Context, near []Neighbour) ([]Known, error)
-	// Compared, if it is not nil, is told of each candidate that was compared.
-	Compared func(n Neighbour, r verify.Result)
+	// Compared, if it is not nil, is told of each candidate that was compared, and whether the picture was turned or mirrored.
+	Compared func(n Neighbour, turned bool, r verify.Result)
 }
 
 // Known is what there is of a candidate.
@@ -60,11 +61,7 @@ func (s *Search) Find(ctx context.Context, key phash.Hash, v *verify.View) (*Nei
 }
 
 func (s *Search) find(ctx context.Context, key phash.Hash, ways []verify.Way) (*Neighbour, error) {
-	hashes := make([]verify.Hashes, len(ways))
-	for i, w := range ways {
-		hashes[i] = w.Hashes
-	}
-	near := s.Index.Near(s.Radius, hashes...)
+	near := s.Index.Near(s.Radius, hashesOf(ways)...)
 	compared := 0
 	for near := range slices.Chunk(near[:min(len(near), maxCandidates)], batch) {
 		known, err := s.Read(ctx, near)
@@ -78,7 +75,7 @@ func (s *Search) find(ctx context.Context, key phash.Hash, ways []verify.Way) (*
 			}
 			r := verify.Compare(ways[n.Way].View(), k.Signature, s.options())
 			if s.Compared != nil {
-				s.Compared(n, r)
+				s.Compared(n, ways[n.Way].Turned(), r)
 			}
 			if r.Reason == verify.Same {
 				return &n, nil
@@ -89,6 +86,14 @@ func (s *Search) find(ctx context.Context, key phash.Hash, ways []verify.Way) (*
 		}
 	}
 	return nil, nil
+}
+
+func hashesOf(ways []verify.Way) []verify.Hashes {
+	out := make([]verify.Hashes, len(ways))
+	for i, w := range ways {
+		out[i] = w.Hashes
+	}
+	return out
 }
 
 // options are those of comparisons.

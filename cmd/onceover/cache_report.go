@@ -72,7 +72,7 @@ func (p reportPair) Side(second bool, role string) side {
 func (p reportPair) Why() string {
 	out := reasonText[p.Reason]
 	if p.Turned {
-		out += ", turned, mirrored or without its edges"
+		out += ", turned or mirrored"
 	}
 	return out
 }

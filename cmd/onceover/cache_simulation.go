@@ -170,7 +170,7 @@ type pair struct {
 	Distance    int           `json:"distance"` // of the hashes, in bits: see verify.Hashes.Apart
 	Reason      verify.Reason `json:"reason,omitempty"`
 	Part        float64       `json:"part"`   // the largest difference of a part, in what is allowed
-	Turned      bool          `json:"turned"` // they are alike in another way than as they are
+	Turned      bool          `json:"turned"` // or mirrored: so the two were compared
 	First       string        `json:"first"`  // the file that was looked at
 	FirstPHash  string        `json:"first_phash"`
 	Second      string        `json:"second"` // the file that came later
@@ -282,15 +282,15 @@ func (s *simulator) add(ctx context.Context, p photo) error {
 			return nil
 		}
 		s.other++
-		s.twins.add(s.pair(pairTwin, own, i, cache.Neighbour{}, r))
+		s.twins.add(s.pair(pairTwin, own, i, 0, false, r))
 	} else {
 		s.entries[p.Hash], s.kept[i] = i, view.Signature()
 	}
-	search := cache.Search{Index: s.index, Config: s.cfg, Read: s.read, Compared: func(n cache.Neighbour, r verify.Result) {
+	search := cache.Search{Index: s.index, Config: s.cfg, Read: s.read, Compared: func(n cache.Neighbour, turned bool, r verify.Result) {
 		if r.Reason == verify.Same {
-			s.near.add(s.pair(pairNear, s.entries[n.Hash], i, n, r))
+			s.near.add(s.pair(pairNear, s.entries[n.Hash], i, n.Distance, turned, r))
 		} else {
-			s.vetoed.add(s.pair(pairVetoed, s.entries[n.Hash], i, n, r))
+			s.vetoed.add(s.pair(pairVetoed, s.entries[n.Hash], i, n.Distance, turned, r))
 		}
 	}}
 	n, err := search.Find(ctx, p.Hash, view)
@@ -316,9 +316,9 @@ func (s *simulator) read(_ context.Context, near []cache.Neighbour) ([]cache.Kno
 	return out, nil
 }
 
-func (s *simulator) pair(verdict string, first, second int, n cache.Neighbour, r verify.Result) pair {
+func (s *simulator) pair(verdict string, first, second, distance int, turned bool, r verify.Result) pair {
 	a, b := s.pictures[first], s.pictures[second]
-	return pair{verdict, n.Distance, r.Reason, r.Part, n.Way > 0, a.name, a.Hash.String(), b.name, b.Hash.String(), first, second}
+	return pair{verdict, distance, r.Reason, r.Part, turned, a.name, a.Hash.String(), b.name, b.Hash.String(), first, second}
 }
 
 // end sums up.

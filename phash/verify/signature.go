@@ -286,6 +286,9 @@ func (v *View) Ways(turned bool) []Way {
 	return out
 }
 
+// Turned reports whether the way turns or mirrors the picture.
+func (w Way) Turned() bool { return w.turn != 0 }
+
 // View returns the view that the way is.
 func (w Way) View() *View {
 	v := w.of
