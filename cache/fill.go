@@ -64,8 +64,36 @@ func (c *Cache) Fill(ctx context.Context, q *Query, compute func(context.Context
 	return &own, nil
 }
 
-// fill is Fill for one caller of this process.
+// fill is Fill for one file in this process. Several files of one hash take turns: they wait here for what is asked here, and on
+// Redis for what is asked elsewhere.
 func (c *Cache) fill(ctx context.Context, key string, q *Query, compute func(context.Context) (Entry, error), waits func()) (*Answer, error) {
+	waits = sync.OnceFunc(waits)
+	for {
+		end, ended := c.flight.turn(key)
+		if end != nil {
+			defer end()
+			break
+		}
+		if q.Stale != nil {
+			return &Answer{Entry: *q.Stale, Kind: Exact}, nil // another job makes it anew
+		}
+		waits()
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		a, err := c.Lookup(ctx, q)
+		if a != nil {
+			a.Expiring = false
+			if a.Kind == Exact {
+				a.Kind = Shared
+			}
+		}
+		if a != nil || err != nil {
+			return a, err
+		}
+	}
 	var l *lock
 	defer func() { // after a panic, too
 		if l != nil {

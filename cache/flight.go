@@ -20,11 +20,12 @@ var errAbandoned = errors.New("nobody waits for the answer any more")
 type flight struct {
 	mu    sync.Mutex
 	calls map[flightKey]*call
+	turns map[string]chan struct{} // by key: closed when the computation that has the turn has ended
 	done  bool
 	wg    sync.WaitGroup
 }
 
-// flightKey is a file under a key: two files of an equal hash need not show the same, so they wait for each other by the key's lock.
+// flightKey is a file under a key: two files of an equal hash need not show the same, so they take turns.
 type flightKey struct {
 	key  string
 	file Digest
@@ -40,7 +41,24 @@ type call struct {
 }
 
 func newFlight() *flight {
-	return &flight{calls: map[flightKey]*call{}}
+	return &flight{calls: map[flightKey]*call{}, turns: map[string]chan struct{}{}}
+}
+
+// turn takes the turn of a key, which end gives back, or returns what is closed when the computation that has it has ended.
+func (f *flight) turn(key string) (end func(), ended <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ch := f.turns[key]; ch != nil {
+		return nil, ch
+	}
+	ch := make(chan struct{})
+	f.turns[key] = ch
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.turns, key)
+		close(ch)
+	}, nil
 }
 
 // do calls fn once for concurrent callers of a key. fn calls its second argument,

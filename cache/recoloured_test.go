@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"onceover/phash"
@@ -98,6 +99,43 @@ func TestTwinsAtOnce(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestFilesOfOneHashAtOnce has many files of one picture come at once: one is looked at, and the others wait here, not on Redis.
+func TestFilesOfOneHashAtOnce(t *testing.T) {
+	c, _ := setup(t)
+	h := randomHash(random())
+	const files = 30
+	var computed, waiting, shared atomic.Int32
+	allWait := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range files {
+		p := picture(h)
+		p.Digest = sha256.Sum256([]byte{byte(i)})
+		wg.Go(func() {
+			a, err := c.Fill(t.Context(), &Query{Picture: p}, func(context.Context) (Entry, error) {
+				computed.Add(1)
+				<-allWait
+				return named("one"), nil
+			}, func() {
+				if waiting.Add(1) == files-1 {
+					close(allWait)
+				}
+			})
+			if err != nil || a.WasteType != "one" {
+				t.Errorf("got %+v, %v, want the one answer", a, err)
+			} else if a.Kind == Shared {
+				shared.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if computed.Load() != 1 || shared.Load() != files-1 {
+		t.Errorf("got %d computations and %d shared answers, want 1 and %d", computed.Load(), shared.Load(), files-1)
+	}
+	if n := counted(t, c.metrics.waits); n != 0 {
+		t.Errorf("got %v waits for another process, want none", n)
 	}
 }
 
