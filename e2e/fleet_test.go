@@ -48,11 +48,14 @@ func (b *bundle) misses(from, n int, kwargs ...any) []job {
 	return out
 }
 
-// until waits for what is to come about.
-func (b *bundle) until(cond func() bool) {
+// until waits for what is to come about. If it does not, the test says what there is instead.
+func (b *bundle) until(cond func() bool, instead ...func() string) {
 	b.t.Helper()
 	for end := time.Now().Add(time.Minute); !cond(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
+			for _, f := range instead {
+				b.t.Log(f())
+			}
 			b.t.Fatal("it has not come about in a minute")
 		}
 	}
@@ -113,7 +116,10 @@ func TestHitsAreNotBehindMisses(t *testing.T) {
 	}
 	b.model.gate.Store(true)
 	sent := b.client("send", b.misses(0, 100)...)
-	b.until(func() bool { return b.model.vision.Load() == 1+8 && w.metric("onceover_vision_waiting") == 92 })
+	at := func() string {
+		return fmt.Sprintf("%d calls, %v jobs that wait; the worker's log:\n%s", b.model.vision.Load(), w.metric("onceover_vision_waiting"), w.log.String())
+	}
+	b.until(func() bool { return b.model.vision.Load() == 1+8 && w.metric("onceover_vision_waiting") == 92 }, at)
 	hit := b.client("run", analyze("image_url", b.picture("bottle.jpg")))[0]
 	if hit.State != "SUCCESS" || hit.Value["cached"] != "exact" {
 		t.Errorf("got %+v, want the answer of the cache", hit)
@@ -121,7 +127,7 @@ func TestHitsAreNotBehindMisses(t *testing.T) {
 	late := b.misses(1000, 1)[0]
 	late.Options = map[string]any{"expires": 1}
 	id := b.client("send", late)[0].ID
-	b.until(func() bool { return b.status(results, id) == "REVOKED" })
+	b.until(func() bool { return b.status(results, id) == "REVOKED" }, at)
 	if n := b.model.vision.Load(); n != 9 {
 		t.Errorf("%d calls, want 9: those in flight, and the first", n)
 	}
