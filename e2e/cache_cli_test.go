@@ -341,7 +341,10 @@ func (b *cacheCLI) inspectNeighbours(bottle, like cache.Picture) {
 	verdicts := func(d doc) string {
 		var out []string
 		for _, n := range d.Neighbours {
-			out = append(out, strings.TrimRight(fmt.Sprintf("%d %s %s", n.Distance, n.Verdict, n.Reason), " "))
+			out = append(out, fmt.Sprintf("%d %s", n.Distance, n.Verdict))
+			if (n.Verdict == string(cache.Differs)) != (n.Reason != "") {
+				b.t.Errorf("got reason %q of a neighbour that %s", n.Reason, n.Verdict)
+			}
 		}
 		return strings.Join(out, ", ")
 	}
@@ -349,7 +352,7 @@ func (b *cacheCLI) inspectNeighbours(bottle, like cache.Picture) {
 	if d.Answer != "exact" || d.Format != "jpeg" || d.Width == 0 || d.PopCount != 128 || !d.CanBeKey || d.Entry == nil || d.Colour != bottle.Colour.String() {
 		b.t.Errorf("inspect bottle.jpg: got %+v", d)
 	}
-	if got, want := verdicts(d), "6 differs alike, 10 unusable"; got != want {
+	if got, want := verdicts(d), "6 differs, 10 unusable"; got != want {
 		b.t.Errorf("inspect bottle.jpg: got neighbours %s, want %s", got, want)
 	}
 	// By a hash alone there is nothing to compare.

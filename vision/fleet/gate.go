@@ -185,6 +185,9 @@ func (g *Gate) wait(ctx context.Context, c *vision.Call, w *waiter) (*pass, erro
 		most = min(most, c.Wait)
 	}
 	patience := time.NewTimer(most)
+	if !c.Expires.IsZero() { // the line does not move for it
+		patience.Reset(min(most, max(time.Until(c.Expires)+time.Millisecond, 0)))
+	}
 	defer patience.Stop()
 	id := uuid.NewString()
 	again := time.NewTimer(0) // when the answer may be another one
@@ -194,6 +197,9 @@ func (g *Gate) wait(ctx context.Context, c *vision.Call, w *waiter) (*pass, erro
 		case <-w.turn:
 		case <-again.C:
 		case <-patience.C:
+			if expired(c) {
+				return nil, tooLate(c)
+			}
 			return nil, g.noRoom(ctx, c, w.l.heard())
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for vision model: %w", context.Cause(ctx))

@@ -586,6 +586,20 @@ func TestExpired(t *testing.T) {
 	if e := b.refused(g, c); !strings.Contains(e.Error(), "expired") {
 		t.Errorf("got %v", e)
 	}
+	// Nor does one wait for its turn that is behind another one.
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); g.Enter(ctx, aCall()) }()
+	for g.line("e").len() != 1 {
+		time.Sleep(time.Millisecond)
+	}
+	began := time.Now()
+	c.Expires = began.Add(50 * time.Millisecond)
+	if e := b.refused(g, c); !strings.Contains(e.Error(), "expired") || time.Since(began) > defaultWait/2 {
+		t.Errorf("got %v after %v, want that it has expired, and at once", e, time.Since(began))
+	}
+	cancel()
+	<-ended
 	first.Leave(answered)
 }
 
