@@ -13,8 +13,8 @@ type narrower struct {
 	// For narrowGo: both rows in one, 32 bits for each.
 	pairs []int64
 
-	// For narrowAVX2: the weights of each output position in blocks of 16, 16 high halves before 16 low halves, as many blocks
-	// for each, and the input positions they begin with.
+	// For narrowVector: the weights of each output position in blocks of 16, in the form that the processor's version takes, as many
+	// blocks for each, and the input positions they begin with.
 	blocks  int
 	start   [side]int32
 	weights []int16
@@ -25,41 +25,11 @@ func newNarrower(width int, give func(row *[side]uint8)) *narrower {
 	if n.filter == nil {
 		return n
 	}
-	room := width
-	if useAVX2 {
-		n.cut()
-		room = max(width, blockTaps*n.blocks)
-	} else {
-		n.pairs = make([]int64, width)
-	}
+	room := n.prepare()
 	for i := range n.rows {
 		n.rows[i] = make([]uint8, room)
 	}
 	return n
-}
-
-const blockTaps = 16
-
-// cut makes blocks of the weights, and drops these. A weight is 65536 times its high half plus its low half, both with sign.
-func (n *narrower) cut() {
-	f := n.filter
-	for _, w := range f.weight {
-		n.blocks = max(n.blocks, (len(w)+blockTaps-1)/blockTaps)
-	}
-	size := blockTaps * n.blocks
-	n.weights = make([]int16, 2*size*side)
-	for i, weights := range f.weight {
-		start := max(min(f.start[i], n.width-size), 0) // blocks may not go past the row
-		n.start[i] = int32(start)
-		to := n.weights[2*size*i:]
-		for j, w := range weights {
-			at := f.start[i] - start + j
-			at += at / blockTaps * blockTaps
-			low := int16(w)
-			to[at], to[at+blockTaps] = int16((w-int32(low))>>16), low
-		}
-		f.weight[i] = nil
-	}
 }
 
 // take takes the next row.
@@ -79,11 +49,7 @@ func (n *narrower) finish() {
 	if n.count == 0 {
 		return
 	}
-	if useAVX2 {
-		narrowAVX2(&n.sums, &n.rows[0][0], &n.rows[1][0], &n.start, &n.weights[0], n.blocks)
-	} else {
-		n.narrowGo()
-	}
+	n.narrow()
 	for _, sums := range n.sums[:n.count] {
 		var row [side]uint8
 		for i, sum := range sums {
@@ -94,7 +60,12 @@ func (n *narrower) finish() {
 	n.count = 0
 }
 
-// narrowGo computes the weighted sums of two rows with one multiplication for both.
+func (n *narrower) prepareGo() (room int) {
+	n.pairs = make([]int64, n.width)
+	return n.width
+}
+
+// narrowGo computes the sums with one multiplication for both rows.
 func (n *narrower) narrowGo() {
 	a, b := n.rows[0][:n.width], n.rows[1][:n.width]
 	for x, v := range a {

@@ -2,9 +2,11 @@ package phash
 
 import "golang.org/x/sys/cpu"
 
-var useAVX2 = cpu.X86.HasAVX2
+var vector = cpu.X86.HasAVX2
 
-// narrowAVX2 computes the weighted sums of two rows.
-//
-//go:noescape
-func narrowAVX2(sums *[2][side]int32, row0, row1 *uint8, start *[side]int32, weights *int16, blocks int)
+// put writes weight i: a block is 16 high halves before 16 low ones, both with sign.
+func put(weights []int16, i int, w int32) {
+	i += i / blockTaps * blockTaps
+	low := int16(w)
+	weights[i], weights[i+blockTaps] = int16((w-int32(low))>>16), low
+}

@@ -1,7 +1,7 @@
 #include "textflag.h"
 
-// func narrowAVX2(sums *[2][side]int32, row0, row1 *uint8, start *[side]int32, weights *int16, blocks int)
-TEXT ·narrowAVX2(SB), NOSPLIT, $0-48
+// func narrowVector(sums *[2][side]int32, row0, row1 *uint8, start *[side]int32, weights *int16, blocks int)
+TEXT ·narrowVector(SB), NOSPLIT, $0-48
 	MOVQ sums+0(FP), DI
 	MOVQ row0+8(FP), SI
 	MOVQ row1+16(FP), DX

@@ -1,7 +1,9 @@
-//go:build !amd64
+//go:build !amd64 && !arm64
 
 package phash
 
-const useAVX2 = false
+// See across_vector.go.
 
-func narrowAVX2(*[2][side]int32, *uint8, *uint8, *[side]int32, *int16, int) { panic("no AVX2") }
+func (n *narrower) prepare() (room int) { return n.prepareGo() }
+
+func (n *narrower) narrow() { n.narrowGo() }

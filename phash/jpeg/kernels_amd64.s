@@ -180,8 +180,8 @@ GLOBL fromGB<>(SB), RODATA|NOPTR, $32
 	VPSRAD     shift, Y2, Y2       \
 	VPSRAD     shift, Y0, Y0
 
-// func idctAVX2(dst *uint8, stride int, coefs *[64]int16, quant *[64]uint16)
-TEXT ·idctAVX2(SB), NOSPLIT, $0-32
+// func idctVector(dst *uint8, stride int, coefs *[64]int16, quant *[64]uint16)
+TEXT ·idctVector(SB), NOSPLIT, $0-32
 	MOVQ dst+0(FP), DI
 	MOVQ stride+8(FP), DX
 	MOVQ coefs+16(FP), SI
@@ -288,9 +288,9 @@ rows:
 	VZEROUPPER
 	RET
 
-// func acrossAVX2(dst, near, far *uint8, blocks, biasLeft, biasRight int)
+// func acrossVector(dst, near, far *uint8, blocks, biasLeft, biasRight int)
 // blocks of 16 samples.
-TEXT ·acrossAVX2(SB), NOSPLIT, $0-48
+TEXT ·acrossVector(SB), NOSPLIT, $0-48
 	MOVQ         dst+0(FP), DI
 	MOVQ         near+8(FP), SI
 	MOVQ         far+16(FP), BX
@@ -339,10 +339,10 @@ samples:
 	VZEROUPPER
 	RET
 
-// func yccAVX2(gray, luminance, cbs, crs *uint8, blocks int)
+// func yccVector(gray, luminance, cbs, crs *uint8, blocks int)
 // blocks of 16 pixels. A factor above 32767 is split into 65536, or twice that, and the rest. (a*b + 2^15) >> 16 is
 // (((a*2*b) >> 16) + 1) >> 1.
-TEXT ·yccAVX2(SB), NOSPLIT, $0-40
+TEXT ·yccVector(SB), NOSPLIT, $0-40
 	MOVQ    gray+0(FP), DI
 	MOVQ    luminance+8(FP), SI
 	MOVQ    cbs+16(FP), BX

@@ -1,9 +1,15 @@
-//go:build !amd64
+//go:build !amd64 && !arm64
 
 package jpeg
 
-const useAVX2 = false
+// See kernels.go.
 
-func idctAVX2(*uint8, int, *[64]int16, *[64]uint16)             { panic("no AVX2") }
-func acrossAVX2(dst, near, far *uint8, blocks, left, right int) { panic("no AVX2") }
-func yccAVX2(gray, luminance, cbs, crs *uint8, blocks int)      { panic("no AVX2") }
+func idct(dst []uint8, stride int, coefs *[64]int16, quant *[64]uint16) {
+	idctGo(dst, stride, coefs, quant)
+}
+
+func across(dst, near, far []uint8, n, biasLeft, biasRight int) {
+	acrossGo(dst, near, far, n, biasLeft, biasRight)
+}
+
+func ycc(gray, luminance, cbs, crs []uint8, n int) { yccGo(gray, luminance, cbs, crs, n) }

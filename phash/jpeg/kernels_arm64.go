@@ -1,0 +1,3 @@
+package jpeg
+
+const vector = true // every arm64 has NEON
