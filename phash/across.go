@@ -17,7 +17,7 @@ type narrower struct {
 	// blocks for each, and the input positions they begin with.
 	blocks  int
 	start   [side]int32
-	weights []int16
+	weights []uint8
 }
 
 func newNarrower(width int, give func(row *[side]uint8)) *narrower {

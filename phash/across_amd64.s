@@ -1,6 +1,6 @@
 #include "textflag.h"
 
-// func narrowVector(sums *[2][side]int32, row0, row1 *uint8, start *[side]int32, weights *int16, blocks int)
+// func narrowVector(sums *[2][side]int32, row0, row1 *uint8, start *[side]int32, weights *uint8, blocks int)
 TEXT ·narrowVector(SB), NOSPLIT, $0-48
 	MOVQ sums+0(FP), DI
 	MOVQ row0+8(FP), SI

@@ -19,7 +19,10 @@ func (n *narrower) narrow() {
 	narrowVector(&n.sums, &n.rows[0][0], &n.rows[1][0], &n.start, &n.weights[0], n.blocks)
 }
 
-const blockTaps = 16
+const (
+	blockTaps = 16
+	blockSize = 4 * blockTaps // bytes
+)
 
 // prepareVector makes blocks of the weights, and drops these.
 func (n *narrower) prepareVector() (room int) {
@@ -28,13 +31,14 @@ func (n *narrower) prepareVector() (room int) {
 		n.blocks = max(n.blocks, (len(w)+blockTaps-1)/blockTaps)
 	}
 	size := blockTaps * n.blocks
-	n.weights = make([]int16, 2*size*side)
+	n.weights = make([]uint8, n.blocks*blockSize*side)
 	for i, weights := range f.weight {
 		start := max(min(f.start[i], n.width-size), 0) // blocks may not go past the row
 		n.start[i] = int32(start)
-		to := n.weights[2*size*i:]
+		blocks := n.weights[n.blocks*blockSize*i:]
 		for j, w := range weights {
-			put(to, f.start[i]-start+j, w)
+			at := f.start[i] - start + j
+			put(blocks[at/blockTaps*blockSize:], at%blockTaps, w)
 		}
 		f.weight[i] = nil
 	}
@@ -42,4 +46,4 @@ func (n *narrower) prepareVector() (room int) {
 }
 
 //go:noescape
-func narrowVector(sums *[2][side]int32, row0, row1 *uint8, start *[side]int32, weights *int16, blocks int)
+func narrowVector(sums *[2][side]int32, row0, row1 *uint8, start *[side]int32, weights *uint8, blocks int)
