@@ -4,7 +4,6 @@
 // of vector registers. A 2 in a name stands for the upper half of the narrow operands; i is an element of m, of 16 bits, for
 // which m has to be below 16.
 #define MUL_8H(m, n, d)        WORD $(0x4e609c00 | (m)<<16 | (n)<<5 | (d)) // mul Vd.8H, Vn.8H, Vm.8H
-#define MLA_8H(m, n, d)        WORD $(0x4e609400 | (m)<<16 | (n)<<5 | (d)) // mla Vd.8H, Vn.8H, Vm.8H
 #define SMULL(i, m, n, d)      WORD $(0x0f40a000 | ((i)&3)<<20 | ((i)>>2)<<11 | (m)<<16 | (n)<<5 | (d)) // smull Vd.4S, Vn.4H, Vm.H[i]
 #define SMULL2(i, m, n, d)     WORD $(0x4f40a000 | ((i)&3)<<20 | ((i)>>2)<<11 | (m)<<16 | (n)<<5 | (d)) // smull2 Vd.4S, Vn.8H, Vm.H[i]
 #define SMLAL(i, m, n, d)      WORD $(0x0f402000 | ((i)&3)<<20 | ((i)>>2)<<11 | (m)<<16 | (n)<<5 | (d)) // smlal Vd.4S, Vn.4H, Vm.H[i]
@@ -250,53 +249,50 @@ rows:
 // blocks of 16 samples.
 TEXT ·acrossVector(SB), NOSPLIT, $0-48
 	MOVD  dst+0(FP), R0
-	MOVD  near+8(FP), R1
-	MOVD  far+16(FP), R2
-	MOVD  blocks+24(FP), R5
-	MOVD  biasLeft+32(FP), R6
-	MOVD  biasRight+40(FP), R7
-	ADD   $1, R1, R3
-	ADD   $1, R2, R4
-	SUB   $1, R1
-	SUB   $1, R2
-	MOVD  $3, R8
-	VDUP  R6, V30.H8
-	VDUP  R7, V31.H8
-	VDUP  R8, V28.H8
+	MOVD  near+8(FP), R2
+	MOVD  far+16(FP), R5
+	MOVD  blocks+24(FP), R7
+	MOVD  biasLeft+32(FP), R8
+	MOVD  biasRight+40(FP), R9
+	SUB   $1, R2, R1
+	ADD   $1, R2, R3
+	SUB   $1, R5, R4
+	ADD   $1, R5, R6
+	VDUP  R8, V30.H8
+	VDUP  R9, V31.H8
+	VMOVI $9, V28.B16
 	VMOVI $3, V29.B16
 
 samples:
-	// 3*near + far of the samples before and after; from these, of those here.
-	VLD1.P  16(R1), [V0.B16]
+	VLD1.P  16(R1), [V0.B16]      // near: before, here and after
 	VLD1.P  16(R2), [V1.B16]
 	VLD1.P  16(R3), [V2.B16]
-	VLD1.P  16(R4), [V3.B16]
-	UMULL_8H(29, 0, 4)
-	UMULL2_8H(29, 0, 5)
-	UMULL_8H(29, 2, 6)
-	UMULL2_8H(29, 2, 7)
-	VUADDW  V1.B8, V4.H8, V4.H8
-	VUADDW2 V1.B16, V5.H8, V5.H8
-	VUADDW  V3.B8, V6.H8, V6.H8
-	VUADDW2 V3.B16, V7.H8, V7.H8
-	VEXT    $2, V5.B16, V4.B16, V16.B16
-	VEXT    $14, V7.B16, V6.B16, V17.B16
-
-	VADD V30.H8, V4.H8, V4.H8
-	VADD V30.H8, V5.H8, V5.H8
-	VADD V31.H8, V6.H8, V6.H8
-	VADD V31.H8, V7.H8, V7.H8
-	MLA_8H(28, 16, 4)
-	MLA_8H(28, 17, 5)
-	MLA_8H(28, 16, 6)
-	MLA_8H(28, 17, 7)
-	SHRN_8B(4, 4, 18)
-	SHRN_8B(4, 6, 19)
-	SHRN2_16B(4, 5, 18)
-	SHRN2_16B(4, 7, 19)
-	VST2.P [V18.B16, V19.B16], 32(R0)
-	SUB    $1, R5
-	CBNZ   R5, samples
+	VLD1.P  16(R4), [V3.B16]      // far
+	VLD1.P  16(R5), [V4.B16]
+	VLD1.P  16(R6), [V5.B16]
+	UMULL_8H(28, 1, 16)           // 9*near + 3*far
+	UMULL2_8H(28, 1, 17)
+	UMLAL_8H(29, 4, 16)
+	UMLAL2_8H(29, 4, 17)
+	VUADDW  V3.B8, V30.H8, V18.H8 // 3*near + far + bias
+	VUADDW2 V3.B16, V30.H8, V19.H8
+	VUADDW  V5.B8, V31.H8, V20.H8
+	VUADDW2 V5.B16, V31.H8, V21.H8
+	UMLAL_8H(29, 0, 18)
+	UMLAL2_8H(29, 0, 19)
+	UMLAL_8H(29, 2, 20)
+	UMLAL2_8H(29, 2, 21)
+	VADD    V16.H8, V18.H8, V18.H8
+	VADD    V17.H8, V19.H8, V19.H8
+	VADD    V16.H8, V20.H8, V20.H8
+	VADD    V17.H8, V21.H8, V21.H8
+	SHRN_8B(4, 18, 22)
+	SHRN_8B(4, 20, 23)
+	SHRN2_16B(4, 19, 22)
+	SHRN2_16B(4, 21, 23)
+	VST2.P  [V22.B16, V23.B16], 32(R0)
+	SUB     $1, R7
+	CBNZ    R7, samples
 	RET
 
 // func yccVector(gray, luminance, cbs, crs *uint8, blocks int)
