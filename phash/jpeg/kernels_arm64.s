@@ -51,60 +51,60 @@ GLOBL cosines<>(SB), RODATA|NOPTR, $32
 
 // TERMS has the sums of one pass of the inverse DCT over eight vectors V0 to V7, the coefficients of eight columns (or rows). A sum
 // is 2 x 4 x 32 bits. Those of even coefficients come to V22 and V23, V24 and V25, V20 and V21, V18 and V19, those of odd ones to
-// V10 and V11, V26 and V27, V28 and V29, V8 and V9.
+// V10 and V11, V26 and V27, V28 and V29, V8 and V9. The two kinds take turns, so that neither waits for its own multiplications.
 #define TERMS \
-	VADD V4.H8, V0.H8, V16.H8  \
-	VSUB V4.H8, V0.H8, V17.H8  \
-	SMULL(0, 14, 2, 8)         \
-	SMULL2(0, 14, 2, 9)        \
-	SMULL(1, 14, 2, 10)        \
-	SMULL2(1, 14, 2, 11)       \
-	SMLAL(1, 14, 6, 8)         \
-	SMLAL2(1, 14, 6, 9)        \
-	SMLAL(2, 14, 6, 10)        \
-	SMLAL2(2, 14, 6, 11)       \
-	SSHLL_4S(13, 16, 18)       \
-	SSHLL2_4S(13, 16, 19)      \
-	SSHLL_4S(13, 17, 20)       \
-	SSHLL2_4S(13, 17, 21)      \
-	VADD V8.S4, V18.S4, V22.S4  \
-	VADD V9.S4, V19.S4, V23.S4  \
-	VADD V10.S4, V20.S4, V24.S4 \
-	VADD V11.S4, V21.S4, V25.S4 \
-	VSUB V8.S4, V18.S4, V18.S4  \
-	VSUB V9.S4, V19.S4, V19.S4  \
-	VSUB V10.S4, V20.S4, V20.S4 \
-	VSUB V11.S4, V21.S4, V21.S4 \
-	VADD V3.H8, V7.H8, V16.H8  \
-	VADD V1.H8, V5.H8, V17.H8  \
-	SMULL(3, 14, 16, 8)        \
-	SMULL2(3, 14, 16, 9)       \
-	SMULL(4, 14, 16, 10)       \
-	SMULL2(4, 14, 16, 11)      \
-	SMLAL(4, 14, 17, 8)        \
-	SMLAL2(4, 14, 17, 9)       \
-	SMLAL(5, 14, 17, 10)       \
-	SMLAL2(5, 14, 17, 11)      \
-	VMOV V8.B16, V26.B16       \
-	VMOV V9.B16, V27.B16       \
-	VMOV V10.B16, V28.B16      \
-	VMOV V11.B16, V29.B16      \
-	SMLAL(6, 14, 7, 8)         \
-	SMLAL2(6, 14, 7, 9)        \
-	SMLAL(7, 14, 7, 10)        \
-	SMLAL2(7, 14, 7, 11)       \
-	SMLAL(2, 15, 5, 26)        \
-	SMLAL2(2, 15, 5, 27)       \
-	SMLAL(1, 15, 5, 28)        \
-	SMLAL2(1, 15, 5, 29)       \
-	SMLAL(7, 14, 1, 8)         \
-	SMLAL2(7, 14, 1, 9)        \
-	SMLAL(0, 15, 1, 10)        \
-	SMLAL2(0, 15, 1, 11)       \
-	SMLAL(3, 15, 3, 26)        \
-	SMLAL2(3, 15, 3, 27)       \
-	SMLAL(2, 15, 3, 28)        \
-	SMLAL2(2, 15, 3, 29)
+	VADD V3.H8, V7.H8, V26.H8   \
+	VADD V1.H8, V5.H8, V27.H8   \
+	VADD V4.H8, V0.H8, V16.H8   \
+	VSUB V4.H8, V0.H8, V17.H8   \
+	SMULL(3, 14, 26, 8)         \
+	SMULL2(3, 14, 26, 9)        \
+	SMULL(4, 14, 26, 10)        \
+	SMULL2(4, 14, 26, 11)       \
+	SMLAL(4, 14, 27, 8)         \
+	SMLAL2(4, 14, 27, 9)        \
+	SSHLL_4S(13, 16, 18)        \
+	SSHLL2_4S(13, 16, 19)       \
+	SMLAL(5, 14, 27, 10)        \
+	SMLAL2(5, 14, 27, 11)       \
+	SMULL(0, 14, 2, 12)         \
+	SMULL2(0, 14, 2, 13)        \
+	VMOV V8.B16, V26.B16        \
+	VMOV V9.B16, V27.B16        \
+	SMLAL(1, 14, 6, 12)         \
+	SMLAL2(1, 14, 6, 13)        \
+	VMOV V10.B16, V28.B16       \
+	VMOV V11.B16, V29.B16       \
+	SMLAL(7, 14, 7, 10)         \
+	SMLAL2(7, 14, 7, 11)        \
+	SSHLL_4S(13, 17, 20)        \
+	SSHLL2_4S(13, 17, 21)       \
+	SMLAL(0, 15, 1, 10)         \
+	SMLAL2(0, 15, 1, 11)        \
+	SMULL(1, 14, 2, 30)         \
+	SMULL2(1, 14, 2, 31)        \
+	SMLAL(6, 14, 7, 8)          \
+	SMLAL2(6, 14, 7, 9)         \
+	VADD V12.S4, V18.S4, V22.S4 \
+	VADD V13.S4, V19.S4, V23.S4 \
+	VSUB V12.S4, V18.S4, V18.S4 \
+	VSUB V13.S4, V19.S4, V19.S4 \
+	SMLAL(7, 14, 1, 8)          \
+	SMLAL2(7, 14, 1, 9)         \
+	SMLAL(2, 14, 6, 30)         \
+	SMLAL2(2, 14, 6, 31)        \
+	SMLAL(2, 15, 5, 26)         \
+	SMLAL2(2, 15, 5, 27)        \
+	SMLAL(1, 15, 5, 28)         \
+	SMLAL2(1, 15, 5, 29)        \
+	SMLAL(3, 15, 3, 26)         \
+	SMLAL2(3, 15, 3, 27)        \
+	SMLAL(2, 15, 3, 28)         \
+	SMLAL2(2, 15, 3, 29)        \
+	VADD V30.S4, V20.S4, V24.S4 \
+	VADD V31.S4, V21.S4, V25.S4 \
+	VSUB V30.S4, V20.S4, V20.S4 \
+	VSUB V31.S4, V21.S4, V21.S4
 
 // ROWS16 makes 16 bits of sum and difference of an even and an odd term, at the end of the first pass.
 #define ROWS16(even0, even1, odd0, odd1, sum, difference) \
@@ -162,13 +162,13 @@ TEXT ·idctVector(SB), NOSPLIT, $0-32
 
 columns:
 	VLD1 (R3), [V20.H8, V21.H8, V22.H8, V23.H8]
-	MUL_8H(17, 1, 1)
-	MUL_8H(18, 2, 2)
-	MUL_8H(19, 3, 3)
-	MUL_8H(20, 4, 4)
-	MUL_8H(21, 5, 5)
-	MUL_8H(22, 6, 6)
 	MUL_8H(23, 7, 7)
+	MUL_8H(19, 3, 3)
+	MUL_8H(21, 5, 5)
+	MUL_8H(17, 1, 1)
+	MUL_8H(20, 4, 4)
+	MUL_8H(18, 2, 2)
+	MUL_8H(22, 6, 6)
 	TERMS
 	ROWS16(V22, V23, V10, V11, 0, 7)
 	ROWS16(V24, V25, V26, V27, 1, 6)
