@@ -3,13 +3,14 @@
 # make test   every check; installs what is missing (scripts/setup)
 # make newest the tests of the newest RabbitMQ and Valkey alone
 # make matrix each pair of releases of RabbitMQ and of Redis or Valkey; writes docs/tested-with.md
+# make arm64  the tests of the hash as arm64 runs them, under qemu
 # make violence   twelve minutes of kill -9, restarts, lost rights and time-outs, and an account of every job
 # make fleet  25 minutes of limits, outages and budgets; make measure says how fast it is
 # make build  bin/onceover, static
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: demo dev test test-short newest matrix celery-suite violence fleet measure setup modules build image clean
+.PHONY: demo dev test test-short newest matrix arm64 celery-suite violence fleet measure setup modules build image clean
 
 demo:
 	go run ./cmd/onceover demo
@@ -31,6 +32,15 @@ newest:
 # PAIRS="4.3+valkey-9" runs one pair and leaves the rows of the others as they are.
 matrix:
 	scripts/matrix $(if $(PAIRS),-pairs "$(PAIRS)") $(FLAGS)
+
+# On a processor without dot products too, where the resampling is in Go. One test starts a process of its own, which qemu cannot.
+arm64: export CGO_ENABLED = 0
+arm64: export GOOS = linux
+arm64: export GOARCH = arm64
+arm64:
+	@command -v qemu-aarch64-static >/dev/null || { echo "make arm64: there is no qemu-aarch64-static; Debian has it in qemu-user-static" >&2; exit 1; }
+	go test -exec qemu-aarch64-static -timeout 30m -skip '^TestPeakMemory$$' ./phash/...
+	QEMU_CPU=cortex-a72 go test -exec qemu-aarch64-static -timeout 30m -run 'Narrower$$|^TestGolden$$' ./phash
 
 # All of Celery's own integration tests, against examples/integration.
 celery-suite: setup
