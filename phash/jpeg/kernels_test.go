@@ -77,12 +77,19 @@ func TestAcross(t *testing.T) {
 			continue
 		}
 		near, far := noise(rng, marginLeft+n+marginRight), noise(rng, marginLeft+n+marginRight)
+		sum := func(x int) int { return 3*int(near[marginLeft+x]) + int(far[marginLeft+x]) }
 		for _, bias := range [][2]int{{4, 8}, {8, 7}} {
-			got, want := make([]uint8, 2*n+marginRight), make([]uint8, 2*n)
-			across(got, near, far, n, bias[0], bias[1])
-			acrossGo(want, near, far, n, bias[0], bias[1])
-			if !bytes.Equal(got[:2*n], want) {
-				t.Fatalf("%d samples, biases %v: got %v, want %v", n, bias, got[:2*n], want)
+			want := make([]uint8, 2*n)
+			for x := range n {
+				want[2*x] = uint8((3*sum(x) + sum(x-1) + bias[0]) / 16)
+				want[2*x+1] = uint8((3*sum(x) + sum(x+1) + bias[1]) / 16)
+			}
+			for name, version := range map[string]func(dst, near, far []uint8, n, left, right int){"across": across, "acrossGo": acrossGo} {
+				got := make([]uint8, 2*n+marginRight)
+				version(got, near, far, n, bias[0], bias[1])
+				if !bytes.Equal(got[:2*n], want) {
+					t.Fatalf("%s of %d samples, biases %v: got %v, want %v", name, n, bias, got[:2*n], want)
+				}
 			}
 		}
 	}
