@@ -5,11 +5,11 @@ import (
 	"slices"
 )
 
-// An affine says where a point of a signature lies in a view: x = 0.5 + p0 + (1+p1) u + p2 v and y = 0.5 + p3 + p4 u + (1+p5) v, u and v
-// from -0.5 to 0.5. The zero value is the identity.
+// An affine maps a point of a signature to one of a view: x = 0.5 + p0 + (1+p1) u + p2 v and
+// y = 0.5 + p3 + p4 u + (1+p5) v, with u and v from -0.5 to 0.5. The zero value is the identity.
 type affine [6]float64
 
-// still reports whether nothing is moved by more than most of the picture.
+// still reports whether no parameter moves the picture by most of a side or more.
 func (p affine) still(most float64) bool {
 	for _, v := range p {
 		if math.Abs(v) >= most {
@@ -19,39 +19,61 @@ func (p affine) still(most float64) bool {
 	return true
 }
 
-// sample returns the means of q over the side x side cells of a signature, each of (q.side/side)² bilinear samples. Beyond the edge
-// the sample at the edge counts.
+// near reports whether p and o differ by less than a quarter of a cell of the first level.
+func (p affine) near(o affine) bool {
+	for i := range p {
+		p[i] -= o[i]
+	}
+	return p.still(0.25 / firstSide)
+}
+
+// sample returns the means of q over the side x side cells of a signature, each of (q.side/side)²
+// bilinear samples. Beyond the edge the sample at the edge counts.
 func (q plane) sample(p affine, side int) plane {
-	n := q.side
+	out := newPlane(side)
+	q.sampleInto(p, out)
+	return out
+}
+
+func (q plane) sampleInto(p affine, out plane) {
+	n, side := q.side, out.side
 	k := n / side
 	half := 0.5 - 0.5*float64(n)
 	cx := float64(n)*(0.5+p[0]) + (1+p[1])*half + p[2]*half - 0.5
 	cy := float64(n)*(0.5+p[3]) + (1+p[5])*half + p[4]*half - 0.5
-	out := newPlane(side)
+	clear(out.pix)
 	share := float32(1 / float64(k*k))
-	last := float64(n - 1)
+	last := float32(n - 1)
+	right, down := float32(1+p[1]), float32(p[4])
 	for i := range n {
 		row := out.pix[i/k*side:][:side]
-		x, y := cx+p[2]*float64(i), cy+(1+p[5])*float64(i)
-		for j := range n {
-			fx, fy := min(max(x, 0), last), min(max(y, 0), last)
-			x0, y0 := min(int(fx), n-2), min(int(fy), n-2)
-			dx, dy := float32(fx-float64(x0)), float32(fy-float64(y0))
-			a := q.pix[y0*n+x0:]
-			b := q.pix[(y0+1)*n+x0:]
-			top := a[0] + dx*(a[1]-a[0])
-			bottom := b[0] + dx*(b[1]-b[0])
-			row[j/k] += share * (top + dy*(bottom-top))
-			x += 1 + p[1]
-			y += p[4]
+		x, y := float32(cx+p[2]*float64(i)), float32(cy+(1+p[5])*float64(i))
+		for cell := range row {
+			sum := float32(0)
+			for range k {
+				fx, fy := min(max(x, 0), last), min(max(y, 0), last)
+				x0, y0 := min(int(fx), n-2), min(int(fy), n-2)
+				dx, dy := fx-float32(x0), fy-float32(y0)
+				a := q.pix[y0*n+x0:][: n+2 : n+2]
+				top := a[0] + dx*(a[1]-a[0])
+				bottom := a[n] + dx*(a[n+1]-a[n])
+				sum += top + dy*(bottom-top)
+				x += right
+				y += down
+			}
+			row[cell] += share * sum
 		}
 	}
-	return out
 }
 
-// inside returns the cells, of side x side, that lie in the view, and how many they are. slack is how much of a cell may lie outside.
+// inside returns the cells, of side x side, that lie in the view, and how many they are. slack is
+// the share of a cell that may lie outside.
 func (p affine) inside(side int, slack float64) (in []bool, count int) {
 	in = make([]bool, side*side)
+	return in, p.insideInto(in, side, slack)
+}
+
+func (p affine) insideInto(in []bool, side int, slack float64) (count int) {
 	e, s := 0.5/float64(side), slack/float64(side)
 	if t := max(math.Abs(p[2]), math.Abs(p[4])); t >= 0.004 {
 		s = -0.55 * t // a turned cell has its corners outside
@@ -61,107 +83,119 @@ func (p affine) inside(side int, slack float64) (in []bool, count int) {
 		for j := range side {
 			u := (float64(j)+0.5)/float64(side) - 0.5
 			x, y := 0.5+p[0]+(1+p[1])*u+p[2]*v, 0.5+p[3]+(1+p[5])*v+p[4]*u
-			if x-e >= -s && x+e <= 1+s && y-e >= -s && y+e <= 1+s {
-				in[i*side+j] = true
+			ok := x-e >= -s && x+e <= 1+s && y-e >= -s && y+e <= 1+s
+			in[i*side+j] = ok
+			if ok {
 				count++
 			}
 		}
 	}
-	return in, count
+	return count
 }
 
 const (
-	alignSide = 32
+	// Alignment goes from few cells, on which a picture that is moved by some percent is still
+	// found, to those on which luma is judged.
+	firstSide, secondSide = 16, 32
 	// leastInside is the share of the cells of a signature that must lie in the view.
 	leastInside = 0.6
 	farOff      = 1e9
 )
 
-// starts are the scales from which alignment begins: copies are cropped by up to 9 % of a side in all, or the other way round.
-var starts = [...]float64{0, 0.04, -0.04, 0.09, -0.09}
+// starts are the scales from which alignment begins: copies are cropped by up to 9 % of a side in
+// all, or the signature's picture is.
+var starts = [...]float64{0, 0.02, -0.02, 0.05, -0.05, 0.1, -0.1}
+
+// pursued is the number of different places, best first, that are looked at in more cells.
+const pursued = 3
 
 // align returns where the signature lies in the view, and how far the two are apart then.
 func align(q *View, a plane) (affine, float64) {
-	blurred := a.blurred()
-	best, apart := affine{}, math.Inf(1)
-	for _, s := range starts {
-		p, e := refine(q.coarse, blurred, affine{1: s, 5: s}, 5, true)
-		if e < apart-0.02 {
-			best, apart = p, e
+	type place struct {
+		p     affine
+		apart float64
+	}
+	better := func(a, b place) int {
+		if a.apart < b.apart {
+			return -1
 		}
-		if e < 2 {
-			break
+		return 1
+	}
+	first, second, last := newAligner(q.rough, a.down(firstSide)), newAligner(q.coarse, a.down(secondSide)), newAligner(q.fine, a)
+	var places []place
+	for _, s := range starts {
+		p, e := first.refine(affine{1: s, 5: s}, 6)
+		if e < farOff && !slices.ContainsFunc(places, func(o place) bool { return o.p.near(p) }) {
+			places = append(places, place{p, e})
 		}
 	}
-	return refine(q.coarse, a, best, 4, false)
+	slices.SortFunc(places, better)
+	places = places[:min(len(places), pursued)]
+	for i, c := range places {
+		places[i].p, places[i].apart = second.refine(c.p, 5)
+	}
+	if len(places) == 0 {
+		return affine{}, farOff
+	}
+	best := slices.MinFunc(places, better)
+	if best.apart >= farOff {
+		return best.p, farOff
+	}
+	return last.refine(best.p, 2)
 }
 
-// refine moves p so that the view and the signature differ as little as may be, by steps of Gauss and Newton with weights that leave
-// out what differs much.
-func refine(q, a plane, p affine, steps int, blur bool) (affine, float64) {
-	var ridge [8]float64 // keeps what the picture does not decide near nothing
-	for i := 2; i < 8; i++ {
-		ridge[i] = (2 / 0.03) * (2 / 0.03)
+// An aligner aligns one signature with one view on a number of cells.
+type aligner struct {
+	q, a, s  plane
+	in       []bool
+	rest     []float32
+	sorted   []float32
+	gx, gy   []float32
+	position []float32 // of the cells of a row, or of a column, from -0.5 to 0.5
+}
+
+func newAligner(q, a plane) *aligner {
+	n := len(a.pix)
+	l := &aligner{q: q, a: a, s: newPlane(a.side), in: make([]bool, n), position: make([]float32, a.side)}
+	floats := make([]float32, 4*n)
+	l.rest, l.sorted, l.gx, l.gy = floats[:n:n], floats[n:2*n:2*n], floats[2*n:3*n:3*n], floats[3*n:]
+	for i := range l.position {
+		l.position[i] = (float32(i)+0.5)/float32(a.side) - 0.5
 	}
-	ridge[4], ridge[6] = (2/0.01)*(2/0.01), (2/0.01)*(2/0.01)
-	sampled := func() plane {
-		s := q.sample(p, alignSide)
-		if blur {
-			s = s.blurred()
-		}
-		return s
-	}
+	return l
+}
+
+// look samples the view where p says and reports whether enough cells lie in it.
+func (l *aligner) look(p affine) bool {
+	l.q.sampleInto(p, l.s)
+	return float64(p.insideInto(l.in, l.a.side, 0.06)) >= leastInside*float64(len(l.in))
+}
+
+// refine moves p, by steps of Gauss and Newton with weights that leave out what differs much, so
+// that the view and the signature differ as little as possible. It returns the mean difference
+// after that, differences of more than 20 levels counting as 20.
+func (l *aligner) refine(p affine, steps int) (affine, float64) {
+	// The ridge keeps parameters that the picture does not decide near 0.
+	const move, shear = (2 / 0.03) * (2 / 0.03), (2 / 0.01) * (2 / 0.01)
+	ridge := [8]float64{300, 0, move, move, shear, move, shear, move}
 	gain := 1.0
 	for step := range steps {
-		s := sampled()
-		in, count := p.inside(alignSide, 0.06)
-		if float64(count) < leastInside*alignSide*alignSide {
+		if !l.look(p) {
 			return p, farOff
 		}
-		gx, gy := s.gradients()
-		rest := make([]float64, len(s.pix))
-		for i, v := range s.pix {
-			rest[i] = float64(a.pix[i]) - gain*float64(v)
-		}
-		offset := medianOf(rest, in, false)
-		for i := range rest {
-			rest[i] -= offset
-		}
-		spread := 1.48*medianOf(rest, in, true) + 0.5
-
-		var h [8][8]float64
-		var b [8]float64
-		for i := range rest {
-			if !in[i] {
-				continue
-			}
-			u := (float64(i%alignSide)+0.5)/alignSide - 0.5
-			v := (float64(i/alignSide)+0.5)/alignSide - 0.5
-			r := rest[i] / (2.5 * spread)
-			weight := 1 / (1 + r*r)
-			dx, dy := gain*gx[i], gain*gy[i]
-			x := [8]float64{float64(s.pix[i]), 1, dx, dx * u, dx * v, dy, dy * u, dy * v}
-			y := float64(a.pix[i])
-			for j, xj := range x {
-				wx := weight * xj
-				b[j] += wx * y
-				for k := j; k < 8; k++ {
-					h[j][k] += wx * x[k]
-				}
-			}
-		}
-		// The derivatives are of p0, p1, p2 (x) and p3, p4, p5 (y): of x by 1, u, v, and of y by 1, u, v.
+		l.gradients()
+		spread := 1.48*l.differ(gain) + 0.5
+		h, b := l.equations(float32(gain), float32(1/(2.5*spread)))
 		for j := range 8 {
 			for k := range j {
 				h[j][k] = h[k][j]
 			}
 			h[j][j] += ridge[j]
 		}
+		b[0] += ridge[0]
 		for j := 2; j < 8; j++ {
 			b[j] -= ridge[j] * p[j-2]
 		}
-		h[0][0] += 300
-		b[0] += 300
 		d, ok := solve(h, b)
 		if !ok {
 			return p, farOff
@@ -172,86 +206,93 @@ func refine(q, a plane, p affine, steps int, blur bool) (affine, float64) {
 			p[j] += min(max(d[j+2], -0.04), 0.04)
 			most = max(most, math.Abs(d[j+2]))
 		}
-		if step > 1 && most < 2e-4 {
+		if step > 0 && most < 2e-4 {
 			break
 		}
 	}
-	s := sampled()
-	in, count := p.inside(alignSide, 0.06)
-	if float64(count) < leastInside*alignSide*alignSide {
+	if !l.look(p) {
 		return p, farOff
 	}
-	fitted, _ := fitTone(s.pix, a.pix, in, false, 2)
-	sum := 0.0
-	for i, f := range fitted {
-		if in[i] {
-			sum += min(math.Abs(float64(a.pix[i])-f), 20)
+	fit := fitTone(l.s.pix, l.a.pix, l.in, false, 2)
+	sum, n := 0.0, 0
+	for i, ok := range l.in {
+		if ok {
+			sum += min(math.Abs(float64(l.a.pix[i])-fit.of(float64(l.s.pix[i]))), 20)
+			n++
 		}
 	}
-	return p, sum / float64(count)
+	return p, sum / float64(n)
 }
 
-// gradients returns the differences by u and v, central ones within.
-func (p plane) gradients() (gx, gy []float64) {
-	n := p.side
-	gx, gy = make([]float64, n*n), make([]float64, n*n)
+// differ sets rest to how far the cells are apart by a gain and the best offset. It returns the
+// median of the absolute values.
+func (l *aligner) differ(gain float64) float64 {
+	for i, v := range l.s.pix {
+		l.rest[i] = l.a.pix[i] - float32(gain)*v
+	}
+	offset := median(l.rest, l.in, false, l.sorted)
+	for i := range l.rest {
+		l.rest[i] -= offset
+	}
+	return float64(median(l.rest, l.in, true, l.sorted))
+}
+
+// equations returns the upper half of the normal equations for the gain, the offset, and the moves
+// of p0, p1, p2 (of x by 1, u, v) and p3, p4, p5 (of y by 1, u, v).
+func (l *aligner) equations(gain, sharpness float32) (h [8][8]float64, b [8]float64) {
+	n := l.a.side
+	for y, v := range l.position {
+		var hr [8][8]float32
+		var br [8]float32
+		for x, u := range l.position {
+			i := y*n + x
+			if !l.in[i] {
+				continue
+			}
+			r := l.rest[i] * sharpness
+			weight := 1 / (1 + r*r)
+			dx, dy := gain*l.gx[i], gain*l.gy[i]
+			f := [8]float32{l.s.pix[i], 1, dx, dx * u, dx * v, dy, dy * u, dy * v}
+			a := l.a.pix[i]
+			for j := range 8 {
+				w := weight * f[j]
+				br[j] += w * a
+				for k := j; k < 8; k++ {
+					hr[j][k] += w * f[k]
+				}
+			}
+		}
+		for j := range 8 {
+			b[j] += float64(br[j])
+			for k := j; k < 8; k++ {
+				h[j][k] += float64(hr[j][k])
+			}
+		}
+	}
+	return h, b
+}
+
+// gradients sets gx and gy to the differences of s by u and v, central ones within.
+func (l *aligner) gradients() {
+	n, pix := l.s.side, l.s.pix
 	for y := range n {
 		for x := range n {
-			i := y*n + x
 			left, right := max(x-1, 0), min(x+1, n-1)
 			up, down := max(y-1, 0), min(y+1, n-1)
-			gx[i] = float64(p.pix[y*n+right]-p.pix[y*n+left]) / float64(right-left) * float64(n)
-			gy[i] = float64(p.pix[down*n+x]-p.pix[up*n+x]) / float64(down-up) * float64(n)
+			l.gx[y*n+x] = (pix[y*n+right] - pix[y*n+left]) * float32(n) / float32(right-left)
+			l.gy[y*n+x] = (pix[down*n+x] - pix[up*n+x]) * float32(n) / float32(down-up)
 		}
 	}
-	return gx, gy
 }
 
-// kernel is a Gaussian of sigma 1.2.
-var kernel = func() (k [11]float32) {
-	sum := 0.0
-	for i := range k {
-		d := float64(i - len(k)/2)
-		sum += math.Exp(-d * d / (2 * 1.2 * 1.2))
-	}
-	for i := range k {
-		d := float64(i - len(k)/2)
-		k[i] = float32(math.Exp(-d*d/(2*1.2*1.2)) / sum)
-	}
-	return k
-}()
-
-// blurred returns the plane blurred, the samples at the edge being repeated.
-func (p plane) blurred() plane {
-	n, r := p.side, len(kernel)/2
-	across, out := newPlane(n), newPlane(n)
-	for y := range n {
-		for x := range n {
-			sum := float32(0)
-			for k, w := range kernel {
-				sum += w * p.pix[y*n+min(max(x+k-r, 0), n-1)]
-			}
-			across.pix[y*n+x] = sum
-		}
-	}
-	for y := range n {
-		for k, w := range kernel {
-			from := across.pix[min(max(y+k-r, 0), n-1)*n:][:n]
-			for x, v := range from {
-				out.pix[y*n+x] += w * v
-			}
-		}
-	}
-	return out
-}
-
-// medianOf returns the median of the values that count, or of their absolute values.
-func medianOf(values []float64, in []bool, absolute bool) float64 {
-	kept := make([]float64, 0, len(values))
+// median returns the median of the values that count, or of their absolute values: the upper one
+// of two. It needs room for as many values.
+func median(values []float32, in []bool, absolute bool, room []float32) float32 {
+	kept := room[:0]
 	for i, v := range values {
 		if in[i] {
-			if absolute {
-				v = math.Abs(v)
+			if absolute && v < 0 {
+				v = -v
 			}
 			kept = append(kept, v)
 		}
@@ -259,20 +300,57 @@ func medianOf(values []float64, in []bool, absolute bool) float64 {
 	if len(kept) == 0 {
 		return 0
 	}
-	slices.Sort(kept)
-	return (kept[(len(kept)-1)/2] + kept[len(kept)/2]) / 2
+	return quantile(kept, len(kept)/2)
 }
 
-// fitTone fits a = g s + o, and with bend + q (s-128)²/128, leaving out what differs much. It returns the fitted values and g.
-func fitTone(s, a []float32, in []bool, bend bool, rounds int) (fitted []float64, gain float64) {
+// quantile returns the value that would be at index k if the values were sorted, by Hoare's
+// selection. It reorders them.
+func quantile(v []float32, k int) float32 {
+	low, high := 0, len(v)-1
+	for low < high {
+		pivot := v[k]
+		i, j := low, high
+		for i <= j {
+			for v[i] < pivot {
+				i++
+			}
+			for pivot < v[j] {
+				j--
+			}
+			if i <= j {
+				v[i], v[j] = v[j], v[i]
+				i++
+				j--
+			}
+		}
+		if j < k {
+			low = i
+		}
+		if k < i {
+			high = j
+		}
+	}
+	return v[k]
+}
+
+// A tone says how bright a thing of the one picture is in the other.
+type tone struct{ gain, offset, bend float64 }
+
+func (t tone) of(v float64) float64 {
+	d := v - 128
+	return t.gain*v + t.offset + t.bend*d*d/128
+}
+
+// fitTone fits a tone by which a is s, without bend or with it, leaving out what differs much.
+func fitTone(s, a []float32, in []bool, bend bool, rounds int) tone {
 	n := 2
 	if bend {
 		n = 3
 	}
-	ridge, prior := [3]float64{300, 1, 300}, [3]float64{1, 0, 0}
-	fitted, rest := make([]float64, len(s)), make([]float64, len(s))
-	var c [3]float64
-	spread := math.Inf(1)
+	ridge := [3]float64{300, 1, 300}
+	t := tone{gain: 1}
+	rest, room := make([]float32, len(s)), make([]float32, len(s))
+	sharpness := 0.0
 	for range rounds {
 		var h [3][3]float64
 		var b [3]float64
@@ -280,62 +358,58 @@ func fitTone(s, a []float32, in []bool, bend bool, rounds int) (fitted []float64
 			if !in[i] {
 				continue
 			}
-			weight := 1.0
-			if !math.IsInf(spread, 1) {
-				r := rest[i] / (2 * spread)
-				weight = 1 / (1 + r*r)
-			}
+			r := float64(rest[i]) * sharpness
+			weight := 1 / (1 + r*r)
 			d := float64(v) - 128
 			x := [3]float64{float64(v), 1, d * d / 128}
 			for j := range n {
-				b[j] += weight * x[j] * float64(a[i])
+				w := weight * x[j]
+				b[j] += w * float64(a[i])
 				for k := range n {
-					h[j][k] += weight * x[j] * x[k]
+					h[j][k] += w * x[k]
 				}
 			}
 		}
 		for j := range n {
 			h[j][j] += ridge[j]
-			b[j] += ridge[j] * prior[j]
 		}
+		b[0] += ridge[0]
 		if n == 2 {
 			h[2][2] = 1
 		}
-		var ok bool
-		if c, ok = solve3(h, b); !ok {
-			c = prior
+		c, ok := solve3(h, b)
+		if !ok {
+			return tone{gain: 1}
 		}
+		t = tone{c[0], c[1], c[2]}
 		for i, v := range s {
-			d := float64(v) - 128
-			fitted[i] = c[0]*float64(v) + c[1] + c[2]*d*d/128
-			rest[i] = float64(a[i]) - fitted[i]
+			rest[i] = a[i] - float32(t.of(float64(v)))
 		}
-		spread = 1.48*medianOf(rest, in, true) + 0.5
+		sharpness = 1 / (2 * (1.48*float64(median(rest, in, true, room)) + 0.5))
 	}
-	return fitted, c[0]
+	return t
 }
+
+// solve solves h x = b for a matrix that is symmetric and positive definite, by Cholesky's
+// decomposition.
+func solve(h [8][8]float64, b [8]float64) (x [8]float64, ok bool) { return solveFirst(8, &h, &b) }
 
 func solve3(h [3][3]float64, b [3]float64) (x [3]float64, ok bool) {
 	var wide [8][8]float64
 	var right [8]float64
-	for i := range 8 {
-		wide[i][i] = 1
-	}
 	for i := range 3 {
 		right[i] = b[i]
-		for j := range 3 {
-			wide[i][j] = h[i][j]
-		}
+		copy(wide[i][:], h[i][:])
 	}
-	all, ok := solve(wide, right)
-	copy(x[:], all[:3])
+	all, ok := solveFirst(3, &wide, &right)
+	copy(x[:], all[:])
 	return x, ok
 }
 
-// solve solves h x = b for a matrix that is symmetric and positive definite, by Cholesky's decomposition.
-func solve(h [8][8]float64, b [8]float64) (x [8]float64, ok bool) {
+// solveFirst solves the first n equations.
+func solveFirst(n int, h *[8][8]float64, b *[8]float64) (x [8]float64, ok bool) {
 	var l [8][8]float64
-	for i := range 8 {
+	for i := range n {
 		for j := range i + 1 {
 			sum := h[i][j]
 			for k := range j {
@@ -351,16 +425,16 @@ func solve(h [8][8]float64, b [8]float64) (x [8]float64, ok bool) {
 			}
 		}
 	}
-	for i := range 8 {
+	for i := range n {
 		sum := b[i]
 		for k := range i {
 			sum -= l[i][k] * x[k]
 		}
 		x[i] = sum / l[i][i]
 	}
-	for i := 7; i >= 0; i-- {
+	for i := n - 1; i >= 0; i-- {
 		sum := x[i]
-		for k := i + 1; k < 8; k++ {
+		for k := i + 1; k < n; k++ {
 			sum -= l[k][i] * x[k]
 		}
 		x[i] = sum / l[i][i]

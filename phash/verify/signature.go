@@ -67,6 +67,7 @@ type View struct {
 	Hashes
 	fine   plane    // luma, 192 x 192
 	coarse plane    // luma, 64 x 64
+	rough  plane    // luma, 32 x 32
 	chroma [2]plane // Cb and Cr, 64 x 64
 
 	turned [phash.Turns]phash.Hash // turned[0] is Hash
@@ -75,7 +76,8 @@ type View struct {
 
 const (
 	fineSide   = 4 * lumaSide
-	coarseSide = 64
+	coarseSide = 2 * secondSide
+	roughSide  = 2 * firstSide
 )
 
 // Of returns the view of a picture as people see it.
@@ -100,6 +102,7 @@ func viewOf(m *image.YCbCr, part image.Rectangle) *View {
 	c := m.COffset(part.Min.X, part.Min.Y)
 	v := &View{fine: reduced(m.Y[m.YOffset(part.Min.X, part.Min.Y):], m.YStride, w, h, fineSide)}
 	v.coarse = v.fine.down(coarseSide)
+	v.rough = v.coarse.down(roughSide)
 	v.chroma = [2]plane{reduced(m.Cb[c:], m.CStride, cw, ch, coarseSide), reduced(m.Cr[c:], m.CStride, cw, ch, coarseSide)}
 	v.Hash, v.Crops = v.fine.hashes()
 	return v
@@ -130,6 +133,7 @@ func (v *View) Signature() *Signature {
 func (s *Signature) View() *View {
 	v := &View{Hashes: s.Hashes, fine: planeOf(s.Luma[:], lumaSide).up(fineSide / lumaSide)}
 	v.coarse = v.fine.down(coarseSide)
+	v.rough = v.coarse.down(roughSide)
 	for i, b := range [2]*[chromaSide * chromaSide]uint8{&s.Cb, &s.Cr} {
 		v.chroma[i] = planeOf(b[:], chromaSide).up(coarseSide / chromaSide)
 	}
@@ -295,7 +299,7 @@ func (w Way) View() *View {
 	if w.turn == 0 {
 		return v
 	}
-	out := &View{Hashes: w.Hashes, fine: v.fine.turned(w.turn), coarse: v.coarse.turned(w.turn)}
+	out := &View{Hashes: w.Hashes, fine: v.fine.turned(w.turn), coarse: v.coarse.turned(w.turn), rough: v.rough.turned(w.turn)}
 	out.chroma = [2]plane{v.chroma[0].turned(w.turn), v.chroma[1].turned(w.turn)}
 	return out
 }

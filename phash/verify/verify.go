@@ -27,7 +27,7 @@ type Result struct {
 	At     [2]int  // column and row of the cell of the largest difference, of 48 x 48
 }
 
-// What decides.
+// What decides. docs/near-duplicates.md says where each line was drawn, and on which pictures.
 const (
 	most        = 1.84 // what a cell may differ, beyond
 	mostOfMean  = 4    // times the mean difference
@@ -39,8 +39,7 @@ const (
 	stillness   = 0.008 // moved by less, a picture is no crop
 	mostBits    = 24    // between the hashes of two that are no crops of one another
 	forContrast = 0.03  // of the range of values around a cell
-	forBurnt    = 0.25  // of what a cell is beyond burnt
-	burnt       = 245
+	forBurnt    = 0.3   // of what a cell may have lost where it burns out
 	mostColour  = 7
 	mostGrey    = 0.31 // change of saturation
 )
@@ -52,64 +51,155 @@ type Options struct {
 	Corner bool
 }
 
-// Compare tells whether a view shows the same as the picture of a signature.
+// Compare tells whether a view shows the same as the picture of a signature. A view with uniform
+// bands at its edges is compared without them too.
 func Compare(q *View, s *Signature, opt Options) Result {
-	bits := apart(q.Hash, s.Hash)
-	luma := planeOf(s.Luma[:], lumaSide)
-	p, apart := align(q, luma.down(alignSide))
-	if apart >= farOff {
-		return Result{Reason: Elsewhere}
-	}
-	r := compareLuma(q, luma, p, bits)
-	if r.Reason == Same {
-		r.Colour = compareColours(q, s, p)
-		if r.Colour > mostColour {
-			r.Reason = Colour
+	r := compare(q, s, opt)
+	if r.Reason != Same && q.inner != nil {
+		if inner := compare(q.inner, s, opt); inner.Reason == Same {
+			return inner
 		}
 	}
 	return r
 }
 
-func compareLuma(q *View, a plane, p affine, bits int) Result {
-	sampled := q.fine.sample(p, lumaSide)
+func compare(q *View, s *Signature, opt Options) Result {
+	luma := planeOf(s.Luma[:], lumaSide)
+	p, apart := align(q, luma)
+	if apart >= farOff {
+		return Result{Reason: Elsewhere}
+	}
 	in, count := p.inside(lumaSide, 0.06)
 	if float64(count) < leastInside*lumaSide*lumaSide {
 		return Result{Reason: Elsewhere}
 	}
-	fitted, gain := fitTone(sampled.pix, a.pix, in, true, 3)
-	x := newPlane(lumaSide)
-	for i, f := range fitted {
-		x.pix[i] = float32(min(max(f, 0), 255))
+	c := comparison{in: in, of: cells{luma: q.fine.sample(p, lumaSide), cb: q.chroma[0].sample(p, chromaSide), cr: q.chroma[1].sample(p, chromaSide)}}
+	c.to = cells{luma: luma, cb: planeOf(s.Cb[:], chromaSide), cr: planeOf(s.Cr[:], chromaSide)}
+	c.inColour, c.countColour = p.inside(chromaSide, 0.12)
+	c.fit()
+	return c.decide(opt, p.still(stillness) && bitsApart(q, s) > mostBits)
+}
+
+func bitsApart(q *View, s *Signature) int { return apart(q.Hash, s.Hash) }
+
+// cells are the means of a picture in the cells of a signature.
+type cells struct{ luma, cb, cr plane }
+
+// A comparison has two pictures in the cells of one of them. The first one is that which has less
+// contrast, so that what burns out is in the second one.
+type comparison struct {
+	of, to       cells
+	in, inColour []bool
+	countColour  int
+	tone         tone
+	luma, cb, cr plane     // of, with the tone of to, burnt out where that is
+	lost         []float32 // by each cell of luma, at most, where it burns out
+}
+
+// fit fits the tone, and exchanges the pictures if the second one has less contrast.
+func (c *comparison) fit() {
+	c.tone = fitTone(c.of.luma.pix, c.to.luma.pix, c.in, false, 3)
+	if c.tone.gain < 1 {
+		c.of, c.to = c.to, c.of
+		c.tone = fitTone(c.of.luma.pix, c.to.luma.pix, c.in, false, 3)
 	}
+	kept := make([]bool, len(c.in))
+	for range 2 {
+		c.predict()
+		// Cells that burn out say nothing about the tone, unless there are hardly any others.
+		count, all := 0, 0
+		for i, ok := range c.in {
+			kept[i] = ok && c.lost[i] < 1
+			if ok {
+				all++
+			}
+			if kept[i] {
+				count++
+			}
+		}
+		if 5*count < all {
+			copy(kept, c.in)
+		}
+		c.tone = fitTone(c.of.luma.pix, c.to.luma.pix, kept, true, 3)
+	}
+	c.predict()
+}
+
+// predict computes what the first picture would be with the tone of the second one: each of red,
+// green and blue is brightened and burns out by itself.
+func (c *comparison) predict() {
+	const k = lumaSide / chromaSide
+	if c.lost == nil {
+		c.luma, c.lost = newPlane(lumaSide), make([]float32, lumaSide*lumaSide)
+		c.cb, c.cr = newPlane(chromaSide), newPlane(chromaSide)
+	}
+	clear(c.cb.pix)
+	clear(c.cr.pix)
+	ranges := c.of.luma.ranges()
+	over, under := max(c.tone.of(255)-255, 0), max(-c.tone.of(0), 0) // what a point may lose
+	for i, v := range c.of.luma.pix {
+		at := i/lumaSide/k*chromaSide + i%lumaSide/k
+		y, cb, cr := float64(v), float64(c.of.cb.pix[at])-128, float64(c.of.cr.pix[at])-128
+		red, green, blue := y+1.402*cr, y-0.344136*cb-0.714136*cr, y+1.772*cb
+		high, low := max(red, green, blue), min(red, green, blue)
+		half := float64(ranges[i]) / 2
+		c.lost[i] = float32(min(over, max(c.tone.of(high+half)-255, 0)) + min(under, max(-c.tone.of(low-half), 0)))
+		lostRed, lostGreen, lostBlue := c.tone.loses(red), c.tone.loses(green), c.tone.loses(blue)
+		luma := c.tone.of(y) - (0.299*lostRed + 0.587*lostGreen + 0.114*lostBlue)
+		c.luma.pix[i] = float32(min(max(luma, 0), 255))
+		r, g, b := c.tone.of(red)-lostRed, c.tone.of(green)-lostGreen, c.tone.of(blue)-lostBlue
+		luma = 0.299*r + 0.587*g + 0.114*b
+		c.cb.pix[at] += float32((b-luma)/1.772) / (k * k)
+		c.cr.pix[at] += float32((r-luma)/1.402) / (k * k)
+	}
+	for i := range c.cb.pix {
+		c.cb.pix[i] += 128
+		c.cr.pix[i] += 128
+	}
+}
+
+// loses returns what a value of 0 to 255 loses with the tone, as there is nothing beyond 0 and 255.
+// Values beyond, such as those of a red that was computed of luma and chroma, count as 0 or 255.
+func (t tone) loses(v float64) float64 {
+	f := t.of(min(max(v, 0), 255))
+	return f - min(max(f, 0), 255)
+}
+
+func (c *comparison) decide(opt Options, far bool) Result {
 	var r Result
+	x, a := c.luma, c.to.luma
 	rangeA, rangeX := a.ranges(), x.ranges()
-	var sum, sumA, sumX, sumAA, sumXX, sumAX float64
-	for i, ok := range in {
+	var n, sum, sumA, sumX, sumAA, sumXX, sumAX float64
+	for i, ok := range c.in {
 		if !ok {
 			continue
 		}
 		va, vx := float64(a.pix[i]), float64(x.pix[i])
 		d := math.Abs(va - vx)
+		n++
 		sum += d
 		sumA, sumX, sumAA, sumXX, sumAX = sumA+va, sumX+vx, sumAA+va*va, sumXX+vx*vx, sumAX+va*vx
-		allowed := 1 + forContrast*float64(max(rangeA[i], rangeX[i])) +
-			forBurnt*(max(float64(sampled.pix[i])-burnt, 0)+max(va-burnt, 0))
+		allowed := 1 + forContrast*float64(max(rangeA[i], rangeX[i])) + forBurnt*float64(c.lost[i])
 		if d /= allowed; d > r.Part {
 			r.Part, r.At = d, [2]int{i % lumaSide, i / lumaSide}
 		}
 	}
-	n := float64(count)
 	r.Mean = sum / n
 	like := (sumAX - sumA*sumX/n) / math.Sqrt((sumAA-sumA*sumA/n)*(sumXX-sumX*sumX/n))
-	switch {
+	switch gain := c.tone.gain; {
 	case r.Mean > mostMean || !(like >= leastLike): // NaN where one is flat
 		r.Reason = Alike
 	case gain < leastGain || gain > mostGain:
 		r.Reason = Tone
 	case r.Part > most+mostOfMean*r.Mean || r.Part > mostAtAll:
 		r.Reason = Part
-	case p.still(stillness) && bits > mostBits:
+	case far:
 		r.Reason = Far
+	default:
+		r.Colour = c.colours()
+		if r.Colour > mostColour {
+			r.Reason = Colour
+		}
 	}
 	return r
 }
@@ -132,18 +222,17 @@ func (p plane) ranges() []float32 {
 	return out
 }
 
-// noColours is what compareColours returns where nothing can be said.
+// noColours is what colours returns where nothing can be said.
 const noColours = 999
 
-// compareColours returns the largest difference of Cb and Cr of a cell, after gains of red and blue, as of another white balance, and
-// of saturation, less what vivid colours may move.
-func compareColours(q *View, s *Signature, p affine) float64 {
-	cb, cr := q.chroma[0].sample(p, chromaSide), q.chroma[1].sample(p, chromaSide)
-	luma := q.coarse.sample(p, chromaSide)
-	in, count := p.inside(chromaSide, 0.12)
-	if count < chromaSide*chromaSide/4 {
+// colours returns the largest difference of Cb and Cr of a cell, after gains of red and blue, as of another white balance, and of
+// saturation, less what vivid colours may move.
+func (c *comparison) colours() float64 {
+	in, cb, cr := c.inColour, c.cb, c.cr
+	if c.countColour < chromaSide*chromaSide/4 {
 		return noColours
 	}
+	luma := c.luma.down(chromaSide)
 	// Each cell gives two equations, of Cb and of Cr, for three unknowns: the gains, and saturation.
 	n := len(in)
 	var x [3][]float64
@@ -156,7 +245,7 @@ func compareColours(q *View, s *Signature, p affine) float64 {
 		red, blue := float64(luma.pix[i])+1.402*v, float64(luma.pix[i])+1.772*u
 		x[0][i], x[1][i], x[2][i] = -0.1687*red, 0.5*blue, u
 		x[0][n+i], x[1][n+i], x[2][n+i] = 0.5*red, -0.0813*blue, v
-		y[i], y[n+i] = float64(s.Cb[i])-128-u, float64(s.Cr[i])-128-v
+		y[i], y[n+i] = float64(c.to.cb.pix[i])-128-u, float64(c.to.cr.pix[i])-128-v
 	}
 	ridge := [3]float64{(2 / 0.05) * (2 / 0.05), (2 / 0.05) * (2 / 0.05), (2 / 0.2) * (2 / 0.2)}
 	low, high := [3]float64{-0.12, -0.12, -0.3}, [3]float64{0.12, 0.12, 0.45}
@@ -208,7 +297,7 @@ func compareColours(q *View, s *Signature, p affine) float64 {
 		}
 		fit := func(at int) float64 { return t[0]*x[0][at] + t[1]*x[1][at] + t[2]*x[2][at] }
 		u, v := float64(cb.pix[i])-128+fit(i), float64(cr.pix[i])-128+fit(n+i)
-		eu, ev := float64(s.Cb[i])-128, float64(s.Cr[i])-128
+		eu, ev := float64(c.to.cb.pix[i])-128, float64(c.to.cr.pix[i])-128
 		apart := (u-eu)*(u-eu) + (v-ev)*(v-ev)
 		vivid := (u*u + v*v + eu*eu + ev*ev) / 16
 		most = max(most, apart-vivid)

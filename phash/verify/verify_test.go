@@ -118,7 +118,7 @@ func TestTurned(t *testing.T) {
 	for turn := range phash.Turns {
 		var same []int
 		for back := range phash.Turns {
-			turned := Way{of: &View{fine: v.fine.turned(turn), coarse: v.coarse.turned(turn), chroma: [2]plane{v.chroma[0].turned(turn), v.chroma[1].turned(turn)}}, turn: back}.View()
+			turned := Way{of: &View{fine: v.fine.turned(turn), coarse: v.coarse.turned(turn), rough: v.rough.turned(turn), chroma: [2]plane{v.chroma[0].turned(turn), v.chroma[1].turned(turn)}}, turn: back}.View()
 			turned.Hash = v.Hash
 			if Compare(turned, s, Options{}).Reason == Same {
 				same = append(same, back)
