@@ -6,11 +6,12 @@
 # make arm64  the tests of the hash as arm64 runs them, under qemu
 # make violence   twelve minutes of kill -9, restarts, lost rights and time-outs, and an account of every job
 # make fleet  25 minutes of limits, outages and budgets; make measure says how fast it is
+# make near PHOTOS=folder   what counts as the same picture: the tables of docs/near-duplicates.md
 # make build  bin/onceover, static
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: demo dev test test-short newest matrix arm64 celery-suite violence fleet measure setup modules build image clean
+.PHONY: demo dev test test-short newest matrix arm64 celery-suite violence fleet measure near setup modules build image clean
 
 demo:
 	go run ./cmd/onceover demo
@@ -56,6 +57,13 @@ fleet:
 measure: setup
 	CGO_ENABLED=0 go build -buildvcs=false -o .cache/bin/ ./internal/testenv/cmd/withservers
 	. .cache/test.env && ONCEOVER_TEST_REQUIRE=1 .cache/bin/withservers go test -tags long -v -timeout 20m -run '^TestMeasure' ./e2e
+
+# Needs python3 with numpy and Pillow. OUT gets some ten thousand pictures, 2 GB. FLAGS="-half A -only crop" measures a part.
+OUT ?= .cache/near
+near:
+	$(if $(PHOTOS),,$(error got no PHOTOS, want a folder of some hundred photos: make near PHOTOS=$$HOME/Pictures))
+	test -f $(OUT)/manifest.tsv || $(or $(PYTHON),python3) phash/testdata/nearpairs.py $(OUT) $(PHOTOS)
+	go test -tags measure -count=1 -timeout 2h -run '^TestMeasureNear$$' ./phash/verify -args -pairs $(abspath $(OUT)) $(FLAGS)
 
 # Workers killed at random and at each crash point, servers restarted, killed, full and
 # without rights for the workers, connections cut, consumers ended by the broker; then every

@@ -17,6 +17,7 @@ half B only. --photos is the number of photos of each half that are altered (40)
 
 import argparse
 import csv
+import hashlib
 import math
 import os
 import sys
@@ -324,7 +325,7 @@ def f_chart(layout, content, again):
     for i in range(10):
         h = layout.uniform(60, 230)
         if i == which:
-            h += content.choice([-1, 1]) * content.uniform(8, 40)
+            h += content.choice([-1, 1]) * 8 * content.integers(1, 6)
         d.rectangle((50 + 42 * i, 300 - h, 78 + 42 * i, 300), ink)
     d.line((40, 300, 470, 300), INK, 2)
     return jpeg(img, 85)
@@ -580,7 +581,10 @@ def family(name, half, each):
         else:
             content = (number, n)
             known.append(content)
-        yield n, FAMILIES[name](seed("layout", name, half, number), seed("content", name, half, content), rng), f"{name}-{half}-{content[1]}"
+        draw = lambda light: FAMILIES[name](seed("layout", name, half, number), seed("content", name, half, content), light)
+        # Two contents may come out the same, such as a reading of three digits drawn twice.
+        shows = hashlib.sha256(draw(seed("content", 0)).tobytes()).hexdigest()[:12]
+        yield n, draw(rng), shows
 
 
 # --- changes of a photo ---
@@ -607,7 +611,7 @@ class Writer:
     def __init__(self, out):
         self.out, self.n = out, 0
         os.makedirs(out, exist_ok=True)
-        self.list = open(os.path.join(out, "manifest.tsv"), "w", newline="")
+        self.list = open(os.path.join(out, "manifest.part"), "w", newline="")
         self.rows = csv.writer(self.list, delimiter="\t", lineterminator="\n")
 
     def save(self, img, quality=0):
@@ -620,6 +624,11 @@ class Writer:
         else:
             img.save(os.path.join(self.out, name), compress_level=1)
         return name
+
+    def close(self):
+        """Gives the list its name, so that there is one only if it is whole."""
+        self.list.close()
+        os.replace(os.path.join(self.out, "manifest.part"), os.path.join(self.out, "manifest.tsv"))
 
     def row(self, *fields):
         self.rows.writerow(fields)
@@ -714,6 +723,7 @@ def main():
                 if n % 20 == 0:
                     write_copies(out, img, half, FAMILY_COPIES, "families: ")
             print(f"\r{half}: {name}          ", end="", file=sys.stderr)
+    out.close()
     print(f"\r{out.n} pictures", file=sys.stderr)
 
 

@@ -19,12 +19,12 @@ func (p affine) still(most float64) bool {
 	return true
 }
 
-// near reports whether p and o differ by less than a quarter of a cell of the first level.
+// near reports whether p and o differ by less than a tenth of a cell.
 func (p affine) near(o affine) bool {
 	for i := range p {
 		p[i] -= o[i]
 	}
-	return p.still(0.25 / firstSide)
+	return p.still(0.1 / lumaSide)
 }
 
 // sample returns the means of q over the side x side cells of a signature, each of (q.side/side)²
@@ -130,18 +130,23 @@ func align(q *View, a plane) (affine, float64) {
 		}
 	}
 	slices.SortFunc(places, better)
-	places = places[:min(len(places), pursued)]
+	places = append(places[:min(len(places), pursued)], place{})
 	for i, c := range places {
 		places[i].p, places[i].apart = second.refine(c.p, 5)
 	}
-	if len(places) == 0 {
-		return affine{}, farOff
+	slices.SortFunc(places, better)
+	// Rows of text draw a picture to where other rows lie, which fine cells alone tell from the right
+	// place.
+	best := place{apart: farOff}
+	for i, c := range append(places[:min(len(places), 2)], place{}) {
+		if i > 0 && c.p.near(places[0].p) {
+			continue
+		}
+		if p, e := last.refine(c.p, 3); e < best.apart {
+			best = place{p, e}
+		}
 	}
-	best := slices.MinFunc(places, better)
-	if best.apart >= farOff {
-		return best.p, farOff
-	}
-	return last.refine(best.p, 2)
+	return best.p, best.apart
 }
 
 // An aligner aligns one signature with one view on a number of cells.

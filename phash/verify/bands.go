@@ -4,10 +4,10 @@ import "image"
 
 // What counts as a uniform band at an edge, as letterboxes and frames are.
 const (
-	bandTone   = 14   // levels that its samples may differ from the median of the outermost row
-	bandShare  = 0.98 // of the samples
-	mostBand   = 0.45 // of a side
-	leastInner = 40   // samples that must be left
+	bandTone   = 14    // levels that its samples may differ from the median of the outermost row
+	bandShare  = 0.995 // of the samples: a small digit in a band makes it none
+	mostBand   = 0.45  // of a side
+	leastInner = 40    // samples that must be left
 	bandSoft   = 0.006
 )
 

@@ -65,6 +65,7 @@ func newPlane(side int) plane { return plane{side, make([]float32, side*side)} }
 // A View is a picture that is compared with signatures. It is not changed by that, and safe for concurrent use.
 type View struct {
 	Hashes
+	finest plane    // luma, 384 x 384
 	fine   plane    // luma, 192 x 192
 	coarse plane    // luma, 64 x 64
 	rough  plane    // luma, 32 x 32
@@ -75,6 +76,7 @@ type View struct {
 }
 
 const (
+	finestSide = 8 * lumaSide
 	fineSide   = 4 * lumaSide
 	coarseSide = 2 * secondSide
 	roughSide  = 2 * firstSide
@@ -100,7 +102,8 @@ func viewOf(m *image.YCbCr, part image.Rectangle) *View {
 	w, h := part.Dx(), part.Dy()
 	cw, ch := (w+1)/2, (h+1)/2
 	c := m.COffset(part.Min.X, part.Min.Y)
-	v := &View{fine: reduced(m.Y[m.YOffset(part.Min.X, part.Min.Y):], m.YStride, w, h, fineSide)}
+	v := &View{finest: reduced(m.Y[m.YOffset(part.Min.X, part.Min.Y):], m.YStride, w, h, finestSide)}
+	v.fine = v.finest.down(fineSide)
 	v.coarse = v.fine.down(coarseSide)
 	v.rough = v.coarse.down(roughSide)
 	v.chroma = [2]plane{reduced(m.Cb[c:], m.CStride, cw, ch, coarseSide), reduced(m.Cr[c:], m.CStride, cw, ch, coarseSide)}
@@ -131,7 +134,8 @@ func (v *View) Signature() *Signature {
 // View returns a view of what is kept. It lacks the details that one of the picture has: it will do where the pictures that are
 // compared with it are not cropped.
 func (s *Signature) View() *View {
-	v := &View{Hashes: s.Hashes, fine: planeOf(s.Luma[:], lumaSide).up(fineSide / lumaSide)}
+	v := &View{Hashes: s.Hashes, finest: planeOf(s.Luma[:], lumaSide).up(finestSide / lumaSide)}
+	v.fine = v.finest.down(fineSide)
 	v.coarse = v.fine.down(coarseSide)
 	v.rough = v.coarse.down(roughSide)
 	for i, b := range [2]*[chromaSide * chromaSide]uint8{&s.Cb, &s.Cr} {
@@ -152,16 +156,23 @@ func reduced(pix []uint8, stride, w, h, side int) plane {
 	out := newPlane(side)
 	across, down := borders(w, side), borders(h, side)
 	row := make([]float32, side)
+	sums := make([]int32, w+1)
+	first := 0 // the first cell that has something of row y
 	for y := range h {
-		line := pix[y*stride:][:w]
-		for i := range row {
-			row[i] = mean(line, across[i])
+		for x, v := range pix[y*stride:][:w] {
+			sums[x+1] = sums[x] + int32(v)
 		}
-		for i := range side {
-			if weight := down[i].weightOf(y); weight > 0 {
-				for x, v := range row {
-					out.pix[i*side+x] += weight * v
-				}
+		for i, s := range across {
+			row[i] = s.mean(sums)
+		}
+		for first < side-1 && down[first].last < y {
+			first++
+		}
+		for i := first; i < side && down[i].first <= y; i++ {
+			weight := down[i].weightOf(y)
+			line := out.pix[i*side:][:side]
+			for x, v := range row {
+				line[x] += weight * v
 			}
 		}
 	}
@@ -208,15 +219,13 @@ func borders(n, cells int) []stretch {
 	return out
 }
 
-func mean(line []uint8, s stretch) float32 {
+// mean returns the mean of the stretch of samples, of which sums has the sums of those before each.
+func (s stretch) mean(sums []int32) float32 {
 	if s.first == s.last {
-		return float32(line[s.first])
+		return float32(sums[s.first+1] - sums[s.first])
 	}
-	sum := 0
-	for _, v := range line[s.first+1 : s.last] {
-		sum += int(v)
-	}
-	return s.firstWeight*float32(line[s.first]) + s.inner*float32(sum) + s.lastWeight*float32(line[s.last])
+	return s.firstWeight*float32(sums[s.first+1]-sums[s.first]) + s.inner*float32(sums[s.last]-sums[s.first+1]) +
+		s.lastWeight*float32(sums[s.last+1]-sums[s.last])
 }
 
 // down returns a plane of fewer cells, whose number divides the side or not.
@@ -299,7 +308,7 @@ func (w Way) View() *View {
 	if w.turn == 0 {
 		return v
 	}
-	out := &View{Hashes: w.Hashes, fine: v.fine.turned(w.turn), coarse: v.coarse.turned(w.turn), rough: v.rough.turned(w.turn)}
+	out := &View{Hashes: w.Hashes, fine: v.fine.turned(w.turn), coarse: v.coarse.turned(w.turn), rough: v.rough.turned(w.turn), finest: v.finest.turned(w.turn)}
 	out.chroma = [2]plane{v.chroma[0].turned(w.turn), v.chroma[1].turned(w.turn)}
 	return out
 }

@@ -24,14 +24,17 @@ type Result struct {
 	Part   float64 // the largest difference of a cell of luma, in parts of what is allowed for its contrast
 	Mean   float64 // the mean difference, in levels
 	Colour float64 // the largest difference of a cell of chroma
+	Median float64 // the median difference, in levels
+	Rough  float64 // the difference that 95 % of the cells do not exceed
 	At     [2]int  // column and row of the cell of the largest difference, of 48 x 48
 }
 
 // What decides. docs/near-duplicates.md says where each line was drawn, and on which pictures.
 const (
-	most        = 1.84 // what a cell may differ, beyond
-	mostOfMean  = 4    // times the mean difference
-	mostAtAll   = 9
+	most        = 1.35 // what a cell may differ, beyond
+	forMedian   = 0.5  // of the median difference, and
+	forRough    = 0.45 // of the difference that 95 % of the cells do not exceed
+	mostAtAll   = 5
 	mostMean    = 3.5
 	leastLike   = 0.9 // correlation
 	leastGain   = 0.55
@@ -51,31 +54,38 @@ type Options struct {
 	Corner bool
 }
 
-// Compare tells whether a view shows the same as the picture of a signature. A view with uniform
-// bands at its edges is compared without them too.
+// Compare decides whether a view shows the same as the picture of a signature. A view with uniform
+// bands at its edges is compared without them too. That takes some milliseconds.
 func Compare(q *View, s *Signature, opt Options) Result {
-	r := compare(q, s, opt)
+	r := compare(q, s, opt, false)
 	if r.Reason != Same && q.inner != nil {
-		if inner := compare(q.inner, s, opt); inner.Reason == Same {
+		if inner := compare(q.inner, s, opt, true); inner.Reason == Same {
 			return inner
 		}
 	}
 	return r
 }
 
-func compare(q *View, s *Signature, opt Options) Result {
+// compare compares with a view as it is. With whole, only the outermost cells of the signature may lie
+// outside of the view: a band that was taken away must not hide what the signature's picture has there.
+func compare(q *View, s *Signature, opt Options, whole bool) Result {
 	luma := planeOf(s.Luma[:], lumaSide)
 	p, apart := align(q, luma)
 	if apart >= farOff {
 		return Result{Reason: Elsewhere}
 	}
 	in, count := p.inside(lumaSide, 0.06)
-	if float64(count) < leastInside*lumaSide*lumaSide {
+	least := leastInside * lumaSide * lumaSide
+	if whole {
+		least = (lumaSide - 2) * (lumaSide - 2)
+	}
+	if float64(count) < least {
 		return Result{Reason: Elsewhere}
 	}
-	c := comparison{in: in, of: cells{luma: q.fine.sample(p, lumaSide), cb: q.chroma[0].sample(p, chromaSide), cr: q.chroma[1].sample(p, chromaSide)}}
+	c := comparison{in: in, of: cells{luma: q.finest.sample(p, lumaSide), cb: q.chroma[0].sample(p, chromaSide), cr: q.chroma[1].sample(p, chromaSide)}}
 	c.to = cells{luma: luma, cb: planeOf(s.Cb[:], chromaSide), cr: planeOf(s.Cr[:], chromaSide)}
 	c.inColour, c.countColour = p.inside(chromaSide, 0.12)
+	c.blur = q.fine.between(p)
 	c.fit()
 	return c.decide(opt, p.still(stillness) && bitsApart(q, s) > mostBits)
 }
@@ -91,6 +101,7 @@ type comparison struct {
 	of, to       cells
 	in, inColour []bool
 	countColour  int
+	blur         plane // of the view: what a blur of it would add
 	tone         tone
 	luma, cb, cr plane     // of, with the tone of to, burnt out where that is
 	lost         []float32 // by each cell of luma, at most, where it burns out
@@ -123,6 +134,63 @@ func (c *comparison) fit() {
 		c.tone = fitTone(c.of.luma.pix, c.to.luma.pix, kept, true, 3)
 	}
 	c.predict()
+	c.sharpen()
+}
+
+// mostSharpness limits sharpen: the share of what is between a picture and its blur.
+const mostSharpness = 1
+
+// between returns how the means of the cells change if the view is blurred: if each point becomes
+// the mean of four around it.
+func (q plane) between(p affine) plane {
+	out, d := q.sample(p, lumaSide), 1/float64(q.side)
+	for i := range out.pix {
+		out.pix[i] *= -4
+	}
+	around := newPlane(lumaSide)
+	for _, shift := range [4]affine{{0: d}, {0: -d}, {3: d}, {3: -d}} {
+		at := p
+		at[0], at[3] = p[0]+shift[0], p[3]+shift[3]
+		q.sampleInto(at, around)
+		for i, v := range around.pix {
+			out.pix[i] += v
+		}
+	}
+	for i := range out.pix {
+		out.pix[i] /= 4
+	}
+	return out
+}
+
+// sharpen makes up for blur, sharpening, and the blur of reducing, which move the cells of the whole
+// picture by one share of what blur would.
+func (c *comparison) sharpen() {
+	x, a, blur := c.luma.pix, c.to.luma.pix, c.blur.pix
+	rest, room := make([]float32, len(x)), make([]float32, len(x))
+	for i, v := range x {
+		rest[i] = a[i] - v
+	}
+	share := 0.0
+	for range 3 {
+		sharpness := 1 / (2 * (1.48*float64(median(rest, c.in, true, room)) + 0.5))
+		top, bottom := 0.0, 300.0
+		for i, ok := range c.in {
+			if !ok || c.lost[i] >= 1 {
+				continue
+			}
+			r := float64(rest[i]) * sharpness
+			w := float64(blur[i]) / (1 + r*r)
+			top += w * (float64(a[i]) - float64(x[i]))
+			bottom += w * float64(blur[i])
+		}
+		share = min(max(top/bottom, -mostSharpness), mostSharpness)
+		for i := range rest {
+			rest[i] = a[i] - x[i] - float32(share)*blur[i]
+		}
+	}
+	for i := range x {
+		x[i] = min(max(x[i]+float32(share)*blur[i], 0), 255)
+	}
 }
 
 // predict computes what the first picture would be with the tone of the second one: each of red,
@@ -165,43 +233,100 @@ func (t tone) loses(v float64) float64 {
 	return f - min(max(f, 0), 255)
 }
 
+// decide judges the cells, without one corner if opt says so: that one without which the largest
+// difference is the smallest.
 func (c *comparison) decide(opt Options, far bool) Result {
-	var r Result
-	x, a := c.luma, c.to.luma
-	rangeA, rangeX := a.ranges(), x.ranges()
-	var n, sum, sumA, sumX, sumAA, sumXX, sumAX float64
-	for i, ok := range c.in {
-		if !ok {
-			continue
-		}
-		va, vx := float64(a.pix[i]), float64(x.pix[i])
-		d := math.Abs(va - vx)
-		n++
-		sum += d
-		sumA, sumX, sumAA, sumXX, sumAX = sumA+va, sumX+vx, sumAA+va*va, sumXX+vx*vx, sumAX+va*vx
-		allowed := 1 + forContrast*float64(max(rangeA[i], rangeX[i])) + forBurnt*float64(c.lost[i])
-		if d /= allowed; d > r.Part {
-			r.Part, r.At = d, [2]int{i % lumaSide, i / lumaSide}
+	differences := c.differences()
+	r, left := c.part(differences, box{}), box{}
+	if opt.Corner {
+		for _, b := range corners {
+			if without := c.part(differences, b); without.Part < r.Part {
+				r, left = without, b
+			}
 		}
 	}
-	r.Mean = sum / n
-	like := (sumAX - sumA*sumX/n) / math.Sqrt((sumAA-sumA*sumA/n)*(sumXX-sumX*sumX/n))
+	like := c.alike(left)
 	switch gain := c.tone.gain; {
 	case r.Mean > mostMean || !(like >= leastLike): // NaN where one is flat
 		r.Reason = Alike
 	case gain < leastGain || gain > mostGain:
 		r.Reason = Tone
-	case r.Part > most+mostOfMean*r.Mean || r.Part > mostAtAll:
+	case r.Part > min(most+forMedian*r.Median+forRough*r.Rough, mostAtAll):
 		r.Reason = Part
-	case far:
+	case far && left == (box{}): // what is in a corner moves the hash
 		r.Reason = Far
 	default:
-		r.Colour = c.colours()
+		r.Colour = c.colours(left)
 		if r.Colour > mostColour {
 			r.Reason = Colour
 		}
 	}
 	return r
+}
+
+// A box is a part of a picture, from 0 to 1.
+type box struct{ left, top, right, bottom float64 }
+
+// corners are those that Options.Corner leaves out.
+var corners = [...]box{{0, 0, 0.36, 0.12}, {0.64, 0, 1, 0.12}, {0, 0.88, 0.36, 1}, {0.64, 0.88, 1, 1}}
+
+// has reports whether some of cell i of side x side lies in the box.
+func (b box) has(i, side int) bool {
+	x, y, n := float64(i%side), float64(i/side), float64(side)
+	return x+1 > b.left*n && x < b.right*n && y+1 > b.top*n && y < b.bottom*n
+}
+
+// differences returns how much each cell of luma differs, in parts of what its contrast allows.
+func (c *comparison) differences() []float64 {
+	out := make([]float64, len(c.in))
+	x, a := c.luma, c.to.luma
+	rangeA, rangeX := a.ranges(), x.ranges()
+	for i, ok := range c.in {
+		if ok {
+			allowed := 1 + forContrast*float64(max(rangeA[i], rangeX[i])) + forBurnt*float64(c.lost[i])
+			out[i] = math.Abs(float64(a.pix[i])-float64(x.pix[i])) / allowed
+		}
+	}
+	return out
+}
+
+// part returns the largest difference out of the box, and how much the cells differ as a rule.
+func (c *comparison) part(differences []float64, b box) (r Result) {
+	levels := make([]float32, 0, len(c.in))
+	sum := 0.0
+	for i, ok := range c.in {
+		if !ok || b.has(i, lumaSide) {
+			continue
+		}
+		d := math.Abs(float64(c.to.luma.pix[i]) - float64(c.luma.pix[i]))
+		levels = append(levels, float32(d))
+		sum += d
+		if d := differences[i]; d > r.Part {
+			r.Part, r.At = d, [2]int{i % lumaSide, i / lumaSide}
+		}
+	}
+	if len(levels) == 0 {
+		return Result{Part: math.Inf(1)}
+	}
+	r.Mean = sum / float64(len(levels))
+	r.Median = float64(quantile(levels, len(levels)/2))
+	r.Rough = float64(quantile(levels, len(levels)*95/100))
+	return r
+}
+
+// alike returns the correlation of the cells of luma that are not in the box, NaN where one of the
+// pictures is flat.
+func (c *comparison) alike(b box) float64 {
+	var n, sumA, sumX, sumAA, sumXX, sumAX float64
+	for i, ok := range c.in {
+		if !ok || b.has(i, lumaSide) {
+			continue
+		}
+		a, x := float64(c.to.luma.pix[i]), float64(c.luma.pix[i])
+		n, sumA, sumX = n+1, sumA+a, sumX+x
+		sumAA, sumXX, sumAX = sumAA+a*a, sumXX+x*x, sumAX+a*x
+	}
+	return (sumAX - sumA*sumX/n) / math.Sqrt((sumAA-sumA*sumA/n)*(sumXX-sumX*sumX/n))
 }
 
 // ranges returns the largest less the smallest value of each cell and its neighbours.
@@ -227,8 +352,12 @@ const noColours = 999
 
 // colours returns the largest difference of Cb and Cr of a cell, after gains of red and blue, as of another white balance, and of
 // saturation, less what vivid colours may move.
-func (c *comparison) colours() float64 {
-	in, cb, cr := c.inColour, c.cb, c.cr
+func (c *comparison) colours(left box) float64 {
+	cb, cr := c.cb, c.cr
+	in := make([]bool, len(c.inColour))
+	for i, ok := range c.inColour {
+		in[i] = ok && !left.has(i, chromaSide)
+	}
 	if c.countColour < chromaSide*chromaSide/4 {
 		return noColours
 	}

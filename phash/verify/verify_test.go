@@ -5,6 +5,7 @@ import (
 	"image/color"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"onceover/phash"
@@ -24,7 +25,11 @@ func scene(seed uint64, size int, left, top, right, bottom float64, item float64
 			u, v := left+(right-left)*(float64(x)+0.5)/float64(size), top+(bottom-top)*(float64(y)+0.5)/float64(size)
 			r, g, b := 128.0, 128.0, 128.0
 			for _, o := range blobs {
+				const soft = 0.1 // beyond which the exponential takes long to say 0
 				d := (u-o.x)*(u-o.x) + (v-o.y)*(v-o.y)
+				if d > (o.r+soft)*(o.r+soft) {
+					continue
+				}
 				w := 1 / (1 + math.Exp((math.Sqrt(d)-o.r)*120))
 				r, g, b = r+w*o.red, g+w*o.green, b+w*o.blue
 			}
@@ -59,7 +64,7 @@ func TestCompare(t *testing.T) {
 	found := map[string]int{}
 	const scenes = 6
 	for seed := range uint64(scenes) {
-		s := view(scene(seed, 500, 0, 0, 1, 1, 0, nil)).Signature()
+		s := view(scene(seed, 300, 0, 0, 1, 1, 0, nil)).Signature()
 		for name, m := range map[string]*image.YCbCr{
 			"itself":   scene(seed, 500, 0, 0, 1, 1, 0, nil),
 			"smaller":  scene(seed, 130, 0, 0, 1, 1, 0, nil),
@@ -118,7 +123,7 @@ func TestTurned(t *testing.T) {
 	for turn := range phash.Turns {
 		var same []int
 		for back := range phash.Turns {
-			turned := Way{of: &View{fine: v.fine.turned(turn), coarse: v.coarse.turned(turn), rough: v.rough.turned(turn), chroma: [2]plane{v.chroma[0].turned(turn), v.chroma[1].turned(turn)}}, turn: back}.View()
+			turned := Way{of: &View{fine: v.fine.turned(turn), coarse: v.coarse.turned(turn), rough: v.rough.turned(turn), finest: v.finest.turned(turn), chroma: [2]plane{v.chroma[0].turned(turn), v.chroma[1].turned(turn)}}, turn: back}.View()
 			turned.Hash = v.Hash
 			if Compare(turned, s, Options{}).Reason == Same {
 				same = append(same, back)
@@ -154,5 +159,190 @@ func BenchmarkView(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		view(m)
+	}
+}
+
+// page draws a white page of lines of text, of which word (row, column) is another one if it is not
+// negative, as seen through a window of the page, with gray instead of white.
+func page(size int, left, top, right, bottom float64, row, column int, white float64) *image.YCbCr {
+	const rows, columns, strokes, over = 12, 5, 6, 3
+	var ink [rows][columns * strokes]bool // whether a stroke of a word is there
+	for i := range ink {
+		for j := range ink[i] {
+			seed := uint64(i*1000 + j)
+			if i == row && j/strokes == column {
+				seed += 100_000
+			}
+			ink[i][j] = j%strokes > 0 && rand.New(rand.NewPCG(seed, 7)).IntN(2) == 1
+		}
+	}
+	m := image.NewYCbCr(image.Rect(0, 0, size, size), image.YCbCrSubsampleRatio420)
+	for i := range m.Cb {
+		m.Cb[i], m.Cr[i] = 128, 128
+	}
+	for y := range size {
+		for x := range size {
+			dark := 0
+			for i := range over * over {
+				u := left + (right-left)*(float64(x)+(float64(i%over)+0.5)/over)/float64(size)
+				v := (top + (bottom-top)*(float64(y)+(float64(i/over)+0.5)/over)/float64(size)) * rows
+				if at := v - float64(int(v)); at > 0.3 && at < 0.75 && ink[int(v)][int(u*columns*strokes)] {
+					dark++
+				}
+			}
+			m.Y[y*m.YStride+x] = uint8(white * (1 - 0.85*float64(dark)/(over*over)))
+		}
+	}
+	return m
+}
+
+// TestText has pages whose rows of text lie on one another in more than one way.
+func TestText(t *testing.T) {
+	t.Parallel()
+	s := view(page(250, 0, 0, 1, 1, -1, -1, 240)).Signature()
+	for name, m := range map[string]*image.YCbCr{
+		"itself":          page(250, 0, 0, 1, 1, -1, -1, 240),
+		"smaller, darker": page(200, 0, 0, 1, 1, -1, -1, 200),
+		"cropped by 2 %":  page(240, 0.02, 0.02, 0.98, 0.98, -1, -1, 240),
+	} {
+		if r := Compare(view(m), s, Options{}); r.Reason != Same {
+			t.Errorf("%s: got %+v, want the same", name, r)
+		}
+	}
+	for _, m := range []*image.YCbCr{page(250, 0, 0, 1, 1, 9, 4, 240), page(220, 0.01, 0, 1, 1, 3, 1, 240)} {
+		if r := Compare(view(m), s, Options{}); r.Reason != Part {
+			t.Errorf("another word: got %+v, want %s", r, Part)
+		}
+	}
+}
+
+// TestBurnt brightens scenes until parts of them burn out, in the one direction and in the other.
+func TestBurnt(t *testing.T) {
+	t.Parallel()
+	gray := func(by float64) func(r, g, b float64) (float64, float64, float64) {
+		return func(r, g, b float64) (float64, float64, float64) { v := by * (r + g + b) / 3; return v, v, v }
+	}
+	for seed := range uint64(3) {
+		brightest := float64(slices.Max(scene(seed, 160, 0, 0, 1, 1, 0, gray(1)).Y))
+		plain := scene(seed, 160, 0, 0, 1, 1, 0, gray(230/brightest))
+		burnt := scene(seed, 160, 0, 0, 1, 1, 0, gray(275/brightest))
+		if r := Compare(view(burnt), view(plain).Signature(), Options{}); r.Reason != Same {
+			t.Errorf("scene %d, brighter: got %+v, want the same", seed, r)
+		}
+		if r := Compare(view(plain), view(burnt).Signature(), Options{}); r.Reason != Same {
+			t.Errorf("scene %d, darker: got %+v, want the same", seed, r)
+		}
+		item := scene(seed, 160, 0, 0, 1, 1, 0.04, gray(230/brightest))
+		if r := Compare(view(item), view(plain).Signature(), Options{}); r.Reason == Same {
+			t.Errorf("scene %d, an item: got %+v, want another picture", seed, r)
+		}
+	}
+}
+
+// framed returns a picture with a margin of one gray.
+func framed(m *image.YCbCr, margin int, gray uint8) *image.YCbCr {
+	n := m.Rect.Dx()
+	out := image.NewYCbCr(image.Rect(0, 0, n+2*margin, n+2*margin), image.YCbCrSubsampleRatio420)
+	for i := range out.Y {
+		out.Y[i] = gray
+	}
+	for i := range out.Cb {
+		out.Cb[i], out.Cr[i] = 128, 128
+	}
+	for y := range n {
+		copy(out.Y[(y+margin)*out.YStride+margin:], m.Y[y*m.YStride:][:n])
+	}
+	for y := range n / 2 {
+		copy(out.Cb[(y+margin/2)*out.CStride+margin/2:], m.Cb[y*m.CStride:][:n/2])
+		copy(out.Cr[(y+margin/2)*out.CStride+margin/2:], m.Cr[y*m.CStride:][:n/2])
+	}
+	return out
+}
+
+// TestFramed compares a picture with frames, thin and wide.
+func TestFramed(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(2) {
+		m := scene(seed, 200, 0, 0, 1, 1, 0, nil)
+		s := view(m).Signature()
+		for _, margin := range []int{4, 30} {
+			for _, gray := range []uint8{255, 0} {
+				v := Of(&phash.Look{Image: framed(m, margin, gray), Orientation: 1})
+				if v.inner == nil {
+					t.Fatalf("scene %d: a frame of %d is not seen", seed, margin)
+				}
+				if r := Compare(v, s, Options{}); r.Reason != Same {
+					t.Errorf("scene %d, a frame of %d samples of %d: got %+v, want the same", seed, margin, gray, r)
+				}
+			}
+		}
+		// What a frame hides must not pass for what it is compared with.
+		hidden := framed(scene(seed, 200, 0.1, 0.1, 0.9, 0.9, 0, nil), 26, 255)
+		if r := Compare(Of(&phash.Look{Image: hidden, Orientation: 1}), s, Options{}); r.Reason == Same {
+			t.Errorf("scene %d without its borders: got %+v, want another picture", seed, r)
+		}
+	}
+}
+
+// stamped returns a copy with a lighter bar, of a share of the picture across.
+func stamped(m *image.YCbCr, left, top, width float64) *image.YCbCr {
+	out := *m
+	out.Y = slices.Clone(m.Y)
+	n := float64(m.Rect.Dx())
+	for y := int(top * n); y < int((top+0.04)*n); y++ {
+		for x := int(left * n); x < int((left+width)*n); x++ {
+			out.Y[y*m.YStride+x] += 40
+		}
+	}
+	return &out
+}
+
+// TestCorner leaves out one corner, and that only.
+func TestCorner(t *testing.T) {
+	t.Parallel()
+	m := scene(2, 200, 0, 0, 1, 1, 0, nil)
+	s := view(m).Signature()
+	for _, tt := range []struct {
+		name         string
+		m            *image.YCbCr
+		same, corner bool
+	}{
+		{"nothing", m, true, true},
+		{"right below", stamped(m, 0.7, 0.92, 0.25), false, true},
+		{"left above", stamped(m, 0.03, 0.03, 0.25), false, true},
+		{"two corners", stamped(stamped(m, 0.7, 0.92, 0.25), 0.03, 0.03, 0.25), false, false},
+		{"the middle", stamped(m, 0.4, 0.5, 0.2), false, false},
+	} {
+		if got := Compare(view(tt.m), s, Options{}); (got.Reason == Same) != tt.same {
+			t.Errorf("%s: got %+v, want the same: %v", tt.name, got, tt.same)
+		}
+		if got := Compare(view(tt.m), s, Options{Corner: true}); (got.Reason == Same) != tt.corner {
+			t.Errorf("%s, a corner left out: got %+v, want the same: %v", tt.name, got, tt.corner)
+		}
+	}
+}
+
+// TestQuality has pictures in which there is nothing to compare, and others.
+func TestQuality(t *testing.T) {
+	t.Parallel()
+	flat := image.NewYCbCr(image.Rect(0, 0, 80, 80), image.YCbCrSubsampleRatio420)
+	if q := view(flat).Quality(); q != 0 {
+		t.Errorf("black: got %d, want 0", q)
+	}
+	slope := image.NewYCbCr(image.Rect(0, 0, 64, 64), image.YCbCrSubsampleRatio420)
+	for i := range slope.Y {
+		slope.Y[i] = uint8(i % 64 * 3) // 1 % a step: 64 x 63 of them
+	}
+	if q, want := view(slope).Quality(), 64*63/90; q != want {
+		t.Errorf("slope: got %d, want %d", q, want)
+	}
+	if q := view(page(250, 0, 0, 1, 1, -1, -1, 240)).Quality(); q != 100 {
+		t.Errorf("page: got %d, want 100", q)
+	}
+	if q := view(stamped(flat, 0.4, 0.4, 0.1)).Quality(); q >= MinQuality {
+		t.Errorf("a short bar: got %d, want less than %d", q, MinQuality)
+	}
+	if q := view(scene(1, 100, 0, 0, 1, 1, 0, nil)).Quality(); q < MinQuality {
+		t.Errorf("a scene: got %d, want %d or more", q, MinQuality)
 	}
 }
