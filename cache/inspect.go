@@ -79,13 +79,16 @@ type Candidate struct {
 // Candidates returns the pictures of the index within a radius of q's, of MaxRadius bits at most, the nearest first, and what Lookup
 // would make of them. It changes nothing. The caller has called Load.
 func (c *Cache) Candidates(ctx context.Context, q *Query, radius int) ([]Candidate, error) {
-	stages := [][]verify.Way{{{Hashes: verify.Hashes{Hash: q.Hash}}}}
+	stages, cannot := [][]verify.Way{{{Hashes: verify.Hashes{Hash: q.Hash}}}}, Unknown
 	if q.View != nil {
 		view, err := q.View(ctx)
 		if err != nil {
 			return nil, err
 		}
-		stages = [][]verify.Way{{view.Itself()}, view.Ways(c.cfg.Turned)}
+		stages, cannot = [][]verify.Way{{view.Itself()}, view.Ways(c.cfg.Turned)}, ""
+		if view.Quality() < verify.MinQuality {
+			cannot = Poor
+		}
 	}
 	var out []Candidate
 	seen := map[phash.Hash]bool{q.Hash: true}
@@ -96,7 +99,7 @@ func (c *Cache) Candidates(ctx context.Context, q *Query, radius int) ([]Candida
 		if len(near) == 0 {
 			continue
 		}
-		found, err := c.candidates(ctx, q, ways, near)
+		found, err := c.candidates(ctx, q, ways, cannot, near)
 		if err != nil {
 			return nil, err
 		}
@@ -109,8 +112,8 @@ func (c *Cache) Candidates(ctx context.Context, q *Query, radius int) ([]Candida
 	return out, nil
 }
 
-// candidates is Candidates for some ways to look at the picture.
-func (c *Cache) candidates(ctx context.Context, q *Query, ways []verify.Way, near []Neighbour) ([]Candidate, error) {
+// candidates is Candidates for some ways to look at the picture; cannot says why it cannot be compared, if it cannot.
+func (c *Cache) candidates(ctx context.Context, q *Query, ways []verify.Way, cannot Verdict, near []Neighbour) ([]Candidate, error) {
 	keys := make([]string, len(near))
 	for i, n := range near {
 		keys[i] = Key(n.Hash, q.Variant)
@@ -129,8 +132,8 @@ func (c *Cache) candidates(ctx context.Context, q *Query, ways []verify.Way, nea
 		out[i] = Candidate{Neighbour: n, Stored: stored[i], Verdict: known[i].Verdict, Turned: ways[n.Way].Turned()}
 		switch {
 		case out[i].Verdict != "":
-		case q.View == nil:
-			out[i].Verdict = Unknown
+		case cannot != "":
+			out[i].Verdict = cannot
 		case compared == maxCompared:
 			out[i].Verdict = Beyond
 		default:

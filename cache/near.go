@@ -19,6 +19,7 @@ const (
 	Unusable Verdict = "unusable" // of another prompt version, or refused by Query.Usable
 	Unsigned Verdict = "unsigned" // nothing is kept with which the picture could be compared
 	Unknown  Verdict = "unknown"  // the picture that is asked about is not at hand
+	Poor     Verdict = "poor"     // there is too little to compare in the picture that is asked about, see verify.MinQuality
 	Beyond   Verdict = "beyond"   // as many nearer ones were compared as may be
 	Differs  Verdict = "differs"  // another picture: see verify.Reason
 	Answers  Verdict = "answers"  // it does; of several the nearest
@@ -48,9 +49,9 @@ type Known struct {
 }
 
 // Find returns the picture that shows the same as the one of key and v, nil if there is none: the nearest of those that do, by the
-// picture as it is or else by the other ways to look at it.
+// picture as it is or else by the other ways to look at it. One that is too poor in detail has none.
 func (s *Search) Find(ctx context.Context, key phash.Hash, v *verify.View) (*Neighbour, error) {
-	if s.Radius == 0 || key.Degenerate() {
+	if s.Radius == 0 || key.Degenerate() || v.Quality() < verify.MinQuality {
 		return nil, nil
 	}
 	n, err := s.find(ctx, key, []verify.Way{v.Itself()})

@@ -39,15 +39,16 @@ ANSWERS says what a job with this picture would make of a neighbour's entry:
               the entry, or an older version of this program
   beyond      no: a job compares the three nearest, and the three nearest of what is
               turned or has uniform edges, and these are nearer
+  poor        no: there is too little in the picture to compare, as in a plain surface
   gone        no: it has run out or was removed
   unknown     the picture decides, and its file was not given
 
 With --json: name, key, phash, digest, popcount, can_be_key, format, width, height,
 bytes, colour, entry and ttl_seconds as of cache get, answer ("exact", "near",
 "miss" or "unknown"), and neighbours: phash, distance, verdict (%s, %s, %s, %s, %s,
-%s, %s, %s or %s), reason of those that differ (%s, %s, %s, %s, %s or %s), part (the
+%s, %s, %s, %s or %s), reason of those that differ (%s, %s, %s, %s, %s or %s), part (the
 largest difference of a part, in what is allowed), turned, entry, ttl_seconds.`,
-			cache.Answers, cache.Differs, cache.TooFar, cache.Derived, cache.Unusable, cache.Unsigned, cache.Beyond, cache.Gone, cache.Unknown,
+			cache.Answers, cache.Differs, cache.TooFar, cache.Derived, cache.Unusable, cache.Unsigned, cache.Beyond, cache.Poor, cache.Gone, cache.Unknown,
 			verify.Elsewhere, verify.Alike, verify.Tone, verify.Part, verify.Far, verify.Colour),
 		Example: `  onceover cache inspect photo.jpg
   onceover cache inspect photo.jpg --radius 14
