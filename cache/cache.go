@@ -95,6 +95,15 @@ func (v Variant) suffix() string {
 	return s
 }
 
+// has reports whether a key is that of an entry of this variant.
+func (v Variant) has(key string) bool {
+	if h, ok := hashOfKey(key); ok {
+		return key == Key(h, v)
+	}
+	file, suffix, ok := strings.Cut(strings.TrimPrefix(key, digestPrefix), analysis)
+	return ok && len(file) == hex.EncodedLen(len(Digest{})) && suffix == v.suffix()
+}
+
 // Digest is the SHA-256 of a file.
 type Digest [sha256.Size]byte
 
@@ -140,8 +149,8 @@ func (p *Picture) differs(e *Entry) bool {
 const (
 	hashPrefix    = "cache:image:hash:"
 	digestPrefix  = "cache:image:digest:"
-	analysis      = ":analysis"  // after a digest: the entry of a picture that is kept by its file
-	signature     = ":signature" // after a digest: that of its picture
+	analysis      = ":analysis"    // after a digest: the entry of a picture that is kept by its file
+	signature     = ":signature:1" // after a digest: that of its picture, in the form of its number
 	refusedPrefix = "cache:image:refused:"
 )
 
@@ -256,6 +265,8 @@ type item struct {
 	doc   []byte        // empty if there is nothing
 	entry *Entry        // nil if doc is none
 	ttl   time.Duration // -1 for ever
+
+	compared bool // with a picture that was found to show the same
 }
 
 // maxEntry is how much is read of a value: no entry is larger.
@@ -285,7 +296,7 @@ func (c *Cache) get(ctx context.Context, keys ...string) ([]item, error) {
 
 // own returns the keys under which the entries of pictures are, or would be, and what is there: that of the file, if the file has
 // an entry or another picture has the hash, else that of the hash. A file's entry stays its own even when the hash is
-// free again, as a person may have corrected it. The key is "" where neither can be. It makes one round trip, and two more for a
+// free again, as a person may have corrected it. The key is "" where neither can be. It makes one round trip, and another one for a
 // picture that has to be compared with the one that has its hash.
 func (c *Cache) own(ctx context.Context, v Variant, pictures ...Picture) ([]item, error) {
 	var keys []string
@@ -306,73 +317,28 @@ func (c *Cache) own(ctx context.Context, v Variant, pictures ...Picture) ([]item
 		if p.mayHaveFileKey() {
 			file, found = found[0], found[1:]
 		}
-		if file.entry == nil && out[i].entry != nil && !p.Hash.Degenerate() {
-			shown, err := c.shows(ctx, p, out[i].entry)
-			if err != nil {
-				return nil, err
-			}
-			if shown {
-				continue
-			}
-		} else if file.entry == nil {
+		switch {
+		case file.entry != nil:
+			out[i] = file
+			continue
+		case out[i].entry == nil || p.Hash.Degenerate():
 			continue
 		}
-		out[i] = file
+		is, compared, err := c.shows(ctx, p, out[i].entry)
+		if err != nil {
+			return nil, err
+		}
+		switch is {
+		case other:
+			out[i] = file
+		case lost: // whoever is looked at next has the hash
+			out[i] = item{key: out[i].key, doc: out[i].doc}
+		case shown:
+			out[i].compared = compared
+		}
 	}
 	return out, nil
 }
-
-// shows reports whether a picture is the one of an entry that has its hash. It is taken for that unless it is known to be another
-// one: where it is not at hand, or the entry's own is not known, colours are all there is to tell by.
-func (c *Cache) shows(ctx context.Context, p *Picture, e *Entry) (bool, error) {
-	switch {
-	case e.File != "" && (e.File == p.Digest.String() || e.File == p.Like.String()):
-		return true, nil
-	case e.File == "" || p.View == nil:
-		return !p.differs(e), nil
-	}
-	kept, err := c.signatures(ctx, e.File)
-	if err != nil || kept[0] == nil {
-		return false, err
-	}
-	view, err := p.View(ctx)
-	if err != nil {
-		return false, err
-	}
-	if verify.Compare(view, kept[0], c.cfg.options()).Reason != verify.Same {
-		return false, nil
-	}
-	if like, err := hex.DecodeString(e.File); err == nil && len(like) == len(p.Like) {
-		p.Like = Digest(like)
-		if err := c.Remember(ctx, *p); err != nil {
-			c.log.Warn("what a file shows is not remembered", zap.Stringer("digest", p.Digest), zap.Error(err))
-		}
-	}
-	return true, nil
-}
-
-// signatures returns those that are kept of files, by their SHA-256 in hex, nil where there is none.
-func (c *Cache) signatures(ctx context.Context, files ...string) ([]*verify.Signature, error) {
-	texts := make([]*redis.StringCmd, len(files))
-	err := c.pipeline(ctx, func(p redis.Pipeliner) {
-		for i, file := range files {
-			texts[i] = p.GetRange(ctx, signatureKey(file), 0, maxSignature)
-		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("look up the signature of %s (%d files): %w", files[0], len(files), err)
-	}
-	out := make([]*verify.Signature, len(files))
-	for i, text := range texts {
-		out[i], _ = verify.Parse(text.Val()) // what is none is as good as none
-	}
-	return out, nil
-}
-
-func signatureKey(file string) string { return digestPrefix + file + signature }
-
-// maxSignature is how much is read of one.
-const maxSignature = 5000
 
 // pipeline sends commands in one round trip. That a key is not there, or is of
 // another type and so not ours, is no error here: the command itself says so.

@@ -181,12 +181,13 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 	if err != nil {
 		return Corrected{}, err
 	}
-	if found[0].key == "" {
+	place := found[0]
+	if place.key == "" {
 		return Corrected{}, errNoKey
 	}
-	h, key, own := p.Hash, found[0].key, found[0].entry
-	only = only || key != Key(h, v)
-	fam, root, err := c.familyOf(ctx, h, v, own)
+	h, key, own := p.Hash, place.key, place.entry
+	only = only || key != Key(h, v) && (own == nil || own.DerivedFrom == "")
+	fam, root, err := c.familyOf(ctx, &p, v, place)
 	if err != nil {
 		return Corrected{}, err
 	}
@@ -205,10 +206,9 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 		if signature != nil {
 			corrected.File = p.Digest.String()
 		}
-		fam.like, fam.file = corrected.Colour, corrected.File
 	}
-	top := fam.root // whose answer the family has from now on
-	if only || root == nil {
+	top, topKey := fam.root, root.key // whose answer the family has from now on
+	if only || root.entry == nil {
 		if corrected.DerivedFrom != "" && corrected.File != "" { // it is a copy no more, and answers others
 			kept, err := c.signatures(ctx, corrected.File)
 			if err != nil {
@@ -216,53 +216,51 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 			}
 			signature = kept[0]
 		}
-		corrected.DerivedFrom, corrected.Distance, corrected.DerivedFile, top = "", 0, "", h
+		corrected.DerivedFrom, corrected.Distance, corrected.DerivedFile, top, topKey = "", 0, "", h, key
 	}
 	done := Corrected{Key: key, Entry: corrected}
 	if err := c.replace(ctx, key, corrected, signature); err != nil || only {
 		return done, err
 	}
 	answer := corrected
-	if top != h {
-		answer = root.answered(corrected)
+	if topKey != key {
+		answer = root.entry.answered(corrected)
 		answer.DerivedFrom, answer.Distance, answer.DerivedFile = "", 0, "" // where it had become a copy of another one
-		if err := c.replace(ctx, Key(top, v), answer, nil); err != nil {
+		if err := c.replace(ctx, topKey, answer, nil); err != nil {
 			return done, err
 		}
 		done.Copies++
 	}
-	err = c.each(ctx, []string{hashPrefix + "*"}, nil, nil, func(found []item) error {
+	err = c.each(ctx, entries, func(at string) bool { return at != key && at != topKey && v.has(at) }, nil, func(found []item) error {
+		var others []item
 		for _, f := range found {
-			at, _ := hashOfKey(f.key)
-			if f.entry == nil || f.key != Key(at, v) || at == h || at == top {
-				continue
-			}
 			member, err := c.has(ctx, &fam, f)
 			if err != nil {
 				return err
 			}
 			if !member {
-				if takes, err := c.takes(ctx, at, f.entry, top, &answer); err != nil || !takes {
-					if err != nil {
-						return err
-					}
-					continue
-				}
-			}
-			e := f.entry.answered(answer)
-			if e.DerivedFrom != top.String() {
-				e.DerivedFrom, e.Distance, e.DerivedFile = top.String(), top.Distance(at), answer.File
-			}
-			switch {
-			case e == *f.entry: // seen before
+				others = append(others, f)
 				continue
-			case member:
-				done.Copies++
-			default:
-				done.Neighbours++
 			}
-			if err := c.replace(ctx, f.key, e, nil); err != nil {
+			new, err := c.hand(ctx, f, answer, top)
+			if err != nil {
 				return err
+			}
+			if new {
+				done.Copies++
+			}
+		}
+		takers, err := c.takers(ctx, others, top, &answer)
+		if err != nil {
+			return err
+		}
+		for _, f := range takers {
+			new, err := c.hand(ctx, f, answer, top)
+			if err != nil {
+				return err
+			}
+			if new {
+				done.Neighbours++
 			}
 		}
 		return nil
@@ -270,83 +268,41 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 	return done, err
 }
 
-// takes reports whether the picture of an entry at a hash would get the answer of top, had it none. It goes by what is kept of both.
-func (c *Cache) takes(ctx context.Context, at phash.Hash, e *Entry, top phash.Hash, answer *Entry) (bool, error) {
-	if e.CorrectedAt != "" || at.Distance(top) > c.cfg.Radius {
+// hand gives an entry the answer of top. It reports whether the entry had not got it before.
+func (c *Cache) hand(ctx context.Context, f item, answer Entry, top phash.Hash) (bool, error) {
+	e := f.entry.answered(answer)
+	if e.DerivedFrom != top.String() {
+		h, _ := hashOfKey(f.key)
+		e.DerivedFrom, e.Distance = top.String(), top.Distance(h)
+	}
+	e.DerivedFile = answer.File
+	if e == *f.entry { // seen before
 		return false, nil
 	}
-	return c.alike(ctx, e.File, answer.File)
+	return true, c.replace(ctx, f.key, e, nil)
 }
 
-// alike reports whether the pictures of two files are known to show the same, by what is kept of them.
-func (c *Cache) alike(ctx context.Context, one, other string) (bool, error) {
-	if one == "" || other == "" {
-		return false, nil
+// takers returns the entries whose pictures would get the answer of top, had they none. It goes by what is kept of them.
+func (c *Cache) takers(ctx context.Context, found []item, top phash.Hash, answer *Entry) ([]item, error) {
+	found = slices.DeleteFunc(found, func(f item) bool {
+		return f.entry == nil || f.entry.CorrectedAt != "" || f.entry.File == ""
+	})
+	if len(found) == 0 || answer.File == "" || top.Degenerate() || c.cfg.Radius == 0 {
+		return nil, nil
 	}
-	kept, err := c.signatures(ctx, one, other)
-	if err != nil || kept[0] == nil || kept[1] == nil {
-		return false, err
+	files := []string{answer.File}
+	for _, f := range found {
+		files = append(files, f.entry.File)
 	}
-	return verify.Compare(kept[0].View(), kept[1], c.cfg.options()).Reason == verify.Same, nil
-}
-
-// A family is a picture that was looked at with the copies of its answer.
-type family struct {
-	hash phash.Hash // the member that was asked for
-	root phash.Hash // the one that was looked at
-	like string     // its colours; "" if they are not known
-	file string     // Entry.File of that one; "" if it is not known
-}
-
-// familyOf returns the family of a hash whose entry is own, nil if it has none, and the entry of what was looked at, nil if
-// that is gone.
-func (c *Cache) familyOf(ctx context.Context, h phash.Hash, v Variant, own *Entry) (fam family, root *Entry, err error) {
-	fam, root = family{hash: h, root: h}, own
-	if own != nil && own.DerivedFrom != "" {
-		if of, err := phash.Parse(own.DerivedFrom); err == nil && !of.Degenerate() && of != h {
-			found, err := c.get(ctx, Key(of, v))
-			if err != nil {
-				return fam, nil, err
-			}
-			fam.root, root = of, found[0].entry
+	kept, err := c.signatures(ctx, files...)
+	if err != nil || kept[0] == nil {
+		return nil, err
+	}
+	var out []item
+	for i, f := range found {
+		if s := kept[i+1]; s != nil && s.Apart(&kept[0].Hashes) <= c.cfg.Radius && verify.Compare(s.View(), kept[0], c.cfg.options()).Reason == verify.Same {
+			out = append(out, f)
 		}
 	}
-	if root != nil {
-		fam.like, fam.file = root.Colour, root.File
-	}
-	if own == nil {
-		return fam, root, nil
-	}
-	shows, err := c.ofFamily(ctx, &fam, own)
-	if err != nil {
-		return fam, nil, err
-	}
-	if !shows {
-		root, fam.like, fam.file = nil, own.Colour, own.DerivedFile // another picture has its hash by now
-	}
-	return fam, root, nil
-}
-
-// has reports whether an entry belongs to a family.
-func (c *Cache) has(ctx context.Context, fam *family, f item) (bool, error) {
-	h, _ := hashOfKey(f.key)
-	is := func(of phash.Hash) bool { return h == of || strings.EqualFold(f.entry.DerivedFrom, of.String()) }
-	if !is(fam.hash) && !is(fam.root) {
-		return false, nil
-	}
-	return c.ofFamily(ctx, fam, f.entry)
-}
-
-// ofFamily reports whether an entry that has a hash of a family is of its picture: it is, unless its colours are known to be others
-// and what is kept of both says nothing else.
-func (c *Cache) ofFamily(ctx context.Context, fam *family, e *Entry) (bool, error) {
-	if fam.file != "" && (e.DerivedFile == fam.file || e.File == fam.file) {
-		return true, nil
-	}
-	one, err := phash.ParseColour(fam.like)
-	other, wrong := phash.ParseColour(e.Colour)
-	if err != nil || wrong != nil || one.Same(other) {
-		return true, nil
-	}
-	return c.alike(ctx, e.File, fam.file)
+	return out, nil
 }

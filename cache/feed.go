@@ -207,8 +207,8 @@ func (c *Cache) Reconcile(ctx context.Context, step func(seen int)) (Reindexed, 
 func (c *Cache) reconcile(ctx context.Context, step func(seen int)) (done Reindexed, there map[phash.Hash]bool, err error) {
 	// The index of this process may have forgotten what is in the logs, and hold what
 	// is in none any more.
-	logged, now := map[phash.Hash]bool{}, hourOf(c.now())
-	if err := c.readLogs(ctx, logged, now-logHours); err != nil {
+	logs, now := logsRead{keys: map[phash.Hash]bool{}, read: map[int64]int64{}}, hourOf(c.now())
+	if err := c.readLogs(ctx, &logs, now-logHours); err != nil {
 		return done, nil, err
 	}
 	there = map[phash.Hash]bool{}
@@ -218,16 +218,16 @@ func (c *Cache) reconcile(ctx context.Context, step func(seen int)) (done Reinde
 			done.Entries++
 			there[h] = true
 		}
-		return ok && !logged[h]
+		return ok && !logs.keys[h]
 	}
 	err = c.each(ctx, []string{hashPrefix + "*"}, unknown, step, func(found []item) error {
 		// Some were written since, and SCAN may show a key again.
-		if err := c.readLogs(ctx, logged, now-1); err != nil {
+		if err := c.readLogs(ctx, &logs, now-1); err != nil {
 			return err
 		}
 		var roots []item
 		for _, f := range found {
-			if h, _ := hashOfKey(f.key); f.entry != nil && f.entry.DerivedFrom == "" && !logged[h] {
+			if h, _ := hashOfKey(f.key); f.entry != nil && f.entry.DerivedFrom == "" && !logs.keys[h] {
 				roots = append(roots, f)
 			}
 		}
@@ -275,15 +275,23 @@ func (c *Cache) recordsOfEntries(ctx context.Context, roots []item) ([]Record, e
 	return records, nil
 }
 
-// readLogs adds what the logs hold from an hour on.
-func (c *Cache) readLogs(ctx context.Context, to map[phash.Hash]bool, from int64) error {
+// logsRead is what was read of the logs.
+type logsRead struct {
+	keys map[phash.Hash]bool
+	read map[int64]int64 // bytes, by hour
+}
+
+// readLogs reads what the logs hold from an hour on and was not read before.
+func (c *Cache) readLogs(ctx context.Context, to *logsRead, from int64) error {
 	for hour := from; hour <= hourOf(c.now())+1; hour++ {
 		var log *redis.StringCmd
-		if err := c.pipeline(ctx, func(p redis.Pipeliner) { log = p.Get(ctx, logKey(hour)) }); err != nil {
+		if err := c.pipeline(ctx, func(p redis.Pipeliner) { log = p.GetRange(ctx, logKey(hour), to.read[hour], -1) }); err != nil {
 			return fmt.Errorf("read %s: %w", logKey(hour), err)
 		}
-		for _, r := range recordsOf(log.Val()) {
-			to[r.Key] = true
+		new := recordsOf(log.Val())
+		to.read[hour] += int64(len(new)) * recordSize
+		for _, r := range new {
+			to.keys[r.Key] = true
 		}
 	}
 	return nil
@@ -305,7 +313,7 @@ func (c *Cache) Reindex(ctx context.Context, step func(seen int)) (Reindexed, er
 // a TTL.
 func (c *Cache) compact(ctx context.Context, there map[phash.Hash]bool) (removed int, err error) {
 	now := hourOf(c.now())
-	seen := map[phash.Hash]bool{}
+	seen := map[phash.Hash]int{}
 	for hour := now + 1; hour >= now-logHours; hour-- {
 		key := logKey(hour)
 		var log *redis.StringCmd
@@ -317,11 +325,15 @@ func (c *Cache) compact(ctx context.Context, there map[phash.Hash]bool) (removed
 		settled := hour < now-1
 		old := recordsOf(log.Val())
 		var kept []Record
-		for _, r := range slices.Backward(old) { // the last one is that of what is there
-			if !seen[r.Key] && (there[r.Key] || !settled) {
+		for _, r := range slices.Backward(old) {
+			says := 1
+			if r.Hash != (phash.Hash{}) { // one without hashes, as an entry of Python's has it, stands in for no other one
+				says = 2
+			}
+			if says > seen[r.Key] && (there[r.Key] || !settled) {
 				kept = append(kept, r)
 			}
-			seen[r.Key] = true
+			seen[r.Key] = max(seen[r.Key], says)
 		}
 		err = c.pipeline(ctx, func(p redis.Pipeliner) {
 			switch {

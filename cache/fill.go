@@ -52,7 +52,7 @@ func (c *Cache) Fill(ctx context.Context, q *Query, compute func(context.Context
 		return &Answer{Entry: *q.Stale, Kind: Exact}, nil // another job makes it anew
 	}
 	a, shared, err := c.flight.do(ctx, at, waiting, func(ctx context.Context, waits func()) (*Answer, error) {
-		return c.fill(ctx, key, q, compute, waits)
+		return c.fill(ctx, q, compute, sync.OnceFunc(waits))
 	})
 	if err != nil {
 		return nil, err
@@ -64,16 +64,25 @@ func (c *Cache) Fill(ctx context.Context, q *Query, compute func(context.Context
 	return &own, nil
 }
 
-// fill is Fill for one file in this process. Several files of one hash take turns: they wait here for what is asked here, and on
-// Redis for what is asked elsewhere.
-func (c *Cache) fill(ctx context.Context, key string, q *Query, compute func(context.Context) (Entry, error), waits func()) (*Answer, error) {
-	waits = sync.OnceFunc(waits)
+// fill is Fill for one file in this process. Who computes the entry of a key is told by the key's turn in this process and its lock
+// in all. Files of one hash have the key of the hash until it is another picture's; then each has its own.
+func (c *Cache) fill(ctx context.Context, q *Query, compute func(context.Context) (Entry, error), waits func()) (*Answer, error) {
 	for {
-		end, ended := c.flight.turn(key)
-		if end != nil {
-			defer end()
-			break
+		own, err := c.own(ctx, q.Variant, q.Picture)
+		if err != nil {
+			return nil, err
 		}
+		a, err := c.fillAt(ctx, own[0].key, q, compute, waits)
+		if a != nil || err != nil {
+			return a, err
+		}
+	}
+}
+
+// fillAt is fill for the key at which the entry would be; nil and nil if that may be another one by now.
+func (c *Cache) fillAt(ctx context.Context, key string, q *Query, compute func(context.Context) (Entry, error), waits func()) (*Answer, error) {
+	end, ended := c.flight.turn(key)
+	if end == nil {
 		if q.Stale != nil {
 			return &Answer{Entry: *q.Stale, Kind: Exact}, nil // another job makes it anew
 		}
@@ -90,18 +99,36 @@ func (c *Cache) fill(ctx context.Context, key string, q *Query, compute func(con
 				a.Kind = Shared
 			}
 		}
-		if a != nil || err != nil {
+		return a, err
+	}
+	defer end()
+	l, err := c.lock(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	if l == nil && q.Stale != nil {
+		return &Answer{Entry: *q.Stale, Kind: Exact}, nil // another process makes it anew
+	}
+	if l == nil {
+		waits()
+		c.metrics.waits.Inc()
+		var a *Answer
+		if a, l, err = c.await(ctx, key, q); l == nil {
 			return a, err
 		}
 	}
-	var l *lock
-	defer func() { // after a panic, too
-		if l != nil {
-			l.release()
+	defer l.release() // after a panic, too
+	// Somebody may have been faster, under this hash or a near one.
+	if c.cfg.Radius > 0 {
+		if err := c.Load(ctx); err != nil {
+			return nil, err
 		}
-	}()
-	a, err := c.lockFor(ctx, key, q, waits, &l)
-	if a != nil || err != nil {
+	}
+	a, at, err := c.lookup(ctx, q)
+	if a != nil {
+		a.Expiring = false
+	}
+	if a != nil || err != nil || at != key {
 		return a, err
 	}
 	own := *q
@@ -113,34 +140,6 @@ func (c *Cache) fill(ctx context.Context, key string, q *Query, compute func(con
 		own.View = func(context.Context) (*verify.View, error) { return signature.View(), nil }
 	}
 	return c.computed(ctx, key, &own, compute)
-}
-
-// lockFor takes the lock of a key, unless there is an answer meanwhile. The caller releases l if it is set.
-func (c *Cache) lockFor(ctx context.Context, key string, q *Query, waits func(), l **lock) (a *Answer, err error) {
-	if *l, err = c.lock(ctx, key); err != nil {
-		return nil, err
-	}
-	if *l == nil && q.Stale != nil {
-		return &Answer{Entry: *q.Stale, Kind: Exact}, nil // another process makes it anew
-	}
-	if *l == nil {
-		waits()
-		c.metrics.waits.Inc()
-		if a, *l, err = c.await(ctx, key, q); a != nil || err != nil {
-			return a, err
-		}
-	}
-	// Somebody may have been faster, under this hash or a near one.
-	if c.cfg.Radius > 0 {
-		if err := c.Load(ctx); err != nil {
-			return nil, err
-		}
-	}
-	a, err = c.Lookup(ctx, q)
-	if a != nil {
-		a.Expiring = false
-	}
-	return a, err
 }
 
 // computed computes an entry and keeps it.
@@ -168,8 +167,8 @@ func (c *Cache) storePaid(ctx context.Context, key string, q *Query, e *Entry) E
 	return kept
 }
 
-// await waits until there is an entry under key, or the lock is ours. It asks
-// Redis when the end of a computation is announced, and when the lease of the
+// await waits until there is an entry under key, or the lock is ours; it returns neither
+// if the picture's entry belongs elsewhere by now. It asks Redis when the end of a computation is announced, and when the lease of the
 // holder should have run out.
 func (c *Cache) await(ctx context.Context, key string, q *Query) (*Answer, *lock, error) {
 	sub := c.client.Subscribe(ctx, channel(key))
@@ -195,6 +194,9 @@ func (c *Cache) await(ctx context.Context, key string, q *Query) (*Answer, *lock
 		}
 		if e := found[0].entry; e != nil && c.usable(q, *e) {
 			return &Answer{Entry: *e, Kind: Shared}, nil, nil
+		}
+		if found[0].key != key {
+			return nil, nil, nil
 		}
 		l, err := c.lock(ctx, key)
 		if l != nil || err != nil {

@@ -3,6 +3,7 @@ package cache
 import (
 	"cmp"
 	"encoding/binary"
+	"maps"
 	"math/bits"
 	"slices"
 	"sync"
@@ -138,33 +139,35 @@ func (x *Index) DropBefore(hour int64) {
 	x.hours = slices.Delete(x.hours, 0, n)
 }
 
-// Near returns the pictures within radius bits of one of the ways to look at a picture, the nearest first, each once.
-func (x *Index) Near(radius int, ways ...verify.Hashes) []Neighbour {
+// Near returns the pictures within radius bits of one of the ways to look at a picture, the nearest first, each once: the nearest
+// most of them, and those that are as far away as the last.
+func (x *Index) Near(radius, most int, ways ...verify.Hashes) []Neighbour {
 	x.mu.RLock()
 	chunks, from, to := x.chunks, int(x.dead-x.floor), int(x.last-x.floor)
 	x.mu.RUnlock()
-	var found []Neighbour
+	s := nearest{most: most, radius: min(radius, MaxRadius), way: map[phash.Hash]Neighbour{}}
 	for n, c := range chunks {
 		begin, end := max(from-n*chunkSize, 0), min(to-n*chunkSize, chunkSize)
 		for way := range ways {
-			found = c.near(found, begin, end, radius, way, &ways[way])
+			s.search(c, begin, end, way, &ways[way])
 		}
 	}
-	slices.SortFunc(found, func(a, b Neighbour) int {
-		return cmp.Or(cmp.Compare(a.Distance, b.Distance), slices.Compare(a.Hash[:], b.Hash[:]), cmp.Compare(a.Way, b.Way))
-	})
-	seen := make(map[phash.Hash]bool, len(found))
-	return slices.DeleteFunc(found, func(n Neighbour) bool {
-		again := seen[n.Hash]
-		seen[n.Hash] = true
-		return again
-	})
+	return s.found()
 }
 
-// near adds to found the records from begin to end that are within radius bits of a way.
-func (c *chunk) near(found []Neighbour, begin, end, radius, way int, hashes *verify.Hashes) []Neighbour {
+// nearest are the nearest pictures that a search has found.
+type nearest struct {
+	most   int
+	radius int // what is farther away is of no interest any more
+	way    map[phash.Hash]Neighbour
+	at     [MaxRadius + 1]int // how many are at each distance
+}
+
+// search takes the records of a chunk from begin to end that are within the radius of a way.
+func (s *nearest) search(c *chunk, begin, end, way int, hashes *verify.Hashes) {
 	h, crops := hashes.Hash, hashes.Crops
 	cropped := crops[0] != (phash.Hash{})
+	radius := s.radius
 	for i := begin; i < end; i++ {
 		first := &c.first[i]
 		// The first half has to be near enough already.
@@ -173,10 +176,45 @@ func (c *chunk) near(found []Neighbour, begin, end, radius, way int, hashes *ver
 			continue
 		}
 		if d := hashes.Apart(c.hashes(i)); d <= radius {
-			found = append(found, Neighbour{c.keys[i], d, way})
+			s.add(Neighbour{c.keys[i], d, way})
+			radius = s.radius
 		}
 	}
-	return found
+}
+
+// add takes a picture, and draws the radius in once there are enough within a smaller one.
+func (s *nearest) add(n Neighbour) {
+	if old, known := s.way[n.Hash]; known {
+		if old.Distance <= n.Distance {
+			return
+		}
+		s.at[old.Distance]--
+	}
+	s.way[n.Hash] = n
+	s.at[n.Distance]++
+	for {
+		within := 0
+		for _, k := range s.at[:s.radius] {
+			within += k
+		}
+		if within < s.most || s.radius == 0 {
+			break
+		}
+		s.radius--
+	}
+	if len(s.way) > 8*s.most+1000 { // most of them are too far away by now
+		maps.DeleteFunc(s.way, func(_ phash.Hash, n Neighbour) bool { return n.Distance > s.radius })
+	}
+}
+
+// found returns them, the nearest first.
+func (s *nearest) found() []Neighbour {
+	out := slices.Collect(maps.Values(s.way))
+	out = slices.DeleteFunc(out, func(n Neighbour) bool { return n.Distance > s.radius })
+	slices.SortFunc(out, func(a, b Neighbour) int {
+		return cmp.Or(cmp.Compare(a.Distance, b.Distance), slices.Compare(a.Hash[:], b.Hash[:]))
+	})
+	return out
 }
 
 func apart(a *[2]uint64, b0, b1 uint64) int {

@@ -103,7 +103,7 @@ func TestNearFindsAll(t *testing.T) {
 	for radius := 0; radius <= MaxRadius; radius++ {
 		found := 0
 		for h, all := range within {
-			near := x.Near(radius, record(h).Hashes)
+			near := x.Near(radius, 1<<20, record(h).Hashes)
 			got, want := hashes(near), brute(all, h, radius)
 			found += len(want)
 			slices.SortFunc(got, byBits)
@@ -152,7 +152,7 @@ func TestIndexForgets(t *testing.T) {
 			if i > 30 {
 				continue
 			}
-			if near := x.Near(6, record(moved(r, h, 3)).Hashes); want != slices.ContainsFunc(near, func(n Neighbour) bool { return n.Hash == h }) {
+			if near := x.Near(6, 1<<20, record(moved(r, h, 3)).Hashes); want != slices.ContainsFunc(near, func(n Neighbour) bool { return n.Hash == h }) {
 				t.Fatalf("hour %d: near got %v, want %v", hour, near, want)
 			}
 		}
@@ -239,7 +239,7 @@ func FuzzIndex(f *testing.F) {
 		}
 		there := held(x)
 		for _, h := range all {
-			got, want := hashes(x.Near(MaxRadius, record(h).Hashes)), brute(all, h, MaxRadius)
+			got, want := hashes(x.Near(MaxRadius, 1<<20, record(h).Hashes)), brute(all, h, MaxRadius)
 			slices.SortFunc(got, byBits)
 			slices.SortFunc(want, byBits)
 			if diff := cmp.Diff(slices.Compact(want), got); diff != "" || !there[h] {
@@ -275,7 +275,7 @@ func TestNearOfCrops(t *testing.T) {
 			ways := []verify.Hashes{record(randomHash(r)).Hashes, record(randomHash(r)).Hashes, record(randomHash(r)).Hashes}
 			ways[at] = way(of)
 			want := []Neighbour{{of.Key, 40, at}}
-			if diff := cmp.Diff(want, x.Near(50, ways...)); diff != "" {
+			if diff := cmp.Diff(want, x.Near(50, 1<<20, ways...)); diff != "" {
 				t.Errorf("case %d, way %d (-want +got):\n%s", i, at, diff)
 			}
 		}
@@ -302,7 +302,7 @@ func TestNearBesideAdd(t *testing.T) {
 			ended = true
 		default:
 		}
-		x.Near(MaxRadius, record(randomHash(r)).Hashes)
+		x.Near(MaxRadius, 1<<20, record(randomHash(r)).Hashes)
 	}
 }
 
@@ -335,7 +335,7 @@ func BenchmarkIndex(b *testing.B) {
 			b.Run(fmt.Sprintf("n=%d/%s", n, name), func(b *testing.B) {
 				b.ReportAllocs()
 				for i := 0; b.Loop(); i++ {
-					x.Near(DefaultRadius, ways(queries[i%len(queries)])...)
+					x.Near(DefaultRadius, 1<<20, ways(queries[i%len(queries)])...)
 				}
 				b.ReportMetric(float64(x.Bytes())/float64(n), "B/entry")
 			})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -90,26 +91,26 @@ func (c *Cache) Candidates(ctx context.Context, q *Query, radius int) ([]Candida
 			cannot = Poor
 		}
 	}
-	var out []Candidate
-	seen := map[phash.Hash]bool{q.Hash: true}
+	found := map[phash.Hash]Candidate{}
 	for _, ways := range stages {
-		near := c.index.Near(min(radius, MaxRadius), hashesOf(ways)...)
-		near = slices.DeleteFunc(near, func(n Neighbour) bool { return seen[n.Hash] })
-		near = near[:min(len(near), maxCandidates)]
+		near := c.index.Near(min(radius, MaxRadius), maxCandidates, hashesOf(ways)...)
+		near = slices.DeleteFunc(near, func(n Neighbour) bool { return n.Hash == q.Hash && !ways[n.Way].Turned() })
 		if len(near) == 0 {
 			continue
 		}
-		found, err := c.candidates(ctx, q, ways, cannot, near)
+		judged, err := c.candidates(ctx, q, ways, cannot, near[:min(len(near), maxCandidates)])
 		if err != nil {
 			return nil, err
 		}
-		for _, n := range found {
-			seen[n.Hash] = true
+		for _, n := range judged {
+			if old, known := found[n.Hash]; !known || n.Verdict == Answers || old.Verdict != Answers && n.Distance < old.Distance {
+				found[n.Hash] = n
+			}
 		}
-		out = append(out, found...)
 	}
-	slices.SortStableFunc(out, func(a, b Candidate) int { return cmp.Compare(a.Distance, b.Distance) })
-	return out, nil
+	return slices.SortedFunc(maps.Values(found), func(a, b Candidate) int {
+		return cmp.Or(cmp.Compare(a.Distance, b.Distance), slices.Compare(a.Hash[:], b.Hash[:]))
+	}), nil
 }
 
 // candidates is Candidates for some ways to look at the picture; cannot says why it cannot be compared, if it cannot.

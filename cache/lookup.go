@@ -43,7 +43,8 @@ const (
 type Answer struct {
 	Entry
 	Kind Kind
-	Near int // Hamming distance in bits to the picture that was looked at, where Kind is Near
+	Near int    // bits to the picture that was looked at, see verify.Hashes.Apart, where Kind is Near
+	Like Digest // of a file with which the picture was compared and that shows the same, for Remember; zeros: there was no need
 	// Expiring says that this caller should have the entry made anew, by Fill with
 	// Query.Stale, before it runs out. Few callers are told so, and the more often
 	// an entry is looked up the earlier one of them is.
@@ -55,6 +56,8 @@ func (c *Cache) usable(q *Query, e Entry) bool {
 	switch {
 	case q.Stale != nil && e == *q.Stale, q.Own && e.DerivedFrom != "":
 		return false
+	case e.DerivedFrom != "" && e.DerivedFile == "" && e.CorrectedAt == "": // an earlier version did not compare
+		return false
 	case e.PromptVersion != "" && q.Prompt != "" && e.PromptVersion != q.Prompt && !c.cfg.AnyPrompt:
 		return false
 	}
@@ -62,23 +65,28 @@ func (c *Cache) usable(q *Query, e Entry) bool {
 }
 
 // Lookup finds the entry of the picture, or of one that shows the same (see package verify). It returns nil if there is none.
-// The answer of a near hit is stored under the picture's own hash as well, if that is free.
+// The answer of a near hit is stored as the picture's own as well, if nothing else is.
 func (c *Cache) Lookup(ctx context.Context, q *Query) (*Answer, error) {
-	key := q.Key(q.Variant)
-	if key == "" {
+	if q.Key(q.Variant) == "" {
 		return nil, nil
 	}
+	a, _, err := c.lookup(ctx, q)
+	return a, err
+}
+
+// lookup is Lookup, and returns the key under which the picture's own entry is, or would be.
+func (c *Cache) lookup(ctx context.Context, q *Query) (*Answer, string, error) {
 	found, err := c.own(ctx, q.Variant, q.Picture)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	own := found[0]
 	c.tellDamage(own)
-	if own.key != key && own.entry == nil {
-		c.metrics.vetoed.Inc()
-	}
 	if own.entry != nil && c.usable(q, *own.entry) {
 		a := &Answer{Entry: *own.entry, Kind: Exact, Expiring: c.expiring(own.ttl)}
+		if own.compared {
+			a.Like = parseDigest(own.entry.File)
+		}
 		if a.CorrectedAt != "" && own.ttl >= 0 && own.ttl < TTL/2 {
 			// No model knows better than the person who corrected it: it stays for as
 			// long as it is asked for.
@@ -87,13 +95,14 @@ func (c *Cache) Lookup(ctx context.Context, q *Query) (*Answer, error) {
 				c.log.Warn("correction not prolonged", zap.String("key", own.key), zap.Error(err))
 			}
 		}
-		return a, nil
+		return a, own.key, nil
 	}
-	return c.lookupNear(ctx, q, own.key)
+	a, err := c.lookupNear(ctx, q, own)
+	return a, own.key, err
 }
 
-// lookupNear is Lookup for a picture that has no entry of its own under key.
-func (c *Cache) lookupNear(ctx context.Context, q *Query, key string) (*Answer, error) {
+// lookupNear is Lookup for a picture that has no entry of its own at its place.
+func (c *Cache) lookupNear(ctx context.Context, q *Query, own item) (*Answer, error) {
 	if c.cfg.Radius == 0 || q.Own || q.View == nil || q.Stale != nil && q.Stale.DerivedFrom == "" {
 		return nil, nil // what was looked at itself is looked at again
 	}
@@ -120,9 +129,7 @@ func (c *Cache) lookupNear(ctx context.Context, q *Query, key string) (*Answer, 
 	}
 	e := *read[n.Hash]
 	e.Colour, e.DerivedFrom, e.Distance, e.DerivedFile, e.File = q.Colour.String(), n.Hash.String(), n.Distance, e.File, q.Digest.String()
-	if key != q.Key(q.Variant) {
-		// The copies that are kept are found by their hashes, when their root is corrected.
-	} else if _, err := c.store(ctx, key, &q.Picture, e, view.Signature()); err != nil {
+	if _, err := c.store(ctx, own, &q.Picture, q.Variant, e, view.Signature()); err != nil {
 		c.log.Warn("near answer not cached", zap.String("phash", q.Hash.String()), zap.Error(err))
 	}
 	return &Answer{Entry: e, Kind: Near, Near: n.Distance}, nil

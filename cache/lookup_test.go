@@ -191,7 +191,7 @@ func TestDegenerate(t *testing.T) {
 		if n := client.Exists(t.Context(), "cache:image:hash:"+p.Hash.String()).Val(); n != 0 {
 			t.Error("got an entry under a hash that pictures share, want none")
 		}
-		if near := c.index.Near(MaxRadius, record(one).Hashes); len(near) != 1 {
+		if near := c.index.Near(MaxRadius, 1<<20, record(one).Hashes); len(near) != 1 {
 			t.Errorf("got %v in the index, want no hash that pictures share", near)
 		}
 	}

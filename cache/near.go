@@ -62,8 +62,8 @@ func (s *Search) Find(ctx context.Context, key phash.Hash, v *verify.View) (*Nei
 }
 
 func (s *Search) find(ctx context.Context, key phash.Hash, ways []verify.Way) (*Neighbour, error) {
-	near := s.Index.Near(s.Radius, hashesOf(ways)...)
 	compared := 0
+	near := s.Index.Near(s.Radius, maxCandidates, hashesOf(ways)...)
 	for near := range slices.Chunk(near[:min(len(near), maxCandidates)], batch) {
 		known, err := s.Read(ctx, near)
 		if err != nil {
@@ -71,7 +71,8 @@ func (s *Search) find(ctx context.Context, key phash.Hash, ways []verify.Way) (*
 		}
 		for i, k := range known {
 			n := near[i]
-			if k.Verdict != "" || k.Signature == nil || n.Hash == key { // what has the key was compared already
+			// What has the key was compared already, as it is.
+			if k.Verdict != "" || k.Signature == nil || n.Hash == key && !ways[n.Way].Turned() {
 				continue
 			}
 			r := verify.Compare(ways[n.Way].View(), k.Signature, s.options())
@@ -96,6 +97,3 @@ func hashesOf(ways []verify.Way) []verify.Hashes {
 	}
 	return out
 }
-
-// options are those of comparisons.
-func (c Config) options() verify.Options { return verify.Options{Corner: c.Corner} }

@@ -258,14 +258,14 @@ func TestTwinIsNear(t *testing.T) {
 	store(t, c, root, named("root"))
 	store(t, c, red, named("red"))
 	load(t, c)
-	for range 2 {
-		want(t, look(t, c, Query{Picture: green}), "near root 4")
-	}
+	want(t, look(t, c, Query{Picture: green}), "near root 4")
+	want(t, look(t, c, Query{Picture: green}), "exact root")
 	byHand := "by hand"
 	if _, err := c.Correct(t.Context(), root, Variant{}, Correction{WasteType: &byHand}, false); err != nil {
 		t.Fatal(err)
 	}
-	want(t, look(t, c, Query{Picture: green}), "near by hand 4")
+	want(t, look(t, c, Query{Picture: green}), "exact by hand")
+	want(t, look(t, c, Query{Picture: red}), "exact red")
 }
 
 // TestTwinWithoutAFile can be kept nowhere, and takes nothing from the one that has the hash.

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -15,14 +14,19 @@ import (
 	"onceover/phash/verify"
 )
 
-// storeScript writes an entry unless a person's correction is there, which stays.
+// storeScript writes an entry unless a person's correction is there, which stays, or, if it is a copy, anything that was not there
+// when it was made: what a model is asked about meanwhile stays too.
 //
 //	KEYS[1]  the entry
 //	ARGV[1]  its JSON
 //	ARGV[2]  TTL in seconds
-//	returns  the correction, or false if the entry was written
+//	ARGV[3]  of a copy: '=' and what was there; else ''
+//	returns  what is there, or false if the entry was written
 const storeScript = `
 local old = redis.pcall('GET', KEYS[1])
+if ARGV[3] ~= '' and type(old) == 'string' and old ~= string.sub(ARGV[3], 2) then
+  return old
+end
 local ok, entry = pcall(cjson.decode, old)
 if ok and type(entry) == 'table' and type(entry.corrected_at) == 'string' and entry.corrected_at ~= '' then
   redis.call('EXPIRE', KEYS[1], ARGV[2])
@@ -45,11 +49,15 @@ func (c *Cache) Store(ctx context.Context, p Picture, v Variant, e Entry) (Entry
 	if own[0].key == "" {
 		return e, fmt.Errorf("store %s: %w", p.Hash, errNoKey)
 	}
-	return c.store(ctx, own[0].key, &p, e, signature)
+	return c.store(ctx, own[0], &p, v, e, signature)
 }
 
-// store keeps e as the analysis of a picture under key.
-func (c *Cache) store(ctx context.Context, key string, p *Picture, e Entry, s *verify.Signature) (Entry, error) {
+// store keeps e as the analysis of a picture at its place.
+func (c *Cache) store(ctx context.Context, at item, p *Picture, v Variant, e Entry, s *verify.Signature) (Entry, error) {
+	key, was := at.key, ""
+	if e.DerivedFrom != "" {
+		was = "=" + string(at.doc)
+	}
 	if p.hasColour() {
 		e.Colour = p.Colour.String()
 	}
@@ -57,7 +65,7 @@ func (c *Cache) store(ctx context.Context, key string, p *Picture, e Entry, s *v
 		e.File = p.Digest.String()
 	}
 	kept, err := c.write(ctx, key, e, s, func(p redis.Pipeliner, doc []byte) redis.Cmder {
-		return p.Eval(ctx, storeScript, []string{key}, doc, int(TTL/time.Second))
+		return p.Eval(ctx, storeScript, []string{key}, doc, int(TTL/time.Second), was)
 	})
 	if err != nil {
 		return e, err
@@ -66,8 +74,12 @@ func (c *Cache) store(ctx context.Context, key string, p *Picture, e Entry, s *v
 	if err != nil {
 		return e, nil // it was written
 	}
-	if corrected, err := decode([]byte(old)); err == nil {
-		return *corrected, nil
+	if there, err := decode([]byte(old)); err == nil {
+		is, _, err := c.shows(ctx, p, there)
+		if file := p.fileKey(v); err == nil && is == other && p.mayHaveFileKey() && key != file { // it came meanwhile
+			return c.store(ctx, item{key: file}, p, v, e, s)
+		}
+		return *there, err
 	}
 	return e, c.replace(ctx, key, e, s) // a damaged correction is none
 }
@@ -105,17 +117,6 @@ func (c *Cache) write(ctx context.Context, key string, e Entry, s *verify.Signat
 		return nil, fmt.Errorf("store %s: %w", key, err)
 	}
 	return cmd, nil
-}
-
-// keepSignature keeps the signature of an entry's picture for as long as the entry: s, or if that is nil the one that is there.
-func (c *Cache) keepSignature(ctx context.Context, p redis.Pipeliner, e Entry, s *verify.Signature) {
-	switch {
-	case e.File == "":
-	case s != nil:
-		p.Set(ctx, signatureKey(e.File), s.String(), TTL)
-	default:
-		p.Expire(ctx, signatureKey(e.File), TTL)
-	}
 }
 
 // keep begins the life of an entry anew.
@@ -163,9 +164,7 @@ func (c *Cache) Seen(ctx context.Context, d Digest) (*Picture, *Refusal, error) 
 		if known.Hash, err = phash.Parse(hash); err == nil && more {
 			known.Colour, err = phash.ParseColour(colour)
 		}
-		if b, err := hex.DecodeString(like); err == nil && len(b) == len(known.Like) {
-			known.Like = Digest(b)
-		}
+		known.Like = parseDigest(like)
 		if err == nil {
 			return known, nil, nil
 		}

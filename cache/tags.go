@@ -95,7 +95,7 @@ func (c *Cache) Invalidate(ctx context.Context, s Selection, step func(seen int)
 		return true
 	}
 	remove := func(found []item) error {
-		var keys []string
+		var keys, files []string
 		for _, f := range found {
 			switch {
 			case f.entry == nil || !match(*f.entry):
@@ -103,6 +103,9 @@ func (c *Cache) Invalidate(ctx context.Context, s Selection, step func(seen int)
 				done.Corrected++
 			default:
 				keys = append(keys, f.key)
+				if s.Picture != nil && f.entry.File != "" { // all of its entries go
+					files = append(files, f.entry.File)
+				}
 			}
 		}
 		done.Entries += len(keys)
@@ -112,6 +115,9 @@ func (c *Cache) Invalidate(ctx context.Context, s Selection, step func(seen int)
 		return c.pipeline(ctx, func(p redis.Pipeliner) {
 			for _, key := range keys { // on a Cluster they may be on several servers
 				p.Unlink(ctx, key)
+			}
+			for _, file := range files {
+				p.Unlink(ctx, signatureKey(file))
 			}
 		})
 	}
@@ -138,27 +144,19 @@ func (c *Cache) eachOf(ctx context.Context, p *Picture, step func(int), visit fu
 	if err != nil {
 		return err
 	}
-	fam, _, err := c.familyOf(ctx, p.Hash, Variant{}, own[0].entry)
+	file := p.fileKey(Variant{})
+	if at := own[0]; at.key == file && (at.entry == nil || at.entry.DerivedFrom == "") { // it has no copies
+		return c.each(ctx, []string{file + "*"}, nil, step, visit)
+	}
+	fam, _, err := c.familyOf(ctx, p, Variant{}, own[0])
 	if err != nil {
 		return err
 	}
-	if own[0].entry == nil && p.hasColour() {
-		fam.like = p.Colour.String()
-	}
-	file := p.fileKey(Variant{})
-	patterns := []string{hashPrefix + "*"}
-	switch {
-	case p.Hash.Degenerate():
-		patterns = []string{file + "*"}
-	case p.Digest != (Digest{}):
-		patterns = append(patterns, file+"*")
-	}
-	return c.each(ctx, patterns, nil, step, func(found []item) error {
+	return c.each(ctx, entries, nil, step, func(found []item) error {
 		var members []item
 		for _, f := range found {
-			_, byHash := hashOfKey(f.key)
-			member := f.entry != nil && (byHash || strings.HasPrefix(f.key, file))
-			if member && byHash {
+			member := f.entry != nil && p.Digest != (Digest{}) && strings.HasPrefix(f.key, file)
+			if !member {
 				if member, err = c.has(ctx, &fam, f); err != nil {
 					return err
 				}

@@ -257,6 +257,12 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 	if found != nil && stale != nil && found.Entry == *stale {
 		found.Expiring = true
 	}
+	if found != nil && found.Like != (cache.Digest{}) && q.Hash == pic.Hash { // compared with what has the hash by which it was found
+		pic.Like = found.Like
+		if err := r.t.cache.Remember(ctx, *pic); err != nil {
+			return nil, err
+		}
+	}
 	q.Own = found != nil && r.mayDoubt(found) && rand.Float64() < r.t.cfg.Canary
 	if found != nil && !found.Expiring && !q.Own {
 		return r.answer(ctx, pic, found, vision.Usage{})
@@ -676,6 +682,7 @@ func (r *run) modelName() string {
 // answer makes the result out of what was found. A question is answered here, in
 // the result only: the entry is neutral and stays so.
 func (r *run) answer(ctx context.Context, pic *cache.Picture, a *cache.Answer, usage vision.Usage) (*Result, error) {
+	pic.View = nil // a question may take long
 	r.t.cache.Record(*pic, *a)
 	r.t.metrics.answered(a)
 	e, question := a.Entry, r.args.UserInput
@@ -716,12 +723,12 @@ func (r *run) answer(ctx context.Context, pic *cache.Picture, a *cache.Answer, u
 			return nil, err
 		}
 	}
-	res := &Result{Entry: e, JobID: r.args.JobID, PHash: pic.Hash.String(), Distance: a.Near}
+	res := &Result{Entry: e, JobID: r.args.JobID, PHash: pic.Hash.String()}
 	switch a.Kind {
 	case cache.Exact, cache.Shared:
 		res.Cached = new(string(cache.Exact))
 	case cache.Near:
-		res.Cached = new(string(cache.Near))
+		res.Cached, res.Distance = new(string(cache.Near)), &a.Near
 	}
 	if e.Model != "" {
 		res.Model = &e.Model

@@ -278,7 +278,7 @@ func TestNearPicture(t *testing.T) {
 	b := setup(t)
 	first := b.run(t, map[string]any{"image_url": "box.jpg"})
 	near := b.run(t, map[string]any{"image_url": "box-cropped.jpg"})
-	if near.Cached == nil || *near.Cached != "near" || near.Distance < 2 || near.Distance > 14 || near.Usage != nil || near.PHash == first.PHash {
+	if near.Cached == nil || *near.Cached != "near" || near.Distance == nil || *near.Distance < 2 || *near.Distance > 14 || near.Usage != nil || near.PHash == first.PHash {
 		t.Errorf("got %+v, want the answer of a near picture", near)
 	}
 	if diff := cmp.Diff(first.Entry, near.Entry); diff != "" {
@@ -288,7 +288,7 @@ func TestNearPicture(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := fmt.Sprintf(`"cached":"near","distance":%d,"model":"m-1"}`, near.Distance); !strings.HasSuffix(string(raw), want) {
+	if want := fmt.Sprintf(`"cached":"near","distance":%d,"model":"m-1"}`, *near.Distance); !strings.HasSuffix(string(raw), want) {
 		t.Errorf("got %s, want it to end with %s", raw, want)
 	}
 	for _, own := range []string{"colour", "derived", "cost"} {
@@ -296,7 +296,7 @@ func TestNearPicture(t *testing.T) {
 			t.Errorf("the result tells what is the cache's own: %s", raw)
 		}
 	}
-	if again := b.run(t, map[string]any{"image_url": "box-cropped.jpg"}); *again.Cached != "exact" || again.Distance != 0 {
+	if again := b.run(t, map[string]any{"image_url": "box-cropped.jpg"}); *again.Cached != "exact" || again.Distance != nil {
 		t.Errorf("got %+v, want its own entry the second time", again)
 	}
 	if n := b.model.visions.Load(); n != 1 {

@@ -18,7 +18,7 @@ type Result struct {
 	// "near" if it is that of a picture that looks the same, Distance bits away;
 	// null for an answer made for this job.
 	Cached   *string
-	Distance int
+	Distance *int    // null otherwise
 	Model    *string // null when unknown: Python wrote the entry
 	Usage    *vision.Usage
 }
@@ -35,7 +35,7 @@ func (r Result) MarshalJSON() ([]byte, error) {
 		JobID    jobID         `json:"job_id"`
 		PHash    string        `json:"phash"`
 		Cached   *string       `json:"cached"`
-		Distance int           `json:"distance,omitempty"`
+		Distance *int          `json:"distance,omitempty"`
 		Model    *string       `json:"model"`
 		Usage    *vision.Usage `json:"usage,omitempty"`
 	}{r.JobID, r.PHash, r.Cached, r.Distance, r.Model, r.Usage})
@@ -54,8 +54,8 @@ func (r *Result) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 		cached = *r.Cached
 	}
 	enc.AddString("cache", cached)
-	if r.Distance > 0 {
-		enc.AddInt("distance_bits", r.Distance)
+	if r.Distance != nil {
+		enc.AddInt("distance_bits", *r.Distance)
 	}
 	if r.Usage != nil {
 		enc.AddInt("vision_calls", r.Usage.Calls)

@@ -99,16 +99,17 @@ func TestEqualHashOtherPicture(t *testing.T) {
 	if want := fmt.Sprintf(" %x", sha256.Sum256(b.pictures.extra["one.png"])); !strings.HasSuffix(known, want) {
 		t.Errorf("got %q kept of the file, want it to end with%s", known, want)
 	}
-	// What cannot be compared any more is not taken for the same.
+	// What cannot be compared any more is not taken for the same, and gives its place up.
 	digest := fmt.Sprintf("%x", sha256.Sum256(b.pictures.extra["one.png"]))
-	if n := b.redis.Del(t.Context(), "cache:image:digest:"+digest+":signature", fmt.Sprintf("cache:image:digest:%x", sha256.Sum256(again))).Val(); n != 2 {
+	if n := b.redis.Del(t.Context(), "cache:image:digest:"+digest+":signature:1", fmt.Sprintf("cache:image:digest:%x", sha256.Sum256(again))).Val(); n != 2 {
 		t.Fatalf("got %d keys removed, want 2", n)
 	}
 	b.says("third")
 	if third := b.run(t, map[string]any{"image_url": "again.png"}); third.Cached != nil || third.WasteType != "third" {
 		t.Errorf("got %+v, want the model asked", third)
 	}
-	b.finds(t, "one.png", "exact", "one") // its own file
+	b.finds(t, "again.png", "exact", "third")
+	b.finds(t, "one.png", "exact", "third")
 }
 
 // TestTransparencyIsPartOfThePicture has pictures that are one to the hash, which does not see it.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -165,7 +166,7 @@ func (s *simulation) report(small map[int]thumbnail) report {
 		Skipped: s.Skipped[:min(len(s.Skipped), maxSkippedShown)],
 	}
 	r.More = len(s.Skipped) - len(r.Skipped)
-	for d := 2; d <= s.Radius; d += 2 {
+	for _, d := range slices.Sorted(maps.Keys(s.Distances)) {
 		r.Distances = append(r.Distances, distanceCount{d, s.Distances[d]})
 		r.Most = max(r.Most, s.Distances[d])
 	}

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -220,7 +222,7 @@ func (s *simulation) draw(out io.Writer) {
 		for _, n := range s.Distances {
 			most = max(most, n)
 		}
-		for d := 2; d <= s.Radius; d += 2 {
+		for _, d := range slices.Sorted(maps.Keys(s.Distances)) {
 			n := s.Distances[d]
 			fmt.Fprintln(out, strings.TrimRight(fmt.Sprintf("%3d %7s %s", d, number(n), bar(n, most)), " "))
 		}

@@ -134,7 +134,7 @@ type demoRow struct {
 type answerSource struct {
 	PHash    string        `json:"phash,omitempty"`
 	Cached   *string       `json:"cached"`
-	Distance int           `json:"distance,omitempty"`
+	Distance *int          `json:"distance,omitempty"`
 	Usage    *vision.Usage `json:"usage,omitempty"`
 }
 
@@ -256,8 +256,8 @@ func printDemo(out io.Writer, rows []demoRow, offline bool) error {
 			if r.Cached != nil {
 				cached = *r.Cached
 			}
-			if r.Distance > 0 {
-				cached += fmt.Sprintf(", %d bits", r.Distance)
+			if r.Distance != nil {
+				cached += fmt.Sprintf(", %d bits", *r.Distance)
 			}
 		}
 		fmt.Fprintf(w, "%s\t%s: %s\t%s\t%s\t%s\t%.2f s\n", short(r.TaskID), r.Job, r.Note, r.State, hash, cached, r.Seconds)
