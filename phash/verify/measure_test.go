@@ -103,7 +103,6 @@ type lookedAt struct {
 	once      sync.Once
 	signature *Signature
 	colour    phash.Colour
-	quality   int
 }
 
 func (m *measure) view(file string) (*View, phash.Colour) {
@@ -320,19 +319,20 @@ func (m *measure) changes(rows []row) {
 
 // An outcome is what became of the pictures of a family.
 type outcome struct {
-	n, compared     int
-	repeats, right  int // that show what an earlier one shows, and those of them that were answered rightly
-	wrong           int
-	old14, old24    int // wrong by the old rule
-	nearest         int
-	zero, zeroWrong int // pairs of different pictures at 0 bits that were compared, and taken for one
+	n, compared    int
+	repeats, right int // that show what an earlier one shows, and those of them that were answered rightly
+	wrong          int
+	old14, old24   int // wrong by the old rule
+	nearest        int
+	quality        int
+	zero           int // pairs of different pictures at 0 bits that were compared
 }
 
 func (m *measure) families(rows []row) {
 	if len(rows) == 0 {
 		return
 	}
-	head("Families: pictures answered wrongly", "family", "half", "pictures", "nearest different, bits", "pairs compared", "at 0 bits", "wrong", "old, 14 bits", "old, 24 bits", "repeats", "of those found")
+	head("Families: pictures answered wrongly", "family", "half", "pictures", "nearest different, bits", "pairs compared", "at 0 bits", "wrong", "old, 14 bits", "old, 24 bits", "repeats", "of those found", "least quality")
 	var total outcome
 	for len(rows) > 0 {
 		n := slices.IndexFunc(rows, func(r row) bool { return r.group != rows[0].group || r.half != rows[0].half })
@@ -340,13 +340,13 @@ func (m *measure) families(rows []row) {
 			n = len(rows)
 		}
 		o := m.family(rows[:n])
-		line(rows[0].group, rows[0].half, o.n, o.nearest, o.compared, o.zero, o.wrong, o.old14, o.old24, o.repeats, o.right)
+		line(rows[0].group, rows[0].half, o.n, o.nearest, o.compared, o.zero, o.wrong, o.old14, o.old24, o.repeats, o.right, o.quality)
 		total.n, total.wrong, total.compared = total.n+o.n, total.wrong+o.wrong, total.compared+o.compared
 		total.old14, total.old24, total.repeats, total.right = total.old14+o.old14, total.old24+o.old24, total.repeats+o.repeats, total.right+o.right
 		total.zero += o.zero
 		rows = rows[n:]
 	}
-	line("all", "", total.n, "", total.compared, total.zero, total.wrong, total.old14, total.old24, total.repeats, total.right)
+	line("all", "", total.n, "", total.compared, total.zero, total.wrong, total.old14, total.old24, total.repeats, total.right, "")
 }
 
 // family asks the pictures one by one of a cache that has the earlier ones.
@@ -409,7 +409,10 @@ func (m *measure) family(rows []row) outcome {
 		}
 		each[i] = o
 	})
-	out := outcome{n: len(rows), nearest: 256}
+	out := outcome{n: len(rows), nearest: 256, quality: 100}
+	for _, v := range views {
+		out.quality = min(out.quality, v.Quality())
+	}
 	for _, o := range each {
 		out.compared, out.repeats, out.right, out.wrong = out.compared+o.compared, out.repeats+o.repeats, out.right+o.right, out.wrong+o.wrong
 		out.old14, out.old24, out.zero = out.old14+o.old14, out.old24+o.old24, out.zero+o.zero
