@@ -14,7 +14,6 @@ const (
 	Alike     Reason = "alike"     // on the whole they differ too much
 	Tone      Reason = "tone"      // one is far lighter or darker, or has other contrasts, than copies have
 	Part      Reason = "part"      // some part differs
-	Far       Reason = "far"       // they lie on each other, and their hashes are far apart all the same
 	Colour    Reason = "colour"    // the colours of some part differ
 )
 
@@ -24,27 +23,23 @@ type Result struct {
 	Part   float64 // the largest difference of a cell of luma, in parts of what is allowed for its contrast
 	Mean   float64 // the mean difference, in levels
 	Colour float64 // the largest difference of a cell of chroma
-	Median float64 // the median difference, in levels
-	Rough  float64 // the difference that 95 % of the cells do not exceed
 	At     [2]int  // column and row of the cell of the largest difference, of 48 x 48
 }
 
 // What decides. docs/near-duplicates.md says where each line was drawn, and on which pictures.
 const (
-	most        = 1.35 // what a cell may differ, beyond
-	forMedian   = 0.5  // of the median difference, and
-	forRough    = 0.45 // of the difference that 95 % of the cells do not exceed
+	most        = 0.95 // what a cell may differ, beyond
+	mostOfMean  = 2.75 // times the mean difference
 	mostAtAll   = 5
 	mostMean    = 3.5
 	leastLike   = 0.9 // correlation
 	leastGain   = 0.55
 	mostGain    = 1.8
-	stillness   = 0.008 // moved by less, a picture is no crop
-	mostBits    = 24    // between the hashes of two that are no crops of one another
-	forContrast = 0.03  // of the range of values around a cell
-	forBurnt    = 0.3   // of what a cell may have lost where it burns out
+	forContrast = 0.03 // of the range of values around a cell
+	forBurnt    = 0.7  // of what a cell may have lost where it burns out
 	mostColour  = 7
-	mostGrey    = 0.31 // change of saturation
+	leastVivid  = 0.69 // change of saturation
+	mostVivid   = 1.42
 )
 
 // Options are what an operator may choose.
@@ -87,10 +82,8 @@ func compare(q *View, s *Signature, opt Options, whole bool) Result {
 	c.inColour, c.countColour = p.inside(chromaSide, 0.12)
 	c.blur = q.fine.between(p)
 	c.fit()
-	return c.decide(opt, p.still(stillness) && bitsApart(q, s) > mostBits)
+	return c.decide(opt)
 }
-
-func bitsApart(q *View, s *Signature) int { return apart(q.Hash, s.Hash) }
 
 // cells are the means of a picture in the cells of a signature.
 type cells struct{ luma, cb, cr plane }
@@ -235,7 +228,7 @@ func (t tone) loses(v float64) float64 {
 
 // decide judges the cells, without one corner if opt says so: that one without which the largest
 // difference is the smallest.
-func (c *comparison) decide(opt Options, far bool) Result {
+func (c *comparison) decide(opt Options) Result {
 	differences := c.differences()
 	r, left := c.part(differences, box{}), box{}
 	if opt.Corner {
@@ -251,10 +244,8 @@ func (c *comparison) decide(opt Options, far bool) Result {
 		r.Reason = Alike
 	case gain < leastGain || gain > mostGain:
 		r.Reason = Tone
-	case r.Part > min(most+forMedian*r.Median+forRough*r.Rough, mostAtAll):
+	case r.Part > min(most+mostOfMean*r.Mean, mostAtAll):
 		r.Reason = Part
-	case far && left == (box{}): // what is in a corner moves the hash
-		r.Reason = Far
 	default:
 		r.Colour = c.colours(left)
 		if r.Colour > mostColour {
@@ -292,25 +283,21 @@ func (c *comparison) differences() []float64 {
 
 // part returns the largest difference out of the box, and how much the cells differ as a rule.
 func (c *comparison) part(differences []float64, b box) (r Result) {
-	levels := make([]float32, 0, len(c.in))
-	sum := 0.0
+	n, sum := 0, 0.0
 	for i, ok := range c.in {
 		if !ok || b.has(i, lumaSide) {
 			continue
 		}
-		d := math.Abs(float64(c.to.luma.pix[i]) - float64(c.luma.pix[i]))
-		levels = append(levels, float32(d))
-		sum += d
+		n++
+		sum += math.Abs(float64(c.to.luma.pix[i]) - float64(c.luma.pix[i]))
 		if d := differences[i]; d > r.Part {
 			r.Part, r.At = d, [2]int{i % lumaSide, i / lumaSide}
 		}
 	}
-	if len(levels) == 0 {
+	if n == 0 {
 		return Result{Part: math.Inf(1)}
 	}
-	r.Mean = sum / float64(len(levels))
-	r.Median = float64(quantile(levels, len(levels)/2))
-	r.Rough = float64(quantile(levels, len(levels)*95/100))
+	r.Mean = sum / float64(n)
 	return r
 }
 
@@ -377,7 +364,7 @@ func (c *comparison) colours(left box) float64 {
 		y[i], y[n+i] = float64(c.to.cb.pix[i])-128-u, float64(c.to.cr.pix[i])-128-v
 	}
 	ridge := [3]float64{(2 / 0.05) * (2 / 0.05), (2 / 0.05) * (2 / 0.05), (2 / 0.2) * (2 / 0.2)}
-	low, high := [3]float64{-0.12, -0.12, -0.3}, [3]float64{0.12, 0.12, 0.45}
+	low, high := [3]float64{-0.12, -0.12, -0.45}, [3]float64{0.12, 0.12, 0.6}
 	weights := make([]float64, 2*n)
 	for i, ok := range in {
 		if ok {
@@ -416,7 +403,7 @@ func (c *comparison) colours(left box) float64 {
 			}
 		}
 	}
-	if math.Abs(t[2]) > mostGrey {
+	if t[2] < leastVivid-1 || t[2] > mostVivid-1 {
 		return noColours
 	}
 	most := 0.0
