@@ -551,6 +551,20 @@ def f_parking(layout, content, again):
     return shot(img, again, 3, 0.04)
 
 
+def f_plain(layout, content, again):
+    """An empty surface."""
+    return shot(surface(content, tone=(int(content.integers(60, 230)),) * 3), again, 2)
+
+
+def f_faint(layout, content, again):
+    """A surface with one disc that hardly stands out."""
+    tone = int(content.integers(60, 220))
+    img = surface(layout, tone=(tone,) * 3)
+    x, y, s, by = content.uniform(80, 400), content.uniform(80, 280), content.uniform(8, 60), content.integers(4, 40)
+    ImageDraw.Draw(img).ellipse((x - s, y - s, x + s, y + s), (tone + int(by) - 20,) * 3)
+    return shot(img.filter(ImageFilter.GaussianBlur(1)), again, 2)
+
+
 def f_corner(layout, content, again):
     """A photo with another date in the corner, such as cameras print it."""
     img = PHOTOS[layout.integers(len(PHOTOS))].copy()

@@ -191,8 +191,8 @@ func (m *measure) compare(group string, r row, c candidate, e *lookedAt, same bo
 	got := Compare(c.view, e.signature, Options{Corner: *cornerFlag})
 	if m.dump != nil {
 		m.mu.Lock()
-		fmt.Fprintf(m.dump, "%s\t%s\t%s\t%s\t%s\t%v\t%d\t%s\t%.3f\t%.3f\t%.2f\t%v\n",
-			r.kind, group, r.half, r.first, r.second, same, c.bits, cmp.Or(got.Reason, "same"), got.Part, got.Mean, got.Colour, got.At)
+		fmt.Fprintf(m.dump, "%s\t%s\t%s\t%s\t%s\t%v\t%d\t%s\t%.3f\t%.3f\t%.2f\t%v\t%d\n",
+			r.kind, group, r.half, r.first, r.second, same, c.bits, cmp.Or(got.Reason, "same"), got.Part, got.Mean, got.Colour, got.At, c.view.Quality())
 		m.mu.Unlock()
 	}
 	return got.Reason == Same

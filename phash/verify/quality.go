@@ -3,7 +3,7 @@ package verify
 // MinQuality is the least Quality of a picture that may answer another one, or be answered by
 // another one's answer. Below it there is too little in a picture to compare: docs/near-duplicates.md
 // says how it was chosen.
-const MinQuality = 3
+const MinQuality = 5
 
 // Quality returns how much there is to compare in the picture, from 0 for a plain surface to 100:
 // the sum of the differences of neighbours in 64 x 64 cells of luma, each in whole percents of the

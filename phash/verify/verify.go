@@ -36,7 +36,7 @@ const (
 	leastGain   = 0.55
 	mostGain    = 1.8
 	forContrast = 0.03 // of the range of values around a cell
-	forBurnt    = 0.7  // of what a cell may have lost where it burns out
+	forBurnt    = 0.3  // of what a cell may have lost where it burns out
 	mostColour  = 7
 	leastVivid  = 0.69 // change of saturation
 	mostVivid   = 1.42
