@@ -57,6 +57,7 @@ func TestCorrect(t *testing.T) {
 	for _, by := range []string{"root", "copy"} {
 		t.Run(by, func(t *testing.T) {
 			c, client := setup(t)
+			c.cfg.Radius = 24
 			r := random()
 			root := randomHash(r)
 			one, two := away(r, root, 14), away(r, root, 12)
@@ -141,6 +142,7 @@ func TestCorrectOnly(t *testing.T) {
 // TestCorrectOrphans has copies whose root has gone: they are still one family.
 func TestCorrectOrphans(t *testing.T) {
 	c, client := setup(t)
+	c.cfg.Radius = 24
 	r := random()
 	root := randomHash(r)
 	one, two := away(r, root, 14), away(r, root, 14)
@@ -167,6 +169,7 @@ func TestCorrectOrphans(t *testing.T) {
 // TestCorrectCopiesOfOthers reaches a neighbour that is a copy of another picture.
 func TestCorrectCopiesOfOthers(t *testing.T) {
 	c, _ := setup(t)
+	c.cfg.Radius = 24
 	r := random()
 	h := randomHash(r)
 	between := away(r, h, 8)

@@ -102,8 +102,8 @@ func TestFillOncePerFleet(t *testing.T) {
 		t.Errorf("got %d computations, %d answers of one's own and %d callers that waited, want 1, 1 and all others", computed.Load(), fresh.Load(), waiting.Load())
 	}
 	for _, s := range sent {
-		if _, names := s.take(); names["getrange"] > 4 {
-			t.Errorf("got %d GETs of a process that waited, want 4: of the hash and of the file, at first and when woken", names["getrange"])
+		if _, names := s.take(); names["getrange"] > 6 {
+			t.Errorf("got %d GETs of a process that waited, want 6: of the hash and of the file, at first, when it hears and when woken", names["getrange"])
 		}
 	}
 	for i, c := range all {

@@ -89,7 +89,7 @@ func (b *cacheCLI) picture(name string) cache.Picture {
 // seen is a picture of whose shapes nothing is known but that they are those of all others.
 func seen(p cache.Picture) cache.Picture {
 	of := p.Fingerprint
-	p.View = func(context.Context) (*verify.View, error) { return verifytest.View(of.Hash, of.Colour), nil }
+	p.View = func(context.Context) (*verify.View, error) { return verifytest.View(of.Hash, of.Colour, 0), nil }
 	return p
 }
 

@@ -46,10 +46,10 @@ ANSWERS says what a job with this picture would make of a neighbour's entry:
 With --json: name, key, phash, digest, popcount, can_be_key, format, width, height,
 bytes, colour, entry and ttl_seconds as of cache get, answer ("exact", "near",
 "miss" or "unknown"), and neighbours: phash, distance, verdict (%s, %s, %s, %s, %s,
-%s, %s, %s, %s or %s), reason of those that differ (%s, %s, %s, %s, %s or %s), part (the
+%s, %s, %s, %s or %s), reason of those that differ (%s, %s, %s, %s or %s), part (the
 largest difference of a part, in what is allowed), turned, entry, ttl_seconds.`,
 			cache.Answers, cache.Differs, cache.TooFar, cache.Derived, cache.Unusable, cache.Unsigned, cache.Beyond, cache.Poor, cache.Gone, cache.Unknown,
-			verify.Elsewhere, verify.Alike, verify.Tone, verify.Part, verify.Far, verify.Colour),
+			verify.Elsewhere, verify.Alike, verify.Tone, verify.Part, verify.Colour),
 		Example: `  onceover cache inspect photo.jpg
   onceover cache inspect photo.jpg --radius 14
   onceover cache inspect photo.jpg --json | jq '.neighbours[] | select(.verdict == "differs")'`,

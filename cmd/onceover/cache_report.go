@@ -81,7 +81,7 @@ func (p reportPair) Why() string {
 // reasonText is what people read of a comparison.
 var reasonText = map[verify.Reason]string{
 	verify.Same: "the same", verify.Elsewhere: "too little of one is in the other", verify.Alike: "different on the whole",
-	verify.Tone: "far lighter or darker", verify.Part: "a part differs", verify.Far: "different in form", verify.Colour: "the colours of a part differ",
+	verify.Tone: "far lighter or darker", verify.Part: "a part differs", verify.Colour: "the colours of a part differ",
 }
 
 // thumbnail is a picture, small, and what is to be said of it.

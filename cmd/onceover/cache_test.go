@@ -61,7 +61,7 @@ func randomPhotos(r *rand.Rand, n int) []photo {
 			p.Picture = out[r.IntN(i)].Picture
 		}
 		of := p.Fingerprint
-		p.View = func(context.Context) (*verify.View, error) { return verifytest.View(of.Hash, of.Colour), nil }
+		p.View = func(context.Context) (*verify.View, error) { return verifytest.View(of.Hash, of.Colour, 0), nil }
 		out = append(out, p)
 	}
 	return out

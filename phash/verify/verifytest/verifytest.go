@@ -8,14 +8,14 @@ import (
 	"onceover/phash/verify"
 )
 
-// View returns the view of a picture of a hash. All such pictures have the same shapes, so that only their colours, and how far their
-// hashes are apart, tell them apart.
-func View(h phash.Hash, c phash.Colour) *verify.View {
+// View returns the view of a picture of a hash. Its shapes are those of all pictures of the same scene, and so are its details.
+func View(h phash.Hash, c phash.Colour, scene int) *verify.View {
 	s := &verify.Signature{Hashes: verify.Hashes{Hash: h}}
 	side := int(math.Sqrt(float64(len(s.Luma))))
 	for i := range s.Luma {
 		x, y := float64(i%side)/float64(side), float64(i/side)/float64(side)
-		s.Luma[i] = uint8(128 + 50*math.Sin(9*x+4*y) + 40*math.Sin(5*x*x-13*y))
+		n := float64(scene)
+		s.Luma[i] = uint8(128 + 50*math.Sin((9+7*n)*x+(4+5*n)*y) + 40*math.Sin((5+3*n)*x*x-13*y+2*n))
 	}
 	side = int(math.Sqrt(float64(len(s.Cb))))
 	cells := int(math.Sqrt(float64(len(c) / 2)))
