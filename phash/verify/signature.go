@@ -228,12 +228,27 @@ func (s stretch) mean(sums []int32) float32 {
 		s.lastWeight*float32(sums[s.last+1]-sums[s.last])
 }
 
-// down returns a plane of fewer cells, whose number divides the side or not.
+// down returns a plane of fewer cells: the means of what each covers.
 func (p plane) down(side int) plane {
 	if side == p.side {
 		return p
 	}
 	out := newPlane(side)
+	if k := p.side / side; k*side == p.side {
+		share := 1 / float32(k*k)
+		for y := range p.side {
+			row := out.pix[y/k*side:][:side]
+			line := p.pix[y*p.side:][:p.side]
+			for x := range row {
+				sum := float32(0)
+				for _, v := range line[x*k:][:k] {
+					sum += v
+				}
+				row[x] += share * sum
+			}
+		}
+		return out
+	}
 	cells := borders(p.side, side)
 	row := make([]float32, side)
 	for y := range p.side {

@@ -80,7 +80,7 @@ func compare(q *View, s *Signature, opt Options, whole bool) Result {
 	c := comparison{in: in, of: cells{luma: q.finest.sample(p, lumaSide), cb: q.chroma[0].sample(p, chromaSide), cr: q.chroma[1].sample(p, chromaSide)}}
 	c.to = cells{luma: luma, cb: planeOf(s.Cb[:], chromaSide), cr: planeOf(s.Cr[:], chromaSide)}
 	c.inColour, c.countColour = p.inside(chromaSide, 0.12)
-	c.blur = q.fine.between(p)
+	c.blur = q.fine.blurs().sample(p, lumaSide)
 	c.fit()
 	return c.decide(opt)
 }
@@ -133,24 +133,14 @@ func (c *comparison) fit() {
 // mostSharpness limits sharpen: the share of what is between a picture and its blur.
 const mostSharpness = 1
 
-// between returns how the means of the cells change if the view is blurred: if each point becomes
-// the mean of four around it.
-func (q plane) between(p affine) plane {
-	out, d := q.sample(p, lumaSide), 1/float64(q.side)
-	for i := range out.pix {
-		out.pix[i] *= -4
-	}
-	around := newPlane(lumaSide)
-	for _, shift := range [4]affine{{0: d}, {0: -d}, {3: d}, {3: -d}} {
-		at := p
-		at[0], at[3] = p[0]+shift[0], p[3]+shift[3]
-		q.sampleInto(at, around)
-		for i, v := range around.pix {
-			out.pix[i] += v
+// blurs returns what each point of the plane lacks to the mean of the four around it.
+func (q plane) blurs() plane {
+	n, out := q.side, newPlane(q.side)
+	for y := range n {
+		up, here, down := q.pix[max(y-1, 0)*n:][:n], q.pix[y*n:][:n], q.pix[min(y+1, n-1)*n:][:n]
+		for x, v := range here {
+			out.pix[y*n+x] = (up[x]+down[x]+here[max(x-1, 0)]+here[min(x+1, n-1)])/4 - v
 		}
-	}
-	for i := range out.pix {
-		out.pix[i] /= 4
 	}
 	return out
 }

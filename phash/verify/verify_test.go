@@ -206,6 +206,7 @@ func TestText(t *testing.T) {
 		"itself":          page(250, 0, 0, 1, 1, -1, -1, 240),
 		"smaller, darker": page(200, 0, 0, 1, 1, -1, -1, 200),
 		"cropped by 2 %":  page(240, 0.02, 0.02, 0.98, 0.98, -1, -1, 240),
+		"cropped by 5 %":  page(240, 0.05, 0.05, 0.95, 0.95, -1, -1, 240),
 	} {
 		if r := Compare(view(m), s, Options{}); r.Reason != Same {
 			t.Errorf("%s: got %+v, want the same", name, r)
@@ -234,9 +235,80 @@ func TestBurnt(t *testing.T) {
 		if r := Compare(view(plain), view(burnt).Signature(), Options{}); r.Reason != Same {
 			t.Errorf("scene %d, darker: got %+v, want the same", seed, r)
 		}
+		// Red, green and blue burn out one by one, which changes the colour.
+		colours := scene(seed, 160, 0, 0, 1, 1, 0, func(r, g, b float64) (float64, float64, float64) { return 1.3 * r, 1.3 * g, 1.3 * b })
+		if r := Compare(view(colours), view(scene(seed, 160, 0, 0, 1, 1, 0, nil)).Signature(), Options{}); r.Reason != Same {
+			t.Errorf("scene %d, brighter colours: got %+v, want the same", seed, r)
+		}
 		item := scene(seed, 160, 0, 0, 1, 1, 0.04, gray(230/brightest))
 		if r := Compare(view(item), view(plain).Signature(), Options{}); r.Reason == Same {
 			t.Errorf("scene %d, an item: got %+v, want another picture", seed, r)
+		}
+	}
+}
+
+// TestSaturation has paler copies, and the same the other way round. One that is too pale is refused.
+func TestSaturation(t *testing.T) {
+	t.Parallel()
+	paler := func(by float64) func(r, g, b float64) (float64, float64, float64) {
+		return func(r, g, b float64) (float64, float64, float64) {
+			y := 0.299*r + 0.587*g + 0.114*b
+			return y + by*(r-y), y + by*(g-y), y + by*(b-y)
+		}
+	}
+	for by, want := range map[float64]Reason{0.8: Same, 0.45: Colour} {
+		for seed := range uint64(2) {
+			vivid, pale := scene(seed, 160, 0, 0, 1, 1, 0, nil), scene(seed, 160, 0, 0, 1, 1, 0, paler(by))
+			if r := Compare(view(pale), view(vivid).Signature(), Options{}); r.Reason != want {
+				t.Errorf("scene %d, %.2f as vivid: got %+v, want %q", seed, by, r, want)
+			}
+			if r := Compare(view(vivid), view(pale).Signature(), Options{}); r.Reason != want {
+				t.Errorf("scene %d, more vivid than one of %.2f: got %+v, want %q", seed, by, r, want)
+			}
+		}
+	}
+}
+
+// TestBlurred has a page out of focus, the rows of which lose contrast.
+func TestBlurred(t *testing.T) {
+	t.Parallel()
+	m := page(250, 0, 0, 1, 1, -1, -1, 240)
+	blurred := *m
+	for range 6 {
+		from := blurred.Y
+		blurred.Y = slices.Clone(from)
+		for y := 1; y < 249; y++ {
+			for x := 1; x < 249; x++ {
+				i := y*m.YStride + x
+				blurred.Y[i] = uint8((int(from[i])*4 + int(from[i-1]) + int(from[i+1]) + int(from[i-m.YStride]) + int(from[i+m.YStride]) + 4) / 8)
+			}
+		}
+	}
+	if r := Compare(view(&blurred), view(m).Signature(), Options{}); r.Reason != Same {
+		t.Errorf("got %+v, want the same", r)
+	}
+}
+
+// TestHardly has pictures that nothing is known of, or too little.
+func TestHardly(t *testing.T) {
+	t.Parallel()
+	toned := func(gain, offset float64) *image.YCbCr {
+		return scene(2, 160, 0, 0, 1, 1, 0, func(r, g, b float64) (float64, float64, float64) {
+			v := gain*((r+g+b)/3-128) + 128 + offset
+			return v, v, v
+		})
+	}
+	for name, tt := range map[string]struct {
+		one, other *image.YCbCr
+		want       Reason
+	}{
+		"plain surfaces":       {toned(0, 0), toned(0, 40), Alike},
+		"less contrast":        {toned(0.6, 0), toned(0.45, 0), Same},
+		"a negative":           {toned(1, 0), toned(-1, 0), Alike},
+		"a scene, a plain one": {toned(1, 0), toned(0, 0), Alike},
+	} {
+		if r := Compare(view(tt.one), view(tt.other).Signature(), Options{}); r.Reason != tt.want {
+			t.Errorf("%s: got %+v, want %q", name, r, tt.want)
 		}
 	}
 }
