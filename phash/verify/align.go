@@ -120,6 +120,11 @@ var starts = [...]float64{0, 0.02, -0.02, 0.05, -0.05, 0.1, -0.1}
 // pursued is the number of different places, best first, that are looked at in more cells.
 const pursued = 3
 
+// doubtful is the mean difference, in levels, from which slightCrops are tried as well.
+const doubtful = 0.9
+
+var slightCrops = [...]float64{0.02, -0.02, 0.045, -0.045}
+
 // align returns where the signature lies in the view, and how far the two are apart then.
 func align(q *View, a plane) (affine, float64) {
 	type place struct {
@@ -147,14 +152,21 @@ func align(q *View, a plane) (affine, float64) {
 	}
 	slices.SortFunc(places, better)
 	// Rows of text draw a picture to where other rows lie, which fine cells alone tell from the right
-	// place.
+	// place. So the fine cells begin without a detour too, and, where that is no good, from crops.
 	best := place{apart: farOff}
-	for i, c := range append(places[:min(len(places), 2)], place{}) {
-		if i > 0 && (c.p.near(places[0].p) || i < len(places) && c.apart > 3*places[0].apart+1) {
-			continue
-		}
-		if p, e := last.refine(c.p, 3); e < best.apart {
+	pursue := func(p affine, steps int) {
+		if p, e := last.refine(p, steps); e < best.apart {
 			best = place{p, e}
+		}
+	}
+	for i, c := range append(places[:min(len(places), 2)], place{}) {
+		if i == 0 || !c.p.near(places[0].p) && !(i < len(places) && c.apart > 3*places[0].apart+1) {
+			pursue(c.p, 3)
+		}
+	}
+	if best.apart > doubtful {
+		for _, s := range slightCrops {
+			pursue(affine{1: s, 5: s}, 5)
 		}
 	}
 	return best.p, best.apart
