@@ -155,25 +155,18 @@ func round(out []uint8, p plane) {
 func reduced(pix []uint8, stride, w, h, side int) plane {
 	out := newPlane(side)
 	across, down := borders(w, side), borders(h, side)
-	row := make([]float32, side)
-	sums := make([]int32, w+1)
-	first := 0 // the first cell that has something of row y
-	for y := range h {
-		for x, v := range pix[y*stride:][:w] {
-			sums[x+1] = sums[x] + int32(v)
-		}
-		for i, s := range across {
-			row[i] = s.mean(sums)
-		}
-		for first < side-1 && down[first].last < y {
-			first++
-		}
-		for i := first; i < side && down[i].first <= y; i++ {
-			weight := down[i].weightOf(y)
-			line := out.pix[i*side:][:side]
-			for x, v := range row {
-				line[x] += weight * v
+	column := make([]float32, w) // the means of what the cells of a row cover of each column
+	for i, rows := range down {
+		clear(column)
+		for y := rows.first; y <= rows.last; y++ {
+			weight := rows.weightOf(y)
+			for x, v := range pix[y*stride:][:w] {
+				column[x] += weight * float32(v)
 			}
+		}
+		row := out.pix[i*side:][:side]
+		for x, s := range across {
+			row[x] = s.mean(column)
 		}
 	}
 	return out
@@ -219,13 +212,16 @@ func borders(n, cells int) []stretch {
 	return out
 }
 
-// mean returns the mean of the stretch of samples, of which sums has the sums of those before each.
-func (s stretch) mean(sums []int32) float32 {
+// mean returns the mean of the stretch of samples.
+func (s stretch) mean(samples []float32) float32 {
 	if s.first == s.last {
-		return float32(sums[s.first+1] - sums[s.first])
+		return samples[s.first]
 	}
-	return s.firstWeight*float32(sums[s.first+1]-sums[s.first]) + s.inner*float32(sums[s.last]-sums[s.first+1]) +
-		s.lastWeight*float32(sums[s.last+1]-sums[s.last])
+	sum := float32(0)
+	for _, v := range samples[s.first+1 : s.last] {
+		sum += v
+	}
+	return s.firstWeight*samples[s.first] + s.inner*sum + s.lastWeight*samples[s.last]
 }
 
 // down returns a plane of fewer cells: the means of what each covers.
