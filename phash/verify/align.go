@@ -120,8 +120,9 @@ var starts = [...]float64{0, 0.02, -0.02, 0.05, -0.05, 0.1, -0.1}
 // pursued is the number of different places, best first, that are looked at in more cells.
 const pursued = 3
 
-// doubtful is the mean difference, in levels, from which slightCrops are tried as well.
-const doubtful = 0.9
+// Between these mean differences, in levels, slightCrops are tried as well: beyond, the pictures are
+// different ones, and it would take as long again.
+const doubtful, hopeless = 0.9, 6
 
 var slightCrops = [...]float64{0.02, -0.02, 0.045, -0.045}
 
@@ -164,7 +165,7 @@ func align(q *View, a plane) (affine, float64) {
 			pursue(c.p, 3)
 		}
 	}
-	if best.apart > doubtful {
+	if best.apart > doubtful && best.apart < hopeless {
 		for _, s := range slightCrops {
 			pursue(affine{1: s, 5: s}, 5)
 		}

@@ -147,12 +147,20 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// BenchmarkCompare compares a crop, and a picture that shows something else.
 func BenchmarkCompare(b *testing.B) {
-	q := view(scene(1, 600, 0.02, 0.02, 0.98, 0.98, 0, nil))
 	s := view(scene(1, 900, 0, 0, 1, 1, 0, nil)).Signature()
-	b.ReportAllocs()
-	for b.Loop() {
-		Compare(q, s, Options{})
+	for name, m := range map[string]*image.YCbCr{
+		"crop":  scene(1, 600, 0.02, 0.02, 0.98, 0.98, 0, nil),
+		"other": scene(2, 600, 0, 0, 1, 1, 0, nil),
+	} {
+		q := view(m)
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				Compare(q, s, Options{})
+			}
+		})
 	}
 }
 
