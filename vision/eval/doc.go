@@ -2,7 +2,8 @@
 // what a right answer costs, and whether one model is better than another.
 //
 // Start with [Run], which asks the models and keeps every answer in a results file, and [Score], which makes a [Report] of
-// that file. Labels are read by [ReadLabels]. The report is written by its methods Text, JSON and HTML.
+// that file. Labels are read by [ReadLabels]; [Pictures.Spread] gives them to what people have found to show the same. The
+// report is written by its methods Text, JSON and HTML.
 //
 // What it promises: an intent is on disk before a picture is sent, and the verdict before the slot goes on to the next
 // picture. A process that is killed therefore leaves at most one picture per slot in doubt; such a picture counts as lost
