@@ -46,6 +46,11 @@ entry in the cache a person has corrected, at the picture itself or at one that 
 it (see onceover cache set). Labels are read as cache set reads a value. Every fault of
 the labels is reported before anything is paid.
 
+--judged takes the judgements that people have saved on the page of onceover cache
+simulate: a picture that shows the same as a labelled one gets its label, over any number
+of pictures. It is found by its name below the folder of LABELS, which is therefore the
+folder that was simulated, and must be the file that was judged.
+
 Each answer is kept in --out before the next picture is begun, one JSON object a line
 (id, gold, answer, outcome, confidence, tokens, cost_microusd, ms). Ctrl-C finishes the
 calls in flight, the second ends them. --resume goes on with the file: what has an answer
@@ -62,6 +67,7 @@ Exit code 1 if a picture has no answer in the end, or if --min-accuracy is not r
 		Example: `  onceover eval labels.csv --model gpt-4o-mini --price gpt-4o-mini=0.15/0.60 --max-cost 0.50usd
   onceover eval pictures/ --model gpt-4o-mini --model gpt-4o --out both.jsonl --html both.html
   onceover eval labels.csv --resume --retry-lost
+  onceover eval labels.csv --judged ana.jsonl --judged ben.jsonl
   onceover eval pictures/ --corrections --min-accuracy 0.9 --json | jq '.models[0].accuracy'`,
 		Args: exactArgs(1),
 	}
@@ -79,6 +85,7 @@ Exit code 1 if a picture has no answer in the end, or if --min-accuracy is not r
 	f.StringVar(&o.confidence, "confidence-field", "confidence", "the `field` that says how sure the model is, 0 to 1")
 	f.StringVar(&o.unclassified, "unclassified", vision.Unclassified, "the `answer` that says that the model cannot tell")
 	f.BoolVar(&o.corrections, "corrections", false, "take as labels what people have corrected in the cache")
+	f.StringArrayVar(&o.judged, "judged", nil, "`file` of judgements: pictures that show the same as a labelled one get its label; may be given several times, later lines win")
 	f.BoolVar(&o.resume, "resume", false, "go on with the results file")
 	f.BoolVar(&o.retryLost, "retry-lost", false, "ask again about lost pictures, which may have been paid for")
 	f.StringVar(&o.maxCost, "max-cost", "", "spend at most so much, such as `0.50usd`")
@@ -105,6 +112,7 @@ type evalOptions struct {
 	out, html, calibration          string
 	field, confidence, unclassified string
 	corrections, resume, retryLost  bool
+	judged                          []string
 	maxCost                         string
 	minAccuracy                     float64
 	parallel, maxPictures           int
@@ -323,15 +331,27 @@ func (o *evalOptions) pictures(ctx context.Context, labels string) (set labelled
 		return set, err
 	}
 	if o.corrections {
-		all := len(items)
-		if items, err = hashes.corrected(ctx, items); err != nil {
+		if err := hashes.corrected(ctx, items); err != nil {
 			return set, err
 		}
-		set.unlabelled = all - len(items)
 		if err := collect(eval.Relabel(items, o.canon)); err != nil {
 			return set, err
 		}
 	}
+	if len(o.judged) > 0 {
+		judgements, _, err := eval.ReadJudgements(o.judged...)
+		if err = collect(err); err != nil {
+			return set, usageError(fmt.Errorf("--judged: %w", err))
+		}
+		spread, judged, err := o.files().Spread(ctx, items, judgements, folderOf(labels), runtime.GOMAXPROCS(0))
+		if err = collect(err); err != nil {
+			return set, err
+		}
+		items, set.judged = spread, judged
+	}
+	all := len(items)
+	items = slices.DeleteFunc(items, func(it eval.Item) bool { return it.Label == "" })
+	set.unlabelled = all - len(items)
 	set.items, set.copies, err = eval.Distinct(items)
 	if err = collect(err); err != nil {
 		return set, err
@@ -351,6 +371,15 @@ func (o *evalOptions) pictures(ctx context.Context, labels string) (set labelled
 type labelled struct {
 	items              []eval.Item
 	copies, unlabelled int
+	judged             int // that have the label of one that shows the same
+}
+
+// folderOf is the folder of labelled pictures, or of the file that labels them.
+func folderOf(labels string) string {
+	if info, err := os.Stat(labels); err == nil && info.IsDir() {
+		return labels
+	}
+	return filepath.Dir(labels)
 }
 
 func (o *evalOptions) files() eval.Pictures {
@@ -386,15 +415,15 @@ func (o *evalOptions) run(cmd *cobra.Command, labels string) (err error) {
 		unclassified = o.unclassified // no value of the list: some model may say it all the same
 	}
 	rep := eval.Score(eval.Setup{Labels: labels, ResultsFile: o.out, Field: o.field, Confidence: o.confidence, Lang: o.language(), Unclassified: unclassified, Items: set.items,
-		Copies: set.copies, Unlabelled: set.unlabelled, Models: o.asked, MaxCost: o.maxMicro, At: time.Now()}, results)
+		Copies: set.copies, Unlabelled: set.unlabelled, Judged: set.judged, Models: o.asked, MaxCost: o.maxMicro, At: time.Now()}, results)
 	if err := o.report(cmd.OutOrStdout(), rep); err != nil {
 		return errors.Join(runErr, err)
 	}
 	return o.verdict(ctx, rep, runErr, results.Spent())
 }
 
-// checkFiles returns an error if a file that is written would replace another file of the run, or would be taken for a
-// picture by the next one.
+// checkFiles returns an error if a file that is written would replace another file of the run, or one that it reads, or would
+// be taken for a picture by the next one.
 func (o *evalOptions) checkFiles(labels string) error {
 	taken := map[string]string{}
 	for _, f := range []struct{ what, path string }{{"LABELS", labels}, {"--out", o.out}, {"--html", o.html}, {"--calibration", o.calibration}} {
@@ -417,6 +446,15 @@ func (o *evalOptions) checkFiles(labels string) error {
 			}
 		} else if labels != "" && strings.HasPrefix(path, labels) {
 			return fmt.Errorf("%s %s is in the folder of pictures: expected another folder, as the next run would take it for a picture", f.what, plainLine(f.path, 200))
+		}
+	}
+	for _, name := range o.judged {
+		path, err := realPath(name)
+		if err != nil {
+			return fmt.Errorf("--judged: %w", err)
+		}
+		if other, there := taken[path]; there {
+			return fmt.Errorf("%s and --judged are both %s: expected two files", other, plainLine(name, 200))
 		}
 	}
 	return nil

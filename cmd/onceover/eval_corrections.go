@@ -35,18 +35,17 @@ func (h *hashes) add(i int, data []byte) error {
 	return err
 }
 
-// corrected returns the items whose entry a person has corrected, with that as their label.
-func (h *hashes) corrected(ctx context.Context, items []eval.Item) ([]eval.Item, error) {
+// corrected gives the items whose entry a person has corrected that as their label.
+func (h *hashes) corrected(ctx context.Context, items []eval.Item) error {
 	c, closeCache, err := h.o.open(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer closeCache()
 	own, err := c.Own(ctx, h.o.variant(), h.all[:len(items)]...)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var out []eval.Item
 	for i, it := range items {
 		found := own[i].Stored
 		if it.Digest == "" || found == nil || found.CorrectedAt == "" {
@@ -54,17 +53,15 @@ func (h *hashes) corrected(ctx context.Context, items []eval.Item) ([]eval.Item,
 		}
 		doc, err := found.Answer([]string{h.o.field})
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", it.ID, err)
+			return fmt.Errorf("%s: %w", it.ID, err)
 		}
 		var fields map[string]json.RawMessage
 		if len(doc) > 0 {
 			if err := json.Unmarshal(doc, &fields); err != nil {
-				return nil, fmt.Errorf("%s: %w", it.ID, err)
+				return fmt.Errorf("%s: %w", it.ID, err)
 			}
 		}
-		if it.Label = eval.TextOf(fields[h.o.field]); it.Label != "" {
-			out = append(out, it)
-		}
+		items[i].Label = eval.TextOf(fields[h.o.field])
 	}
-	return out, nil
+	return nil
 }

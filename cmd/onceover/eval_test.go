@@ -459,6 +459,60 @@ func TestEvalCorrections(t *testing.T) {
 	}
 }
 
+// TestEvalJudged takes the labels of pictures that people have found to show the same.
+func TestEvalJudged(t *testing.T) {
+	t.Parallel()
+	e := newEvalEndpoint(t)
+	dir := t.TempDir()
+	evalPictures(t, filepath.Join(dir, "all"), 4, 2) // 000 to 003 are red, 004 and 005 blue
+	names := []string{"Glass Bottle/000.png", "Glass Bottle/001.png", "Glass Bottle/002.png", "Glass Bottle/003.png", "metal can/004.png", "metal can/005.png"}
+	var digests []string
+	for _, name := range names {
+		data, err := os.ReadFile(filepath.Join(dir, "all", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		digests = append(digests, eval.Digest(data))
+	}
+	line := func(a, b int, same bool) string {
+		return fmt.Sprintf(`{"first":%q,"second":%q,"first_sha256":%q,"second_sha256":%q,"verdict":"near","same":%v,"at":"2026-03-04T05:06:07Z"}`+"\n",
+			names[a], names[b], digests[a], digests[b], same)
+	}
+	labels := filepath.Join(dir, "all", "labels.csv")
+	writeFile(t, labels, "picture,label\n"+names[0]+", GLASS bottle\n"+names[4]+",metal can\n")
+	ana, ben := filepath.Join(dir, "ana.jsonl"), filepath.Join(dir, "ben.jsonl")
+	writeFile(t, ana, line(0, 1, true)+line(1, 2, true)+line(0, 4, true)+line(4, 5, false))
+	writeFile(t, ben, line(4, 0, false)) // the later word
+	wrong := filepath.Join(dir, "wrong.jsonl")
+	writeFile(t, wrong, line(0, 1, true)+"nonsense\n")
+	base := []string{labels, "--vision-url", e.URL, "--lang", "en", "--html", "", "--model", "m", "--judged", ana}
+
+	out, _, code, fault := evalRun(t.Context(), append(base, "--judged", ben, "--out", filepath.Join(dir, "r"))...)
+	if code != exitOK || e.calls.Load() != 4 || !strings.Contains(out, "4 pictures of 2 classes") || !strings.Contains(out, "judged   2 pictures with the label of one that shows the same") {
+		t.Errorf("got exit code %d, %s after %d calls\n%s", code, fault, e.calls.Load(), out)
+	}
+	doc, err := os.ReadFile(filepath.Join(dir, "r"))
+	if err != nil || strings.Count(string(doc), `"gold":"glass bottle"`) != 2*3 || !strings.Contains(string(doc), `"id":"Glass Bottle/002.png"`) {
+		t.Errorf("got %v\n%s", err, doc)
+	}
+	e.calls.Store(0)
+	for _, tt := range []struct {
+		name, want string
+		args       []string
+	}{
+		{"two labels in a group", `labels.csv:2: ` + names[0] + ` ("glass bottle") and labels.csv:3: ` + names[4] + ` ("metal can") have two labels, but show the same by ` + ana + ":3: expected", nil},
+		{"wrong lines", wrong + ":2: is not a judgement", []string{"--judged", wrong}},
+		{"no such file", "--judged: open", []string{"--judged", filepath.Join(dir, "gone")}},
+		{"replaced", "--out and --judged are both", []string{"--out", ana}},
+	} {
+		args := append(base[:len(base):len(base)], "--out", filepath.Join(dir, "s"))
+		args = append(args, tt.args...)
+		if _, _, code, fault := evalRun(t.Context(), args...); code != exitUsage || !strings.Contains(fault, tt.want) || e.calls.Load() != 0 {
+			t.Errorf("%s: got exit code %d, %s after %d calls", tt.name, code, fault, e.calls.Load())
+		}
+	}
+}
+
 func cacheDigest(data []byte) (d cache.Digest) {
 	h := eval.Digest(data)
 	for i := range d {

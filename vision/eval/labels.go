@@ -312,7 +312,7 @@ func Distinct(items []Item) (distinct []Item, copies int, err error) {
 	return distinct, copies, faults.err()
 }
 
-// Relabel replaces each label by the one that canon makes of it. The error is of type Faults, with a line for each label
+// Relabel replaces each label that is known by the one that canon makes of it. The error is of type Faults, with a line for each label
 // that canon does not take.
 func Relabel(items []Item, canon func(label string) (string, error)) error {
 	type known struct {
@@ -324,6 +324,9 @@ func Relabel(items []Item, canon func(label string) (string, error)) error {
 	all := map[string]*known{}
 	var order []*known
 	for i, it := range items {
+		if it.Label == "" {
+			continue
+		}
 		k := all[it.Label]
 		if k == nil {
 			k = &known{first: it}

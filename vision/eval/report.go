@@ -52,6 +52,9 @@ func (rep *Report) facts() []string {
 	if rep.Unlabelled > 0 {
 		out = append(out, fmt.Sprintf("left out %s without a correction in the cache", count(rep.Unlabelled, "picture", "pictures")))
 	}
+	if rep.Judged > 0 {
+		out = append(out, fmt.Sprintf("judged   %s with the label of one that shows the same", count(rep.Judged, "picture", "pictures")))
+	}
 	return out
 }
 

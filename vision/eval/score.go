@@ -25,6 +25,7 @@ type Setup struct {
 	Items        []Item // distinct
 	Copies       int    // further files of the same bytes
 	Unlabelled   int    // pictures without a correction, where labels are corrections
+	Judged       int    // pictures whose label is that of one that shows the same, see Spread
 	Models       []Model
 	MaxCost      int64 // micro-dollars; 0: no limit
 	At           time.Time
@@ -40,6 +41,7 @@ type Report struct {
 	Classes     int           `json:"classes"`
 	Copies      int           `json:"copies"`
 	Unlabelled  int           `json:"unlabelled"`
+	Judged      int           `json:"judged"`
 	MaxMicroUSD int64         `json:"max_microusd,omitempty"`
 	Models      []ModelReport `json:"models"`
 	Comparison  *Comparison   `json:"comparison"` // nil for one model
@@ -119,7 +121,7 @@ func (r row) right(model int) bool {
 // Score makes the report of the verdicts in a results file. A picture counts with the label that it has now.
 func Score(s Setup, results *Results) *Report {
 	rep := &Report{Labels: s.Labels, Results: s.ResultsFile, Field: s.Field, Lang: s.Lang, Pictures: len(s.Items), Copies: s.Copies,
-		Unlabelled: s.Unlabelled, MaxMicroUSD: s.MaxCost, At: s.At.UTC().Format(time.RFC3339)}
+		Unlabelled: s.Unlabelled, Judged: s.Judged, MaxMicroUSD: s.MaxCost, At: s.At.UTC().Format(time.RFC3339)}
 	labels := map[string]bool{}
 	for _, it := range s.Items {
 		labels[it.Label] = true
