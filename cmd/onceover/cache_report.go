@@ -23,7 +23,7 @@ var (
 	//go:embed cache_report.css
 	reportStyle string
 
-	reportPage = page.New(reportText, reportStyle)
+	reportPage = page.New(reportText, reportStyle, "")
 )
 
 // report is what the page shows.

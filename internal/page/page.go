@@ -23,28 +23,36 @@ var (
 
 // Page is a kind of report. It is safe for concurrent use.
 type Page struct {
-	template *template.Template
-	style    string
+	template      *template.Template
+	style, script string
 }
 
 // New returns a page of a template text, which defines the templates title and body, and may use the template picture for
-// a [Picture]. style stands behind the base style. It panics if the text is no template.
-func New(text, style string) *Page {
-	return &Page{template.Must(template.Must(template.New("page").Parse(frame)).Parse(text)), baseStyle + style}
+// a [Picture]. style stands behind the base style. script, unless it is "", runs at the end of the page, which allows no other
+// one, and no HTML that a script makes of text. New panics if the text is no template.
+func New(text, style, script string) *Page {
+	return &Page{template.Must(template.Must(template.New("page").Parse(frame)).Parse(text)), baseStyle + style, script}
 }
 
 // Write writes the page that data is shown on, with who made it and when.
 func (p *Page) Write(w io.Writer, data any, program, at string) error {
-	digest := sha256.Sum256([]byte(p.style))
+	policy := "default-src 'none'; img-src data:; style-src " + source(p.style) + "; base-uri 'none'; form-action 'none'"
+	if p.script != "" {
+		policy += "; script-src " + source(p.script) + "; require-trusted-types-for 'script'; trusted-types 'none'"
+	}
 	return p.template.Execute(w, struct {
 		Policy      string // Content-Security-Policy
 		Style       template.CSS
+		Script      template.JS
 		Data        any
 		Program, At string
-	}{
-		"default-src 'none'; img-src data:; style-src 'sha256-" + base64.StdEncoding.EncodeToString(digest[:]) + "'; base-uri 'none'; form-action 'none'",
-		template.CSS(p.style), data, program, at,
-	})
+	}{policy, template.CSS(p.style), template.JS(p.script), data, program, at})
+}
+
+// source allows a text in a Content-Security-Policy.
+func source(text string) string {
+	digest := sha256.Sum256([]byte(text))
+	return "'sha256-" + base64.StdEncoding.EncodeToString(digest[:]) + "'"
 }
 
 // Thumb is a small copy of a picture, as a data URL. Its zero value is shown as no picture.

@@ -15,13 +15,13 @@ import (
 func TestWrite(t *testing.T) {
 	t.Parallel()
 	evil := `</title><script>alert(1)</script>"`
-	p := New(`{{define "title"}}{{.}}{{end}}{{define "body"}}<p>{{.}}</p>{{end}}`, ".mine { color: red; }\n")
+	p := New(`{{define "title"}}{{.}}{{end}}{{define "body"}}<p>{{.}}</p>{{end}}`, ".mine { color: red; }\n", "")
 	var out bytes.Buffer
 	if err := p.Write(&out, evil, evil, "today"); err != nil {
 		t.Fatal(err)
 	}
 	doc := out.String()
-	for _, bad := range []string{"<script", "ZgotmplZ", "http://", "https://"} {
+	for _, bad := range []string{"<script", "script-src", "ZgotmplZ", "http://", "https://"} {
 		if strings.Contains(doc, bad) {
 			t.Errorf("the page contains %q", bad)
 		}
@@ -34,6 +34,26 @@ func TestWrite(t *testing.T) {
 	}
 	if strings.Count(doc, "&lt;script&gt;") != 3 || !strings.Contains(doc, "today") {
 		t.Errorf("got\n%s", doc)
+	}
+}
+
+// TestScript writes a page with a script, whose digest alone is allowed, and which is written as it is.
+func TestScript(t *testing.T) {
+	t.Parallel()
+	script := "'use strict';\nif (1 < 2 && '\\u2028' > `${1}`) { /* \u00e9 */ }\n"
+	var out bytes.Buffer
+	if err := New(`{{define "title"}}t{{end}}{{define "body"}}{{.}}{{end}}`, "", script).Write(&out, "</script><script>alert(1)</script>", "p", "today"); err != nil {
+		t.Fatal(err)
+	}
+	doc := out.String()
+	_, got, _ := strings.Cut(doc, "<script>")
+	got, _, _ = strings.Cut(got, "</script>")
+	if got != script || strings.Count(doc, "<script") != 1 {
+		t.Errorf("got\n%s", doc)
+	}
+	digest := sha256.Sum256([]byte(got))
+	if want := "; script-src 'sha256-" + base64.StdEncoding.EncodeToString(digest[:]) + "';"; !strings.Contains(html.UnescapeString(doc), want) {
+		t.Errorf("the page allows no script of digest %s:\n%s", want, doc)
 	}
 }
 

@@ -18,7 +18,7 @@ var (
 	//go:embed report.css
 	pageStyle string
 
-	reportPage = page.New(pageText, pageStyle)
+	reportPage = page.New(pageText, pageStyle, "")
 )
 
 // pageData is what the template shows.
