@@ -25,7 +25,8 @@ func newCacheInspect() *cobra.Command {
 		Long: fmt.Sprintf(`Shows what is known of a picture: its hash, whether that can be a key, its entry, and
 the pictures near to it that have been looked at, with the distance of the hashes in
 bits and what a comparison finds. Nothing is changed and no model is asked. Given a
-hash, the picture is not there to be compared: give the file.
+hash, the picture is not there to be compared: give the file. To see pairs side by side,
+and to judge them, run onceover cache simulate on a folder with the pictures.
 
 ANSWERS says what a job with this picture would make of a neighbour's entry:
 

@@ -22,8 +22,10 @@ var (
 	reportText string
 	//go:embed cache_report.css
 	reportStyle string
+	//go:embed cache_report.js
+	reportScript string
 
-	reportPage = page.New(reportText, reportStyle, "")
+	reportPage = page.New(reportText, reportStyle, reportScript)
 )
 
 // report is what the page shows.
@@ -46,7 +48,7 @@ type reportGroup struct {
 	Title, Intro, Left, Right string
 	Verdict                   string
 	Pairs                     []reportPair
-	Total, LeftOut            int
+	Total, LeftOut, Judged    int
 }
 
 type reportPair struct {
@@ -91,7 +93,7 @@ type thumbnail struct {
 }
 
 // thumbnailSide is the longer side of a small picture, in pixels.
-const thumbnailSide = 200
+const thumbnailSide = 280
 
 // maxSkippedShown is how many skipped files the page names.
 const maxSkippedShown = 200
@@ -186,7 +188,8 @@ func (s *simulation) report(small map[int]thumbnail) report {
 				g.Pairs = append(g.Pairs, reportPair{p, len(g.Pairs) + 1, small[p.first], small[p.second]})
 			}
 		}
-		g.LeftOut = g.Total - len(g.Pairs)
+		g.Judged = s.judgedBy[g.Verdict]
+		g.LeftOut = g.Total - g.Judged - len(g.Pairs)
 		if g.Total > 0 || g.Verdict != pairTwin {
 			r.Groups = append(r.Groups, g)
 		}

@@ -36,15 +36,28 @@ of which one got the other's answer, and those that look the same to the hash bu
 were told apart; the likeliest mistakes of each kind come first.
 It holds small copies of the pictures, so it is as private as they are.
 
+Whoever has the page can judge the pairs on it, with the keys S (they show the same), D
+(they differ) and U (unsure) or with the mouse, and save the judgements as a file. Give
+it with --judged: these pairs are not shown again, and counted: how many near hits were
+false, and how many calls were made for what shows the same, with the 95 % interval
+(Wilson). Judgements hold for the files, whatever their names (SHA-256), so they also
+say what other settings would make of the same pictures. onceover eval takes them too.
+
 With --json: dir, order, radius, pictures, files (that differ), degenerate (pictures
 whose hash says too little), skipped (file, why), calls (without_cache, exact_only,
 near), price_per_call_usd (or null), near_hits, vetoed and twins (counts of pairs),
 distances (near hits by bits), pairs (verdict: near, vetoed, or twin for equal
 hashes of different pictures; distance, reason of those that differ, part, turned,
-first, first_phash, second, second_phash), pairs_left_out, html (the report's name).`,
+first, first_phash, first_sha256, second, second_phash, second_sha256), pairs_left_out,
+html (the report's name), and with --judged judged: judgements (different pairs),
+overruled (of these, pairs of which an earlier line says otherwise), near, twin and
+vetoed (judged, wrong, interval: low and high), wasted_calls, not_compared (pictures of
+the folder that are no pair of this run) and elsewhere (of files that are not in it:
+first, second, line).`,
 		Example: `  onceover cache simulate ~/photos
   onceover cache simulate ~/photos --price-per-call 0.002
   onceover cache simulate ~/photos --cache-turned=false --html upright.html --max-pairs 2000
+  onceover cache simulate ~/photos --judged ana.jsonl --judged ben.jsonl
   onceover cache simulate ~/photos --html "" --json | jq .calls`,
 		Args: exactArgs(1),
 	}
@@ -54,6 +67,7 @@ first, first_phash, second, second_phash), pairs_left_out, html (the report's na
 	f.StringVar(&o.order, "order", orderTime, "take the pictures by time or by name")
 	f.StringVar(&o.html, "html", "onceover-simulate.html", "the report to write, which may replace an older one; \"\": none")
 	f.IntVar(&o.maxPairs, "max-pairs", 500, "most pairs in the report; the others are counted")
+	f.StringArrayVar(&o.judged, "judged", nil, "`file` of judgements that were saved on the page: these pairs are counted, and not shown again; may be given several times, later lines win")
 	f.IntVar(&o.workers, "workers", runtime.GOMAXPROCS(0), "pictures decoded at once (default: the number of cores)")
 	f.Float64Var(&o.price, "price-per-call", 0, "what the model takes for a picture, in US dollars")
 	f.BoolVar(&o.asJSON, "json", false, "print JSON")
@@ -83,6 +97,7 @@ first, first_phash, second, second_phash), pairs_left_out, html (the report's na
 type simulateOptions struct {
 	radius, maxPairs, workers int
 	order, html               string
+	judged                    []string
 	price                     float64
 	asJSON                    bool
 }
@@ -109,6 +124,10 @@ func (o simulateOptions) check(priced bool) error {
 
 func (o simulateOptions) run(cmd *cobra.Command, f folder, cfg cache.Config, dir string) error {
 	ctx, out := cmd.Context(), cmd.OutOrStdout()
+	judgements, err := o.judgements()
+	if err != nil {
+		return usageError(fmt.Errorf("--judged: %w", err))
+	}
 	files, left, err := f.list(ctx)
 	if err != nil {
 		return fmt.Errorf("go through %s: %w", dir, err)
@@ -116,6 +135,7 @@ func (o simulateOptions) run(cmd *cobra.Command, f folder, cfg cache.Config, dir
 	sortPhotos(files, o.order)
 	bar := newCounter(len(files))
 	sim := newSimulator(cfg, o.maxPairs)
+	sim.Judged = judgements
 	noPictures, err := f.each(ctx, files, o.workers, func() { bar.add(1) }, func(p photo) error { return sim.add(ctx, p) })
 	bar.close()
 	if err != nil {
@@ -125,6 +145,7 @@ func (o simulateOptions) run(cmd *cobra.Command, f folder, cfg cache.Config, dir
 	s := sim.end()
 	if !o.asJSON {
 		warnSkipped(cmd.ErrOrStderr(), left)
+		s.Judged.warn(cmd.ErrOrStderr())
 	}
 	if s.Pictures == 0 {
 		return usageError(fmt.Errorf("there are no pictures below %s: expected JPEG, PNG, GIF, WebP, BMP or TIFF files", dir))
@@ -146,14 +167,50 @@ func (o simulateOptions) run(cmd *cobra.Command, f folder, cfg cache.Config, dir
 	return nil
 }
 
+// judgements reads what people have said; nil if nobody was asked.
+func (o simulateOptions) judgements() (*judged, error) {
+	if len(o.judged) == 0 {
+		return nil, nil
+	}
+	for _, name := range o.judged {
+		same, err := sameFile(o.html, name)
+		if err != nil {
+			return nil, err
+		}
+		if same {
+			return nil, fmt.Errorf("%s is the report as well: expected two files, as the report would replace it", plainLine(name, 200))
+		}
+	}
+	all, overruled, err := eval.ReadJudgements(o.judged...)
+	if err != nil {
+		return nil, err
+	}
+	return newJudged(all, overruled), nil
+}
+
+// sameFile reports whether two paths, of which the first may be "", are of one file.
+func sameFile(a, b string) (bool, error) {
+	if a == "" {
+		return false, nil
+	}
+	a, err := realPath(a)
+	if err != nil {
+		return false, err
+	}
+	b, err = realPath(b)
+	return a == b, err
+}
+
+// maxWarned is how many files, or judgements, are named.
+const maxWarned = 20
+
 // warnSkipped names the first files that are left out.
 func warnSkipped(out io.Writer, left []skipped) {
-	const most = 20
-	for _, l := range left[:min(len(left), most)] {
+	for _, l := range left[:min(len(left), maxWarned)] {
 		fmt.Fprintf(out, "skipped %s: %s\n", plainLine(l.File, 200), plainLine(l.Why, 300))
 	}
-	if len(left) > most {
-		fmt.Fprintf(out, "… and %s skipped; --json has all\n", count(len(left)-most, "more file", "more files"))
+	if len(left) > maxWarned {
+		fmt.Fprintf(out, "… and %s skipped; --json has all\n", count(len(left)-maxWarned, "more file", "more files"))
 	}
 }
 
@@ -197,7 +254,7 @@ func (s *simulation) facts() []string {
 	if s.Vetoed > 0 {
 		out = append(out, fmt.Sprintf("%s told apart", count(s.Vetoed, "near pair", "near pairs")))
 	}
-	return out
+	return append(out, s.Judged.facts(s.NearHits)...)
 }
 
 func (s *simulation) draw(out io.Writer) {
@@ -232,6 +289,6 @@ func (s *simulation) draw(out io.Writer) {
 		if s.LeftOut > 0 {
 			shown += fmt.Sprintf(", %s left out", number(s.LeftOut))
 		}
-		fmt.Fprintf(out, "\nlook at them: %s (%s)\n", s.HTML, shown)
+		fmt.Fprintf(out, "\nlook at them and judge: %s (%s)\n", s.HTML, shown)
 	}
 }

@@ -159,31 +159,34 @@ func sortPhotos(pictures []photo, order string) {
 
 // What became of a pair of pictures.
 const (
-	pairNear   = "near"   // the second got the answer of the first
-	pairVetoed = "vetoed" // it did not, as the two do not show the same
-	pairTwin   = "twin"   // nor did it although the hashes are equal
+	pairNear   = eval.NearHit
+	pairVetoed = eval.ToldApart
+	pairTwin   = eval.Twin
 )
 
 // pair is a picture and the one before it that looks the same to the hash.
 type pair struct {
-	Verdict     string        `json:"verdict"`
-	Distance    int           `json:"distance"` // of the hashes, in bits: see verify.Hashes.Apart
-	Reason      verify.Reason `json:"reason,omitempty"`
-	Part        float64       `json:"part"`   // the largest difference of a part, in what is allowed
-	Turned      bool          `json:"turned"` // or mirrored: so the two were compared
-	First       string        `json:"first"`  // the file that was looked at
-	FirstPHash  string        `json:"first_phash"`
-	Second      string        `json:"second"` // the file that came later
-	SecondPHash string        `json:"second_phash"`
+	Verdict      string        `json:"verdict"`
+	Distance     int           `json:"distance"` // of the hashes, in bits: see verify.Hashes.Apart
+	Reason       verify.Reason `json:"reason,omitempty"`
+	Part         float64       `json:"part"`   // the largest difference of a part, in what is allowed
+	Turned       bool          `json:"turned"` // or mirrored: so the two were compared
+	First        string        `json:"first"`  // the file that was looked at
+	FirstPHash   string        `json:"first_phash"`
+	FirstDigest  string        `json:"first_sha256"`
+	Second       string        `json:"second"` // the file that came later
+	SecondPHash  string        `json:"second_phash"`
+	SecondDigest string        `json:"second_sha256"`
 
 	first, second int // which pictures they are
 }
 
 // pairs are those of one verdict, of which the likeliest mistakes are kept.
 type pairs struct {
-	kept  []pair
-	most  int
-	total int
+	kept   []pair
+	most   int
+	total  int
+	judged int // of these, which are not kept
 }
 
 func (p *pairs) add(new pair) {
@@ -192,6 +195,9 @@ func (p *pairs) add(new pair) {
 		p.sort()
 	}
 }
+
+// open is how many were not judged.
+func (p *pairs) open() int { return p.total - p.judged }
 
 // sort brings the likeliest mistakes to the front: what was answered although much differs, and what was not although little does.
 func (p *pairs) sort() {
@@ -226,9 +232,11 @@ type simulation struct {
 	Distances map[int]int `json:"distances"` // near hits by distance in bits
 	Pairs     []pair      `json:"pairs"`     // the likeliest mistakes of each verdict first
 	LeftOut   int         `json:"pairs_left_out"`
+	Judged    *judged     `json:"judged,omitempty"` // nil if no judgements are given
 	HTML      string      `json:"html,omitempty"`
 
-	pictures []photo // without their views
+	pictures []photo        // without their views
+	judgedBy map[string]int // pairs by verdict, which are in none of Pairs
 }
 
 // A simulator runs pictures through hash, index and comparison as a worker does that finds no entry at its start and loses none.
@@ -282,15 +290,15 @@ func (s *simulator) add(ctx context.Context, p photo) error {
 			return nil
 		}
 		s.other++
-		s.twins.add(s.pair(pairTwin, own, i, 0, false, r))
+		s.take(&s.twins, s.pair(pairTwin, own, i, 0, false, r))
 	} else {
 		s.entries[p.Hash], s.kept[i] = i, view.Signature()
 	}
 	search := cache.Search{Index: s.index, Config: s.cfg, Read: s.read, Compared: func(n cache.Neighbour, turned bool, r verify.Result) {
 		if r.Reason == verify.Same {
-			s.near.add(s.pair(pairNear, s.entries[n.Hash], i, n.Distance, turned, r))
+			s.take(&s.near, s.pair(pairNear, s.entries[n.Hash], i, n.Distance, turned, r))
 		} else {
-			s.vetoed.add(s.pair(pairVetoed, s.entries[n.Hash], i, n.Distance, turned, r))
+			s.take(&s.vetoed, s.pair(pairVetoed, s.entries[n.Hash], i, n.Distance, turned, r))
 		}
 	}}
 	n, err := search.Find(ctx, p.Hash, view)
@@ -302,6 +310,7 @@ func (s *simulator) add(ctx context.Context, p photo) error {
 		return nil
 	}
 	s.Calls.Near++
+	s.Judged.called(p.Digest)
 	if !taken { // nor does one that is kept by its file
 		s.index.Add(0, cache.Record{Key: p.Hash, Hashes: s.kept[i].Hashes})
 	}
@@ -318,7 +327,17 @@ func (s *simulator) read(_ context.Context, near []cache.Neighbour) ([]cache.Kno
 
 func (s *simulator) pair(verdict string, first, second, distance int, turned bool, r verify.Result) pair {
 	a, b := s.pictures[first], s.pictures[second]
-	return pair{verdict, distance, r.Reason, r.Part, turned, a.name, a.Hash.String(), b.name, b.Hash.String(), first, second}
+	return pair{verdict, distance, r.Reason, r.Part, turned, a.name, a.Hash.String(), a.Digest.String(), b.name, b.Hash.String(), b.Digest.String(), first, second}
+}
+
+// take keeps a pair, or counts it if it was judged.
+func (s *simulator) take(group *pairs, p pair) {
+	if s.Judged.count(p, s.pictures[p.second].Digest) {
+		group.total++
+		group.judged++
+		return
+	}
+	group.add(p)
 }
 
 // end sums up.
@@ -326,6 +345,12 @@ func (s *simulator) end() *simulation {
 	s.Pictures, s.Files = len(s.pictures), len(s.files)
 	s.NearHits, s.Vetoed, s.Twins = s.near.total, s.vetoed.total, s.twins.total
 	s.Calls.None, s.Calls.Exact = s.Pictures, len(s.entries)+s.other
+	files := map[string]bool{}
+	for d := range s.files {
+		files[d.String()] = true
+	}
+	s.Judged.end(func(digest string) bool { return files[digest] }, s.near.open()+s.twins.open()+s.vetoed.open() > 0)
+	s.judgedBy = map[string]int{pairNear: s.near.judged, pairTwin: s.twins.judged, pairVetoed: s.vetoed.judged}
 	s.choose(s.most, &s.near, &s.twins, &s.vetoed)
 	return s.simulation
 }
@@ -334,14 +359,14 @@ func (s *simulator) end() *simulation {
 // and what another one leaves.
 func (s *simulation) choose(most int, groups ...*pairs) {
 	s.Pairs = []pair{}
-	byNeed := slices.SortedFunc(slices.Values(groups), func(a, b *pairs) int { return cmp.Compare(a.total, b.total) })
+	byNeed := slices.SortedFunc(slices.Values(groups), func(a, b *pairs) int { return cmp.Compare(a.open(), b.open()) })
 	for i, g := range byNeed {
-		g.most = min(g.total, most/(len(byNeed)-i))
+		g.most = min(g.open(), most/(len(byNeed)-i))
 		most -= g.most
 	}
 	for _, g := range groups {
 		g.sort()
 		s.Pairs = append(s.Pairs, g.kept...)
-		s.LeftOut += g.total - len(g.kept)
+		s.LeftOut += g.open() - len(g.kept)
 	}
 }

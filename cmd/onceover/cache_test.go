@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"html"
 	"image"
 	"image/png"
 	"maps"
@@ -329,13 +332,20 @@ func TestReportEscapes(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := string(doc)
-	for _, bad := range []string{"<script", "<i>", "<u>", "<b>&", "</title><b>", "ZgotmplZ", "http://", "https://", "style=", "onload"} {
+	script := onlyScript(t, page)
+	for _, bad := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "fetch", "{{"} {
+		if strings.Contains(script, bad) {
+			t.Errorf("the script contains %q", bad)
+		}
+	}
+	page = strings.Replace(page, script, "", 1)
+	for _, bad := range []string{"<i>", "<u>", "<b>&", "</title><b>", "ZgotmplZ", "http://", "https://", "style=", "onload"} {
 		if strings.Contains(page, bad) {
 			t.Errorf("the page contains %q", bad)
 		}
 	}
 	for text, want := range map[string]int{
-		`<img src="data:image/jpeg;base64,`: 2, "no picture": 2, "&lt;script&gt;": 8, "default-src &#39;none&#39;": 1,
+		`<img src="data:image/jpeg;base64,`: 2, "no picture": 2, "&lt;script&gt;": 16, "data-first=\"&#34;&lt;script&gt;": 2, "default-src &#39;none&#39;": 1,
 		"no such file": 1, "1 more are left out": 1,
 	} {
 		if got := strings.Count(page, text); got != want {
@@ -355,6 +365,24 @@ func TestReportEscapes(t *testing.T) {
 	if again, _ := os.ReadFile(s.HTML); err != nil || len(left) != 1 || !bytes.Equal(again, doc) {
 		t.Errorf("got %v, %v, want only the old page", left, err)
 	}
+}
+
+// onlyScript returns the script of a page, which has no other one and allows no other one.
+func onlyScript(t *testing.T, page string) string {
+	t.Helper()
+	_, script, _ := strings.Cut(page, "<script>")
+	script, _, _ = strings.Cut(script, "</script>")
+	if script != reportScript || strings.Count(strings.ToLower(page), "<script") != 1 {
+		t.Errorf("got %d scripts, and %d bytes in the first one", strings.Count(page, "<script"), len(script))
+	}
+	digest := sha256.Sum256([]byte(script))
+	policy, _, _ := strings.Cut(page[strings.Index(page, "Content-Security-Policy"):], ">")
+	policy = html.UnescapeString(policy)
+	if want := "; script-src 'sha256-" + base64.StdEncoding.EncodeToString(digest[:]) + "'; require-trusted-types-for 'script'; trusted-types 'none'\""; !strings.HasSuffix(policy, want) ||
+		!strings.Contains(policy, "default-src 'none'; ") || strings.Contains(policy, "unsafe") || strings.Count(policy, "script-src") != 1 {
+		t.Errorf("got %s, want %s", policy, want)
+	}
+	return script
 }
 
 // TestPlot draws hours without jobs as gaps, and fits any number of hours.
