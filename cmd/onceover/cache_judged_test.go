@@ -115,6 +115,22 @@ func TestJudgedPairs(t *testing.T) {
 	}
 }
 
+// TestJudgedOnce counts a pair once that is compared as it is and turned, and once more as another verdict.
+func TestJudgedOnce(t *testing.T) {
+	t.Parallel()
+	p := pair{Verdict: pairVetoed, FirstDigest: "a", SecondDigest: "b"}
+	d := newJudged([]eval.Judgement{{FirstDigest: "b", SecondDigest: "a", Same: true}}, 0)
+	for _, verdict := range []string{pairVetoed, pairVetoed, pairNear} {
+		p.Verdict = verdict
+		if !d.count(p, cache.Digest{1}) {
+			t.Errorf("%s: the pair is not taken as judged", verdict)
+		}
+	}
+	if d.Vetoed.Judged != 1 || d.Vetoed.Wrong != 1 || d.Near.Judged != 1 || d.Near.Wrong != 0 {
+		t.Errorf("got %+v and %+v", d.Vetoed, d.Near)
+	}
+}
+
 func TestJudgedFacts(t *testing.T) {
 	t.Parallel()
 	d := newJudged(nil, 1)

@@ -63,6 +63,7 @@
     p.classList.toggle('judged', !!says);
     for (const b of p.querySelectorAll('[data-says]')) b.setAttribute('aria-pressed', b.dataset.says === says);
   };
+  const fill = () => { if (details.open) copy.value = lines(); };
   const sum = (note = '') => {
     const said = [...answers.values()];
     const parts = Object.entries(words).map(([says, word]) => `${said.filter((a) => a.says === says).length} ${word}`);
@@ -70,7 +71,7 @@
     count.textContent = `${said.length} of ${same.size} judged: ${parts.join(', ')}.${note && ' ' + note}${where}`;
     undo.disabled = !history.length;
     save.disabled = !lines();
-    if (details.open) copy.value = lines();
+    fill();
   };
 
   const go = (p) => {
@@ -129,7 +130,7 @@
     else if (button.dataset.do === 'undo') takeBack();
     else if (button.dataset.do === 'save') write();
   });
-  details.addEventListener('toggle', () => sum());
+  details.addEventListener('toggle', fill);
   document.addEventListener('keydown', (e) => {
     if (e.ctrlKey || e.altKey || e.metaKey || e.target.closest?.('textarea')) return;
     // The letter of the key where the keyboard has other letters.

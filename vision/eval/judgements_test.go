@@ -16,7 +16,7 @@ import (
 
 // judgementOf is a judgement of two pictures that are called by one letter each.
 func judgementOf(first, second string, same bool) Judgement {
-	digest := func(s string) string { return strings.Repeat(fmt.Sprintf("%02x", s[0]), 32) }
+	digest := func(s string) string { return strings.Repeat(fmt.Sprintf("%02x", s[0]^0xab), 32) }
 	return Judgement{First: first + ".png", Second: second + ".png", FirstDigest: digest(first), SecondDigest: digest(second),
 		Verdict: NearHit, Same: same, At: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)}
 }
@@ -40,7 +40,7 @@ func TestReadJudgements(t *testing.T) {
 	cd2.At = cd.At.Add(time.Hour)
 	upper := strings.ReplaceAll(lineOf(t, cd2), cd.FirstDigest, strings.ToUpper(cd.FirstDigest))
 	write(t, one, "\ufeff"+lineOf(t, ab)+"\r\n\n"+lineOf(t, cd))
-	write(t, two, strings.Replace(lineOf(t, ba), `"05:06:07Z"`, `"06:06:07+01:00"`, 1)+"\n"+strings.TrimSuffix(upper, "}")+`,"by":"Ana"}`+"\n")
+	write(t, two, strings.Replace(lineOf(t, ba), "05:06:07Z", "06:06:07+01:00", 1)+"\n"+strings.TrimSuffix(upper, "}")+`,"by":"Ana"}`+"\n")
 	ba.Source, cd2.Source = two+":1", two+":2"
 	got, overruled, err := ReadJudgements(one, two)
 	if err != nil || overruled != 1 {
@@ -102,6 +102,7 @@ func FuzzJudgement(f *testing.F) {
 	f.Add([]byte(lineOf(f, judgementOf("é", "\u2028", false))))
 	f.Add([]byte(`{"first":"a","second":"b","first_sha256":"","SAME":true,"at":"2026-01-01T00:00:00+14:00"}`))
 	f.Add([]byte(`{"same":true,"same":null}`))
+	f.Add([]byte(strings.Replace(lineOf(f, judgementOf("a", "b", true)), "05:06:07Z", "06:06:07+01:00", 1)))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		j, err := parseJudgement(line)
 		if err != nil {
