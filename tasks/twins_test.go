@@ -2,7 +2,9 @@ package tasks
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"image"
 	"image/color"
@@ -10,12 +12,21 @@ import (
 	"image/jpeg"
 	"image/png"
 	"io/fs"
+	"runtime"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 
 	"onceover/cache"
+	"onceover/celery"
 	"onceover/internal/samples"
 	"onceover/phash"
+	"onceover/vision"
 )
 
 // asPNG encodes a picture, in one of two ways that show the same.
@@ -204,4 +215,101 @@ func TestCopiesThatAreAltered(t *testing.T) {
 			}
 		})
 	}
+}
+
+// oriented returns a JPEG that is to be shown turned, by EXIF's values.
+func oriented(data []byte, orientation byte) []byte {
+	exif := []byte{'E', 'x', 'i', 'f', 0, 0, 'M', 'M', 0, 42, 0, 0, 0, 8, 0, 1, 1, 0x12, 0, 3, 0, 0, 0, 1, 0, orientation, 0, 0, 0, 0, 0, 0}
+	out := slices.Concat(data[:2], []byte{0xff, 0xe1, 0, byte(len(exif) + 2)}, exif)
+	return append(out, data[2:]...)
+}
+
+// TestOrientationTags has files with the pixels of another one, and so its hash, that are shown turned: they have its answer where
+// turned pictures do, and else one of their own.
+func TestOrientationTags(t *testing.T) {
+	data, err := fs.ReadFile(samples.FS(), "bottle.jpg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, turned := range []bool{true, false} {
+		t.Run(fmt.Sprint(turned), func(t *testing.T) {
+			cfg := cache.DefaultConfig()
+			cfg.Turned = turned
+			b := setupWith(t, cfg)
+			b.pictures.extra = map[string][]byte{}
+			b.says("upright")
+			b.run(t, map[string]any{"image_url": "bottle.jpg"})
+			for o := byte(2); o <= 8; o++ {
+				name := fmt.Sprint("orientation ", o)
+				b.pictures.extra[name] = oriented(data, o)
+				if turned {
+					b.finds(t, name, "near", "upright")
+					b.finds(t, name, "exact", "upright")
+					continue
+				}
+				b.says(name)
+				if got := b.run(t, map[string]any{"image_url": name}); got.Cached != nil || got.WasteType != name {
+					t.Errorf("%s: got %+v, want the model asked", name, got)
+				}
+			}
+			b.finds(t, "bottle.jpg", "exact", "upright")
+		})
+	}
+}
+
+// TestDistanceOfNothing has a picture mirrored without a loss: the result says that it is 0 bits away.
+func TestDistanceOfNothing(t *testing.T) {
+	b := setup(t)
+	one, _ := desks(t)
+	mirrored := image.NewGray(one.Rect)
+	for y := range one.Rect.Dy() {
+		for x := range one.Rect.Dx() {
+			mirrored.Set(one.Rect.Dx()-1-x, y, one.At(x, y))
+		}
+	}
+	b.pictures.extra = map[string][]byte{"one.png": asPNG(t, one, png.BestSpeed), "mirrored.png": asPNG(t, mirrored, png.BestSpeed)}
+	b.run(t, map[string]any{"image_url": "one.png"})
+	got := b.run(t, map[string]any{"image_url": "mirrored.png"})
+	raw, err := celery.MarshalJSON(got)
+	if err != nil || got.Distance == nil || !strings.Contains(string(raw), fmt.Sprintf(`"cached":"near","distance":%d,`, *got.Distance)) {
+		t.Errorf("got %s, %v, want the distance of a near picture", raw, err)
+	}
+}
+
+// freeing serves samples, and counts those that are garbage.
+type freeing struct{ freed *atomic.Int32 }
+
+func (f freeing) Fetch(_ context.Context, url string) ([]byte, error) {
+	data, err := fs.ReadFile(samples.FS(), url)
+	if err == nil {
+		data = slices.Clone(data)
+		runtime.AddCleanup(&data[0], func(int) { f.freed.Add(1) }, 0)
+	}
+	return data, err
+}
+
+// asked is a model that says, when it is asked a question, whether the file of the picture is let go of.
+type asked struct {
+	*model
+	t     *testing.T
+	freed *atomic.Int32
+}
+
+func (a asked) Feedback(ctx context.Context, analysis json.RawMessage, question string, opt vision.Options) (string, vision.Usage, error) {
+	for end := time.Now().Add(10 * time.Second); a.freed.Load() == 0; runtime.GC() {
+		if time.Now().After(end) {
+			a.t.Error("the file is still held while a question is answered")
+			break
+		}
+	}
+	return a.model.Feedback(ctx, analysis, question, opt)
+}
+
+// TestFileIsLetGo asks a question about a picture that is known: its file may be large, and the answer take long.
+func TestFileIsLetGo(t *testing.T) {
+	b := setup(t)
+	b.run(t, map[string]any{"image_url": "bottle.jpg"})
+	var freed atomic.Int32
+	b.task = NewImageAnalyze(DefaultConfig(), freeing{&freed}, b.cache, b.progress, asked{b.model, t, &freed}, prometheus.NewRegistry(), zap.NewNop())
+	b.run(t, map[string]any{"image_url": "bottle.jpg", "user_input": "what?"})
 }
