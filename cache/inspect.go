@@ -103,9 +103,12 @@ func (c *Cache) Candidates(ctx context.Context, q *Query, radius int) ([]Candida
 			return nil, err
 		}
 		for _, n := range judged {
-			if old, known := found[n.Hash]; !known || n.Verdict == Answers || old.Verdict != Answers && n.Distance < old.Distance {
+			if old, known := found[n.Hash]; !known || n.Distance < old.Distance {
 				found[n.Hash] = n
 			}
+		}
+		if slices.ContainsFunc(judged, func(n Candidate) bool { return n.Verdict == Answers || n.Verdict == Differs }) {
+			break // there is no need for another way, see Search.Find
 		}
 	}
 	return slices.SortedFunc(maps.Values(found), func(a, b Candidate) int {

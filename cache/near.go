@@ -25,11 +25,11 @@ const (
 	Answers  Verdict = "answers"  // it does; of several the nearest
 )
 
-// What a search may cost. A comparison takes about 2 ms. Where a camera looks at one spot all day, thousands may be near.
+// What a search may cost. A comparison takes about 5 ms. Where a camera looks at one spot all day, thousands may be near.
 const (
 	batch         = 8  // candidates that are read together
 	maxCandidates = 64 // that are read at all
-	maxCompared   = 3  // that are compared, for the picture as it is, and as many for the other ways to look at it
+	maxCompared   = 4  // that are compared
 )
 
 // A Search looks for a picture that was looked at before and shows the same as another one.
@@ -48,26 +48,26 @@ type Known struct {
 	Signature *verify.Signature // nil if it is not kept
 }
 
-// Find returns the picture that shows the same as the one of key and v, nil if there is none: the nearest of those that do, by the
-// picture as it is or else by the other ways to look at it. One that is too poor in detail has none.
+// Find returns the picture that shows the same as the one of key and v, nil if there is none: the nearest of those that do. Where there
+// is nothing to compare with the picture as it is, the other ways to look at it are tried. One that is too poor in detail has none.
 func (s *Search) Find(ctx context.Context, key phash.Hash, v *verify.View) (*Neighbour, error) {
 	if s.Radius == 0 || key.Degenerate() || v.Quality() < verify.MinQuality {
 		return nil, nil
 	}
-	n, err := s.find(ctx, key, []verify.Way{v.Itself()})
-	if n != nil || err != nil {
-		return n, err
+	n, compared, err := s.find(ctx, key, []verify.Way{v.Itself()})
+	if compared == 0 && err == nil {
+		n, _, err = s.find(ctx, key, v.Ways(s.Turned))
 	}
-	return s.find(ctx, key, v.Ways(s.Turned))
+	return n, err
 }
 
-func (s *Search) find(ctx context.Context, key phash.Hash, ways []verify.Way) (*Neighbour, error) {
-	compared := 0
+// find is Find for some ways. It also returns how many pictures were compared.
+func (s *Search) find(ctx context.Context, key phash.Hash, ways []verify.Way) (_ *Neighbour, compared int, _ error) {
 	near := s.Index.Near(s.Radius, maxCandidates, hashesOf(ways)...)
 	for near := range slices.Chunk(near[:min(len(near), maxCandidates)], batch) {
 		known, err := s.Read(ctx, near)
 		if err != nil {
-			return nil, err
+			return nil, compared, err
 		}
 		for i, k := range known {
 			n := near[i]
@@ -79,15 +79,16 @@ func (s *Search) find(ctx context.Context, key phash.Hash, ways []verify.Way) (*
 			if s.Compared != nil {
 				s.Compared(n, ways[n.Way].Turned(), r)
 			}
+			compared++
 			if r.Reason == verify.Same {
-				return &n, nil
+				return &n, compared, nil
 			}
-			if compared++; compared == maxCompared {
-				return nil, nil
+			if compared == maxCompared {
+				return nil, compared, nil
 			}
 		}
 	}
-	return nil, nil
+	return nil, compared, nil
 }
 
 func hashesOf(ways []verify.Way) []verify.Hashes {

@@ -38,8 +38,7 @@ ANSWERS says what a job with this picture would make of a neighbour's entry:
               offline describer although a model is configured
   unsigned    no: nothing is kept of that picture to compare with, as Python wrote
               the entry, or an older version of this program
-  beyond      no: a job compares the three nearest, and the three nearest of what is
-              turned or has uniform edges, and these are nearer
+  beyond      no: a job compares the four nearest, and these are nearer
   poor        no: there is too little in the picture to compare, as in a plain surface
   gone        no: it has run out or was removed
   unknown     the picture decides, and its file was not given
