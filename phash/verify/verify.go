@@ -28,10 +28,17 @@ type Result struct {
 
 // What decides. docs/near-duplicates.md says where each line was drawn, and on which pictures.
 const (
-	most        = 0.95 // what a cell may differ, beyond
-	mostOfMean  = 2.75 // times the mean difference
-	mostAtAll   = 5
-	mostMean    = 3.5
+	most       = 0.95 // what a cell may differ, beyond
+	mostOfMean = 2.75 // times the mean difference
+	mostAtAll  = 5
+	mostMean   = 3.5
+
+	plainRange         = 3   // levels within which a cell and those around it are plain
+	leastPlain         = 0.1 // share of the cells: with fewer plain ones a picture is textured
+	mostOfTextured     = 1   // the same three of a textured picture
+	mostOfTexturedMean = 5
+	mostTexturedAtAll  = 7
+
 	leastLike   = 0.9 // correlation
 	leastGain   = 0.55
 	mostGain    = 1.8
@@ -234,7 +241,7 @@ func (c *comparison) decide(opt Options) Result {
 		r.Reason = Alike
 	case gain < leastGain || gain > mostGain:
 		r.Reason = Tone
-	case r.Part > min(most+mostOfMean*r.Mean, mostAtAll):
+	case r.Part > c.mostOfPart(r.Mean):
 		r.Reason = Part
 	default:
 		r.Colour = c.colours(left)
@@ -322,6 +329,22 @@ func (p plane) ranges() []float32 {
 		}
 	}
 	return out
+}
+
+// mostOfPart returns what a cell may differ when all differ by mean on average. Print, dials and drawings, in which something small may
+// be all that matters, have plain ground. In a picture that has next to none, copies differ by more where there is texture, and what is
+// small is as much smaller than what is around it.
+func (c *comparison) mostOfPart(mean float64) float64 {
+	plain := 0
+	for _, r := range c.to.luma.ranges() {
+		if r < plainRange {
+			plain++
+		}
+	}
+	if float64(plain) < leastPlain*lumaSide*lumaSide {
+		return min(mostOfTextured+mostOfTexturedMean*mean, mostTexturedAtAll)
+	}
+	return min(most+mostOfMean*mean, mostAtAll)
 }
 
 // noColours is what colours returns where nothing can be said.
