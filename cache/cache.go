@@ -9,7 +9,7 @@
 // show the same is for package verify to say.
 //
 // What it promises: a lost key of any kind costs a vision call and nothing else;
-// every key expires; a near lookup makes no round trip unless there is a
+// every key expires; the search for near pictures makes no round trip unless there is a
 // candidate. docs/near-duplicates.md says what counts as near, and
 // docs/decisions/0006-near-duplicates.md why it is found as it is.
 package cache
@@ -66,8 +66,9 @@ type Entry struct {
 type Origin struct {
 	Colour       string `json:"colour,omitempty"`        // phash.Colour of the picture; "" when Python wrote the entry
 	CostMicroUSD int64  `json:"cost_microusd,omitempty"` // of the call, in millionths of a US dollar; 0 where no price is known
-	// The hash of the picture whose analysis this copy is, and the distance
-	// between the two in bits: a near hit wrote it. Such an entry is never taken
+	// The hash of the picture whose analysis this copy is, and how far the
+	// two are apart in bits (see Answer.Near; of what a person has corrected, the
+	// distance of the hashes): a near hit wrote it. Such an entry is never taken
 	// for other pictures, so that no chain leads away from what was looked at.
 	DerivedFrom string `json:"derived_from,omitempty"`
 	Distance    int    `json:"derived_distance,omitempty"`

@@ -245,8 +245,8 @@ type simulator struct {
 	cfg     cache.Config
 	most    int // pairs that are kept of each verdict
 	index   *cache.Index
-	files   map[cache.Digest]int // what became of a file: the number of the picture that it got the answer of
-	entries map[phash.Hash]int   // the picture that has each hash
+	files   map[cache.Digest]bool // that were seen
+	entries map[phash.Hash]int    // the picture that has each hash
 	kept    map[int]*verify.Signature
 	other   int // files that are no entry of a hash
 
@@ -256,7 +256,7 @@ type simulator struct {
 func newSimulator(cfg cache.Config, maxPairs int) *simulator {
 	s := &simulator{
 		simulation: &simulation{Radius: cfg.Radius, Skipped: []skipped{}, Distances: map[int]int{}}, cfg: cfg, most: maxPairs,
-		index: cache.NewIndex(cfg.IndexEntries), files: map[cache.Digest]int{}, entries: map[phash.Hash]int{}, kept: map[int]*verify.Signature{},
+		index: cache.NewIndex(cfg.IndexEntries), files: map[cache.Digest]bool{}, entries: map[phash.Hash]int{}, kept: map[int]*verify.Signature{},
 	}
 	s.near.most, s.vetoed.most, s.twins.most = maxPairs, maxPairs, maxPairs
 	return s
@@ -266,8 +266,8 @@ func newSimulator(cfg cache.Config, maxPairs int) *simulator {
 func (s *simulator) add(ctx context.Context, p photo) error {
 	i := len(s.pictures)
 	s.pictures = append(s.pictures, photo{name: p.name, changed: p.changed, Picture: cache.Picture{Digest: p.Digest, Fingerprint: p.Fingerprint}})
-	_, seen := s.files[p.Digest]
-	s.files[p.Digest] = i
+	seen := s.files[p.Digest]
+	s.files[p.Digest] = true
 	if p.Hash.Degenerate() {
 		s.Degenerate++
 		if !seen {

@@ -428,3 +428,21 @@ func TestQuality(t *testing.T) {
 		t.Errorf("a scene: got %d, want %d or more", q, MinQuality)
 	}
 }
+
+// TestPlainGround allows copies of a textured picture to differ by more than those of one with plain ground, as print has.
+func TestPlainGround(t *testing.T) {
+	t.Parallel()
+	line := func(plain int) float64 { // so many rows of 48
+		luma := newPlane(lumaSide)
+		for i := range luma.pix {
+			if luma.pix[i] = 200; i >= plain*lumaSide {
+				luma.pix[i] = float32(100 + 20*(i%3) + i/lumaSide%2*10)
+			}
+		}
+		c := &comparison{to: cells{luma: luma}}
+		return c.mostOfPart(0.5)
+	}
+	if textured, print := line(4), line(8); textured != 3.5 || print != 0.95+2.75*0.5 {
+		t.Errorf("got %v for little plain ground and %v for more, want 3.5 and less", textured, print)
+	}
+}
