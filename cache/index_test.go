@@ -335,7 +335,7 @@ func BenchmarkIndex(b *testing.B) {
 			b.Run(fmt.Sprintf("n=%d/%s", n, name), func(b *testing.B) {
 				b.ReportAllocs()
 				for i := 0; b.Loop(); i++ {
-					x.Near(DefaultRadius, 1<<20, ways(queries[i%len(queries)])...)
+					x.Near(DefaultRadius, maxCandidates, ways(queries[i%len(queries)])...)
 				}
 				b.ReportMetric(float64(x.Bytes())/float64(n), "B/entry")
 			})

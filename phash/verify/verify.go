@@ -35,8 +35,7 @@ const (
 
 	plainRange         = 3   // levels within which a cell and those around it are plain
 	leastPlain         = 0.1 // share of the cells: with fewer plain ones a picture is textured
-	mostOfTextured     = 1   // the same three of a textured picture
-	mostOfTexturedMean = 5
+	mostOfTexturedMean = 4   // mostOfMean and mostAtAll of such a picture
 	mostTexturedAtAll  = 7
 
 	leastLike   = 0.9 // correlation
@@ -342,7 +341,7 @@ func (c *comparison) mostOfPart(mean float64) float64 {
 		}
 	}
 	if float64(plain) < leastPlain*lumaSide*lumaSide {
-		return min(mostOfTextured+mostOfTexturedMean*mean, mostTexturedAtAll)
+		return min(most+mostOfTexturedMean*mean, mostTexturedAtAll)
 	}
 	return min(most+mostOfMean*mean, mostAtAll)
 }

@@ -442,7 +442,7 @@ func TestPlainGround(t *testing.T) {
 		c := &comparison{to: cells{luma: luma}}
 		return c.mostOfPart(0.5)
 	}
-	if textured, print := line(4), line(8); textured != 3.5 || print != 0.95+2.75*0.5 {
-		t.Errorf("got %v for little plain ground and %v for more, want 3.5 and less", textured, print)
+	if textured, print := line(4), line(8); textured != 0.95+4*0.5 || print != 0.95+2.75*0.5 {
+		t.Errorf("got %v for little plain ground and %v for more, want 2.95 and less", textured, print)
 	}
 }
