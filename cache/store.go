@@ -76,10 +76,13 @@ func (c *Cache) store(ctx context.Context, at item, p *Picture, v Variant, e Ent
 	}
 	if there, err := decode([]byte(old)); err == nil {
 		is, _, err := c.shows(ctx, p, there)
-		if file := p.fileKey(v); err == nil && is == other && p.mayHaveFileKey() && key != file { // it came meanwhile
+		switch file := p.fileKey(v); {
+		case err != nil:
+			return e, err
+		case is == other && p.mayHaveFileKey() && key != file: // it came meanwhile
 			return c.store(ctx, item{key: file}, p, v, e, s)
 		}
-		return *there, err
+		return *there, nil
 	}
 	return e, c.replace(ctx, key, e, s) // a damaged correction is none
 }
