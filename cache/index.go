@@ -163,22 +163,32 @@ type nearest struct {
 	at     [MaxRadius + 1]int // how many are at each distance
 }
 
-// search takes the records of a chunk from begin to end that are within the radius of a way.
+// search takes the records of a chunk from begin to end that are within the radius of a way. One without crops, as of a picture that
+// is turned, is looked for among pictures that are not cropped either.
 func (s *nearest) search(c *chunk, begin, end, way int, hashes *verify.Hashes) {
-	h, crops := hashes.Hash, hashes.Crops
-	cropped := crops[0] != (phash.Hash{})
-	radius := s.radius
+	h0, h1 := hashes.Hash[0], hashes.Hash[1]
+	if hashes.Crops[0] == (phash.Hash{}) {
+		for i := begin; i < end; i++ {
+			if apart(&c.first[i][0], h0, h1) <= s.radius { // the first half has to be near enough already
+				s.take(c, i, way, hashes)
+			}
+		}
+		return
+	}
+	a0, a1, b0, b1 := hashes.Crops[0][0], hashes.Crops[0][1], hashes.Crops[1][0], hashes.Crops[1][1]
 	for i := begin; i < end; i++ {
 		first := &c.first[i]
-		// The first half has to be near enough already.
-		if apart(&first[0], h[0], h[1]) > radius && apart(&first[1], h[0], h[1]) > radius && apart(&first[2], h[0], h[1]) > radius &&
-			!(cropped && (apart(&first[0], crops[0][0], crops[0][1]) <= radius || apart(&first[0], crops[1][0], crops[1][1]) <= radius)) {
-			continue
+		if min(apart(&first[0], h0, h1), apart(&first[1], h0, h1), apart(&first[2], h0, h1), apart(&first[0], a0, a1), apart(&first[0], b0, b1)) <= s.radius {
+			s.take(c, i, way, hashes)
 		}
-		if d := hashes.Apart(c.hashes(i)); d <= radius {
-			s.add(Neighbour{c.keys[i], d, way})
-			radius = s.radius
-		}
+	}
+}
+
+// take takes a record if it is near enough.
+func (s *nearest) take(c *chunk, i, way int, hashes *verify.Hashes) {
+	record := c.hashes(i)
+	if d := hashes.Apart(&record); d <= s.radius {
+		s.add(Neighbour{c.keys[i], d, way})
 	}
 }
 
@@ -221,11 +231,11 @@ func apart(a *[2]uint64, b0, b1 uint64) int {
 	return bits.OnesCount64(a[0]^b0) + bits.OnesCount64(a[1]^b1)
 }
 
-func (c *chunk) hashes(i int) *verify.Hashes {
+func (c *chunk) hashes(i int) verify.Hashes {
 	whole := func(k int) phash.Hash {
 		return phash.Hash{c.first[i][k][0], c.first[i][k][1], c.second[i][k][0], c.second[i][k][1]}
 	}
-	return &verify.Hashes{Hash: whole(0), Crops: [2]phash.Hash{whole(1), whole(2)}}
+	return verify.Hashes{Hash: whole(0), Crops: [2]phash.Hash{whole(1), whole(2)}}
 }
 
 // Len is the number of records.

@@ -261,8 +261,12 @@ func TestNearOfCrops(t *testing.T) {
 	x.Add(1, all...)
 	for i, way := range []func(of Record) verify.Hashes{
 		func(of Record) verify.Hashes { return verify.Hashes{Hash: moved(r, of.Hash, 20)} },
-		func(of Record) verify.Hashes { return verify.Hashes{Hash: moved(r, of.Crops[0], 20)} },
-		func(of Record) verify.Hashes { return verify.Hashes{Hash: moved(r, of.Crops[1], 20)} },
+		func(of Record) verify.Hashes {
+			return verify.Hashes{Hash: moved(r, of.Crops[0], 20), Crops: [2]phash.Hash{randomHash(r), randomHash(r)}}
+		},
+		func(of Record) verify.Hashes {
+			return verify.Hashes{Hash: moved(r, of.Crops[1], 20), Crops: [2]phash.Hash{randomHash(r), randomHash(r)}}
+		},
 		func(of Record) verify.Hashes {
 			return verify.Hashes{Hash: randomHash(r), Crops: [2]phash.Hash{moved(r, of.Hash, 20), randomHash(r)}}
 		},
