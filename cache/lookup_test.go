@@ -468,7 +468,7 @@ func TestLookupTellsOfTheEnd(t *testing.T) {
 func BenchmarkLookup(b *testing.B) {
 	c, client := setup(b)
 	r := random()
-	all := make([]phash.Hash, 100_000)
+	all := make([]phash.Hash, 20_000)
 	for i := range all {
 		all[i] = randomHash(r)
 	}
@@ -478,6 +478,7 @@ func BenchmarkLookup(b *testing.B) {
 			putSigned(b, p, h)
 		}
 		p.Append(b.Context(), logKey(hourOf(time.Now())), logOf(part...))
+		p.Expire(b.Context(), logKey(hourOf(time.Now())), logTTL)
 		_, err := p.Exec(b.Context())
 		check(b, err)
 	}
