@@ -63,7 +63,7 @@ OUT ?= .cache/near
 near:
 	$(if $(PHOTOS),,$(error got no PHOTOS, want a folder of some hundred photos: make near PHOTOS=$$HOME/Pictures))
 	test -f $(OUT)/manifest.tsv || $(or $(PYTHON),python3) phash/testdata/nearpairs.py $(OUT) $(PHOTOS)
-	go test -tags measure -count=1 -timeout 2h -run '^TestMeasureNear$$' ./phash/verify -args -pairs $(abspath $(OUT)) $(FLAGS)
+	go test -v -tags measure -count=1 -timeout 2h -run '^TestMeasureNear$$' ./phash/verify -args -pairs $(abspath $(OUT)) $(FLAGS)
 
 # Workers killed at random and at each crash point, servers restarted, killed, full and
 # without rights for the workers, connections cut, consumers ended by the broker; then every
