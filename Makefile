@@ -7,11 +7,12 @@
 # make violence   twelve minutes of kill -9, restarts, lost rights and time-outs, and an account of every job
 # make fleet  25 minutes of limits, outages and budgets; make measure says how fast it is
 # make near PHOTOS=folder   what counts as the same picture: the tables of docs/near-duplicates.md
+# make near-benchmark PHOTOS=folder   the same beside plain hashes
 # make build  bin/onceover, static
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: demo dev test test-short newest matrix arm64 celery-suite violence fleet measure near setup modules build image clean
+.PHONY: demo dev test test-short newest matrix arm64 celery-suite violence fleet measure near near-benchmark setup modules build image clean
 
 demo:
 	go run ./cmd/onceover demo
@@ -64,6 +65,15 @@ near:
 	$(if $(PHOTOS),,$(error got no PHOTOS, want a folder of some hundred photos: make near PHOTOS=$$HOME/Pictures))
 	test -f $(OUT)/manifest.tsv || $(or $(PYTHON),python3) phash/testdata/nearpairs.py $(OUT) $(PHOTOS)
 	go test -v -tags measure -count=1 -timeout 2h -run '^TestMeasureNear$$' ./phash/verify -args -pairs $(abspath $(OUT)) $(FLAGS)
+
+# Beside pHash 16 and PDQ, by perception's alterations. Needs python3 with numpy, Pillow, imagehash
+# and pdqhash. WITHOUT="dark- night-" leaves out photos that are versions of others, by how their
+# names begin. Families are asked for if make near has drawn them.
+BENCHMARK ?= .cache/near-benchmark
+near-benchmark:
+	$(if $(PHOTOS),,$(error got no PHOTOS, want a folder of some hundred photos: make near-benchmark PHOTOS=$$HOME/Pictures))
+	$(or $(PYTHON),python3) phash/testdata/nearbenchmark.py $(if $(wildcard $(OUT)/manifest.tsv),--families $(OUT)) $(WITHOUT:%=--without %) $(BENCHMARK) $(PHOTOS)
+	go test -v -tags measure -count=1 -timeout 2h -run '^TestMeasureNear$$' ./phash/verify -args -pairs $(abspath $(BENCHMARK)) -others $(FLAGS)
 
 # Workers killed at random and at each crash point, servers restarted, killed, full and
 # without rights for the workers, connections cut, consumers ended by the broker; then every

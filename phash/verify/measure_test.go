@@ -29,6 +29,7 @@ var (
 	dumpFlag    = flag.String("dump", "", "file that each comparison is written to")
 	cornerFlag  = flag.Bool("corner", false, "leave a corner out")
 	allFlag     = flag.Bool("all", false, "compare all pairs of a family that are within the radius, not the nearest ones only")
+	othersFlag  = flag.Bool("others", false, "compare each copy with the originals of all other copies of its group too; they must show something else")
 	workersFlag = flag.Int("workers", runtime.NumCPU(), "pictures that are compared at once")
 )
 
@@ -49,6 +50,9 @@ func TestMeasureNear(t *testing.T) {
 	}
 	copies, changes, families := m.read()
 	m.copies(copies)
+	if *othersFlag {
+		m.others(copies)
+	}
 	m.changes(changes)
 	m.families(families)
 }
@@ -302,6 +306,82 @@ func (m *measure) copies(rows []row) {
 		}
 	}
 	print("all of photos", all["A"], all["B"])
+}
+
+// A meeting counts what became of copies among the originals of all other ones.
+type meeting struct {
+	n                  int // copies
+	others, near, same int // other originals; those within the radius; those that a copy was taken for
+	answered, wrong    int // copies by a cache that has all originals
+}
+
+func (t *meeting) add(o meeting) {
+	t.n, t.others, t.near, t.same = t.n+o.n, t.others+o.others, t.near+o.near, t.same+o.same
+	t.answered, t.wrong = t.answered+o.answered, t.wrong+o.wrong
+}
+
+// others prints how precise the rule is: each copy is compared with all originals of its group that are within the radius.
+func (m *measure) others(rows []row) {
+	head("Among all originals", "alteration", "copies", "other originals", fmt.Sprintf("within %d bits", *radiusFlag), "taken for one", "answered rightly", "wrongly")
+	var groups []string
+	originals, by := map[string][]string{}, map[string]*meeting{}
+	for _, r := range rows {
+		if by[r.group] == nil {
+			by[r.group] = &meeting{}
+			groups = append(groups, r.group)
+		}
+		if !slices.Contains(originals[r.group], r.first) {
+			originals[r.group] = append(originals[r.group], r.first)
+		}
+	}
+	counts := make([]meeting, len(rows))
+	m.each(len(rows), func(i int) {
+		r := rows[i]
+		names := originals[r.group]
+		entries := make([]*lookedAt, len(names))
+		for k, name := range names {
+			entries[k] = m.entry(name)
+		}
+		v, _ := m.view(r.second)
+		c := meeting{n: 1, others: len(names) - 1}
+		answered := false
+		for k, near := range candidates(v, entries) {
+			right := names[near.at] == r.first
+			if !right {
+				c.near++
+			}
+			if right && (k >= *triesFlag || answered) || !m.compare(r.group, r, near, entries[near.at], right) {
+				continue
+			}
+			if !right {
+				c.same++
+			}
+			if k < *triesFlag && !answered {
+				answered = true
+				if right {
+					c.answered = 1
+				} else {
+					c.wrong = 1
+				}
+			}
+			if !right {
+				m.t.Logf("%s: %s is taken for %s, %d bits apart", r.group, r.second, names[near.at], near.bits)
+			}
+		}
+		counts[i] = c
+	})
+	var total meeting
+	print := func(name string, t meeting) {
+		line(name, t.n, t.others, t.near, t.same, percent(t.answered, t.n), percent(t.wrong, t.n))
+	}
+	for i, r := range rows {
+		by[r.group].add(counts[i])
+		total.add(counts[i])
+	}
+	for _, name := range groups {
+		print(name, *by[name])
+	}
+	print("all", total)
 }
 
 func (m *measure) changes(rows []row) {
