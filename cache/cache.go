@@ -254,8 +254,10 @@ func (c *Cache) Get(ctx context.Context, key string) (*Entry, error) {
 
 // tellDamage logs that a value is no entry.
 func (c *Cache) tellDamage(i item) {
-	if len(i.doc) > 0 && i.entry == nil {
-		_, err := decode(i.doc)
+	if len(i.doc) == 0 || i.entry != nil {
+		return
+	}
+	if _, err := decode(i.doc); err != nil {
 		c.log.Warn("cache entry is damaged, treated as a miss", zap.String("key", i.key), zap.Error(err))
 	}
 }

@@ -199,7 +199,7 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 	if corrected.Colour == "" && p.hasColour() {
 		corrected.Colour = p.Colour.String()
 	}
-	if own == nil {
+	if own == nil || own.File == "" {
 		if signature, err = p.signature(ctx); err != nil {
 			return Corrected{}, err
 		}
@@ -272,8 +272,10 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 func (c *Cache) hand(ctx context.Context, f item, answer Entry, top phash.Hash) (bool, error) {
 	e := f.entry.answered(answer)
 	if e.DerivedFrom != top.String() {
-		h, _ := hashOfKey(f.key)
-		e.DerivedFrom, e.Distance = top.String(), top.Distance(h)
+		e.DerivedFrom = top.String()
+		if h, ok := hashOfKey(f.key); ok {
+			e.Distance = top.Distance(h)
+		}
 	}
 	e.DerivedFile = answer.File
 	if e == *f.entry { // seen before

@@ -38,7 +38,8 @@ const lease = 10 * time.Second
 //
 // A call that ends because its ctx ended leaves the computation to those of its
 // process that wait too; compute's own context ends when none does any more, or
-// with Close. If compute fails the error goes to all callers of this process.
+// with Close. If compute fails the error goes to all callers of this process
+// with the same file.
 func (c *Cache) Fill(ctx context.Context, q *Query, compute func(context.Context) (Entry, error), waiting func()) (*Answer, error) {
 	if waiting == nil {
 		waiting = func() {}
@@ -128,7 +129,7 @@ func (c *Cache) fillAt(ctx context.Context, key string, q *Query, compute func(c
 	if a != nil {
 		a.Expiring = false
 	}
-	if a != nil || err != nil || at != key {
+	if a != nil || err != nil || at.key != key {
 		return a, err
 	}
 	own := *q
@@ -139,11 +140,11 @@ func (c *Cache) fillAt(ctx context.Context, key string, q *Query, compute func(c
 	if signature != nil { // all that is needed of the picture from now on: a call may take long
 		own.View = func(context.Context) (*verify.View, error) { return signature.View(), nil }
 	}
-	return c.computed(ctx, key, &own, compute)
+	return c.computed(ctx, at, &own, signature, compute)
 }
 
-// computed computes an entry and keeps it.
-func (c *Cache) computed(ctx context.Context, key string, q *Query, compute func(context.Context) (Entry, error)) (*Answer, error) {
+// computed computes an entry and keeps it at its place.
+func (c *Cache) computed(ctx context.Context, at item, q *Query, s *verify.Signature, compute func(context.Context) (Entry, error)) (*Answer, error) {
 	began := time.Now()
 	e, err := compute(ctx)
 	if err != nil {
@@ -153,16 +154,16 @@ func (c *Cache) computed(ctx context.Context, key string, q *Query, compute func
 	if q.Stale != nil {
 		c.metrics.refreshed.Inc()
 	}
-	return &Answer{Entry: c.storePaid(ctx, key, q, &e), Kind: Fresh}, nil
+	return &Answer{Entry: c.storePaid(ctx, at, q, s, &e), Kind: Fresh}, nil
 }
 
 // storePaid stores an entry, and returns what is kept. It is paid for: it is kept even if all who asked have gone.
-func (c *Cache) storePaid(ctx context.Context, key string, q *Query, e *Entry) Entry {
+func (c *Cache) storePaid(ctx context.Context, at item, q *Query, s *verify.Signature, e *Entry) Entry {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	kept, err := c.Store(ctx, q.Picture, q.Variant, *e)
+	kept, err := c.store(ctx, at, &q.Picture, q.Variant, *e, s)
 	if err != nil {
-		c.log.Warn("answer not cached", zap.String("key", key), zap.Error(err))
+		c.log.Warn("answer not cached", zap.String("key", at.key), zap.Error(err))
 	}
 	return kept
 }

@@ -159,6 +159,7 @@ func (x *Index) Near(radius, most int, ways ...verify.Hashes) []Neighbour {
 type nearest struct {
 	most   int
 	radius int // what is farther away is of no interest any more
+	limit  int // of way, at which those that are too far away are taken out
 	way    map[phash.Hash]Neighbour
 	at     [MaxRadius + 1]int // how many are at each distance
 }
@@ -212,8 +213,9 @@ func (s *nearest) add(n Neighbour) {
 		}
 		s.radius--
 	}
-	if len(s.way) > 8*s.most+1000 { // most of them are too far away by now
+	if len(s.way) > s.limit {
 		maps.DeleteFunc(s.way, func(_ phash.Hash, n Neighbour) bool { return n.Distance > s.radius })
+		s.limit = 2*len(s.way) + 1000
 	}
 }
 

@@ -360,3 +360,20 @@ func BenchmarkIndex(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkDenseIndex searches among pictures that are all as near, as a fixed camera has them; twice as many should take twice as long.
+func BenchmarkDenseIndex(b *testing.B) {
+	for _, n := range []int{20_000, 40_000} {
+		r := rand.New(rand.NewPCG(9, 10))
+		h := randomHash(r)
+		x := NewIndex(2 * n)
+		for range n {
+			x.Add(1, Record{randomHash(r), verify.Hashes{Hash: h}})
+		}
+		b.Run(fmt.Sprint("n=", n), func(b *testing.B) {
+			for b.Loop() {
+				x.Near(DefaultRadius, maxCandidates, record(h).Hashes)
+			}
+		})
+	}
+}

@@ -80,6 +80,9 @@ type Candidate struct {
 // Candidates returns the pictures of the index within a radius of q's, of MaxRadius bits at most, the nearest first, and what Lookup
 // would make of them. It changes nothing. The caller has called Load.
 func (c *Cache) Candidates(ctx context.Context, q *Query, radius int) ([]Candidate, error) {
+	if q.Hash.Degenerate() {
+		return nil, nil
+	}
 	stages, cannot := [][]verify.Way{{{Hashes: verify.Hashes{Hash: q.Hash}}}}, Unknown
 	if q.View != nil {
 		view, err := q.View(ctx)

@@ -74,11 +74,11 @@ func (c *Cache) Lookup(ctx context.Context, q *Query) (*Answer, error) {
 	return a, err
 }
 
-// lookup is Lookup, and returns the key under which the picture's own entry is, or would be.
-func (c *Cache) lookup(ctx context.Context, q *Query) (*Answer, string, error) {
+// lookup is Lookup, and returns the place at which the picture's own entry is, or would be.
+func (c *Cache) lookup(ctx context.Context, q *Query) (*Answer, item, error) {
 	found, err := c.own(ctx, q.Variant, q.Picture)
 	if err != nil {
-		return nil, "", err
+		return nil, item{}, err
 	}
 	own := found[0]
 	c.tellDamage(own)
@@ -95,10 +95,10 @@ func (c *Cache) lookup(ctx context.Context, q *Query) (*Answer, string, error) {
 				c.log.Warn("correction not prolonged", zap.String("key", own.key), zap.Error(err))
 			}
 		}
-		return a, own.key, nil
+		return a, own, nil
 	}
 	a, err := c.lookupNear(ctx, q, own)
-	return a, own.key, err
+	return a, own, err
 }
 
 // lookupNear is Lookup for a picture that has no entry of its own at its place.

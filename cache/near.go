@@ -27,9 +27,9 @@ const (
 
 // What a search may cost. A comparison takes about 5 ms. Where a camera looks at one spot all day, thousands may be near.
 const (
-	batch         = 8  // candidates that are read together
-	maxCandidates = 64 // that are read at all
-	maxCompared   = 4  // that are compared
+	batch         = 32  // candidates that are read together
+	maxCandidates = 256 // that are read at all: many may have gone, or be copies
+	maxCompared   = 4   // that are compared
 )
 
 // A Search looks for a picture that was looked at before and shows the same as another one.

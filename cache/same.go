@@ -42,7 +42,7 @@ const (
 // no chain leads away from what was looked at. compared says that they were, and show the same.
 func (c *Cache) shows(ctx context.Context, p *Picture, e *Entry) (is showing, compared bool, err error) {
 	switch {
-	case e.File != "" && (e.File == p.Digest.String() || e.File == p.Like.String()):
+	case e.File != "" && (e.File == p.Digest.String() || e.File == p.Like.String() && e.DerivedFrom == ""):
 		return shown, false, nil
 	case e.File == "" || p.Digest == (Digest{}):
 		if p.differs(e) {
@@ -54,11 +54,16 @@ func (c *Cache) shows(ctx context.Context, p *Picture, e *Entry) (is showing, co
 	if err != nil {
 		return other, false, err
 	}
-	if kept[0] == nil || kept[1] == nil {
-		if e.CorrectedAt == "" || p.differs(e) {
-			return lost, false, nil
-		}
-		return shown, false, nil // a person's answer is not given up for that
+	switch {
+	case kept[0] != nil && kept[1] != nil:
+	case e.CorrectedAt == "":
+		return lost, false, nil
+	case kept[0] != nil: // a person's answer is not given up for what is lost
+		kept[1] = kept[0]
+	case p.differs(e):
+		return other, false, nil
+	default:
+		return shown, false, nil
 	}
 	var view *verify.View
 	switch {
@@ -76,21 +81,6 @@ func (c *Cache) shows(ctx context.Context, p *Picture, e *Entry) (is showing, co
 		return other, false, nil
 	}
 	return shown, true, nil
-}
-
-// alike reports whether the pictures of two files are known to show the same, by what is kept of them.
-func (c *Cache) alike(ctx context.Context, one, other string) (bool, error) {
-	if one == "" || other == "" {
-		return false, nil
-	}
-	if one == other {
-		return true, nil
-	}
-	kept, err := c.signatures(ctx, one, other)
-	if err != nil || kept[0] == nil || kept[1] == nil {
-		return false, err
-	}
-	return verify.Compare(kept[0].View(), kept[1], c.cfg.options()).Reason == verify.Same, nil
 }
 
 // signatures returns those that are kept of files, by their SHA-256 in hex, nil where there is none.
@@ -116,7 +106,8 @@ func signatureKey(file string) string { return digestPrefix + file + signature }
 // maxSignature is how much is read of one.
 const maxSignature = 5000
 
-// keepSignature keeps the signature of an entry's picture for as long as the entry: s, or if that is nil the one that is there.
+// keepSignature keeps the signature of an entry's picture for as long as the entry: s, or if that is nil the one that is there. So it
+// does with that of what the entry is a copy of.
 func (c *Cache) keepSignature(ctx context.Context, p redis.Pipeliner, e Entry, s *verify.Signature) {
 	switch {
 	case e.File == "":
@@ -124,6 +115,9 @@ func (c *Cache) keepSignature(ctx context.Context, p redis.Pipeliner, e Entry, s
 		p.Set(ctx, signatureKey(e.File), s.String(), TTL)
 	default:
 		p.Expire(ctx, signatureKey(e.File), TTL)
+	}
+	if e.DerivedFile != "" {
+		p.Expire(ctx, signatureKey(e.DerivedFile), TTL)
 	}
 }
 
@@ -203,10 +197,18 @@ func (c *Cache) ofFamily(ctx context.Context, fam *family, e *Entry) (bool, erro
 		of = e.DerivedFile
 	}
 	if of != "" && fam.file != "" {
-		if e.File == fam.file {
+		if e.File == fam.file || of == fam.file {
 			return true, nil
 		}
-		return c.alike(ctx, of, fam.file)
+		kept, err := c.signatures(ctx, of, e.File, fam.file)
+		if kept == nil || kept[2] == nil {
+			return false, err
+		}
+		mine := kept[0]
+		if mine == nil { // what it is a copy of is long gone
+			mine = kept[1]
+		}
+		return mine != nil && verify.Compare(mine.View(), kept[2], c.cfg.options()).Reason == verify.Same, nil
 	}
 	one, err := phash.ParseColour(fam.like)
 	other, wrong := phash.ParseColour(e.Colour)

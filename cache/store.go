@@ -79,10 +79,13 @@ func (c *Cache) store(ctx context.Context, at item, p *Picture, v Variant, e Ent
 		switch file := p.fileKey(v); {
 		case err != nil:
 			return e, err
-		case is == other && p.mayHaveFileKey() && key != file: // it came meanwhile
+		case is != shown && p.mayHaveFileKey() && key != file: // it came meanwhile
 			return c.store(ctx, item{key: file}, p, v, e, s)
 		}
 		return *there, nil
+	}
+	if e.DerivedFrom != "" {
+		return e, nil // a copy replaces nothing
 	}
 	return e, c.replace(ctx, key, e, s) // a damaged correction is none
 }

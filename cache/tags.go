@@ -95,7 +95,7 @@ func (c *Cache) Invalidate(ctx context.Context, s Selection, step func(seen int)
 		return true
 	}
 	remove := func(found []item) error {
-		var keys, files []string
+		var keys []string
 		for _, f := range found {
 			switch {
 			case f.entry == nil || !match(*f.entry):
@@ -103,9 +103,6 @@ func (c *Cache) Invalidate(ctx context.Context, s Selection, step func(seen int)
 				done.Corrected++
 			default:
 				keys = append(keys, f.key)
-				if s.Picture != nil && f.entry.File != "" { // all of its entries go
-					files = append(files, f.entry.File)
-				}
 			}
 		}
 		done.Entries += len(keys)
@@ -115,9 +112,6 @@ func (c *Cache) Invalidate(ctx context.Context, s Selection, step func(seen int)
 		return c.pipeline(ctx, func(p redis.Pipeliner) {
 			for _, key := range keys { // on a Cluster they may be on several servers
 				p.Unlink(ctx, key)
-			}
-			for _, file := range files {
-				p.Unlink(ctx, signatureKey(file))
 			}
 		})
 	}
@@ -144,22 +138,30 @@ func (c *Cache) eachOf(ctx context.Context, p *Picture, step func(int), visit fu
 	if err != nil {
 		return err
 	}
-	file := p.fileKey(Variant{})
-	if at := own[0]; at.key == file && (at.entry == nil || at.entry.DerivedFrom == "") { // it has no copies
-		return c.each(ctx, []string{file + "*"}, nil, step, visit)
-	}
 	fam, _, err := c.familyOf(ctx, p, Variant{}, own[0])
 	if err != nil {
 		return err
 	}
+	file := p.fileKey(Variant{})
 	return c.each(ctx, entries, nil, step, func(found []item) error {
 		var members []item
 		for _, f := range found {
-			member := f.entry != nil && p.Digest != (Digest{}) && strings.HasPrefix(f.key, file)
-			if !member {
-				if member, err = c.has(ctx, &fam, f); err != nil {
-					return err
-				}
+			h, byHash := hashOfKey(f.key)
+			var member bool
+			var err error
+			switch {
+			case f.entry == nil:
+			case p.Digest != (Digest{}) && strings.HasPrefix(f.key, file):
+				member = true
+			case byHash && h == p.Hash: // in this variant it may be another picture's than in that
+				var is showing
+				is, _, err = c.shows(ctx, p, f.entry)
+				member = is == shown
+			default:
+				member, err = c.has(ctx, &fam, f)
+			}
+			if err != nil {
+				return err
 			}
 			if member {
 				members = append(members, f)

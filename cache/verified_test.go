@@ -62,7 +62,7 @@ func TestFamilyOfAHashThatIsAnothers(t *testing.T) {
 
 // TestInvalidateLeavesTheTwin removes a picture that is kept by its file, with or without an entry, and not the one that has its hash.
 func TestInvalidateLeavesTheTwin(t *testing.T) {
-	c, client := setup(t)
+	c, _ := setup(t)
 	r := random()
 	h := randomHash(r)
 	one, twin, copied := picture(h), scene(h, 1), picture(away(r, h, 4))
@@ -81,11 +81,6 @@ func TestInvalidateLeavesTheTwin(t *testing.T) {
 	}
 	if got, err := c.Invalidate(t.Context(), Selection{Picture: &one, Corrected: true}, nil); err != nil || got.Entries != 2 {
 		t.Errorf("got %+v, %v, want it and its copy removed", got, err)
-	}
-	for _, p := range []Picture{one, copied, twin} {
-		if n := client.Exists(t.Context(), signatureKey(p.Digest.String())).Val(); n != 0 {
-			t.Errorf("the signature of %v is still there", p.Hash)
-		}
 	}
 }
 
@@ -268,4 +263,152 @@ func TestDenseIndex(t *testing.T) {
 	if fewer := len(brute(all, h, last-1)); fewer >= 64 {
 		t.Errorf("got pictures at %d bits, want none: there are %d nearer ones", last, fewer)
 	}
+}
+
+// TestInvalidateLooksAtEachVariant removes a picture's entries where its hash is another one's in one language and its own in another.
+// What a person has corrected stays, with all that it is compared by.
+func TestInvalidateLooksAtEachVariant(t *testing.T) {
+	c, _ := setup(t)
+	h := randomHash(random())
+	one, twin, en := picture(h), scene(h, 1), Variant{Lang: "en"}
+	storeIn := func(p Picture, v Variant, name string) {
+		_, err := c.Store(t.Context(), p, v, named(name))
+		check(t, err)
+	}
+	store(t, c, one, named("one"))
+	storeIn(twin, Variant{}, "twin")
+	storeIn(twin, en, "twin in English")
+	if got, err := c.Invalidate(t.Context(), Selection{Picture: &twin}, nil); err != nil || got.Entries != 2 {
+		t.Errorf("got %+v, %v, want both of its entries removed", got, err)
+	}
+	want(t, look(t, c, Query{Picture: twin, Variant: en}), "miss")
+	storeIn(one, en, "one in English")
+	_, err := c.Correct(t.Context(), one, Variant{}, byHand("by hand"), false)
+	check(t, err)
+	if got, err := c.Invalidate(t.Context(), Selection{Picture: &one}, nil); err != nil || got != (Invalidated{Entries: 1, Corrected: 1}) {
+		t.Errorf("got %+v, %v, want one removed and the correction left", got, err)
+	}
+	want(t, look(t, c, Query{Picture: one}), "exact by hand")
+	want(t, look(t, c, Query{Picture: twin}), "miss")
+}
+
+// TestCopiesOfARootThatAnotherFileReplaced removes them with it, although nothing is kept of the first file.
+func TestCopiesOfARootThatAnotherFileReplaced(t *testing.T) {
+	c, client := setup(t)
+	r := random()
+	one := picture(randomHash(r))
+	two, copied := picture(one.Hash), picture(away(r, one.Hash, 4))
+	two.Digest = sha256.Sum256([]byte("two"))
+	store(t, c, one, named("old"))
+	load(t, c)
+	want(t, look(t, c, Query{Picture: copied}), "near old 4")
+	check(t, client.Del(t.Context(), Key(one.Hash, Variant{}), signatureKey(one.Digest.String())).Err())
+	store(t, c, two, named("new"))
+	if got, err := c.Invalidate(t.Context(), Selection{Picture: &two}, nil); err != nil || got.Entries != 2 {
+		t.Errorf("got %+v, %v, want the root and its copy removed", got, err)
+	}
+}
+
+// TestLostSignatureOfACorrection has a picture of other colours come: it has its own answer, and replaces no correction.
+func TestLostSignatureOfACorrection(t *testing.T) {
+	c, client := setup(t)
+	h := randomHash(random())
+	one, red := picture(h), coloured(h, 30)
+	store(t, c, one, named("one"))
+	_, err := c.Correct(t.Context(), one, Variant{}, byHand("by hand"), false)
+	check(t, err)
+	check(t, client.Del(t.Context(), signatureKey(one.Digest.String())).Err())
+	a, err := c.Fill(t.Context(), &Query{Picture: red}, func(context.Context) (Entry, error) { return named("red"), nil }, nil)
+	if err != nil || a.WasteType != "red" {
+		t.Errorf("got %+v, %v, want its own answer", a, err)
+	}
+	want(t, look(t, c, Query{Picture: red}), "exact red")
+	_, err = c.Correct(t.Context(), red, Variant{}, byHand("red by hand"), false)
+	check(t, err)
+	want(t, look(t, c, Query{Picture: one}), "exact by hand")
+	want(t, look(t, c, Query{Picture: red}), "exact red by hand")
+}
+
+// TestCorrectedCopyIsStillCompared has what a copy was made from run out long before the copy, which a person has corrected.
+func TestCorrectedCopyIsStillCompared(t *testing.T) {
+	c, client := setup(t)
+	r := random()
+	root := picture(randomHash(r))
+	copied := picture(away(r, root.Hash, 4))
+	twin := scene(copied.Hash, 1)
+	store(t, c, root, named("root"))
+	load(t, c)
+	want(t, look(t, c, Query{Picture: copied}), "near root 4")
+	_, err := c.Correct(t.Context(), copied, Variant{}, byHand("by hand"), false)
+	check(t, err)
+	want(t, look(t, c, Query{Picture: twin}), "miss")
+	check(t, client.Del(t.Context(), signatureKey(root.Digest.String())).Err())
+	want(t, look(t, c, Query{Picture: twin}), "miss")
+	want(t, look(t, c, Query{Picture: copied}), "exact by hand")
+}
+
+// TestWhatAFileIsLikeIsNoChain has a file be known to show what another one shows, whose entry is a copy of a third one's by now.
+func TestWhatAFileIsLikeIsNoChain(t *testing.T) {
+	c, client := setup(t)
+	r := random()
+	first := picture(randomHash(r))
+	like := scene(first.Hash, 1) // so that a comparison would tell
+	like.Like = first.Digest
+	store(t, c, first, named("first"))
+	want(t, look(t, c, Query{Picture: like}), "exact first")
+	check(t, client.Del(t.Context(), Key(first.Hash, Variant{})).Err())
+	third := picture(away(r, first.Hash, 4))
+	store(t, c, third, named("third"))
+	load(t, c)
+	want(t, look(t, c, Query{Picture: first}), "near third 4")
+	want(t, look(t, c, Query{Picture: like}), "miss")
+}
+
+// TestDeadNeighbours has many pictures in the index whose entries have gone, nearer than one that is there.
+func TestDeadNeighbours(t *testing.T) {
+	c, client := setup(t)
+	r := random()
+	h := randomHash(r)
+	store(t, c, picture(away(r, h, 8)), named("root"))
+	var gone []phash.Hash
+	for range 70 {
+		gone = append(gone, away(r, h, 4))
+		store(t, c, picture(gone[len(gone)-1]), named("gone"))
+	}
+	load(t, c)
+	for _, g := range gone {
+		check(t, client.Del(t.Context(), Key(g, Variant{})).Err())
+	}
+	want(t, look(t, c, Query{Picture: picture(h)}), "near root 8")
+}
+
+// TestAnswerGoesWhereItsTurnWas renews the entry of a hash for a file whose crop the picture is, as details of the picture said, although
+// what is kept of it would not.
+func TestAnswerGoesWhereItsTurnWas(t *testing.T) {
+	c, _ := setup(t)
+	h := randomHash(random())
+	one := picture(h)
+	old := named("old")
+	old.PromptVersion = "old"
+	store(t, c, one, old)
+	again := picture(h)
+	again.Digest = sha256.Sum256([]byte("again"))
+	a, err := c.Fill(t.Context(), &Query{Picture: again, Prompt: "new"}, func(context.Context) (Entry, error) {
+		// Whatever a comparison would say by now.
+		check(t, c.client.Set(context.Background(), signatureKey(one.Digest.String()), must(scene(h, 1).View(context.Background())).Signature().String(), TTL).Err())
+		e := named("new")
+		e.PromptVersion = "new"
+		return e, nil
+	}, nil)
+	if err != nil || a.WasteType != "new" {
+		t.Fatalf("got %+v, %v", a, err)
+	}
+	want(t, mustGet(t, c, h).WasteType, "new")
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }
