@@ -68,15 +68,17 @@ func (c *Cache) Fill(ctx context.Context, q *Query, compute func(context.Context
 // fill is Fill for one file in this process. Who computes the entry of a key is told by the key's turn in this process and its lock
 // in all. Files of one hash have the key of the hash until it is another picture's; then each has its own.
 func (c *Cache) fill(ctx context.Context, q *Query, compute func(context.Context) (Entry, error), waits func()) (*Answer, error) {
+	key := q.Key(q.Variant) // as a rule
 	for {
+		a, err := c.fillAt(ctx, key, q, compute, waits)
+		if a != nil || err != nil {
+			return a, err
+		}
 		own, err := c.own(ctx, q.Variant, q.Picture)
 		if err != nil {
 			return nil, err
 		}
-		a, err := c.fillAt(ctx, own[0].key, q, compute, waits)
-		if a != nil || err != nil {
-			return a, err
-		}
+		key = own[0].key
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"image"
 	"strings"
+	"sync"
 
 	"onceover/phash"
 )
@@ -65,11 +66,11 @@ func newPlane(side int) plane { return plane{side, make([]float32, side*side)} }
 // A View is a picture that is compared with signatures. It is not changed by that, and safe for concurrent use.
 type View struct {
 	Hashes
-	finest plane    // luma, 384 x 384
-	fine   plane    // luma, 192 x 192
-	coarse plane    // luma, 64 x 64
-	rough  plane    // luma, 32 x 32
-	chroma [2]plane // Cb and Cr, 64 x 64
+	finest func() plane // luma, 384 x 384, made when it is compared: most pictures never are
+	fine   plane        // luma, 192 x 192
+	coarse plane        // luma, 64 x 64
+	rough  plane        // luma, 32 x 32
+	chroma [2]plane     // Cb and Cr, 64 x 64
 
 	turned [phash.Turns]phash.Hash // turned[0] is Hash
 	inner  *View                   // the picture without the uniform bands at its edges; nil if there are none
@@ -93,33 +94,36 @@ func Of(l *phash.Look) *View {
 	v.Hash = v.turned[0]
 	if inner := withoutBands(m); inner != m.Rect {
 		v.inner = viewOf(m, inner)
+		v.inner.Hash = v.inner.fine.hashes(0)[0]
 	}
 	return v
 }
 
-// viewOf returns the view of a part of a picture, whose left and upper borders are even.
+// viewOf returns the view of a part of a picture, whose left and upper borders are even, without its own hash.
 func viewOf(m *image.YCbCr, part image.Rectangle) *View {
 	w, h := part.Dx(), part.Dy()
 	cw, ch := (w+1)/2, (h+1)/2
 	c := m.COffset(part.Min.X, part.Min.Y)
-	v := &View{finest: reduced(m.Y[m.YOffset(part.Min.X, part.Min.Y):], m.YStride, w, h, finestSide)}
-	v.fine = v.finest.down(fineSide)
+	luma := m.Y[m.YOffset(part.Min.X, part.Min.Y):]
+	v := &View{fine: reduced(luma, m.YStride, w, h, fineSide)}
+	v.finest = sync.OnceValue(func() plane { return reduced(luma, m.YStride, w, h, finestSide) })
 	v.coarse = v.fine.down(coarseSide)
 	v.rough = v.coarse.down(roughSide)
 	v.chroma = [2]plane{reduced(m.Cb[c:], m.CStride, cw, ch, coarseSide), reduced(m.Cr[c:], m.CStride, cw, ch, coarseSide)}
-	v.Hash, v.Crops = v.fine.hashes()
+	v.Crops = [2]phash.Hash(v.fine.hashes(0.025, 0.05))
 	return v
 }
 
-// hashes returns the hash of a plane, and those of what is left within margins of 2.5 and 5 %.
-func (p plane) hashes() (whole phash.Hash, crops [2]phash.Hash) {
+// hashes returns the hashes of what is left of a plane within margins, in shares of a side.
+func (p plane) hashes(margins ...float64) []phash.Hash {
 	b := make([]uint8, len(p.pix))
 	round(b, p)
-	of := func(margin float64) phash.Hash {
+	out := make([]phash.Hash, len(margins))
+	for i, margin := range margins {
 		m := int(margin*float64(p.side) + 0.5)
-		return phash.OfGray(b[m*p.side+m:], p.side, p.side-2*m, p.side-2*m)
+		out[i] = phash.OfGray(b[m*p.side+m:], p.side, p.side-2*m, p.side-2*m)
 	}
-	return of(0), [2]phash.Hash{of(0.025), of(0.05)}
+	return out
 }
 
 // Signature returns what is to be kept of the picture.
@@ -134,8 +138,9 @@ func (v *View) Signature() *Signature {
 // View returns a view of what is kept. It lacks the details that one of the picture has: it will do where the pictures that are
 // compared with it are not cropped.
 func (s *Signature) View() *View {
-	v := &View{Hashes: s.Hashes, finest: planeOf(s.Luma[:], lumaSide).up(finestSide / lumaSide)}
-	v.fine = v.finest.down(fineSide)
+	luma := planeOf(s.Luma[:], lumaSide)
+	v := &View{Hashes: s.Hashes, fine: luma.up(fineSide / lumaSide)}
+	v.finest = sync.OnceValue(func() plane { return luma.up(finestSide / lumaSide) })
 	v.coarse = v.fine.down(coarseSide)
 	v.rough = v.coarse.down(roughSide)
 	for i, b := range [2]*[chromaSide * chromaSide]uint8{&s.Cb, &s.Cr} {
@@ -319,7 +324,7 @@ func (w Way) View() *View {
 	if w.turn == 0 {
 		return v
 	}
-	out := &View{Hashes: w.Hashes, fine: v.fine.turned(w.turn), coarse: v.coarse.turned(w.turn), rough: v.rough.turned(w.turn), finest: v.finest.turned(w.turn)}
+	out := &View{Hashes: w.Hashes, fine: v.fine.turned(w.turn), coarse: v.coarse.turned(w.turn), rough: v.rough.turned(w.turn), finest: func() plane { return v.finest().turned(w.turn) }}
 	out.chroma = [2]plane{v.chroma[0].turned(w.turn), v.chroma[1].turned(w.turn)}
 	return out
 }

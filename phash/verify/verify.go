@@ -83,7 +83,7 @@ func compare(q *View, s *Signature, opt Options, whole bool) Result {
 	if float64(count) < least {
 		return Result{Reason: Elsewhere}
 	}
-	c := comparison{in: in, of: cells{luma: q.finest.sample(p, lumaSide), cb: q.chroma[0].sample(p, chromaSide), cr: q.chroma[1].sample(p, chromaSide)}}
+	c := comparison{in: in, of: cells{luma: q.finest().sample(p, lumaSide), cb: q.chroma[0].sample(p, chromaSide), cr: q.chroma[1].sample(p, chromaSide)}}
 	c.to = cells{luma: luma, cb: planeOf(s.Cb[:], chromaSide), cr: planeOf(s.Cr[:], chromaSide)}
 	c.inColour, c.countColour = p.inside(chromaSide, 0.12)
 	c.blur = q.fine.blurs().sample(p, lumaSide)
