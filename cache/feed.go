@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -40,6 +41,9 @@ type feed struct {
 	turn chan struct{}   // holds a token while somebody reads
 	read map[int64]int64 // bytes, by hour
 	last int64           // hour of the last reading, 0 before the first
+
+	begun atomic.Int64 // readings that have begun
+	done  int64        // the last of them that came to its end
 }
 
 // appendLog adds records to the present hour's log.
@@ -70,12 +74,17 @@ func recordsOf(log string) []Record {
 // Load reads into the index what was written since the last Load: everything at
 // first, later what is new. It makes two round trips, or a few more at first.
 func (c *Cache) Load(ctx context.Context) error {
+	asked := c.feed.begun.Load()
 	select {
 	case c.feed.turn <- struct{}{}:
 		defer func() { <-c.feed.turn }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	if c.feed.done > asked {
+		return nil // somebody has begun since this was asked for, and has read all of it
+	}
+	reading := c.feed.begun.Add(1)
 	now := hourOf(c.now())
 	oldest := now - logHours
 	c.index.DropBefore(oldest)
@@ -92,7 +101,7 @@ func (c *Cache) Load(ctx context.Context) error {
 			return fmt.Errorf("load the index of hashes: %w", err)
 		}
 	}
-	c.feed.last = now
+	c.feed.last, c.feed.done = now, reading
 	return nil
 }
 

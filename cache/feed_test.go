@@ -558,3 +558,29 @@ func BenchmarkLoad(b *testing.B) {
 		b.Fatalf("got %d hashes, want 100,000", n)
 	}
 }
+
+// TestLoadsAreShared has somebody wait while others read: a reading that began after it asked is as good as its own, and one that began
+// before, or failed, is not.
+func TestLoadsAreShared(t *testing.T) {
+	c, client := setup(t)
+	writer, _ := join(t, client.Options().Addr)
+	load(t, c)
+	commands := count(client)
+	for _, tt := range []struct{ begun, done, trips int64 }{{7, 8, 0}, {7, 7, 1}, {8, 3, 1}} {
+		h := randomHash(random())
+		store(t, writer, picture(h), bottle)
+		c.feed.begun.Store(tt.begun)
+		c.feed.done = tt.done
+		commands.take()
+		load(t, c)
+		if trips, _ := commands.take(); int64(trips) != tt.trips {
+			t.Errorf("%d begun when asked, %d done: got %d round trips, want %d", tt.begun, tt.done, trips, tt.trips)
+		}
+		if tt.trips > 0 {
+			has(t, c, h, true)
+			if c.feed.done != tt.begun+1 {
+				t.Errorf("got reading %d done, want %d", c.feed.done, tt.begun+1)
+			}
+		}
+	}
+}
