@@ -121,22 +121,17 @@ func (c *Cache) Candidates(ctx context.Context, q *Query, radius int) ([]Candida
 
 // candidates is Candidates for some ways to look at the picture; cannot says why it cannot be compared, if it cannot.
 func (c *Cache) candidates(ctx context.Context, q *Query, ways []verify.Way, cannot Verdict, near []Neighbour) ([]Candidate, error) {
-	keys := make([]string, len(near))
-	for i, n := range near {
-		keys[i] = Key(n.Hash, q.Variant)
-	}
-	stored, err := c.Inspect(ctx, keys...)
-	if err != nil {
-		return nil, err
-	}
-	_, known, err := c.known(ctx, q, near)
+	found, known, err := c.known(ctx, q, near)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]Candidate, len(near))
 	compared := 0
 	for i, n := range near {
-		out[i] = Candidate{Neighbour: n, Stored: stored[i], Verdict: known[i].Verdict, Turned: ways[n.Way].Turned()}
+		out[i] = Candidate{Neighbour: n, Verdict: known[i].Verdict, Turned: ways[n.Way].Turned()}
+		if f := found[i]; f.entry != nil {
+			out[i].Stored = &Stored{*f.entry, f.ttl}
+		}
 		switch {
 		case out[i].Verdict != "":
 		case cannot != "":

@@ -117,9 +117,9 @@ func (c *Cache) lookupNear(ctx context.Context, q *Query, own item) (*Answer, er
 		}
 	}}
 	s.Read = func(ctx context.Context, near []Neighbour) ([]Known, error) {
-		entries, known, err := c.known(ctx, q, near)
-		for i, e := range entries {
-			read[near[i].Hash] = e
+		found, known, err := c.known(ctx, q, near)
+		for i, f := range found {
+			read[near[i].Hash] = f.entry
 		}
 		return known, err
 	}
@@ -135,8 +135,8 @@ func (c *Cache) lookupNear(ctx context.Context, q *Query, own item) (*Answer, er
 	return &Answer{Entry: e, Kind: Near, Near: n.Distance}, nil
 }
 
-// known returns the entries of candidates, nil where there is none, and what there is of them.
-func (c *Cache) known(ctx context.Context, q *Query, near []Neighbour) ([]*Entry, []Known, error) {
+// known returns what is stored of candidates, and what there is of them.
+func (c *Cache) known(ctx context.Context, q *Query, near []Neighbour) ([]item, []Known, error) {
 	keys := make([]string, len(near))
 	for i, n := range near {
 		keys[i] = Key(n.Hash, q.Variant)
@@ -145,16 +145,15 @@ func (c *Cache) known(ctx context.Context, q *Query, near []Neighbour) ([]*Entry
 	if err != nil {
 		return nil, nil, err
 	}
-	entries, known := make([]*Entry, len(near)), make([]Known, len(near))
+	known := make([]Known, len(near))
 	var files []string
 	for i, f := range found {
-		entries[i] = f.entry
 		if known[i].Verdict = c.judge(q, near[i].Distance, f.entry); known[i].Verdict == "" {
 			files = append(files, f.entry.File)
 		}
 	}
 	if len(files) == 0 {
-		return entries, known, nil
+		return found, known, nil
 	}
 	signatures, err := c.signatures(ctx, files...)
 	if err != nil {
@@ -168,7 +167,7 @@ func (c *Cache) known(ctx context.Context, q *Query, near []Neighbour) ([]*Entry
 			known[i].Verdict = Unsigned
 		}
 	}
-	return entries, known, nil
+	return found, known, nil
 }
 
 // judge says why the entry of a neighbour, nil if there is none, can be no answer to q; "" if the pictures have to be compared.
