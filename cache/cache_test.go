@@ -18,7 +18,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
-	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
 	"onceover/celery"
@@ -29,7 +28,7 @@ import (
 	"onceover/phash/verify/verifytest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 const good = "d339859858ce338dd339859858ce338d2cc67a67a731cc722cc67a67a731cc72" // popcount 128
 

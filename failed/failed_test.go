@@ -14,7 +14,6 @@ import (
 	"github.com/hibiken/asynq"
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/redis/go-redis/v9"
-	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
 	"onceover/celery"
@@ -25,7 +24,7 @@ import (
 	"onceover/results"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 // bundle is a store on a real Redis.
 type bundle struct {

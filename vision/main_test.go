@@ -3,7 +3,7 @@ package vision
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"onceover/internal/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }

@@ -8,13 +8,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"go.uber.org/zap/zaptest"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"onceover/internal/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 // brokerURLVariable names a real RabbitMQ that the conformance table is to be run against as well.
 const brokerURLVariable = "ONCEOVER_TEST_AMQP_URL"

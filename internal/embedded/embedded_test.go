@@ -6,13 +6,13 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/redis/go-redis/v9"
-	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
 	"onceover/internal/embedded"
+	"onceover/internal/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 func TestServers(t *testing.T) {
 	s, err := embedded.Start(zap.NewNop())

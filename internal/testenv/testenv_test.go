@@ -15,13 +15,12 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/redis/go-redis/v9"
-	"go.uber.org/goleak"
 )
 
 // childEnv makes TestChild start a Redis, say where and wait to be killed.
 const childEnv = "ONCEOVER_TESTENV_CHILD"
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { Main(m) }
 
 func TestRabbitMQKeepsConfirmedMessages(t *testing.T) {
 	t.Parallel()

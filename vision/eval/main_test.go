@@ -6,12 +6,11 @@ import (
 	"errors"
 	"testing"
 
-	"go.uber.org/goleak"
-
+	"onceover/internal/testenv"
 	"onceover/vision"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 const testPrompt = "1a2b3c4d"
 
