@@ -3,31 +3,48 @@ package phash
 // A narrower is the horizontal pass: it takes the rows of a picture and gives out rows of 64 pixels. It works on two rows at once,
 // so that it lags behind by one.
 type narrower struct {
+	*widthPlan
+	give  func(row *[side]uint8)
+	rows  [2][]uint8 // the rows to do, with some bytes more
+	count int        // how many of them there are
+	sums  [2][side]int32
+	row   [side]uint8 // that is given out
+	pairs []int64     // for narrowGo: both rows in one, 32 bits for each
+}
+
+// A widthPlan is what narrowers of one width share. It does not change.
+type widthPlan struct {
 	width  int
 	filter *filter // nil if rows have 64 pixels already
-	give   func(row *[side]uint8)
-	rows   [2][]uint8 // the rows to do, with some bytes more
-	count  int        // how many of them there are
-	sums   [2][side]int32
+	room   int     // bytes of a row that are read
 
-	// For narrowGo: both rows in one, 32 bits for each.
-	pairs []int64
-
-	// For narrowVector: the weights of each output position in blocks of 16, in the form that the processor's version takes, as many
-	// blocks for each, and the input positions they begin with.
+	// For narrowVector, which needs no weights of filter: those of each output position in blocks of 16, in the form that the
+	// processor's version takes, as many blocks for each, and the input positions they begin with.
 	blocks  int
 	start   [side]int32
 	weights []uint8
 }
 
+var keptPlans kept[widthPlan]
+
+func newPlan(width int) *widthPlan {
+	p := &widthPlan{width: width, filter: newLanczos(width), room: width}
+	if p.filter != nil {
+		p.prepare()
+	}
+	return p
+}
+
 func newNarrower(width int, give func(row *[side]uint8)) *narrower {
-	n := &narrower{width: width, filter: lanczos(width), give: give}
+	n := &narrower{widthPlan: keptPlans.of(width, newPlan), give: give}
 	if n.filter == nil {
 		return n
 	}
-	room := n.prepare()
 	for i := range n.rows {
-		n.rows[i] = make([]uint8, room)
+		n.rows[i] = make([]uint8, n.room)
+	}
+	if n.weights == nil {
+		n.pairs = make([]int64, width)
 	}
 	return n
 }
@@ -50,19 +67,13 @@ func (n *narrower) finish() {
 		return
 	}
 	n.narrow()
-	for _, sums := range n.sums[:n.count] {
-		var row [side]uint8
-		for i, sum := range sums {
-			row[i] = round(sum)
+	for i := range n.sums[:n.count] {
+		for x, sum := range n.sums[i] {
+			n.row[x] = round(sum)
 		}
-		n.give(&row)
+		n.give(&n.row)
 	}
 	n.count = 0
-}
-
-func (n *narrower) prepareGo() (room int) {
-	n.pairs = make([]int64, n.width)
-	return n.width
 }
 
 // narrowGo computes the sums with one multiplication for both rows.

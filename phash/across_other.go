@@ -4,6 +4,6 @@ package phash
 
 // See across_vector.go.
 
-func (n *narrower) prepare() (room int) { return n.prepareGo() }
+func (p *widthPlan) prepare() {}
 
 func (n *narrower) narrow() { n.narrowGo() }

@@ -12,7 +12,7 @@ func checkNarrower(t *testing.T, width, rows int, seed uint64) {
 	f := lanczos(width)
 	var want, got [][side]uint8
 	n := newNarrower(width, func(row *[side]uint8) { got = append(got, *row) })
-	second := &narrower{width: width, filter: lanczos(width), pairs: make([]int64, width)} // always in Go
+	second := &narrower{widthPlan: &widthPlan{width: width, filter: f}, pairs: make([]int64, width)} // always in Go
 	for range rows {
 		row := make([]uint8, width)
 		for i := range row {

@@ -2,12 +2,11 @@
 
 package phash
 
-// prepare makes ready for narrow, and returns how many bytes of a row that reads.
-func (n *narrower) prepare() (room int) {
-	if !vector {
-		return n.prepareGo()
+// prepare makes ready for narrow.
+func (p *widthPlan) prepare() {
+	if vector {
+		p.prepareVector()
 	}
-	return n.prepareVector()
 }
 
 // narrow computes the weighted sums of the two rows.
@@ -25,24 +24,24 @@ const (
 )
 
 // prepareVector makes blocks of the weights, and drops these.
-func (n *narrower) prepareVector() (room int) {
-	f := n.filter
+func (p *widthPlan) prepareVector() {
+	f := p.filter
 	for _, w := range f.weight {
-		n.blocks = max(n.blocks, (len(w)+blockTaps-1)/blockTaps)
+		p.blocks = max(p.blocks, (len(w)+blockTaps-1)/blockTaps)
 	}
-	size := blockTaps * n.blocks
-	n.weights = make([]uint8, n.blocks*blockSize*side)
+	size := blockTaps * p.blocks
+	p.weights = make([]uint8, p.blocks*blockSize*side)
 	for i, weights := range f.weight {
-		start := max(min(f.start[i], n.width-size), 0) // blocks may not go past the row
-		n.start[i] = int32(start)
-		blocks := n.weights[n.blocks*blockSize*i:]
+		start := max(min(f.start[i], p.width-size), 0) // blocks may not go past the row
+		p.start[i] = int32(start)
+		blocks := p.weights[p.blocks*blockSize*i:]
 		for j, w := range weights {
 			at := f.start[i] - start + j
 			put(blocks[at/blockTaps*blockSize:], at%blockTaps, w)
 		}
 		f.weight[i] = nil
 	}
-	return max(n.width, size)
+	p.room = max(p.width, size)
 }
 
 //go:noescape

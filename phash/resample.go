@@ -1,6 +1,9 @@
 package phash
 
-import "math"
+import (
+	"math"
+	"sync/atomic"
+)
 
 // side is the width and height of the picture that the DCT sees: hash_size 16 times highfreq_factor 4 of imagehash.
 const side = 64
@@ -14,10 +17,34 @@ type filter struct {
 	weight [side][]int32
 }
 
+// kept has what was computed for the sides of small pictures, which come again and again: OfGray is asked for the same few. All of them
+// take some MB.
+type kept[T any] [maxKept + 1]atomic.Pointer[T]
+
+const maxKept = 256
+
+// of returns what compute returns for a side.
+func (k *kept[T]) of(n int, compute func(n int) *T) *T {
+	if n > maxKept {
+		return compute(n)
+	}
+	v := k[n].Load()
+	if v == nil {
+		v = compute(n)
+		k[n].Store(v)
+	}
+	return v
+}
+
+var keptFilters kept[filter]
+
 // lanczos returns the filter that brings n positions to 64 as Pillow's resize does with Image.LANCZOS, or nil where Pillow
-// leaves the pass out because n is 64 already. The explicit float64 conversions keep compilers from fusing a product and a sum
+// leaves the pass out because n is 64 already. It may not be changed.
+func lanczos(n int) *filter { return keptFilters.of(n, newLanczos) }
+
+// newLanczos computes a filter. The explicit float64 conversions keep compilers from fusing a product and a sum
 // into one rounding, which arm64 would do.
-func lanczos(n int) *filter {
+func newLanczos(n int) *filter {
 	if n == side {
 		return nil
 	}
