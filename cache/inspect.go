@@ -136,6 +136,8 @@ func (c *Cache) candidates(ctx context.Context, q *Query, ways []verify.Way, can
 		case out[i].Verdict != "":
 		case cannot != "":
 			out[i].Verdict = cannot
+		case known[i].Signature.Poor():
+			out[i].Verdict = Poor
 		case compared == maxCompared:
 			out[i].Verdict = Beyond
 		default:

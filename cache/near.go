@@ -19,7 +19,7 @@ const (
 	Unusable Verdict = "unusable" // of another prompt version, or refused by Query.Usable
 	Unsigned Verdict = "unsigned" // nothing is kept with which the picture could be compared
 	Unknown  Verdict = "unknown"  // the picture that is asked about is not at hand
-	Poor     Verdict = "poor"     // there is too little to compare in the picture that is asked about, see verify.MinQuality
+	Poor     Verdict = "poor"     // there is too little to compare in one of the two, see verify.MinQuality
 	Beyond   Verdict = "beyond"   // as many nearer ones were compared as may be
 	Differs  Verdict = "differs"  // another picture: see verify.Reason
 	Answers  Verdict = "answers"  // it does; of several the nearest
@@ -51,19 +51,22 @@ type Known struct {
 // Find returns the picture that shows the same as the one of key and v, nil if there is none: the nearest of those that do. Where there
 // is nothing to compare with the picture as it is, the other ways to look at it are tried. One that is too poor in detail has none.
 func (s *Search) Find(ctx context.Context, key phash.Hash, v *verify.View) (*Neighbour, error) {
-	if s.Radius == 0 || key.Degenerate() || v.Quality() < verify.MinQuality {
+	if s.Radius == 0 || key.Degenerate() {
 		return nil, nil
 	}
-	n, compared, err := s.find(ctx, key, []verify.Way{v.Itself()})
+	n, compared, err := s.find(ctx, key, v, []verify.Way{v.Itself()})
 	if compared == 0 && err == nil {
-		n, _, err = s.find(ctx, key, v.Ways(s.Turned))
+		n, _, err = s.find(ctx, key, v, v.Ways(s.Turned))
 	}
 	return n, err
 }
 
 // find is Find for some ways. It also returns how many pictures were compared.
-func (s *Search) find(ctx context.Context, key phash.Hash, ways []verify.Way) (_ *Neighbour, compared int, _ error) {
+func (s *Search) find(ctx context.Context, key phash.Hash, v *verify.View, ways []verify.Way) (_ *Neighbour, compared int, _ error) {
 	near := s.Index.Near(s.Radius, maxCandidates, hashesOf(ways)...)
+	if len(near) == 0 || v.Quality() < verify.MinQuality {
+		return nil, 0, nil
+	}
 	for near := range slices.Chunk(near[:min(len(near), maxCandidates)], batch) {
 		known, err := s.Read(ctx, near)
 		if err != nil {
@@ -72,7 +75,7 @@ func (s *Search) find(ctx context.Context, key phash.Hash, ways []verify.Way) (_
 		for i, k := range known {
 			n := near[i]
 			// What has the key was compared already, as it is.
-			if k.Verdict != "" || k.Signature == nil || n.Hash == key && !ways[n.Way].Turned() {
+			if k.Verdict != "" || k.Signature == nil || n.Hash == key && !ways[n.Way].Turned() || k.Signature.Poor() {
 				continue
 			}
 			r := verify.Compare(ways[n.Way].View(), k.Signature, s.options())

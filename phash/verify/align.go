@@ -127,7 +127,7 @@ const doubtful, hopeless = 0.9, 6
 var slightCrops = [...]float64{0.02, -0.02, 0.045, -0.045}
 
 // align returns where the signature lies in the view, and how far the two are apart then.
-func align(q *View, a plane) (affine, float64) {
+func align(q *planes, a plane) (affine, float64) {
 	type place struct {
 		p     affine
 		apart float64

@@ -10,20 +10,24 @@ const MinQuality = 5
 // full range, divided by 90. It is the measure of PDQ, "The TMK+PDQF Video-Hashing Algorithm and the
 // PDQ Image-Hashing Algorithm" (Facebook, 2019).
 func (v *View) Quality() int {
-	n, sum := v.coarse.side, 0
+	p := v.planes().coarse
+	n, sum := p.side, 0
 	for y := range n {
 		for x := range n {
-			here := v.coarse.pix[y*n+x]
+			here := p.pix[y*n+x]
 			if x > 0 {
-				sum += percents(here - v.coarse.pix[y*n+x-1])
+				sum += percents(here - p.pix[y*n+x-1])
 			}
 			if y > 0 {
-				sum += percents(here - v.coarse.pix[(y-1)*n+x])
+				sum += percents(here - p.pix[(y-1)*n+x])
 			}
 		}
 	}
 	return min(sum/90, 100)
 }
+
+// Poor reports whether there is too little to compare in the picture of the signature.
+func (s *Signature) Poor() bool { return s.View().Quality() < MinQuality }
 
 // percents returns a difference of luma in whole percents of the range, rounded towards 0.
 func percents(difference float32) int {

@@ -66,14 +66,20 @@ func newPlane(side int) plane { return plane{side, make([]float32, side*side)} }
 // A View is a picture that is compared with signatures. It is not changed by that, and safe for concurrent use.
 type View struct {
 	Hashes
-	finest func() plane // luma, 384 x 384, made when it is compared: most pictures never are
+	kept   *Signature     // but for Hashes
+	planes func() *planes // made when it is compared: most pictures never are
+
+	turned [phash.Turns]phash.Hash // turned[0] is Hash
+	inner  *View                   // the picture without the uniform bands at its edges; nil if there are none
+}
+
+// planes are what is compared of a view.
+type planes struct {
+	finest func() plane // luma, 384 x 384, made when the picture is found to be there
 	fine   plane        // luma, 192 x 192
 	coarse plane        // luma, 64 x 64
 	rough  plane        // luma, 32 x 32
 	chroma [2]plane     // Cb and Cr, 64 x 64
-
-	turned [phash.Turns]phash.Hash // turned[0] is Hash
-	inner  *View                   // the picture without the uniform bands at its edges; nil if there are none
 }
 
 const (
@@ -83,69 +89,115 @@ const (
 	roughSide  = 2 * firstSide
 )
 
+// newPlanes returns the planes whose finest, fine and chroma planes are given.
+func newPlanes(finest func() plane, fine, cb, cr plane) *planes {
+	coarse := fine.down(coarseSide)
+	return &planes{sync.OnceValue(finest), fine, coarse, coarse.down(roughSide), [2]plane{cb, cr}}
+}
+
+// turned returns the planes turned, by the numbers of [phash.Turned].
+func (p *planes) turned(turn int) *planes {
+	return newPlanes(func() plane { return p.finest().turned(turn) }, p.fine.turned(turn), p.chroma[0].turned(turn), p.chroma[1].turned(turn))
+}
+
 // Of returns the view of a picture as people see it.
 func Of(l *phash.Look) *View {
 	m := l.Upright()
-	v := viewOf(m, m.Rect)
 	upright := l.UprightTurn()
+	v := viewOf(m, m.Rect, &l.Turned[upright], l.Upright)
 	for t := range v.turned {
 		v.turned[t] = l.Turned[phash.Then(upright, t)]
 	}
-	v.Hash = v.turned[0]
 	if inner := withoutBands(m); inner != m.Rect {
-		v.inner = viewOf(m, inner)
-		v.inner.Hash = v.inner.fine.hashes(0)[0]
+		v.inner = viewOf(m, inner, nil, l.Upright)
 	}
 	return v
 }
 
-// viewOf returns the view of a part of a picture, whose left and upper borders are even, without its own hash.
-func viewOf(m *image.YCbCr, part image.Rectangle) *View {
-	w, h := part.Dx(), part.Dy()
-	cw, ch := (w+1)/2, (h+1)/2
-	c := m.COffset(part.Min.X, part.Min.Y)
-	luma := m.Y[m.YOffset(part.Min.X, part.Min.Y):]
-	v := &View{fine: reduced(luma, m.YStride, w, h, fineSide)}
-	v.finest = sync.OnceValue(func() plane { return reduced(luma, m.YStride, w, h, finestSide) })
-	v.coarse = v.fine.down(coarseSide)
-	v.rough = v.coarse.down(roughSide)
-	v.chroma = [2]plane{reduced(m.Cb[c:], m.CStride, cw, ch, coarseSide), reduced(m.Cr[c:], m.CStride, cw, ch, coarseSide)}
-	v.Crops = [2]phash.Hash(v.fine.hashes(0.025, 0.05))
+// A part is a part of a picture, whose left and upper borders are even.
+type part struct {
+	luma, cb, cr    []uint8
+	stride, cStride int
+	w, h, cw, ch    int
+}
+
+func partOf(m *image.YCbCr, r image.Rectangle) part {
+	c := m.COffset(r.Min.X, r.Min.Y)
+	w, h := r.Dx(), r.Dy()
+	return part{m.Y[m.YOffset(r.Min.X, r.Min.Y):], m.Cb[c:], m.Cr[c:], m.YStride, m.CStride, w, h, (w + 1) / 2, (h + 1) / 2}
+}
+
+func (p part) reduceLuma(out plane) { reduce(out, p.luma, p.stride, p.w, p.h) }
+
+func (p part) reduceChroma(cb, cr plane) {
+	reduce(cb, p.cb, p.cStride, p.cw, p.ch)
+	reduce(cr, p.cr, p.cStride, p.cw, p.ch)
+}
+
+// planes returns what is compared.
+func (p part) planes() *planes {
+	fine, cb, cr := newPlane(fineSide), newPlane(coarseSide), newPlane(coarseSide)
+	p.reduceLuma(fine)
+	p.reduceChroma(cb, cr)
+	return newPlanes(func() plane {
+		finest := newPlane(finestSide)
+		p.reduceLuma(finest)
+		return finest
+	}, fine, cb, cr)
+}
+
+// A scratch has what a view is made with.
+type scratch struct {
+	fine, cb, cr plane
+	gray         [fineSide * fineSide]uint8
+}
+
+var scratches = sync.Pool{New: func() any {
+	return &scratch{fine: newPlane(fineSide), cb: newPlane(coarseSide), cr: newPlane(coarseSide)}
+}}
+
+// viewOf returns the view of a part of a picture that has a hash; nil: that of the reduced part is taken. again returns the picture once
+// more when it is compared: few are, and one that had to be turned is not held for that.
+func viewOf(m *image.YCbCr, r image.Rectangle, hash *phash.Hash, again func() *image.YCbCr) *View {
+	p := partOf(m, r)
+	s := scratches.Get().(*scratch)
+	defer scratches.Put(s)
+	p.reduceLuma(s.fine)
+	p.reduceChroma(s.cb, s.cr)
+	round(s.gray[:], s.fine)
+	v := &View{kept: new(Signature), planes: sync.OnceValue(func() *planes { return partOf(again(), r).planes() })}
+	if hash != nil {
+		v.Hash = *hash
+	} else {
+		v.Hash = s.hash(0)
+	}
+	v.Crops = [2]phash.Hash{s.hash(0.025), s.hash(0.05)}
+	round(v.kept.Luma[:], s.fine.down(lumaSide))
+	round(v.kept.Cb[:], s.cb.down(chromaSide))
+	round(v.kept.Cr[:], s.cr.down(chromaSide))
 	return v
 }
 
-// hashes returns the hashes of what is left of a plane within margins, in shares of a side.
-func (p plane) hashes(margins ...float64) []phash.Hash {
-	b := make([]uint8, len(p.pix))
-	round(b, p)
-	out := make([]phash.Hash, len(margins))
-	for i, margin := range margins {
-		m := int(margin*float64(p.side) + 0.5)
-		out[i] = phash.OfGray(b[m*p.side+m:], p.side, p.side-2*m, p.side-2*m)
-	}
-	return out
+// hash returns the hash of what is left within a margin, in shares of a side.
+func (s *scratch) hash(margin float64) phash.Hash {
+	m := int(margin*fineSide + 0.5)
+	return phash.OfGray(s.gray[m*fineSide+m:], fineSide, fineSide-2*m, fineSide-2*m)
 }
 
 // Signature returns what is to be kept of the picture.
 func (v *View) Signature() *Signature {
-	s := &Signature{Hashes: v.Hashes}
-	round(s.Luma[:], v.fine.down(lumaSide))
-	round(s.Cb[:], v.chroma[0].down(chromaSide))
-	round(s.Cr[:], v.chroma[1].down(chromaSide))
-	return s
+	s := *v.kept
+	s.Hashes = v.Hashes
+	return &s
 }
 
 // View returns a view of what is kept. It lacks the details that one of the picture has: it will do where the pictures that are
 // compared with it are not cropped.
 func (s *Signature) View() *View {
-	luma := planeOf(s.Luma[:], lumaSide)
-	v := &View{Hashes: s.Hashes, fine: luma.up(fineSide / lumaSide)}
-	v.finest = sync.OnceValue(func() plane { return luma.up(finestSide / lumaSide) })
-	v.coarse = v.fine.down(coarseSide)
-	v.rough = v.coarse.down(roughSide)
-	for i, b := range [2]*[chromaSide * chromaSide]uint8{&s.Cb, &s.Cr} {
-		v.chroma[i] = planeOf(b[:], chromaSide).up(coarseSide / chromaSide)
-	}
+	luma, cb, cr := planeOf(s.Luma[:], lumaSide), planeOf(s.Cb[:], chromaSide), planeOf(s.Cr[:], chromaSide)
+	const k = coarseSide / chromaSide
+	p := newPlanes(func() plane { return luma.up(finestSide / lumaSide) }, luma.up(fineSide/lumaSide), cb.up(k), cr.up(k))
+	v := &View{Hashes: s.Hashes, kept: s, planes: func() *planes { return p }}
 	v.turned[0] = v.Hash
 	return v
 }
@@ -156,10 +208,9 @@ func round(out []uint8, p plane) {
 	}
 }
 
-// reduced returns the means of side x side cells of a plane, whose borders may lie within samples.
-func reduced(pix []uint8, stride, w, h, side int) plane {
-	out := newPlane(side)
-	across, down := borders(w, side), borders(h, side)
+// reduce sets out to the means of its cells of a plane, whose borders may lie within samples.
+func reduce(out plane, pix []uint8, stride, w, h int) {
+	across, down := borders(w, out.side), borders(h, out.side)
 	column := make([]float32, w) // the means of what the cells of a row cover of each column
 	for i, rows := range down {
 		clear(column)
@@ -169,12 +220,20 @@ func reduced(pix []uint8, stride, w, h, side int) plane {
 				column[x] += weight * float32(v)
 			}
 		}
-		row := out.pix[i*side:][:side]
-		for x, s := range across {
-			row[x] = s.mean(column)
+		row := out.pix[i*out.side:][:out.side]
+		for x := range across {
+			s := &across[x]
+			if s.first == s.last {
+				row[x] = column[s.first]
+				continue
+			}
+			sum := float32(0)
+			for _, v := range column[s.first+1 : s.last] {
+				sum += v
+			}
+			row[x] = s.firstWeight*column[s.first] + s.inner*sum + s.lastWeight*column[s.last]
 		}
 	}
-	return out
 }
 
 // A stretch is the samples first to last, of which the first and the last count in part; all weights together are 1.
@@ -215,18 +274,6 @@ func borders(n, cells int) []stretch {
 		out[i] = s
 	}
 	return out
-}
-
-// mean returns the mean of the stretch of samples.
-func (s stretch) mean(samples []float32) float32 {
-	if s.first == s.last {
-		return samples[s.first]
-	}
-	sum := float32(0)
-	for _, v := range samples[s.first+1 : s.last] {
-		sum += v
-	}
-	return s.firstWeight*samples[s.first] + s.inner*sum + s.lastWeight*samples[s.last]
 }
 
 // down returns a plane of fewer cells: the means of what each covers.
@@ -318,15 +365,13 @@ func (v *View) Ways(turned bool) []Way {
 // Turned reports whether the way turns or mirrors the picture.
 func (w Way) Turned() bool { return w.turn != 0 }
 
-// View returns the view that the way is.
+// View returns the view that the way is. One that is turned has no Signature.
 func (w Way) View() *View {
 	v := w.of
 	if w.turn == 0 {
 		return v
 	}
-	out := &View{Hashes: w.Hashes, fine: v.fine.turned(w.turn), coarse: v.coarse.turned(w.turn), rough: v.rough.turned(w.turn), finest: func() plane { return v.finest().turned(w.turn) }}
-	out.chroma = [2]plane{v.chroma[0].turned(w.turn), v.chroma[1].turned(w.turn)}
-	return out
+	return &View{Hashes: w.Hashes, planes: sync.OnceValue(func() *planes { return v.planes().turned(w.turn) })}
 }
 
 // turned returns the plane turned, by the numbers of [phash.Turned].

@@ -71,7 +71,8 @@ func Compare(q *View, s *Signature, opt Options) Result {
 // outside of the view: a band that was taken away must not hide what the signature's picture has there.
 func compare(q *View, s *Signature, opt Options, whole bool) Result {
 	luma := planeOf(s.Luma[:], lumaSide)
-	p, apart := align(q, luma)
+	planes := q.planes()
+	p, apart := align(planes, luma)
 	if apart >= farOff {
 		return Result{Reason: Elsewhere}
 	}
@@ -83,10 +84,10 @@ func compare(q *View, s *Signature, opt Options, whole bool) Result {
 	if float64(count) < least {
 		return Result{Reason: Elsewhere}
 	}
-	c := comparison{in: in, of: cells{luma: q.finest().sample(p, lumaSide), cb: q.chroma[0].sample(p, chromaSide), cr: q.chroma[1].sample(p, chromaSide)}}
-	c.to = cells{luma: luma, cb: planeOf(s.Cb[:], chromaSide), cr: planeOf(s.Cr[:], chromaSide)}
+	c := comparison{in: in, of: cells{planes.finest().sample(p, lumaSide), planes.chroma[0].sample(p, chromaSide), planes.chroma[1].sample(p, chromaSide)}}
+	c.to = cells{luma, planeOf(s.Cb[:], chromaSide), planeOf(s.Cr[:], chromaSide)}
 	c.inColour, c.countColour = p.inside(chromaSide, 0.12)
-	c.blur = q.fine.blurs().sample(p, lumaSide)
+	c.blur = planes.fine.blurs().sample(p, lumaSide)
 	c.fit()
 	return c.decide(opt)
 }

@@ -50,8 +50,7 @@ func scene(seed uint64, size int, left, top, right, bottom float64, item float64
 
 // view is that of a picture of which nobody has taken a look.
 func view(m *image.YCbCr) *View {
-	v := viewOf(m, m.Rect)
-	v.Hash = v.fine.hashes(0)[0]
+	v := viewOf(m, m.Rect, nil, func() *image.YCbCr { return m })
 	v.turned[0] = v.Hash
 	return v
 }
