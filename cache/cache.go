@@ -116,7 +116,7 @@ func (d Digest) String() string { return hex.EncodeToString(d[:]) }
 type Picture struct {
 	Digest Digest
 	phash.Fingerprint
-	// Like is another file whose picture this one was found to show; zeros: none is known.
+	// Like names what this picture was found to show: see Answer.Like. Zeros: nothing is known.
 	Like Digest
 	// View returns the picture for comparisons; nil where its file is not at hand. It may take as long as decoding does.
 	View func(context.Context) (*verify.View, error)

@@ -166,8 +166,7 @@ type Corrected struct {
 // pictures that show the same, uncropped; one that has no
 // entry gets the answer at its next lookup. With only, the picture is told apart
 // from the others instead: just its own entry changes, and it is no copy any
-// more. A picture that is kept by its file has no others. No model's answer replaces a
-// correction. The error is ErrIncomplete where there is nothing to correct.
+// more. No model's answer replaces a correction. The error is ErrIncomplete where there is nothing to correct.
 func (c *Cache) Correct(ctx context.Context, p Picture, v Variant, correction Correction, only bool) (Corrected, error) {
 	done, err := c.correct(ctx, p, v, correction, only)
 	if err != nil {
@@ -186,7 +185,7 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 		return Corrected{}, errNoKey
 	}
 	h, key, own := p.Hash, place.key, place.entry
-	only = only || key != Key(h, v) && (own == nil || own.DerivedFrom == "")
+	only = only || h.Degenerate() // nothing can be near it
 	fam, root, err := c.familyOf(ctx, &p, v, place)
 	if err != nil {
 		return Corrected{}, err

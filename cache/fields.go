@@ -65,6 +65,17 @@ func (e Entry) Has(names ...string) bool {
 	return true
 }
 
+// with returns the entry with what it does not say and another answer does.
+func (e Entry) with(by *Entry) (_ Entry, err error) {
+	if e.WasteType == "" && e.Category == "" {
+		e.WasteType, e.Category, e.Recyclable = by.WasteType, by.Category, by.Recyclable
+	}
+	more := by.More.fields()
+	maps.Copy(more, e.More.fields())
+	e.More, err = moreOf(more)
+	return e, err
+}
+
 // plain is an Entry that encodes without its further fields.
 type plain Entry
 

@@ -39,7 +39,8 @@ const lease = 10 * time.Second
 // A call that ends because its ctx ended leaves the computation to those of its
 // process that wait too; compute's own context ends when none does any more, or
 // with Close. If compute fails the error goes to all callers of this process
-// with the same file.
+// with the same file, and, if Query.AnyPicture says so, to those that waited for
+// it with another file of the same hash.
 func (c *Cache) Fill(ctx context.Context, q *Query, compute func(context.Context) (Entry, error), waiting func()) (*Answer, error) {
 	if waiting == nil {
 		waiting = func() {}
@@ -84,33 +85,18 @@ func (c *Cache) fill(ctx context.Context, q *Query, compute func(context.Context
 
 // fillAt is fill for the key at which the entry would be; nil and nil if that may be another one by now.
 func (c *Cache) fillAt(ctx context.Context, key string, q *Query, compute func(context.Context) (Entry, error), waits func()) (*Answer, error) {
-	end, ended := c.flight.turn(key)
-	if end == nil {
-		if q.Stale != nil {
-			return &Answer{Entry: *q.Stale, Kind: Exact}, nil // another job makes it anew
-		}
-		waits()
-		select {
-		case <-ended:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-		a, err := c.Lookup(ctx, q)
-		if a != nil {
-			a.Expiring = false
-			if a.Kind == Exact {
-				a.Kind = Shared
-			}
-		}
-		return a, err
+	end, theirs := c.flight.turn(key)
+	if theirs != nil {
+		return c.takeTurn(ctx, key, q, theirs, waits)
 	}
-	defer end()
+	var common error // of the computation
+	defer func() { end(common) }()
 	l, err := c.lock(ctx, key)
 	if err != nil {
 		return nil, err
 	}
 	if l == nil && q.Stale != nil {
-		return &Answer{Entry: *q.Stale, Kind: Exact}, nil // another process makes it anew
+		return c.madeElsewhere(ctx, key, q)
 	}
 	if l == nil {
 		waits()
@@ -142,7 +128,49 @@ func (c *Cache) fillAt(ctx context.Context, key string, q *Query, compute func(c
 	if signature != nil { // all that is needed of the picture from now on: a call may take long
 		own.View = func(context.Context) (*verify.View, error) { return signature.View(), nil }
 	}
-	return c.computed(ctx, at, &own, signature, compute)
+	a, err = c.computed(ctx, at, &own, signature, compute)
+	// One that has an answer already asks with less patience, and one that was given up says nothing of others.
+	if err != nil && q.Stale == nil && ctx.Err() == nil && q.AnyPicture != nil && q.AnyPicture(err) {
+		common = err
+	}
+	return a, err
+}
+
+// takeTurn waits for another computation of this process that has the turn of a key, and returns what came of it: an answer, a
+// failure that any picture would meet, or nil and nil. It returns these at once if the picture's entry belongs elsewhere.
+func (c *Cache) takeTurn(ctx context.Context, key string, q *Query, theirs *turn, waits func()) (*Answer, error) {
+	if q.Stale != nil {
+		return c.madeElsewhere(ctx, key, q)
+	}
+	if own, err := c.own(ctx, q.Variant, q.Picture); err != nil || own[0].key != key {
+		return nil, err
+	}
+	waits()
+	select {
+	case <-theirs.ended:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	a, err := c.Lookup(ctx, q)
+	switch {
+	case a != nil:
+		a.Expiring = false
+		if a.Kind == Exact {
+			a.Kind = Shared
+		}
+	case err == nil:
+		err = theirs.err
+	}
+	return a, err
+}
+
+// madeElsewhere returns the entry that another job makes anew, which is good enough until it has; nil and nil if what is made at the key
+// is another picture's.
+func (c *Cache) madeElsewhere(ctx context.Context, key string, q *Query) (*Answer, error) {
+	if own, err := c.own(ctx, q.Variant, q.Picture); err != nil || own[0].key != key {
+		return nil, err
+	}
+	return &Answer{Entry: *q.Stale, Kind: Exact}, nil
 }
 
 // computed computes an entry and keeps it at its place.
@@ -195,7 +223,7 @@ func (c *Cache) await(ctx context.Context, key string, q *Query) (*Answer, *lock
 		if err != nil {
 			return nil, nil, err
 		}
-		if e := found[0].entry; e != nil && c.usable(q, *e) {
+		if e := found[0].entry; e != nil && c.Usable(q, *e) {
 			return &Answer{Entry: *e, Kind: Shared}, nil, nil
 		}
 		if found[0].key != key {

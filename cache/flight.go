@@ -20,9 +20,15 @@ var errAbandoned = errors.New("nobody waits for the answer any more")
 type flight struct {
 	mu    sync.Mutex
 	calls map[flightKey]*call
-	turns map[string]chan struct{} // by key: closed when the computation that has the turn has ended
+	turns map[string]*turn // by key: of the computation that is under way
 	done  bool
 	wg    sync.WaitGroup
+}
+
+// A turn is that of a computation among those for one key.
+type turn struct {
+	ended chan struct{} // closed when the computation has ended
+	err   error         // with which those that waited for it end too; set before
 }
 
 // flightKey is a file under a key: two files of an equal hash need not show the same, so they take turns.
@@ -41,23 +47,24 @@ type call struct {
 }
 
 func newFlight() *flight {
-	return &flight{calls: map[flightKey]*call{}, turns: map[string]chan struct{}{}}
+	return &flight{calls: map[flightKey]*call{}, turns: map[string]*turn{}}
 }
 
-// turn takes the turn of a key, which end gives back, or returns what is closed when the computation that has it has ended.
-func (f *flight) turn(key string) (end func(), ended <-chan struct{}) {
+// turn takes the turn of a key, which end gives back, or returns that of the computation that has it.
+func (f *flight) turn(key string) (end func(err error), theirs *turn) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if ch := f.turns[key]; ch != nil {
-		return nil, ch
+	if t := f.turns[key]; t != nil {
+		return nil, t
 	}
-	ch := make(chan struct{})
-	f.turns[key] = ch
-	return func() {
+	t := &turn{ended: make(chan struct{})}
+	f.turns[key] = t
+	return func(err error) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		delete(f.turns, key)
-		close(ch)
+		t.err = err
+		close(t.ended)
 	}, nil
 }
 

@@ -26,6 +26,8 @@ type Query struct {
 	Stale *Entry
 	// Own says that the answer to a picture that looks the same is none.
 	Own bool
+	// AnyPicture says of a failure of Fill's compute that another picture would have met it too; nil: none does.
+	AnyPicture func(error) bool
 }
 
 // Kind is how an answer was found.
@@ -44,15 +46,15 @@ type Answer struct {
 	Entry
 	Kind Kind
 	Near int    // bits to the picture that was looked at, see verify.Hashes.Apart, where Kind is Near
-	Like Digest // of a file with which the picture was compared and that shows the same, for Remember; zeros: there was no need
+	Like Digest // for Remember: names what the picture was compared with and shows; zeros: there was no need
 	// Expiring says that this caller should have the entry made anew, by Fill with
 	// Query.Stale, before it runs out. Few callers are told so, and the more often
 	// an entry is looked up the earlier one of them is.
 	Expiring bool
 }
 
-// usable reports whether e answers q.
-func (c *Cache) usable(q *Query, e Entry) bool {
+// Usable reports whether e, the entry of q's picture, answers q.
+func (c *Cache) Usable(q *Query, e Entry) bool {
 	switch {
 	case q.Stale != nil && e == *q.Stale, q.Own && e.DerivedFrom != "":
 		return false
@@ -82,10 +84,10 @@ func (c *Cache) lookup(ctx context.Context, q *Query) (*Answer, item, error) {
 	}
 	own := found[0]
 	c.tellDamage(own)
-	if own.entry != nil && c.usable(q, *own.entry) {
+	if own.entry != nil && c.Usable(q, *own.entry) {
 		a := &Answer{Entry: *own.entry, Kind: Exact, Expiring: c.expiring(own.ttl)}
 		if own.compared {
-			a.Like = parseDigest(own.entry.File)
+			a.Like = likeOf(own.entry)
 		}
 		if a.CorrectedAt != "" && own.ttl >= 0 && own.ttl < TTL/2 {
 			// No model knows better than the person who corrected it: it stays for as
@@ -179,7 +181,7 @@ func (c *Cache) judge(q *Query, distance int, e *Entry) Verdict {
 		return TooFar
 	case e.DerivedFrom != "":
 		return Derived
-	case !c.usable(q, *e):
+	case !c.Usable(q, *e):
 		return Unusable
 	case e.File == "":
 		return Unsigned

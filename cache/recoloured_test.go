@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -99,6 +100,85 @@ func TestTwinsAtOnce(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestTwinsFailTogether has the model be away for the first of many files of one hash: those that wait need not try one after another
+// where any picture would fail.
+func TestTwinsFailTogether(t *testing.T) {
+	for _, common := range []bool{true, false} {
+		t.Run(fmt.Sprint(common), func(t *testing.T) {
+			c, _ := setup(t)
+			h := randomHash(random())
+			fault := errors.New("the model is away")
+			const others = 5
+			var waiting, computed atomic.Int32
+			allWait := make(chan struct{})
+			fill := func(n int, compute func() error) error {
+				_, err := c.Fill(t.Context(), &Query{Picture: scene(h, n), AnyPicture: func(err error) bool { return common && err == fault }},
+					func(context.Context) (Entry, error) { return named(fmt.Sprint(n)), compute() },
+					func() {
+						if waiting.Add(1) == others {
+							close(allWait)
+						}
+					})
+				return err
+			}
+			began := make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				if err := fill(0, func() error { close(began); <-allWait; return fault }); err != fault {
+					t.Errorf("got %v, want %v", err, fault)
+				}
+			})
+			result(t, began)
+			for n := range others {
+				wg.Go(func() {
+					err := fill(1+n, func() error { computed.Add(1); return nil })
+					if common != (err == fault) {
+						t.Errorf("got %v", err)
+					}
+				})
+			}
+			wg.Wait()
+			if want := map[bool]int32{true: 0, false: others}[common]; computed.Load() != want {
+				t.Errorf("got %d computed, want %d", computed.Load(), want)
+			}
+		})
+	}
+}
+
+// TestTwinOfItsOwnPlace has an entry be made anew that is kept by its file, while the picture that has the hash is asked about.
+func TestTwinOfItsOwnPlace(t *testing.T) {
+	for _, stale := range []bool{true, false} {
+		t.Run(fmt.Sprint(stale), func(t *testing.T) {
+			c, _ := setup(t)
+			h := randomHash(random())
+			one, twin := picture(h), scene(h, 1)
+			old := named("old")
+			old.PromptVersion = "old"
+			store(t, c, one, old)
+			store(t, c, twin, old)
+			began, end := make(chan struct{}), make(chan struct{})
+			first := fills(t.Context(), c, Query{Picture: one, Prompt: "new"}, func(context.Context) (Entry, error) {
+				close(began)
+				<-end
+				return named("one"), nil
+			}, nil)
+			result(t, began)
+			q := Query{Picture: twin, Prompt: "new"}
+			if stale {
+				q.Stale = must(c.own(t.Context(), Variant{}, twin))[0].entry
+			}
+			a := result(t, fills(t.Context(), c, q, func(context.Context) (Entry, error) { return named("twin"), nil }, nil))
+			if a.err != nil || a.WasteType != "twin" || a.Kind != Fresh {
+				t.Errorf("got %+v, %v, want it asked about at once", a.Answer, a.err)
+			}
+			close(end)
+			if a := result(t, first); a.err != nil || a.WasteType != "one" {
+				t.Errorf("got %+v, %v", a.Answer, a.err)
+			}
+		})
 	}
 }
 

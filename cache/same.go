@@ -3,6 +3,7 @@ package cache
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -18,14 +19,14 @@ import (
 // options are those of comparisons.
 func (c Config) options() verify.Options { return verify.Options{Corner: c.Corner} }
 
-// matches reports whether a picture shows the same as that of a signature, as it is or in the way that is nearest to it.
-func (c Config) matches(v *verify.View, s *verify.Signature) bool {
+// Matches reports whether a picture shows the same as that of a signature, as it is or in the way that is nearest to it.
+func (c Config) Matches(v *verify.View, s *verify.Signature) bool {
 	ways := append([]verify.Way{v.Itself()}, v.Ways(c.Turned)...)
 	if verify.Compare(v, s, c.options()).Reason == verify.Same {
 		return true
 	}
 	nearest := slices.MinFunc(ways, func(a, b verify.Way) int { return cmp.Compare(a.Apart(&s.Hashes), b.Apart(&s.Hashes)) })
-	return nearest.Apart(&s.Hashes) <= c.Radius && verify.Compare(nearest.View(), s, c.options()).Reason == verify.Same
+	return nearest != ways[0] && nearest.Apart(&s.Hashes) <= c.Radius && verify.Compare(nearest.View(), s, c.options()).Reason == verify.Same
 }
 
 // showing is what is known of a picture and an entry that has its hash.
@@ -42,7 +43,7 @@ const (
 // no chain leads away from what was looked at. compared says that they were, and show the same.
 func (c *Cache) shows(ctx context.Context, p *Picture, e *Entry) (is showing, compared bool, err error) {
 	switch {
-	case e.File != "" && (e.File == p.Digest.String() || e.File == p.Like.String() && e.DerivedFrom == ""):
+	case e.File != "" && (e.File == p.Digest.String() || p.Like != (Digest{}) && p.Like == likeOf(e)):
 		return shown, false, nil
 	case e.File == "" || p.Digest == (Digest{}):
 		if p.differs(e) {
@@ -50,6 +51,7 @@ func (c *Cache) shows(ctx context.Context, p *Picture, e *Entry) (is showing, co
 		}
 		return shown, false, nil
 	}
+	whole := true // compared with all of it
 	kept, err := c.signatures(ctx, e.File, cmp.Or(e.DerivedFile, e.File), p.Digest.String())
 	if err != nil {
 		return other, false, err
@@ -59,11 +61,9 @@ func (c *Cache) shows(ctx context.Context, p *Picture, e *Entry) (is showing, co
 	case e.CorrectedAt == "":
 		return lost, false, nil
 	case kept[0] != nil: // a person's answer is not given up for what is lost
-		kept[1] = kept[0]
-	case p.differs(e):
+		kept[1], whole = kept[0], e.DerivedFile == ""
+	default: // nor is it the answer to what it cannot be compared with
 		return other, false, nil
-	default:
-		return shown, false, nil
 	}
 	var view *verify.View
 	switch {
@@ -76,11 +76,19 @@ func (c *Cache) shows(ctx context.Context, p *Picture, e *Entry) (is showing, co
 	default:
 		return other, false, nil
 	}
-	if verify.Compare(view, kept[0], c.cfg.options()).Reason != verify.Same || kept[1] != kept[0] && e.DerivedFile != "" && !c.cfg.matches(view, kept[1]) {
+	if verify.Compare(view, kept[0], c.cfg.options()).Reason != verify.Same || kept[1] != kept[0] && e.DerivedFile != "" && !c.cfg.Matches(view, kept[1]) {
 		c.metrics.vetoed.Inc()
 		return other, false, nil
 	}
-	return shown, true, nil
+	return shown, whole, nil
+}
+
+// likeOf names what a picture was compared with that was found to show what e does: a file, or a copy with what it is a copy of.
+func likeOf(e *Entry) Digest {
+	if e.DerivedFrom == "" {
+		return parseDigest(e.File)
+	}
+	return sha256.Sum256([]byte(e.File + e.DerivedFile))
 }
 
 // signatures returns those that are kept of files, by their SHA-256 in hex, nil where there is none.

@@ -41,7 +41,7 @@ func newMetrics(reg prometheus.Registerer, x *Index) *metrics {
 	}, func() float64 { return float64(x.Bytes()) })
 	return &metrics{
 		vetoed: f.NewCounter(prometheus.CounterOpts{
-			Name: "onceover_cache_near_vetoed_total", Help: "Pictures of a near or equal hash whose answer was not taken because their colours differ.",
+			Name: "onceover_cache_near_vetoed_total", Help: "Pictures of a near or equal hash whose answer was not taken because the two were compared and do not show the same.",
 		}),
 		waits: f.NewCounter(prometheus.CounterOpts{
 			Name: "onceover_cache_waits_total", Help: "Misses that waited for another process to ask the model.",

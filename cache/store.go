@@ -20,16 +20,16 @@ import (
 //	KEYS[1]  the entry
 //	ARGV[1]  its JSON
 //	ARGV[2]  TTL in seconds
-//	ARGV[3]  of a copy: '=' and what was there; else ''
+//	ARGV[3]  of a copy: '=' and what was there; of a correction that says more now: '+' and what it was; else ''
 //	returns  what is there, or false if the entry was written
 const storeScript = `
 local old = redis.pcall('GET', KEYS[1])
-if ARGV[3] ~= '' and type(old) == 'string' and old ~= string.sub(ARGV[3], 2) then
+local mode = string.sub(ARGV[3], 1, 1)
+if mode ~= '' and type(old) == 'string' and old ~= string.sub(ARGV[3], 2) then
   return old
 end
 local ok, entry = pcall(cjson.decode, old)
-if ok and type(entry) == 'table' and type(entry.corrected_at) == 'string' and entry.corrected_at ~= '' then
-  redis.call('EXPIRE', KEYS[1], ARGV[2])
+if mode ~= '+' and ok and type(entry) == 'table' and type(entry.corrected_at) == 'string' and entry.corrected_at ~= '' then
   return old
 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
@@ -64,15 +64,9 @@ func (c *Cache) store(ctx context.Context, at item, p *Picture, v Variant, e Ent
 	if s != nil {
 		e.File = p.Digest.String()
 	}
-	kept, err := c.write(ctx, key, e, s, func(p redis.Pipeliner, doc []byte) redis.Cmder {
-		return p.Eval(ctx, storeScript, []string{key}, doc, int(TTL/time.Second), was)
-	})
-	if err != nil {
+	old, err := c.writeIf(ctx, key, e, s, was)
+	if err != nil || old == "" {
 		return e, err
-	}
-	old, err := kept.(*redis.Cmd).Text()
-	if err != nil {
-		return e, nil // it was written
 	}
 	if there, err := decode([]byte(old)); err == nil {
 		is, _, err := c.shows(ctx, p, there)
@@ -82,12 +76,41 @@ func (c *Cache) store(ctx context.Context, at item, p *Picture, v Variant, e Ent
 		case is != shown && p.mayHaveFileKey() && key != file: // it came meanwhile
 			return c.store(ctx, item{key: file}, p, v, e, s)
 		}
+		if e.DerivedFrom == "" {
+			return c.complete(ctx, key, old, there, &e)
+		}
 		return *there, nil
 	}
 	if e.DerivedFrom != "" {
 		return e, nil // a copy replaces nothing
 	}
 	return e, c.replace(ctx, key, e, s) // a damaged correction is none
+}
+
+// complete has a person's entry say what e does and it does not, as answers may have other fields by now than when it was made. It
+// returns the entry.
+func (c *Cache) complete(ctx context.Context, key, old string, there, e *Entry) (Entry, error) {
+	whole, err := there.with(e)
+	if err != nil {
+		return *there, err
+	}
+	if whole == *there {
+		return whole, c.keep(ctx, key, whole)
+	}
+	_, err = c.writeIf(ctx, key, whole, nil, "+"+old) // what a person says meanwhile stays
+	return whole, err
+}
+
+// writeIf writes an entry by storeScript. It returns what is there if that is not the entry.
+func (c *Cache) writeIf(ctx context.Context, key string, e Entry, s *verify.Signature, was string) (there string, err error) {
+	kept, err := c.write(ctx, key, e, s, func(p redis.Pipeliner, doc []byte) redis.Cmder {
+		return p.Eval(ctx, storeScript, []string{key}, doc, int(TTL/time.Second), was)
+	})
+	if err != nil {
+		return "", err
+	}
+	there, _ = kept.(*redis.Cmd).Text() // an error says that it was written
+	return there, nil
 }
 
 // replace writes an entry, whatever was there.

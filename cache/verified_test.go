@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -171,8 +172,8 @@ func TestCopyReplacesNothing(t *testing.T) {
 	want(t, look(t, c, Query{Picture: copied}), "exact root") // by its file
 }
 
-// TestLostSignature has what is kept of a picture evicted: its own file is found, other files of the hash are looked at once, and a
-// person's answer stays.
+// TestLostSignature has what is kept of a picture evicted: its own file is found, and other files of the hash are looked at once. A
+// person's answer stays its file's, and is no other one's.
 func TestLostSignature(t *testing.T) {
 	c, client := setup(t)
 	h := randomHash(random())
@@ -194,11 +195,118 @@ func TestLostSignature(t *testing.T) {
 	if calls != 1 {
 		t.Errorf("got %d calls, want 1: what was looked at has the hash from then on", calls)
 	}
+	one = file(0)
 	_, err := c.Correct(t.Context(), one, Variant{}, byHand("by hand"), false)
 	check(t, err)
 	evict()
 	for n := range 3 {
-		want(t, ask(file(10+n)), "by hand")
+		want(t, ask(file(10+n)), "asked")
+		want(t, ask(one), "by hand")
+	}
+}
+
+// TestCorrectionOfFewerFields has answers get a field that a person has not spoken of: the model is asked about it once.
+func TestCorrectionOfFewerFields(t *testing.T) {
+	c, client := setup(t)
+	p := picture(randomHash(random()))
+	store(t, c, p, named("one"))
+	_, err := c.Correct(t.Context(), p, Variant{}, byHand("by hand"), false)
+	check(t, err)
+	check(t, client.Expire(t.Context(), signatureKey(p.Digest.String()), time.Hour).Err())
+	calls := 0
+	for range 3 {
+		q := &Query{Picture: p, Usable: func(e Entry) bool { return e.Has("brand") }}
+		a, err := c.Lookup(t.Context(), q)
+		check(t, err)
+		if a == nil {
+			a, err = c.Fill(t.Context(), q, func(context.Context) (Entry, error) {
+				calls++
+				e := named("by a model")
+				e.More = `{"brand":"b"}`
+				return e, nil
+			}, nil)
+			check(t, err)
+		}
+		if a.WasteType != "by hand" || a.More != `{"brand":"b"}` || a.CorrectedAt == "" {
+			t.Errorf("got %+v, want what the person said, and of the model what the person did not", a)
+		}
+	}
+	if calls != 1 {
+		t.Errorf("got %d calls, want 1", calls)
+	}
+	lives(t, client, signatureKey(p.Digest.String()), TTL)
+}
+
+// TestSecondCorrection corrects a copy that a twin's hash has made be kept by its file, twice: both times its copies follow.
+func TestSecondCorrection(t *testing.T) {
+	c, client := setup(t)
+	r := random()
+	root := picture(randomHash(r))
+	copied, sibling := picture(away(r, root.Hash, 4)), picture(away(r, root.Hash, 6))
+	twin := scene(copied.Hash, 1)
+	store(t, c, twin, named("twin"))
+	store(t, c, root, named("root"))
+	load(t, c)
+	want(t, look(t, c, Query{Picture: copied}), "near root 4")
+	want(t, look(t, c, Query{Picture: sibling}), "near root 6")
+	check(t, client.Del(t.Context(), Key(root.Hash, Variant{})).Err())
+	for _, what := range []string{"a mistake", "right"} {
+		_, err := c.Correct(t.Context(), copied, Variant{}, byHand(what), false)
+		check(t, err)
+		want(t, look(t, c, Query{Picture: copied}), "exact "+what)
+		want(t, look(t, c, Query{Picture: sibling}), "exact "+what)
+		want(t, look(t, c, Query{Picture: twin}), "exact twin")
+	}
+}
+
+// TestLikeACopy has another file of a copy's picture be compared once.
+func TestLikeACopy(t *testing.T) {
+	c, _ := setup(t)
+	r := random()
+	root := picture(randomHash(r))
+	copied := picture(away(r, root.Hash, 4))
+	again := picture(copied.Hash)
+	again.Digest = sha256.Sum256([]byte("again"))
+	store(t, c, root, named("root"))
+	load(t, c)
+	want(t, look(t, c, Query{Picture: copied}), "near root 4")
+	a, err := c.Lookup(t.Context(), &Query{Picture: again})
+	check(t, err)
+	check(t, c.Remember(t.Context(), Picture{Digest: again.Digest, Fingerprint: again.Fingerprint, Like: a.Like}))
+	known, _, err := c.Seen(t.Context(), again.Digest)
+	check(t, err)
+	known.View = func(context.Context) (*verify.View, error) { return nil, errors.New("compared once more") }
+	want(t, look(t, c, Query{Picture: *known}), "exact root")
+}
+
+// TestPoorIsNoAnswer has a picture with little in it looked at first, and one with more contrast after it.
+func TestPoorIsNoAnswer(t *testing.T) {
+	c, _ := setup(t)
+	r := random()
+	h := randomHash(r)
+	contrast := func(h phash.Hash, gain float64) Picture {
+		p := picture(h)
+		p.Digest = sha256.Sum256(fmt.Append(nil, h, gain))
+		p.View = func(context.Context) (*verify.View, error) {
+			s := verifytest.View(h, p.Colour, 0).Signature()
+			for i, v := range s.Luma {
+				s.Luma[i] = uint8(128 + gain*(float64(v)-128))
+			}
+			return s.View(), nil
+		}
+		return p
+	}
+	gain := 1.0
+	for ; !must(contrast(h, gain).View(t.Context())).Signature().Poor(); gain *= 0.95 {
+	}
+	for _, tt := range []struct {
+		gain float64
+		want string
+	}{{gain, "miss"}, {1.3 * gain, "near first 4"}} {
+		first := contrast(randomHash(r), tt.gain)
+		store(t, c, first, named("first"))
+		load(t, c)
+		want(t, look(t, c, Query{Picture: contrast(away(r, first.Hash, 4), 1.5*gain)}), tt.want)
 	}
 }
 

@@ -433,7 +433,7 @@ func (r *run) lookUpGiven(ctx context.Context) (*cache.Answer, error) {
 // is no answer once a model is configured; it takes any itself, since it has
 // nothing better to put in its place.
 func (r *run) query(pic *cache.Picture) *cache.Query {
-	q := &cache.Query{Picture: *pic, Variant: r.variant()}
+	q := &cache.Query{Picture: *pic, Variant: r.variant(), AnyPicture: anyPicture}
 	if r.t.analyzer.Model(r.opt.Lang) != vision.OfflineModel {
 		q.Prompt = r.t.analyzer.PromptVersion(r.opt.Lang)
 		_, required := r.fields()
@@ -443,6 +443,12 @@ func (r *run) query(pic *cache.Picture) *cache.Query {
 		}
 	}
 	return q
+}
+
+// anyPicture reports whether the model could not be asked, whatever the picture.
+func anyPicture(err error) bool {
+	var e *vision.Error
+	return errors.As(err, &e) && (e.Closed || e.Class.Retryable() || e.Class == vision.Denied || e.Class == vision.NotFound)
 }
 
 // fields are the names of the schema of the job's answer.

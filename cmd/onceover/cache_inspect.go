@@ -163,7 +163,7 @@ func (s *cacheSettings) inspect(ctx context.Context, c *cache.Cache, sub *subjec
 			i.add(n)
 		}
 	}
-	if i.stored != nil && q.Usable(i.stored.Entry) {
+	if i.stored != nil && c.Usable(q, i.stored.Entry) {
 		i.Answer = string(cache.Exact)
 	}
 	return i, nil

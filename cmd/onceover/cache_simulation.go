@@ -248,7 +248,8 @@ type simulator struct {
 	files   map[cache.Digest]bool // that were seen
 	entries map[phash.Hash]int    // the picture that has each hash
 	kept    map[int]*verify.Signature
-	other   int // files that are no entry of a hash
+	of      map[int]int // the picture of which each copy is one
+	other   int         // files that are no entry of a hash
 
 	near, vetoed, twins pairs
 }
@@ -257,6 +258,7 @@ func newSimulator(cfg cache.Config, maxPairs int) *simulator {
 	s := &simulator{
 		simulation: &simulation{Radius: cfg.Radius, Skipped: []skipped{}, Distances: map[int]int{}}, cfg: cfg, most: maxPairs,
 		index: cache.NewIndex(cfg.IndexEntries), files: map[cache.Digest]bool{}, entries: map[phash.Hash]int{}, kept: map[int]*verify.Signature{},
+		of: map[int]int{},
 	}
 	s.near.most, s.vetoed.most, s.twins.most = maxPairs, maxPairs, maxPairs
 	return s
@@ -286,7 +288,8 @@ func (s *simulator) add(ctx context.Context, p photo) error {
 	own, taken := s.entries[p.Hash]
 	if taken {
 		r := verify.Compare(view, s.kept[own], verify.Options{Corner: s.cfg.Corner})
-		if r.Reason == verify.Same {
+		root, copied := s.of[own]
+		if r.Reason == verify.Same && (!copied || s.cfg.Matches(view, s.kept[root])) {
 			return nil
 		}
 		s.other++
@@ -304,6 +307,9 @@ func (s *simulator) add(ctx context.Context, p photo) error {
 	n, err := search.Find(ctx, p.Hash, view)
 	if err != nil {
 		return err
+	}
+	if n != nil && !taken {
+		s.of[i] = s.entries[n.Hash]
 	}
 	if n != nil { // a copy answers no other picture
 		s.Distances[n.Distance]++
