@@ -78,9 +78,9 @@ var ours = map[string][]string{
 
 // clients may be imported only by these.
 var clients = map[string][]string{
-	"github.com/rabbitmq/amqp091-go": {"rabbit", "worker", "internal/remote", "internal/testenv", "internal/testenv/violence"},
+	"github.com/rabbitmq/amqp091-go": {"rabbit", "worker", "internal/remote", "internal/testenv", "internal/testenv/cmd/bench", "internal/testenv/violence"},
 	"github.com/redis/go-redis/v9": {"results", "progress", "cache", "failed", "vision/fleet", "internal/ledger", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv",
-		"internal/testenv/violence", "internal/testenv/cmd/violence"},
+		"internal/testenv/violence", "internal/testenv/cmd/bench", "internal/testenv/cmd/violence"},
 }
 
 func TestImports(t *testing.T) {
