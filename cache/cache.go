@@ -349,9 +349,10 @@ func (c *Cache) pipeline(ctx context.Context, add func(redis.Pipeliner)) error {
 	return c.guard.Do(ctx, func(ctx context.Context) error {
 		p := c.client.Pipeline()
 		add(p)
-		cmds, err := p.Exec(ctx)
-		if err == nil {
-			return nil
+		cmds := p.Cmds()
+		err := c.guard.Exec(ctx, cmds...)
+		if err == nil || ctx.Err() != nil {
+			return err
 		}
 		for _, cmd := range cmds {
 			if err := cmd.Err(); err != nil && !noEntry(err) {

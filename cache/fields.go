@@ -100,6 +100,13 @@ func Join(a, b []byte) []byte {
 // UnmarshalJSON reads the further fields too.
 func (e *Entry) UnmarshalJSON(doc []byte) error {
 	var p plain
+	known := json.NewDecoder(bytes.NewReader(doc))
+	known.DisallowUnknownFields()
+	if known.Decode(&p) == nil { // as most are: one pass will do
+		*e = Entry(p)
+		return nil
+	}
+	p = plain{}
 	if err := json.Unmarshal(doc, &p); err != nil {
 		return err
 	}
@@ -155,6 +162,9 @@ func (m More) fields() map[string]json.RawMessage {
 
 // Only returns those of some names.
 func (m More) Only(names []string) More {
+	if m == "" {
+		return ""
+	}
 	all := m.fields()
 	maps.DeleteFunc(all, func(name string, _ json.RawMessage) bool { return !slices.Contains(names, name) })
 	more, err := moreOf(all)

@@ -72,12 +72,16 @@ type Extended struct {
 }
 
 // NewMeta returns the document for a task that is now in state. result is any
-// JSON value; for RETRY, FAILURE and REVOKED it is the *Exception, whose
+// JSON value, one that is encoded already if it is a json.RawMessage; for RETRY, FAILURE and REVOKED it is the *Exception, whose
 // traceback is taken along except for REVOKED and for exceptions of the worker
 // itself, as in Celery. now becomes date_done if the state is final. The error
 // is a [*MetaError].
 func NewMeta(r *Request, state State, result any, now time.Time) (Meta, error) {
-	raw, err := MarshalJSON(result)
+	raw, made := result.(json.RawMessage) // by MarshalJSON, or read from a document
+	var err error
+	if !made || raw == nil {
+		raw, err = MarshalJSON(result)
+	}
 	if err != nil {
 		return Meta{}, &MetaError{TaskID: r.ID, Err: fmt.Errorf("the result is not a JSON value: %w", err)}
 	}

@@ -68,6 +68,9 @@ type Request struct {
 	Headers    map[string]any // the headers that are not Celery's own, as the AMQP client gives them; nil when none
 	Properties Properties
 	Delivery   DeliveryInfo
+
+	// Memo is the handler's own, from one call about this request to the next.
+	Memo any
 }
 
 // DeliveryInfo is how the message came, Celery's request.delivery_info. Decode
@@ -369,8 +372,14 @@ func (r *Request) body(content json.RawMessage) (rest json.RawMessage, err error
 	return rest, nil
 }
 
+// nothing is how Celery writes that nothing follows from a task.
+const nothing = `{"callbacks": null, "errbacks": null, "chain": null, "chord": null}`
+
 // follow reads what follows from the task.
 func (r *Request) follow(rest json.RawMessage) error {
+	if string(rest) == nothing {
+		return nil
+	}
 	var e embed
 	if err := json.Unmarshal(rest, &e); err != nil {
 		return fmt.Errorf("callbacks, errbacks, chain or chord: %w", err)

@@ -95,5 +95,13 @@ func (s *Store) Reset(ctx context.Context, jobID, stage, message string) error {
 	return nil
 }
 
+// Flush waits until what was reported before was written, or lost because Redis is away.
+func (s *Store) Flush(ctx context.Context) error {
+	if err := s.guard.Send(ctx, redis.NewStatusCmd(ctx, "ping")); err != nil {
+		return fmt.Errorf("flush progress: %w", err)
+	}
+	return nil
+}
+
 // Fault returns what is wrong with Redis, nil while all is well.
 func (s *Store) Fault() *redisretry.Fault { return s.guard.Fault() }

@@ -53,7 +53,7 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := time.Now().UTC().Truncate(time.Second)
-	if err := tr.Report(t.Context(), 30, "cache", "찾는 중"); err != nil {
+	if err := tr.Show(t.Context(), 30, "cache", "찾는 중"); err != nil {
 		t.Fatal(err)
 	}
 	raw, err := client.Get(t.Context(), "job:j-1:progress").Result()
@@ -91,7 +91,7 @@ func TestProgressNeverFalls(t *testing.T) {
 	}
 	report := func(tr *progress.Tracker, n int, stage string) {
 		t.Helper()
-		if err := tr.Report(ctx, n, stage, ""); err != nil {
+		if err := tr.Show(ctx, n, stage, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -143,7 +143,7 @@ func track(t *testing.T, s *progress.Store, jobID string, resume bool) *progress
 
 func report(t *testing.T, tr *progress.Tracker, n int, stage string) {
 	t.Helper()
-	if err := tr.Report(t.Context(), n, stage, "m"); err != nil {
+	if err := tr.Show(t.Context(), n, stage, "m"); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -218,7 +218,7 @@ func TestReset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tracker.Report(ctx, 60, "ai_vision", "looking"); err != nil {
+	if err := tracker.Show(ctx, 60, "ai_vision", "looking"); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Reset(ctx, "a", "queued", "waiting"); err != nil {

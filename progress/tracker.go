@@ -3,12 +3,14 @@ package progress
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
 
 	"onceover/celery"
+	"onceover/internal/redisretry"
 )
 
 // Tracker reports the progress of one run of a job. Safe for concurrent use.
@@ -17,6 +19,10 @@ import (
 // one step in Redis that sees what is shown. Once the end is shown, progress 100 or the stage
 // "failed", a report changes nothing, and is no error. Only [Tracker.Finish] and [Tracker.Fail],
 // the first report of a run that is not resumed, and [Store.Reset] replace an end.
+//
+// Nobody waits for a report. Reports are written in their order, and before an end that comes after
+// them; of several that leave for Redis together the last one is written. While Redis is away the last one
+// waits for it.
 type Tracker struct {
 	store         *Store
 	jobID, taskID string
@@ -25,6 +31,8 @@ type Tracker struct {
 	mu    sync.Mutex
 	fresh bool // the run is not resumed, and has not reported
 	floor int  // the number last shown
+	last  *redisretry.Posting
+	mode  string // of last
 }
 
 // Track returns the tracker of one run of a job, by the task of this id. With resume, for a run that follows an
@@ -35,10 +43,38 @@ func (s *Store) Track(_ context.Context, jobID, taskID string, resume bool) (*Tr
 	return &Tracker{store: s, jobID: jobID, taskID: taskID, resumed: resume && taskID != "", fresh: !resume}, nil
 }
 
-// Report shows the stage. progress counts from 0 to 100; a number below the one
-// last shown is raised to it. After the end of the job it does nothing.
+// Report shows the stage, and does not wait for that. progress counts from 0 to 100; a number below the one
+// last shown is raised to it. After the end of the job it does nothing. The error is that ctx has ended: then nothing is shown.
 func (t *Tracker) Report(ctx context.Context, progress int, stage, message string) error {
-	return t.write(ctx, modeReport, Update{Progress: progress, Stage: stage, Message: message})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	later, err := t.arguments(modeReport, Update{Progress: progress, Stage: stage, Message: message})
+	if err != nil {
+		return err
+	}
+	if t.last != nil && t.store.guard.Swap(t.last, show, t.keys(), as(t.mode, later), later) {
+		return nil
+	}
+	t.mode = modeReport
+	if t.fresh {
+		t.mode, t.fresh = modeBegin, false
+	}
+	t.last = t.store.guard.Post(show, t.keys(), as(t.mode, later), later)
+	return nil
+}
+
+// Show is Report that waits until the stage is shown. While Redis is away it waits for it, until ctx ends.
+func (t *Tracker) Show(ctx context.Context, progress int, stage, message string) error {
+	t.mu.Lock()
+	mode := modeReport
+	if t.fresh {
+		mode, t.fresh = modeBegin, false
+	}
+	t.mu.Unlock()
+	return t.write(ctx, mode, Update{Progress: progress, Stage: stage, Message: message})
 }
 
 // Finish shows that the job has succeeded, whatever is shown: the number is 100. It is for the run
@@ -90,36 +126,47 @@ redis.call('SET', KEYS[1], ARGV[3] .. string.format('%d', n) .. ARGV[4], 'EX', A
 return n
 `)
 
+// write writes a document, and waits for that.
 func (t *Tracker) write(ctx context.Context, mode string, u Update) error {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if mode == modeReport && t.fresh {
-		mode = modeBegin
+	args, err := t.arguments(mode, u)
+	t.mu.Unlock()
+	if err == nil {
+		_, err = t.store.guard.Run(ctx, show, t.keys(), args...)
 	}
-	u.Progress = max(u.Progress, t.floor)
-	u.UpdatedAt = t.store.timestamp()
-	doc, err := celery.MarshalJSON(u)
-	if err != nil {
-		return fmt.Errorf("encode progress of job %s: %w", t.jobID, err)
-	}
-	// The number is the first member.
-	_, tail, _ := strings.Cut(string(doc), ",")
-	var shown int
-	keys, resumed := []string{Key(t.jobID), resumedKey(t.jobID)}, ""
-	if _, cluster := t.store.client.(*redis.ClusterClient); cluster {
-		keys = keys[:1]
-	}
-	if t.resumed {
-		resumed = "1"
-	}
-	err = t.store.guard.Do(ctx, func(ctx context.Context) (err error) {
-		shown, err = show.Run(ctx, t.store.client, keys, mode, u.Progress,
-			`{"progress":`, ","+tail, int(TTL.Seconds()), t.taskID, resumed).Int()
-		return err
-	})
 	if err != nil {
 		return fmt.Errorf("write progress of job %s: %w", t.jobID, err)
 	}
-	t.fresh, t.floor = false, max(t.floor, shown)
 	return nil
+}
+
+// arguments are those of show. t.mu is held.
+func (t *Tracker) arguments(mode string, u Update) ([]any, error) {
+	t.floor = max(t.floor, u.Progress)
+	u.Progress, u.UpdatedAt = t.floor, t.store.timestamp()
+	doc, err := celery.MarshalJSON(u)
+	if err != nil {
+		return nil, fmt.Errorf("encode progress of job %s: %w", t.jobID, err)
+	}
+	// The number is the first member.
+	_, tail, _ := strings.Cut(string(doc), ",")
+	resumed := ""
+	if t.resumed {
+		resumed = "1"
+	}
+	return []any{mode, u.Progress, `{"progress":`, "," + tail, int(TTL.Seconds()), t.taskID, resumed}, nil
+}
+
+// as returns the arguments for another mode.
+func as(mode string, args []any) []any {
+	args = slices.Clone(args)
+	args[0] = mode
+	return args
+}
+
+func (t *Tracker) keys() []string {
+	if _, cluster := t.store.client.(*redis.ClusterClient); cluster {
+		return []string{Key(t.jobID)}
+	}
+	return []string{Key(t.jobID), resumedKey(t.jobID)}
 }

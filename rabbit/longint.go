@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"slices"
 )
 
 // longIntConn lets messages through that the AMQP client cannot read: py-amqp
@@ -18,7 +19,8 @@ import (
 type longIntConn struct {
 	net.Conn
 	r     *bufio.Reader
-	ready []byte // rewritten, not yet read
+	frame []byte // room for the frame that is rewritten
+	ready []byte // what of it is not yet read
 	pass  int    // bytes to hand on as they come
 }
 
@@ -29,8 +31,9 @@ func newLongIntConn(c net.Conn) *longIntConn {
 // Frames, AMQP 0-9-1 section 2.3: type, channel, size, payload, end octet.
 const (
 	frameHeaderSize  = 7
-	contentHeader    = 2       // frame type
-	maxContentHeader = 1 << 20 // larger frames are handed on as they are
+	contentHeader    = 2        // frame type
+	maxContentHeader = 1 << 20  // larger frames are handed on as they are
+	mostKept         = 64 << 10 // room that is kept for the next frame
 )
 
 func (c *longIntConn) Read(p []byte) (int, error) {
@@ -52,7 +55,10 @@ func (c *longIntConn) Read(p []byte) (int, error) {
 }
 
 func (c *longIntConn) nextFrame() error {
-	head := make([]byte, frameHeaderSize, 512)
+	if cap(c.frame) == 0 || cap(c.frame) > mostKept {
+		c.frame = make([]byte, 0, 1<<10)
+	}
+	head := c.frame[:frameHeaderSize]
 	if n, err := io.ReadFull(c.r, head); err != nil {
 		if n == 0 {
 			return err
@@ -65,7 +71,8 @@ func (c *longIntConn) nextFrame() error {
 		c.ready, c.pass = head, int(size)+1
 		return nil
 	}
-	frame := append(head, make([]byte, size+1)...)
+	frame := slices.Grow(head, int(size)+1)[:frameHeaderSize+int(size)+1]
+	c.frame = frame[:0]
 	n, err := io.ReadFull(c.r, frame[frameHeaderSize:])
 	if err == nil {
 		rewriteContentHeader(frame[frameHeaderSize : len(frame)-1])

@@ -135,6 +135,9 @@ func count(v any) int {
 // moment reads a time, zero for anything else.
 func moment(v any) time.Time {
 	text, _ := v.(string)
+	if text == "" {
+		return time.Time{}
+	}
 	at, err := time.Parse(time.RFC3339Nano, text)
 	if err != nil {
 		return time.Time{}

@@ -71,12 +71,11 @@ func (s *Store) CountPart(ctx context.Context, p Part) (complete bool, err error
 	}
 	key := GroupKey(p.Group)
 	keys := []string{key + ".j", key + ".t", key + ".s", key + ".d", key + ".c", key}
+	answer, err := s.guard.Run(ctx, countPart, keys, p.TaskID, score, member, int(TTL.Seconds()), int(claimTime.Seconds()))
 	var outcome int
-	err = s.guard.Do(ctx, func(ctx context.Context) (err error) {
-		outcome, err = countPart.Run(ctx, s.client, keys, p.TaskID, score, member,
-			int(TTL.Seconds()), int(claimTime.Seconds())).Int()
-		return err
-	})
+	if err == nil {
+		outcome, err = answer.Int()
+	}
 	if err != nil {
 		return false, fmt.Errorf("count chord part of task %s in group %s: %w", p.TaskID, p.Group, err)
 	}

@@ -46,7 +46,7 @@ func New(client redis.UniversalClient, log *zap.Logger) *Store {
 var format = ledger.Format{
 	DocumentKey: Key, LeaseKey: runKey, TTL: TTL, Publish: true,
 	Write: func(m celery.Meta) (string, error) {
-		doc, err := celery.MarshalJSON(m)
+		doc, err := m.MarshalJSON()
 		return string(doc), err
 	},
 	Read: func(taskID, raw string) *celery.Meta {
@@ -65,18 +65,14 @@ var format = ledger.Format{
 // Load returns the stored document, nil if there is none. A document that is
 // not Celery's is a *celery.MetaError.
 func (s *Store) Load(ctx context.Context, taskID string) (*celery.Meta, error) {
-	var doc []byte
-	err := s.guard.Do(ctx, func(ctx context.Context) (err error) {
-		doc, err = s.client.Get(ctx, Key(taskID)).Bytes()
-		return err
-	})
-	switch {
+	get := redis.NewStringCmd(ctx, "get", Key(taskID))
+	switch err := s.guard.Send(ctx, get); {
 	case errors.Is(err, redis.Nil):
 		return nil, nil
 	case err != nil:
 		return nil, fmt.Errorf("load meta of task %s: %w", taskID, err)
 	}
-	return celery.DecodeMeta(taskID, doc)
+	return celery.DecodeMeta(taskID, []byte(get.Val()))
 }
 
 // reset deletes a document that tells of a failure.

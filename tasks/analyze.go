@@ -194,7 +194,7 @@ func (t *ImageAnalyze) AfterReturn(ctx context.Context, req *celery.Request, sta
 	case celery.Success:
 		return tracker.Finish(ctx, stepDone.stage, t.cfg.Prompts.Text(stepDone.text, lang))
 	case celery.Retried:
-		return tracker.Report(ctx, stepRetry.progress, stepRetry.stage, t.cfg.Prompts.Text(stepRetry.text, lang))
+		return tracker.Show(ctx, stepRetry.progress, stepRetry.stage, t.cfg.Prompts.Text(stepRetry.text, lang))
 	default:
 		reason := "the task ended without a result"
 		if exc != nil {

@@ -95,6 +95,21 @@ var modelForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}$`)
 // bind reads the arguments. The job id is set even beside an error, so that the
 // failure can be shown where the client looks.
 func bind(req *celery.Request) (arguments, error) {
+	if b, ok := req.Memo.(*bound); ok {
+		return b.arguments, b.err
+	}
+	a, err := bindAnew(req)
+	req.Memo = &bound{a, err}
+	return a, err
+}
+
+// bound is a request's Memo.
+type bound struct {
+	arguments
+	err error
+}
+
+func bindAnew(req *celery.Request) (arguments, error) {
 	var a arguments
 	err := req.Bind(&a)
 	if a.JobID.text == "" {

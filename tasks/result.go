@@ -27,7 +27,7 @@ type Result struct {
 func (r Result) MarshalJSON() ([]byte, error) {
 	e := r.Entry
 	e.Model = "" // Result.Model stands for it
-	doc, err := celery.MarshalJSON(e)
+	doc, err := e.MarshalJSON()
 	if err != nil {
 		return nil, err
 	}

@@ -12,8 +12,15 @@ import (
 	"onceover/celery"
 )
 
+// suspicious is from how many deaths on a job does not run beside another one of which as many died: of a job that kills its process
+// those die too that are at work there, each time if they begin with it each time.
+const suspicious = 2
+
+// errSuspect says that a job that is suspicious has to wait for its turn.
+var errSuspect = errors.New("another job is at work of which processes may have died")
+
 // killed counts the run of a job that begins and was seen before, and returns the failure of one of which
-// too many processes died.
+// too many processes died. The error is errSuspect if the job has to wait for its turn first.
 func (j *job) killed(ctx context.Context) (*celery.Exception, error) {
 	if !j.seen || j.w.cfg.MaxCrashes == 0 || j.isCounted() {
 		return nil, nil
@@ -29,11 +36,47 @@ func (j *job) killed(ctx context.Context) (*celery.Exception, error) {
 		deaths++ // the first delivery was not counted
 	}
 	if deaths < j.w.cfg.MaxCrashes {
+		if deaths >= suspicious && !j.takeTurn() {
+			j.uncount(ctx) // it has not begun
+			return nil, errSuspect
+		}
 		return nil, nil
 	}
 	j.setCounted("")
 	return &celery.Exception{Type: "WorkerLostError", Module: celery.ModuleBilliard, Args: []any{
 		fmt.Sprintf("work on the task has begun %d times and did not end: the processes that ran it seem to have died of it", deaths)}}, nil
+}
+
+// takeTurn reports whether the job has the turn of the suspicious ones.
+func (j *job) takeTurn() bool {
+	if !j.turn {
+		select {
+		case j.w.suspects <- struct{}{}:
+			j.turn = true
+		default:
+		}
+	}
+	return j.turn
+}
+
+// waitForTurn waits for the turn of the suspicious jobs, outside of the slots.
+func (j *job) waitForTurn(waits context.Context) error {
+	defer j.inTheWay()()
+	select {
+	case j.w.suspects <- struct{}{}:
+		j.turn = true
+		return nil
+	case <-waits.Done():
+		return context.Cause(waits)
+	}
+}
+
+// giveTurn gives the turn back, if the job has it.
+func (j *job) giveTurn() {
+	if j.turn {
+		j.turn = false
+		<-j.w.suspects
+	}
 }
 
 // outlive says that the run goes on when its session is lost, and takes it out of the crash
@@ -60,9 +103,7 @@ func (j *job) outlive(jobs context.Context) (stop func()) {
 
 // sayAlive tells the workers to which the broker redelivers the job that this run goes on.
 func (j *job) sayAlive(ctx context.Context) {
-	j.mu.Lock()
-	run := j.run
-	j.mu.Unlock()
+	run := j.runName()
 	if run == "" {
 		return
 	}
@@ -93,6 +134,9 @@ func (j *job) uncount(ctx context.Context) {
 
 // uncountSoon is uncount for a run that has ended in good order.
 func (j *job) uncountSoon() {
+	if !j.isCounted() {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	j.uncount(ctx)

@@ -43,6 +43,11 @@ func (c *crashing) Record(ctx context.Context, m celery.Meta, since celery.Store
 	return theirs, err
 }
 
+func (c *crashing) End(ctx context.Context, _ string, m celery.Meta, since celery.Stored) (celery.Stored, bool, error) {
+	theirs, err := c.Record(ctx, m, since)
+	return theirs, false, err
+}
+
 func (c *crashing) CountPart(ctx context.Context, p results.Part) (bool, error) {
 	complete, err := c.Store.CountPart(ctx, p)
 	if c.dies("after part") {

@@ -198,10 +198,13 @@ func (j *job) nextLook() time.Duration {
 const saysAlive = 1500 * time.Millisecond
 
 // hasRun reports whether the job has its id already.
-func (j *job) hasRun() bool {
+func (j *job) hasRun() bool { return j.runName() != "" }
+
+// runName is the name under which the job has its id, "" if it has not.
+func (j *job) runName() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.run != ""
+	return j.run
 }
 
 // notRun begins the name under which a job has its id that is to end without a run.

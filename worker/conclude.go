@@ -78,8 +78,13 @@ func (j *job) conclude(jobs context.Context, v *verdict) error {
 	}()
 	for wait, logged := settlePause, ""; ; wait = min(2*wait, maxSettlePause) {
 		j.again = j.again || j.seen || j.consumer.lost()
+		j.lease = j.runName()
+		had := j.lease
 		var err error
 		v, err = j.settle(ctx, v)
+		if had != "" && j.lease == "" {
+			j.setRun("")
+		}
 		if err == nil {
 			break
 		}

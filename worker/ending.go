@@ -27,6 +27,7 @@ type ending struct {
 	refused *celery.MessageError // why the message cannot be run, else nil: of req only the id and the names are known then
 
 	since   celery.Stored // on record when the run began
+	lease   string        // the name under which the task has its id, "" if it has not, or not any more
 	again   bool          // what is published may have been published before
 	started time.Time     // of the run, zero if there was none
 
@@ -139,7 +140,14 @@ func (e *ending) record(ctx context.Context, v *verdict) (*verdict, error) {
 	default:
 		return v, err
 	}
-	theirs, err := e.book.Result(ctx, *m, e.since, e.req.ReplyTo)
+	run := ""
+	if v.fate == succeed && e.req.Chord == nil {
+		run = e.lease // nothing is left but what another run may do too
+	}
+	theirs, released, err := e.book.Result(ctx, run, *m, e.since, e.req.ReplyTo)
+	if released {
+		e.lease = ""
+	}
 	if exc := unstorable(err); exc != nil {
 		switch {
 		case v.fate == succeed:

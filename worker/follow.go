@@ -281,6 +281,6 @@ func (e *ending) failID(ctx context.Context, id string, exc *celery.Exception, c
 			return err
 		}
 	}
-	_, err = e.w.bookOf(other).Result(ctx, m, celery.Stored{}, e.req.ReplyTo)
+	_, _, err = e.w.bookOf(other).Result(ctx, "", m, celery.Stored{}, e.req.ReplyTo)
 	return err
 }

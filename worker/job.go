@@ -51,6 +51,7 @@ type job struct {
 	looked   bool          // past is known
 	past     celery.Stored // on record when the job was first looked up
 
+	turn  bool   // it has the turn of the suspicious jobs
 	first string // the name of the first run that it met
 	had   bool   // it has had its id
 	name  string // under which it asks for its id, and has it: a claim or a release that failed may have been done
@@ -214,6 +215,7 @@ func (j *job) travel(jobs context.Context) error {
 	unlock, err := j.lock(waits)
 	if err == nil {
 		defer unlock()
+		defer j.giveTurn()
 		err = j.rounds(jobs, waits)
 	}
 	if err == nil {
@@ -307,6 +309,10 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 	}
 	v, err := j.attempt(jobs, waits)
 	j.place.leave()
+	if errors.Is(err, errSuspect) {
+		j.reserve()
+		return true, j.waitForTurn(waits)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -330,13 +336,18 @@ func (j *job) backInLine(v *verdict) {
 	j.goesRound()
 	j.req.Delivery.Redelivered = true // it has been at work
 	j.again = true                    // what it has started it may start once more
-	j.mu.Lock()
-	j.phase, j.stop = reserved, j.stopWaiting
-	j.mu.Unlock()
+	j.reserve()
 	if !j.delayed {
 		j.delayed = true
 		j.w.log.Warn("task waits until it can run again", j.fields(zap.Error(v.err))...)
 	}
+}
+
+// reserve notes that the job waits, and what ends that.
+func (j *job) reserve() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.phase, j.stop = reserved, j.stopWaiting
 }
 
 // waitForSlot waits for the task's rate limit, and for a slot. A job that waits for a rate limit
@@ -474,7 +485,7 @@ func (j *job) recordStarted(ctx context.Context) error {
 		return err
 	}
 	m.Retries, m.Nesting = &j.req.Retries, j.req.ReplacedTaskNesting // for a redelivery of the attempt before
-	_, err = j.book.Result(ctx, m, j.since, j.req.ReplyTo)
+	_, _, err = j.book.Result(ctx, "", m, j.since, j.req.ReplyTo)
 	return err
 }
 

@@ -423,6 +423,59 @@ func TestLeasesOfTheRefused(t *testing.T) {
 	}
 }
 
+// TestSuspectsTakeTurns has jobs come back of each of which three processes may have died, as of one that kills them and those that were
+// beside it: they run one after the other, and do not keep others waiting.
+func TestSuspectsTakeTurns(t *testing.T) {
+	b := setup(t)
+	b.cfg.Concurrency = 4
+	const suspects = 4
+	var atWork, most atomic.Int32
+	fresh := make(chan struct{})
+	b.task("t", worker.HandlerFunc(func(ctx context.Context, r *celery.Request) (any, error) {
+		if !r.Delivery.Redelivered {
+			close(fresh)
+			return 1, nil
+		}
+		most.Store(max(most.Load(), atWork.Add(1)))
+		defer atWork.Add(-1)
+		select {
+		case <-fresh: // has a slot although all suspects are there
+		case <-ctx.Done():
+		}
+		return 1, nil
+	}))
+	var ids []string
+	for range suspects {
+		id := b.send("t", nil)
+		for _, run := range []string{"second", "third"} { // the first was not counted
+			if _, err := b.marks.CountRun(t.Context(), id, run); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ids = append(ids, id)
+	}
+	ch, err := b.conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range suspects {
+		if _, ok, err := ch.Get("q.ai", false); !ok || err != nil {
+			t.Fatalf("got %v, %v from q.ai", ok, err)
+		}
+	}
+	ch.Close() // what it had taken goes back, as redelivered
+	b.start()
+	b.until(func() bool { return atWork.Load() == 1 })
+	for _, id := range append(ids, b.send("t", nil)) {
+		if m := b.wait(id); m.Status != celery.Success {
+			t.Errorf("got %s, want SUCCESS", m.Status)
+		}
+	}
+	if n := most.Load(); n != 1 {
+		t.Errorf("got %d at once, want 1", n)
+	}
+}
+
 // TestPoison redelivers a job as often as processes may die of it.
 func TestPoison(t *testing.T) {
 	b := setup(t)

@@ -24,6 +24,7 @@ type Ledger interface {
 	Ended(ctx context.Context, taskID, run string) error
 	Acknowledged(ctx context.Context, taskID string) error
 	Record(ctx context.Context, m celery.Meta, since celery.Stored) (theirs celery.Stored, err error)
+	End(ctx context.Context, run string, m celery.Meta, since celery.Stored) (theirs celery.Stored, released bool, err error)
 }
 
 // book is a ledger in the order of an ending's steps: Celery's result is there before its chord
@@ -31,8 +32,9 @@ type Ledger interface {
 type book interface {
 	Ledger
 	// Result records an end, or another state, before what follows from it is done, and returns
-	// what another run has recorded in its place.
-	Result(ctx context.Context, m celery.Meta, since celery.Stored, replyTo string) (theirs celery.Stored, err error)
+	// what another run has recorded in its place. run is one that gives the id back with its end, "" for
+	// none, and released says that it has.
+	Result(ctx context.Context, run string, m celery.Meta, since celery.Stored, replyTo string) (theirs celery.Stored, released bool, err error)
 	// Done records an end after that.
 	Done(ctx context.Context, m celery.Meta, since celery.Stored) error
 }
@@ -40,8 +42,12 @@ type book interface {
 // stored is the book of tasks whose results are stored.
 type stored struct{ Ledger }
 
-func (s stored) Result(ctx context.Context, m celery.Meta, since celery.Stored, _ string) (celery.Stored, error) {
-	return s.Record(ctx, m, since)
+func (s stored) Result(ctx context.Context, run string, m celery.Meta, since celery.Stored, _ string) (theirs celery.Stored, released bool, err error) {
+	if run != "" {
+		return s.End(ctx, run, m, since)
+	}
+	theirs, err = s.Record(ctx, m, since)
+	return theirs, false, err
 }
 
 func (stored) Done(context.Context, celery.Meta, celery.Stored) error { return nil }
@@ -53,8 +59,8 @@ type marked struct {
 	send func(ctx context.Context, m celery.Meta, replyTo string) error
 }
 
-func (b marked) Result(ctx context.Context, m celery.Meta, _ celery.Stored, replyTo string) (celery.Stored, error) {
-	return celery.Stored{}, b.send(ctx, m, replyTo)
+func (b marked) Result(ctx context.Context, _ string, m celery.Meta, _ celery.Stored, replyTo string) (celery.Stored, bool, error) {
+	return celery.Stored{}, false, b.send(ctx, m, replyTo)
 }
 
 func (b marked) Done(ctx context.Context, m celery.Meta, since celery.Stored) error {

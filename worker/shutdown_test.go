@@ -287,6 +287,11 @@ func (u unstorable) Record(context.Context, celery.Meta, celery.Stored) (celery.
 	return celery.Stored{}, errors.New("it cannot be stored")
 }
 
+func (u unstorable) End(ctx context.Context, _ string, m celery.Meta, since celery.Stored) (celery.Stored, bool, error) {
+	theirs, err := u.Record(ctx, m, since)
+	return theirs, false, err
+}
+
 // TestLateJobIsNotLeftBehind stops a worker whose handler takes as long to heed that as it may, and whose outcome cannot
 // be stored then: the job has been given back when the worker has ended. Nothing may come for three seconds then.
 func TestLateJobIsNotLeftBehind(t *testing.T) {

@@ -297,7 +297,7 @@ func (l *limiter) text() string {
 
 // wait waits for the next run, or returns why ctx ended.
 func (l *limiter) wait(ctx context.Context) error {
-	for {
+	for l.limited() {
 		changed := <-l.changed
 		l.changed <- changed
 		r := l.r.Reserve()
@@ -314,4 +314,5 @@ func (l *limiter) wait(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+	return context.Cause(ctx)
 }

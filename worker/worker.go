@@ -97,6 +97,7 @@ type Worker struct {
 
 	jobs            sync.WaitGroup
 	running         running
+	suspects        chan struct{} // has an element while a suspicious job runs
 	consuming       atomic.Bool
 	consumesNothing bool         // paused; of the goroutine of consume
 	lastBeat        atomic.Int64 // Unix nanoseconds
@@ -132,6 +133,7 @@ func New(cfg Config, results Results, marks Marks, kept Kept, reg prometheus.Reg
 		outbox:   newOutbox(log, faults),
 		abort:    make(chan struct{}),
 		shutdown: make(chan struct{}),
+		suspects: make(chan struct{}, 1),
 	}
 	w.remote = remote.New(remote.Config{
 		NodeName: cfg.NodeName, TaskEvents: cfg.TaskEvents, Mingle: cfg.Mingle,
@@ -202,13 +204,11 @@ func (w *Worker) Run(ctx context.Context) error {
 		}
 	})
 
-	w.askStores(ctx)
-	// What was revoked before is known before the first job is taken.
-	select {
-	case <-w.remote.Ready():
-	case <-time.After(mingleTime):
-	case <-ctx.Done():
-	}
+	asked, mingling := make(chan struct{}), time.After(mingleTime)
+	others.Go(func() {
+		defer close(asked)
+		w.askStores(ctx)
+	})
 	var s *session
 	for ctx.Err() == nil {
 		next, err := w.connect(ctx)
@@ -216,6 +216,14 @@ func (w *Worker) Run(ctx context.Context) error {
 			break // ctx has ended
 		}
 		s = next
+		<-asked // it takes a second at most
+		// What was revoked before is known before the first job is taken.
+		select {
+		case <-w.remote.Ready():
+		case <-mingling:
+			mingling = closed
+		case <-ctx.Done():
+		}
 		err = w.consume(ctx, jobs, s)
 		if ctx.Err() != nil {
 			break
@@ -227,6 +235,13 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	return w.drain(s, stopJobs)
 }
+
+// closed is a channel of what is long over.
+var closed = func() <-chan time.Time {
+	ch := make(chan time.Time)
+	close(ch)
+	return ch
+}()
 
 // mingleTime is how long the start waits for remote control to be there.
 const mingleTime = 2 * time.Second

@@ -10,7 +10,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"onceover/celery"
-	"onceover/internal/redisretry"
 )
 
 // isRun is a Lua function: it reports whether a lease is that of a run, which may not know that
@@ -40,11 +39,7 @@ func (l *Ledger) Begin(ctx context.Context, taskID, run, from, earlier string) (
 	if _, cluster := l.client.(*redis.ClusterClient); cluster {
 		begin = l.beginApart
 	}
-	var raw string
-	err = l.guard.Do(ctx, func(ctx context.Context) (err error) {
-		holder, raw, err = begin(ctx, taskID, run, from, earlier)
-		return err
-	})
+	holder, raw, err := begin(ctx, taskID, run, from, earlier)
 	if err != nil {
 		return celery.Stored{}, "", fmt.Errorf("begin a run of task %s: %w", taskID, err)
 	}
@@ -76,12 +71,16 @@ return {run, doc or ''}
 
 func (l *Ledger) begin(ctx context.Context, taskID, run, from, earlier string) (holder, raw string, err error) {
 	keys := []string{l.format.LeaseKey(taskID), l.format.DocumentKey(taskID)}
-	reply, err := beginScript.Run(ctx, l.client, keys, run, from, int(LeaseTTL.Seconds()), earlier).StringSlice()
+	answer, err := l.guard.Run(ctx, beginScript, keys, run, from, int(LeaseTTL.Seconds()), earlier)
 	if err != nil {
 		return "", "", err
 	}
-	if len(reply) != 2 {
-		return "", "", redisretry.Final(fmt.Errorf("script returned %d values, want 2", len(reply)))
+	reply, err := answer.StringSlice()
+	if err == nil && len(reply) != 2 {
+		err = fmt.Errorf("script returned %d values, want 2", len(reply))
+	}
+	if err != nil {
+		return "", "", err
 	}
 	return reply[0], reply[1], nil
 }
@@ -90,19 +89,23 @@ func (l *Ledger) begin(ctx context.Context, taskID, run, from, earlier string) (
 // that dies between its steps leaves the end of an earlier message unmarked.
 func (l *Ledger) beginApart(ctx context.Context, taskID, run, from, earlier string) (holder, raw string, err error) {
 	lease := l.format.LeaseKey(taskID)
-	reply, err := beginScript.Run(ctx, l.client, []string{lease}, run, from, int(LeaseTTL.Seconds()), "").StringSlice()
+	answer, err := l.guard.Run(ctx, beginScript, []string{lease}, run, from, int(LeaseTTL.Seconds()), "")
+	if err != nil {
+		return "", "", err
+	}
+	reply, err := answer.StringSlice()
 	if err != nil {
 		return "", "", err
 	}
 	holder = reply[0]
-	raw, err = l.client.Get(ctx, l.format.DocumentKey(taskID)).Result()
-	if err != nil && !errors.Is(err, redis.Nil) {
+	stored, err := l.Look(ctx, taskID)
+	if err != nil {
 		return "", "", err
 	}
-	if digest := l.stored(taskID, raw).Digest(); strings.HasSuffix(holder, run) && digest != "" && (earlier == celery.AnyEnd || earlier == digest) {
+	raw = stored.Raw
+	if digest := stored.Digest(); strings.HasSuffix(holder, run) && digest != "" && (earlier == celery.AnyEnd || earlier == digest) {
 		named := holder + " " + digest
-		err = change.Run(ctx, l.client, []string{lease}, holder, named, int(LeaseTTL.Seconds())).Err()
-		return named, raw, err
+		return named, raw, l.change(ctx, taskID, holder, named, LeaseTTL)
 	}
 	return holder, raw, nil
 }
@@ -126,16 +129,12 @@ func (l *Ledger) Renew(ctx context.Context, runs map[string]string) error {
 	if len(runs) == 0 {
 		return nil
 	}
-	err := l.guard.Do(ctx, func(ctx context.Context) error {
-		pipe := l.client.Pipeline()
-		for taskID, run := range runs {
-			// Not EVALSHA: in a pipeline nobody would answer a NOSCRIPT.
-			pipe.Eval(ctx, renew, []string{l.format.LeaseKey(taskID)}, run, int(LeaseTTL.Seconds()))
-		}
-		_, err := pipe.Exec(ctx)
-		return err
-	})
-	if err != nil {
+	pipe := l.client.Pipeline()
+	for taskID, run := range runs {
+		// Not EVALSHA: in a pipeline nobody would answer a NOSCRIPT.
+		pipe.Eval(ctx, renew, []string{l.format.LeaseKey(taskID)}, run, int(LeaseTTL.Seconds()))
+	}
+	if err := l.guard.Send(ctx, pipe.Cmds()...); err != nil {
 		return fmt.Errorf("renew the leases of %d tasks: %w", len(runs), err)
 	}
 	return nil
@@ -151,10 +150,7 @@ return 1
 
 // Release gives the id back if run still has it.
 func (l *Ledger) Release(ctx context.Context, taskID, run string) error {
-	err := l.guard.Do(ctx, func(ctx context.Context) error {
-		return release.Run(ctx, l.client, []string{l.format.LeaseKey(taskID)}, run).Err()
-	})
-	if err != nil {
+	if _, err := l.guard.Run(ctx, release, []string{l.format.LeaseKey(taskID)}, run); err != nil {
 		return fmt.Errorf("release task %s: %w", taskID, err)
 	}
 	return nil
@@ -162,16 +158,13 @@ func (l *Ledger) Release(ctx context.Context, taskID, run string) error {
 
 // Holder returns the name of the run that has the id at this moment, "" for none.
 func (l *Ledger) Holder(ctx context.Context, taskID string) (string, error) {
-	var lease string
-	err := l.guard.Do(ctx, func(ctx context.Context) (err error) {
-		lease, err = l.client.Get(ctx, l.format.LeaseKey(taskID)).Result()
-		return err
-	})
+	get := redis.NewStringCmd(ctx, "get", l.format.LeaseKey(taskID))
+	err := l.guard.Send(ctx, get)
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return "", fmt.Errorf("look whether task %s is taken: %w", taskID, err)
 	}
-	if !atWork(lease) {
-		return "", nil
+	if lease := get.Val(); err == nil && atWork(lease) {
+		return lease, nil
 	}
-	return lease, nil
+	return "", nil
 }

@@ -40,20 +40,19 @@ type Ledger struct {
 // New returns a ledger on the database that client has selected.
 func New(client redis.UniversalClient, guard *redisretry.Guard, f Format) *Ledger {
 	return &Ledger{format: f, client: client, guard: guard, record: redis.NewScript(
-		"local function state(doc)\n" + f.State + "\nend\n" + recordScript)}
+		isRun + "local function state(doc)\n" + f.State + "\nend\n" + recordScript)}
 }
 
 // Look returns what is on record of a task.
 func (l *Ledger) Look(ctx context.Context, taskID string) (celery.Stored, error) {
-	var raw string
-	err := l.guard.Do(ctx, func(ctx context.Context) (err error) {
-		raw, err = l.client.Get(ctx, l.format.DocumentKey(taskID)).Result()
-		return err
-	})
-	if err != nil && !errors.Is(err, redis.Nil) {
+	get := redis.NewStringCmd(ctx, "get", l.format.DocumentKey(taskID))
+	switch err := l.guard.Send(ctx, get); {
+	case errors.Is(err, redis.Nil):
+		return celery.Stored{}, nil
+	case err != nil:
 		return celery.Stored{}, fmt.Errorf("look what is on record of task %s: %w", taskID, err)
 	}
-	return l.stored(taskID, raw), nil
+	return l.stored(taskID, get.Val()), nil
 }
 
 func (l *Ledger) stored(taskID, raw string) celery.Stored {
@@ -63,11 +62,11 @@ func (l *Ledger) stored(taskID, raw string) celery.Stored {
 	return celery.Stored{Raw: raw, Meta: l.format.Read(taskID, raw)}
 }
 
-// recordScript stores a document, see [Ledger.Record].
+// recordScript stores a document, see [Ledger.Record] and [Ledger.End].
 //
-// KEYS: the document
+// KEYS: the document, and the lease that ends with it, if one does
 // ARGV: document, what was on record when the run began, "" for nothing, the state in that,
-// "1" for RETRY, TTL in seconds, "1" to publish
+// "1" for RETRY, TTL in seconds, "1" to publish, the run whose lease ends
 // Returns nil if the end is this run's, else what is on record.
 //
 // PUBLISH is repeated when the document is there already: it may have been stored by a try
@@ -76,17 +75,19 @@ const recordScript = `
 local doc, since, was, retry = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local stored = redis.call('GET', KEYS[1])
 if stored ~= doc then
-	if stored and stored == since then
-		if was == 'SUCCESS' then return false end
+	if stored and stored == since and was == 'SUCCESS' then
+		doc = nil -- it stays
+	elseif stored and stored == since then
 	elseif retry then
 		if stored or since ~= '' then return stored end
 	elseif stored then
 		local now = state(stored)
 		if not now or now == 'SUCCESS' or now == 'FAILURE' or now == 'REVOKED' then return stored end
 	end
-	redis.call('SET', KEYS[1], doc, 'EX', ARGV[5])
+	if doc then redis.call('SET', KEYS[1], doc, 'EX', ARGV[5]) end
 end
-if ARGV[6] == '1' then redis.call('PUBLISH', KEYS[1], doc) end
+if doc and ARGV[6] == '1' then redis.call('PUBLISH', KEYS[1], doc) end
+if KEYS[2] and isRun(redis.call('GET', KEYS[2]), ARGV[7]) then redis.call('DEL', KEYS[2]) end
 return false
 `
 
@@ -101,12 +102,27 @@ return false
 // first and may have begun or ended: else what is on record comes back. A run that recorded
 // STARTED passes as since what [Ledger.Look] returned before it published the next attempt.
 func (l *Ledger) Record(ctx context.Context, m celery.Meta, since celery.Stored) (theirs celery.Stored, err error) {
+	return l.recordAs(ctx, "", m, since)
+}
+
+// End is Record and, if the end is this run's, [Ledger.Release] in the same step, for an end after which nothing is left for the run to
+// do that another one may not do too. released is false on a cluster, where the two may be on different servers.
+func (l *Ledger) End(ctx context.Context, run string, m celery.Meta, since celery.Stored) (theirs celery.Stored, released bool, err error) {
+	if _, cluster := l.client.(*redis.ClusterClient); cluster {
+		run = ""
+	}
+	theirs, err = l.recordAs(ctx, run, m, since)
+	return theirs, run != "" && err == nil && theirs.Raw == "", err
+}
+
+// recordAs is Record for a run whose lease ends with it; "" for none.
+func (l *Ledger) recordAs(ctx context.Context, run string, m celery.Meta, since celery.Stored) (theirs celery.Stored, err error) {
 	doc, err := l.format.Write(m)
 	if err != nil {
 		return celery.Stored{}, fmt.Errorf("encode %s of task %s: %w", m.Status, m.TaskID, err)
 	}
 	for {
-		raw, err := l.put(ctx, m, doc, since)
+		raw, err := l.put(ctx, run, m, doc, since)
 		if errors.Is(err, redis.Nil) {
 			return celery.Stored{}, nil
 		}
@@ -122,16 +138,26 @@ func (l *Ledger) Record(ctx context.Context, m celery.Meta, since celery.Stored)
 }
 
 // put is one run of the script. It returns redis.Nil, or what another run stored.
-func (l *Ledger) put(ctx context.Context, m celery.Meta, doc string, since celery.Stored) (raw string, err error) {
+func (l *Ledger) put(ctx context.Context, run string, m celery.Meta, doc string, since celery.Stored) (raw string, err error) {
 	was := celery.State("")
 	if since.Meta != nil {
 		was = since.Meta.Status
 	}
-	flag := map[bool]string{true: "1", false: "0"}
-	err = l.guard.Do(ctx, func(ctx context.Context) (err error) {
-		raw, err = l.record.Run(ctx, l.client, []string{l.format.DocumentKey(m.TaskID)}, doc, since.Raw, string(was),
-			flag[m.Status == celery.Retried], int(l.format.TTL.Seconds()), flag[l.format.Publish]).Text()
-		return err
-	})
-	return raw, err
+	keys := []string{l.format.DocumentKey(m.TaskID)}
+	if run != "" {
+		keys = append(keys, l.format.LeaseKey(m.TaskID))
+	}
+	answer, err := l.guard.Run(ctx, l.record, keys, doc, since.Raw, string(was),
+		flag(m.Status == celery.Retried), int(l.format.TTL.Seconds()), flag(l.format.Publish), run)
+	if err != nil {
+		return "", err
+	}
+	return answer.Text()
+}
+
+func flag(set bool) string {
+	if set {
+		return "1"
+	}
+	return "0"
 }

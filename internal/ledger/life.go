@@ -45,20 +45,18 @@ func atWork(lease string) bool { return lease != "" && lease != leaseEnded && le
 // is known of that, a SUCCESS counts as this message's, since Celery never replaces one, and a
 // FAILURE or REVOKED does not, since a job would be lost.
 func (l *Ledger) Past(ctx context.Context, taskID string, again bool, since string) (stored celery.Stored, over bool, err error) {
-	var lease, raw string
+	has, doc := redis.NewStringCmd(ctx, "get", l.format.LeaseKey(taskID)), redis.NewStringCmd(ctx, "get", l.format.DocumentKey(taskID))
 	err = l.guard.Do(ctx, func(ctx context.Context) error {
-		pipe := l.client.Pipeline()
-		has, doc := pipe.Get(ctx, l.format.LeaseKey(taskID)), pipe.Get(ctx, l.format.DocumentKey(taskID))
-		if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		if err := l.guard.Exec(ctx, has, doc); err != nil && !errors.Is(err, redis.Nil) {
 			return err
 		}
-		lease, raw = has.Val(), doc.Val()
 		return errors.Join(failure(has), failure(doc))
 	})
 	if err != nil {
 		return stored, false, fmt.Errorf("look for an end of task %s: %w", taskID, err)
 	}
-	stored = l.stored(taskID, raw)
+	lease := has.Val()
+	stored = l.stored(taskID, doc.Val())
 	switch digest := stored.Digest(); {
 	case digest == "", digest == since, strings.HasSuffix(lease, " "+digest):
 		return stored, false, nil
@@ -88,10 +86,7 @@ return 1
 `)
 
 func (l *Ledger) change(ctx context.Context, taskID, from, to string, ttl time.Duration) error {
-	err := l.guard.Do(ctx, func(ctx context.Context) error {
-		return change.Run(ctx, l.client, []string{l.format.LeaseKey(taskID)}, from, to, int(ttl.Seconds())).Err()
-	})
-	if err != nil {
+	if _, err := l.guard.Run(ctx, change, []string{l.format.LeaseKey(taskID)}, from, to, int(ttl.Seconds())); err != nil {
 		return fmt.Errorf("change the lease of task %s: %w", taskID, err)
 	}
 	return nil

@@ -63,12 +63,7 @@ func large(err error, cmds ...redis.Cmder) error {
 	if err == nil || errors.As(err, &reply) || isContext(err) || isTimeout(err) {
 		return err
 	}
-	size := 0
-	for _, cmd := range cmds {
-		for _, arg := range cmd.Args() {
-			size += sizeOf(arg)
-		}
-	}
+	size := sizeOfAll(cmds)
 	if size < largeSize {
 		return err
 	}

@@ -46,7 +46,7 @@ func (g *Guard) Fault() *Fault {
 	if g.fault == nil {
 		return nil
 	}
-	if g.waiting == 0 && g.ping != nil && !g.probing {
+	if g.waiting == 0 && g.client != nil && !g.probing {
 		g.probing = true
 		go g.probe()
 	}
@@ -58,12 +58,13 @@ func (g *Guard) Fault() *Fault {
 func (g *Guard) probe() {
 	ctx, cancel := context.WithTimeout(context.Background(), pingTime)
 	defer cancel()
-	err := g.ping(ctx)
+	err := g.client.Ping(ctx).Err()
 	g.mu.Lock()
 	g.probing = false
 	g.mu.Unlock()
 	if v := judge(err); v != outage && v != missingRights {
 		g.back(false)
+		g.line.answers()
 	}
 }
 

@@ -35,6 +35,8 @@ func TestKinds(t *testing.T) {
 		"ERR Error running script (call to f_0123): @user_script:1: @user_script: 1: -OOM command not allowed":           "",
 		"ERR Error running script (call to f_0123): @user_script:1: @user_script: 1: -WRONGTYPE Operation against a key": refused,
 		"NOAUTH Authentication required.":                                                                                "asks for a password",
+		"ERR Protocol error: unauthenticated multibulk length":                                                           "asks for a password",
+		"ERR Protocol error: unauthenticated bulk length":                                                                "asks for a password",
 		"WRONGPASS invalid username-password pair or user is disabled.":                                                  "password is wrong",
 		"ERR invalid password": "password is wrong",
 		"ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration?": "has no password",

@@ -85,7 +85,8 @@ var remedies = [...]struct {
 	reply  *regexp.Regexp
 	remedy string
 }{
-	{regexp.MustCompile(`^NOAUTH `), "the server asks for a password: set it in the URL%s"},
+	// Redis does not read more than 10 arguments, or 16 KiB, of a client that it does not know yet.
+	{regexp.MustCompile(`^NOAUTH |^ERR Protocol error: unauthenticated `), "the server asks for a password: set it in the URL%s"},
 	{regexp.MustCompile(`^WRONGPASS |^ERR invalid password`), "the password is wrong, or the user is unknown or off: set the right ones in the URL%s"},
 	{regexp.MustCompile(`^ERR AUTH <password> called without|^ERR Client sent AUTH, but no password`), "the server has no password: take it out of the URL%s"},
 	{regexp.MustCompile(`^(?:NOPERM|ERR ACL failure in script).* run the ('[^']+') command`), "the user may not run the command %s: grant it (ACL SETUSER)"},
@@ -99,7 +100,7 @@ var remedies = [...]struct {
 }
 
 // shut are the replies after which no command of the connection will do.
-var shut = regexp.MustCompile(`NOAUTH |WRONGPASS |ERR invalid password|ERR AUTH <password>|ERR Client sent AUTH|ERR (invalid )?DB index|ERR SELECT is not|DENIED `)
+var shut = regexp.MustCompile(`NOAUTH |Protocol error: unauthenticated |WRONGPASS |ERR invalid password|ERR AUTH <password>|ERR Client sent AUTH|ERR (invalid )?DB index|ERR SELECT is not|DENIED `)
 
 // remedyFor returns what to do about missing rights or a wrong configuration, "" if the reply
 // tells of something else.

@@ -28,9 +28,10 @@ import (
 
 // Guard repeats commands while their server is away. Safe for concurrent use.
 type Guard struct {
-	role string
-	log  *zap.Logger
-	ping func(context.Context) error // nil before On
+	role   string
+	log    *zap.Logger
+	client redis.UniversalClient // nil before On
+	line   line                  // of commands to it
 
 	mu      sync.Mutex
 	fault   *Fault          // nil while all is well
@@ -50,7 +51,15 @@ func New(role string, log *zap.Logger) *Guard {
 // Without it a value that is too large, and missing rights in a MULTI, look like an outage.
 func (g *Guard) On(client redis.UniversalClient) *Guard {
 	client.AddHook(causes{})
-	g.ping = func(ctx context.Context) error { return client.Ping(ctx).Err() }
+	g.client = client
+	g.line.send = func(cmds []redis.Cmder) error {
+		p := client.Pipeline()
+		err := p.BatchProcess(context.Background(), cmds...)
+		if err == nil {
+			_, err = p.Exec(context.Background())
+		}
+		return err
+	}
 	return g
 }
 
@@ -93,15 +102,34 @@ func (e *RefusedError) Refused() bool { return true }
 //   - else that of op: redis.Nil, redis.TxFailedErr, redis.ErrClosed or one marked by [Final].
 func (g *Guard) Do(ctx context.Context, op func(context.Context) error) error {
 	c := call{g: g}
+	again, err := c.attempt(ctx, op)
+	if !again {
+		return err
+	}
 	defer c.end()
+	if err = c.retry(ctx, op, err); err != nil && c.away != nil {
+		return &UnavailableError{Role: g.role, Err: c.away}
+	}
+	return err
+}
+
+// retry makes further attempts after a first one that has failed with err.
+func (c *call) retry(ctx context.Context, op func(context.Context) error, err error) error {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval = 50 * time.Millisecond
 	b.MaxInterval = 2 * time.Second
-	_, err := backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, c.attempt(ctx, op) },
-		backoff.WithBackOff(b), backoff.WithMaxElapsedTime(0))
-	if err != nil && c.away != nil {
-		return &UnavailableError{Role: g.role, Err: c.away}
+	attempt := func() (struct{}, error) {
+		if first := err; first != nil {
+			err = nil
+			return struct{}{}, first
+		}
+		again, failed := c.attempt(ctx, op)
+		if !again && failed != nil {
+			failed = backoff.Permanent(failed)
+		}
+		return struct{}{}, failed
 	}
+	_, err = backoff.Retry(ctx, attempt, backoff.WithBackOff(b), backoff.WithMaxElapsedTime(0))
 	return err
 }
 
@@ -116,40 +144,41 @@ type call struct {
 // doing.
 const maxBroken = 3
 
-// attempt runs op once. Its error is permanent if it is no use to try again.
-func (c *call) attempt(ctx context.Context, op func(context.Context) error) error {
-	err := op(ctx)
+// attempt runs op once. again is false if it is no use, or there is no need, to try again.
+func (c *call) attempt(ctx context.Context, op func(context.Context) error) (again bool, err error) {
+	err = op(ctx)
 	if staleConn(err) && c.away == nil && c.broken == 0 {
 		err = op(ctx)
 	}
 	if err != nil && (ctx.Err() != nil && isContext(err) || c.away != nil && over(ctx) && isTimeout(err)) {
 		// The caller is gone; what Redis would have said is unknown, and what was wrong before is what is known.
-		return backoff.Permanent(cmp.Or(context.Cause(ctx), context.DeadlineExceeded))
+		return false, cmp.Or(context.Cause(ctx), context.DeadlineExceeded)
 	}
 	if c.tooLarge(ctx, err) {
 		if c.broken++; c.broken < maxBroken {
-			return err
+			return true, err
 		}
 		c.answered()
-		return backoff.Permanent(&RefusedError{Role: c.g.role, Err: fmt.Errorf(
+		return false, &RefusedError{Role: c.g.role, Err: fmt.Errorf(
 			"the connection broke %d times over it, and the server answers others: the value is larger than it takes (proto-max-bulk-len, client-query-buffer-limit): %w",
-			c.broken, err)})
+			c.broken, err)}
 	}
 	c.broken = 0
 	switch v := judge(err); v {
 	case wellDone:
 		c.answered()
-		return nil
+		c.g.line.answers()
+		return false, nil
 	case outage, missingRights:
 		c.g.lost(v, err, c.away == nil)
 		c.away = err
-		return err
+		return true, err
 	case refused:
 		c.answered()
-		return backoff.Permanent(&RefusedError{Role: c.g.role, Err: err})
+		return false, &RefusedError{Role: c.g.role, Err: err}
 	default:
 		c.answered()
-		return backoff.Permanent(err)
+		return false, err
 	}
 }
 
@@ -163,12 +192,12 @@ func staleConn(err error) bool {
 // server may have closed it for that, while the server answers a PING.
 func (c *call) tooLarge(ctx context.Context, err error) bool {
 	var large *largeError
-	if c.g.ping == nil || !errors.As(err, &large) {
+	if c.g.client == nil || !errors.As(err, &large) {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, pingTime)
 	defer cancel()
-	return c.g.ping(ctx) == nil
+	return c.g.client.Ping(ctx).Err() == nil
 }
 
 // answered notes that the server answered.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
 )
 
 // link is one connection, from dialling to its loss. Requests, replies, events,
@@ -21,6 +22,7 @@ type link struct {
 	gossip   <-chan amqp.Delivery
 	events   *amqp.Channel
 	replies  *replies
+	greeting *greeting // nil if nobody was greeted
 	marks    *marks
 	faults   chan error // the first is why serve ends
 }
@@ -52,6 +54,11 @@ func (r *Remote) open(ctx context.Context) (_ *link, err error) {
 	}{{controlExchange, amqp.ExchangeFanout, false}, {replyExchange, amqp.ExchangeDirect, false}, {eventExchange, amqp.ExchangeTopic, true}} {
 		if err := declareExchange(conn, x.name, x.kind, x.durable); err != nil {
 			return nil, fmt.Errorf("declare exchange %s: %w", x.name, err)
+		}
+	}
+	if r.cfg.Mingle {
+		if l.greeting, err = r.hello(ctx, conn); err != nil && ctx.Err() == nil {
+			r.log.Warn("did not learn what other workers have revoked", zap.Error(err))
 		}
 	}
 	pidbox := r.cfg.NodeName + ".celery.pidbox"

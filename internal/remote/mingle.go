@@ -3,81 +3,113 @@ package remote
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
-	"go.uber.org/zap"
 
 	"onceover/celery"
 )
 
-// mingle says hello to the other workers and takes over what they have revoked.
-// That there are none, or that they do not answer, is no fault
+// A greeting is our hello to the other workers, and where they answer. That there are none, or that they do not answer, is no fault
 // (celery/worker/consumer/mingle.py).
-func (l *link) mingle(ctx context.Context) {
-	defer l.r.once.Do(func() { close(l.r.ready) })
-	if err := l.hello(ctx); err != nil && ctx.Err() == nil {
-		l.r.log.Warn("did not learn what other workers have revoked", zap.Error(err))
-	}
+type greeting struct {
+	ch      *amqp.Channel
+	replies <-chan amqp.Delivery
+	ticket  string
+	alone   bool // no worker has a queue for it
 }
 
-func (l *link) hello(ctx context.Context) error {
-	ch, err := l.conn.Channel()
-	if err != nil {
-		return err
+// hello says hello. It comes before our own node can be reached: if the broker has nobody to give it to, there is no other worker.
+func (r *Remote) hello(ctx context.Context, conn *amqp.Connection) (_ *greeting, err error) {
+	g := &greeting{ticket: uuid.NewString()}
+	if g.ch, err = conn.Channel(); err != nil {
+		return nil, err
 	}
-	defer ch.Close()
+	defer func() {
+		if err != nil {
+			_ = g.ch.Close() // the error says what is wrong
+		}
+	}()
 	oid := uuid.NewString()
-	q, err := ch.QueueDeclare(oid+"."+replyExchange, false, true, true, false, amqp.Table{"x-expires": int32(10000)})
+	q, err := g.ch.QueueDeclare(oid+"."+replyExchange, false, true, true, false, amqp.Table{"x-expires": int32(10000)})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := ch.QueueBind(q.Name, oid, replyExchange, false, nil); err != nil {
-		return err
+	if err := g.ch.QueueBind(q.Name, oid, replyExchange, false, nil); err != nil {
+		return nil, err
 	}
-	replies, err := ch.Consume(q.Name, "", true, false, false, false, nil)
-	if err != nil {
-		return err
+	if g.replies, err = g.ch.Consume(q.Name, "", true, false, false, false, nil); err != nil {
+		return nil, err
 	}
-	ticket := uuid.NewString()
+	if err := g.ch.Confirm(false); err != nil {
+		return nil, err
+	}
 	body, err := celery.MarshalJSON(map[string]any{
 		// Ids without their times, which every Celery takes: times would be by
 		// the clock of this host, and a Celery before 5.7 would compare them with
 		// its own and drop the ids of a host that was started after it.
-		"method": "hello", "arguments": map[string]any{"from_node": l.r.cfg.NodeName, "revoked": l.r.Revoked.IDs()},
-		"destination": nil, "pattern": nil, "matcher": nil, "ticket": ticket,
+		"method": "hello", "arguments": map[string]any{"from_node": r.cfg.NodeName, "revoked": r.Revoked.IDs()},
+		"destination": nil, "pattern": nil, "matcher": nil, "ticket": g.ticket,
 		"reply_to": map[string]string{"exchange": replyExchange, "routing_key": oid},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	expires := unixSeconds(time.Now().Add(helloTime))
-	err = ch.Publish(controlExchange, "", false, false, amqp.Publishing{
+	returned := g.ch.NotifyReturn(make(chan amqp.Return, 1)) // the broker returns a message before it confirms it
+	const mandatory = true
+	confirm, err := g.ch.PublishWithDeferredConfirmWithContext(ctx, controlExchange, "", mandatory, false, amqp.Publishing{
 		ContentType: celery.ContentTypeJSON, ContentEncoding: "utf-8", DeliveryMode: amqp.Transient,
-		Headers: amqp.Table{"clock": l.r.Clock.Forward(), "expires": expires}, Body: body,
+		Headers: amqp.Table{"clock": r.Clock.Forward(), "expires": unixSeconds(time.Now().Add(helloTime))}, Body: body,
 	})
 	if err != nil {
-		return err
+		return nil, err
+	}
+	limit, cancel := context.WithTimeout(ctx, helloTime)
+	defer cancel()
+	if _, err := confirm.WaitContext(limit); err != nil {
+		return g, nil // it may still be answered
+	}
+	select {
+	case <-returned:
+		g.alone = true
+	default:
+	}
+	return g, nil
+}
+
+// mingle takes over what the other workers have revoked, and then says that we are ready: once those that answer have, or after a second.
+func (l *link) mingle(ctx context.Context) {
+	defer l.r.once.Do(func() { close(l.r.ready) })
+	g := l.greeting
+	if g == nil {
+		return
+	}
+	defer g.ch.Close()
+	if g.alone {
+		return
 	}
 	enough := time.NewTimer(helloTime)
 	defer enough.Stop()
 	for {
 		select {
-		case d, ok := <-replies:
+		case d, ok := <-g.replies:
 			if !ok {
-				return errors.New("the consumer of replies was cancelled")
+				if ctx.Err() == nil {
+					l.r.log.Warn("did not learn what other workers have revoked: the consumer of their replies was cancelled")
+				}
+				return
 			}
-			if d.Headers["ticket"] == ticket {
+			if d.Headers["ticket"] == g.ticket {
 				l.r.greeted(d.Body)
+				enough.Reset(answersApart)
 			}
 		case <-enough.C:
-			return nil
+			return
 		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
 }

@@ -183,6 +183,9 @@ const (
 	healthyTime  = time.Minute // a connection that held so long was a good one
 	offlineTime  = time.Second // to say worker-offline
 	helloTime    = time.Second // to wait for the other workers' hello
+
+	// answersApart is how long one more worker may take to answer our hello than the one before: all were asked at once, and most know the same.
+	answersApart = 100 * time.Millisecond
 )
 
 // Run connects and serves until ctx ends, reconnecting whenever the broker is

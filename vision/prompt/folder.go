@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 )
 
@@ -40,14 +41,16 @@ func Default() fs.FS {
 	return sub
 }
 
-// Builtin is the folder that is built in, loaded.
-func Builtin() *Folder {
+// Builtin is the folder that is built in, loaded once.
+func Builtin() *Folder { return builtin() }
+
+var builtin = sync.OnceValue(func() *Folder {
 	f, err := Load(Default())
 	if err != nil {
 		panic(err) // the tests load it
 	}
 	return f
-}
+})
 
 // Folder is what a folder holds. It does not change after Load.
 type Folder struct {
