@@ -288,11 +288,7 @@ func (c *Cache) get(ctx context.Context, keys ...string) ([]item, error) {
 	}
 	out := make([]item, len(keys))
 	for i, key := range keys {
-		out[i].key = key
-		if doc, err := docs[i].Bytes(); err == nil && len(doc) > 0 {
-			out[i].doc, out[i].ttl = doc, ttls[i].Val()
-			out[i].entry, _ = decode(doc) // whoever minds looks at doc
-		}
+		out[i] = itemOf(key, docs[i].Val(), ttls[i].Val())
 	}
 	return out, nil
 }
@@ -302,13 +298,18 @@ func (c *Cache) get(ctx context.Context, keys ...string) ([]item, error) {
 // free again, as a person may have corrected it. The key is "" where neither can be. It makes one round trip, and another one for a
 // picture that has to be compared with the one that has its hash.
 func (c *Cache) own(ctx context.Context, v Variant, pictures ...Picture) ([]item, error) {
+	return c.ownAhead(ctx, v, nil, pictures...)
+}
+
+// ownAhead is own with what was read ahead, if it is not nil.
+func (c *Cache) ownAhead(ctx context.Context, v Variant, ahead *Ahead, pictures ...Picture) ([]item, error) {
 	var keys []string
 	for _, p := range pictures {
 		if keys = append(keys, p.Key(v)); p.mayHaveFileKey() {
 			keys = append(keys, p.fileKey(v))
 		}
 	}
-	found, err := c.get(ctx, keys...)
+	found, err := ahead.read(ctx, c, keys)
 	if err != nil {
 		return nil, err
 	}

@@ -459,7 +459,7 @@ func TestEveryKeyExpires(t *testing.T) {
 		name string
 		do   func() error
 	}{
-		{"seen", func() error { _, _, err := c.Seen(ctx, p.Digest); return err }},
+		{"seen", func() error { _, _, _, err := c.Seen(ctx, p.Digest, Variant{}); return err }},
 		{"remember", func() error { return c.Remember(ctx, p) }},
 		{"refuse", func() error { return c.Refuse(ctx, flat.Digest, Refusal{Type: "ValueError", Message: "no"}) }},
 		{"fill", func() error { _, err := c.Fill(ctx, &Query{Picture: p}, compute, nil); return err }},
@@ -519,7 +519,7 @@ func TestFiles(t *testing.T) {
 	d, bad := Digest(sha256.Sum256([]byte("a"))), Digest(sha256.Sum256([]byte("b")))
 	seen := func(d Digest, known *Picture, refusal *Refusal) {
 		t.Helper()
-		gotKnown, gotRefusal, err := c.Seen(ctx, d)
+		gotKnown, gotRefusal, _, err := c.Seen(ctx, d, Variant{})
 		if err != nil || !reflect.DeepEqual(gotKnown, known) || !reflect.DeepEqual(gotRefusal, refusal) {
 			t.Errorf("got %v, %v, %v, want %v and %v", gotKnown, gotRefusal, err, known, refusal)
 		}

@@ -26,6 +26,8 @@ type Query struct {
 	Stale *Entry
 	// Own says that the answer to a picture that looks the same is none.
 	Own bool
+	// Ahead, if not nil, is what was read already of the picture's entry. It is used once.
+	Ahead *Ahead
 	// AnyPicture says of a failure of Fill's compute that another picture would have met it too; nil: none does.
 	AnyPicture func(error) bool
 }
@@ -78,7 +80,9 @@ func (c *Cache) Lookup(ctx context.Context, q *Query) (*Answer, error) {
 
 // lookup is Lookup, and returns the place at which the picture's own entry is, or would be.
 func (c *Cache) lookup(ctx context.Context, q *Query) (*Answer, item, error) {
-	found, err := c.own(ctx, q.Variant, q.Picture)
+	ahead := q.Ahead
+	q.Ahead = nil
+	found, err := c.ownAhead(ctx, q.Variant, ahead, q.Picture)
 	if err != nil {
 		return nil, item{}, err
 	}

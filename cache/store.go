@@ -2,15 +2,12 @@ package cache
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"onceover/celery"
-	"onceover/phash"
 	"onceover/phash/verify"
 )
 
@@ -168,37 +165,6 @@ type Refusal struct {
 	Type    string `json:"exc_type"` // a built-in class
 	Message string `json:"exc_message"`
 	By      string `json:"by,omitempty"` // who refused, if it was not the decoder: it may be asked of another one
-}
-
-// Seen tells what is known of a file: the picture, without a View (colours of zeros
-// where an earlier version wrote it), or why it has none; nil and nil if neither.
-func (c *Cache) Seen(ctx context.Context, d Digest) (*Picture, *Refusal, error) {
-	var seen, refusal *redis.StringCmd
-	err := c.pipeline(ctx, func(p redis.Pipeliner) {
-		seen, refusal = p.Get(ctx, digestPrefix+d.String()), p.Get(ctx, refusedPrefix+d.String())
-	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("look up file %s: %w", d, err)
-	}
-	if doc, err := refusal.Bytes(); err == nil {
-		var r Refusal
-		if err := json.Unmarshal(doc, &r); err == nil && r.Type != "" {
-			return nil, &r, nil
-		}
-	}
-	if text, err := seen.Result(); err == nil {
-		known := &Picture{Digest: d}
-		hash, rest, more := strings.Cut(text, " ")
-		colour, like, _ := strings.Cut(rest, " ")
-		if known.Hash, err = phash.Parse(hash); err == nil && more {
-			known.Colour, err = phash.ParseColour(colour)
-		}
-		known.Like = parseDigest(like)
-		if err == nil {
-			return known, nil, nil
-		}
-	}
-	return nil, nil, nil
 }
 
 // Remember keeps what is known of a file's picture, so that the same file need not be

@@ -273,7 +273,7 @@ func TestLikeACopy(t *testing.T) {
 	a, err := c.Lookup(t.Context(), &Query{Picture: again})
 	check(t, err)
 	check(t, c.Remember(t.Context(), Picture{Digest: again.Digest, Fingerprint: again.Fingerprint, Like: a.Like}))
-	known, _, err := c.Seen(t.Context(), again.Digest)
+	known, _, _, err := c.Seen(t.Context(), again.Digest, Variant{})
 	check(t, err)
 	known.View = func(context.Context) (*verify.View, error) { return nil, errors.New("compared once more") }
 	want(t, look(t, c, Query{Picture: *known}), "exact root")

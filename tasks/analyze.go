@@ -38,7 +38,8 @@ type Fetcher interface {
 
 // Cache keeps analyses: cache.Cache.
 type Cache interface {
-	Seen(ctx context.Context, d cache.Digest) (*cache.Picture, *cache.Refusal, error)
+	Ahead(h phash.Hash, v cache.Variant) *cache.Ahead
+	Seen(ctx context.Context, d cache.Digest, v cache.Variant) (*cache.Picture, *cache.Refusal, *cache.Ahead, error)
 	Remember(ctx context.Context, p cache.Picture) error
 	Refuse(ctx context.Context, d cache.Digest, r cache.Refusal) error
 	Lookup(ctx context.Context, q *cache.Query) (*cache.Answer, error)
@@ -120,6 +121,14 @@ func (t *ImageAnalyze) Run(ctx context.Context, req *celery.Request) (any, error
 	return result, nil
 }
 
+// Prepare begins to read the entry of the hash that the producer gave: see worker.Preparer.
+func (t *ImageAnalyze) Prepare(req *celery.Request) {
+	a, err := bind(req)
+	if b, ok := req.Memo.(*bound); ok && err == nil && a.given != nil {
+		b.ahead = t.cache.Ahead(*a.given, t.variant(a.Model, cmp.Or(a.Lang, t.cfg.Lang)))
+	}
+}
+
 // begin returns the attempt that a request is.
 func (t *ImageAnalyze) begin(ctx context.Context, req *celery.Request) (*run, error) {
 	a, err := bind(req)
@@ -138,6 +147,9 @@ func (t *ImageAnalyze) begin(ctx context.Context, req *celery.Request) (*run, er
 	}
 	r := &run{t: t, args: a, taskID: req.ID, again: again, tracker: tracker,
 		opt: vision.Options{Model: a.Model, Lang: cmp.Or(a.Lang, t.cfg.Lang), User: userOf(a.UserID), Expires: req.Expires}}
+	if b, ok := req.Memo.(*bound); ok {
+		r.ahead, b.ahead = b.ahead, nil
+	}
 	if soft := cmp.Or(req.SoftTimeLimit, t.cfg.SoftTimeLimit); soft > 0 {
 		r.opt.Until = began.Add(soft / 3) // what is left has to do for the calls
 		r.callsEnd = began.Add(soft * 9 / 10)
@@ -212,6 +224,7 @@ type run struct {
 	again   bool // the job has had an attempt before
 	opt     vision.Options
 	tracker *progress.Tracker
+	ahead   *cache.Ahead // of the entry of the hash that the producer gave, nil if it is not read ahead
 
 	callsEnd time.Time // when calls end that the job can do without; zero: as others do
 
@@ -250,6 +263,7 @@ func (r *run) examine(ctx context.Context, stale *cache.Entry) (*Result, error) 
 		return nil, err
 	}
 	q := r.query(pic)
+	q.Ahead = seen.ahead
 	found, err := r.t.cache.Lookup(ctx, q)
 	if err != nil {
 		return nil, err
@@ -307,7 +321,7 @@ func (r *run) fetch(ctx context.Context) (*cache.Picture, *sight, error) {
 		return nil, nil, err
 	}
 	pic := &cache.Picture{Digest: sha256.Sum256(data)}
-	known, refusal, err := r.t.cache.Seen(ctx, pic.Digest)
+	known, refusal, ahead, err := r.t.cache.Seen(ctx, pic.Digest, r.variant())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -317,7 +331,7 @@ func (r *run) fetch(ctx context.Context) (*cache.Picture, *sight, error) {
 	if known != nil {
 		pic = known
 	}
-	seen := &sight{r: r, pic: pic, data: data}
+	seen := &sight{r: r, pic: pic, data: data, ahead: ahead}
 	if pic.Colour == (phash.Colour{}) {
 		_, err = seen.view(ctx)
 	}
@@ -330,10 +344,11 @@ type sight struct {
 	r   *run
 	pic *cache.Picture
 
-	mu   sync.Mutex // as the model may be asked in another goroutine
-	data []byte     // nil once the picture was taken
-	look *phash.Look
-	seen *verify.View
+	mu    sync.Mutex   // as the model may be asked in another goroutine
+	ahead *cache.Ahead // of its entry, nil if nothing was read
+	data  []byte       // nil once the picture was taken
+	look  *phash.Look
+	seen  *verify.View
 }
 
 // errTaken says that a picture is not at hand any more.
@@ -422,7 +437,9 @@ func (r *run) lookUpGiven(ctx context.Context) (*cache.Answer, error) {
 	if r.args.given == nil {
 		return nil, nil
 	}
-	found, err := r.t.cache.Lookup(ctx, r.query(&cache.Picture{Fingerprint: phash.Fingerprint{Hash: *r.args.given}}))
+	q := r.query(&cache.Picture{Fingerprint: phash.Fingerprint{Hash: *r.args.given}})
+	q.Ahead = r.ahead
+	found, err := r.t.cache.Lookup(ctx, q)
 	if found == nil || err != nil || found.Expiring {
 		return found, err
 	}
@@ -463,13 +480,15 @@ func (r *run) asks() string {
 
 // variant names the cache entry beside the picture's hash: the default language
 // and model have no name, so that Python services share their entries.
-func (r *run) variant() cache.Variant {
+func (r *run) variant() cache.Variant { return r.t.variant(r.opt.Model, r.opt.Lang) }
+
+func (t *ImageAnalyze) variant(model, lang string) cache.Variant {
 	var v cache.Variant
-	if r.opt.Lang != r.t.cfg.Lang {
-		v.Lang = r.opt.Lang
+	if lang != t.cfg.Lang {
+		v.Lang = lang
 	}
-	if r.opt.Model != r.t.analyzer.Model(r.opt.Lang) {
-		v.Model = r.opt.Model
+	if model != t.analyzer.Model(lang) {
+		v.Model = model
 	}
 	return v
 }

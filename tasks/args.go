@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"onceover/cache"
 	"onceover/celery"
 	"onceover/phash"
 	"onceover/vision"
@@ -99,14 +100,15 @@ func bind(req *celery.Request) (arguments, error) {
 		return b.arguments, b.err
 	}
 	a, err := bindAnew(req)
-	req.Memo = &bound{a, err}
+	req.Memo = &bound{arguments: a, err: err}
 	return a, err
 }
 
 // bound is a request's Memo.
 type bound struct {
 	arguments
-	err error
+	err   error
+	ahead *cache.Ahead // see ImageAnalyze.Prepare
 }
 
 func bindAnew(req *celery.Request) (arguments, error) {

@@ -135,8 +135,7 @@ func (j *job) endedMeanwhile(ctx context.Context) bool {
 // resume publishes a job once more that was delivered in time, and whose process died: that its
 // message has run out since, in its queue, is no wish of its producer.
 func (j *job) resume(jobs context.Context) error {
-	ctx, done := lingering(jobs, lastWrites)
-	defer done()
+	ctx := j.w.writing
 	m := j.delivery.Clone()
 	m.ForgetDeaths()
 	m.Own.Again = true

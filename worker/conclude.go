@@ -55,8 +55,7 @@ const (
 // the broker would count a return, and drop the job after some. The error is that the worker
 // stops.
 func (j *job) conclude(jobs context.Context, v *verdict) error {
-	ctx, done := lingering(jobs, j.w.leftToWrite())
-	defer done()
+	ctx := j.w.writing
 	j.place.leave()
 	j.enter(settled)
 	if !j.recorded && j.started.IsZero() && !j.hasRun() && j.req.ID != "" && v.state() != "" {
@@ -70,12 +69,8 @@ func (j *job) conclude(jobs context.Context, v *verdict) error {
 		}
 		j.enter(settled)
 	}
-	slow := time.AfterFunc(time.Second, func() { j.w.holdMore(j.consumer) })
-	defer func() {
-		if !slow.Stop() {
-			j.consumer.held.Add(-1)
-		}
-	}()
+	j.settles(true)
+	defer j.settles(false)
 	for wait, logged := settlePause, ""; ; wait = min(2*wait, maxSettlePause) {
 		j.again = j.again || j.seen || j.consumer.lost()
 		j.lease = j.runName()
@@ -108,6 +103,37 @@ func (j *job) conclude(jobs context.Context, v *verdict) error {
 	}
 	j.end(v)
 	return nil
+}
+
+// settles notes that the job's verdict is about to be carried out, or that it was.
+func (j *job) settles(begins bool) {
+	if begins {
+		j.mu.Lock()
+		j.settling = time.Now()
+		j.mu.Unlock()
+		j.w.settling.add(j)
+		return
+	}
+	j.w.settling.remove(j)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.settling = time.Time{}
+	if j.slow {
+		j.slow = false
+		j.consumer.held.Add(-1)
+	}
+}
+
+// holdSlow has other deliveries be fetched in the place of the jobs whose verdict has taken a second already.
+func (w *Worker) holdSlow() {
+	for _, j := range w.settling.list() {
+		j.mu.Lock()
+		if !j.slow && !j.settling.IsZero() && time.Since(j.settling) > time.Second {
+			j.slow = true
+			w.holdMore(j.consumer)
+		}
+		j.mu.Unlock()
+	}
 }
 
 // stopped is err with the reason for which ctx has ended, if it has.

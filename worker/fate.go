@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -160,21 +161,17 @@ func exceptionOf(err error) *celery.Exception {
 // runAttempt runs the handler once, within the time limits. At the soft limit
 // the handler's context ends; at the hard limit, and when it is terminated, the
 // handler is left behind. It returns the value, the error, and why the handler's
-// context ended, if it did.
-func runAttempt(ctx context.Context, h Handler, req *celery.Request, soft, hard time.Duration) (value any, cause, err error) {
+// context ended, if it did. run runs a function on another goroutine.
+func runAttempt(ctx context.Context, run func(func()), h Handler, req *celery.Request, soft, hard time.Duration) (value any, cause, err error) {
 	outer := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if soft > 0 {
-		timer := time.AfterFunc(soft, func() { cancel(errSoftLimit) })
-		defer timer.Stop()
-	}
 	type result struct {
 		value any
 		err   error
 	}
 	done := make(chan result, 1)
-	go func() {
+	run(func() {
 		var r result
 		defer func() {
 			if p := recover(); p != nil {
@@ -183,11 +180,14 @@ func runAttempt(ctx context.Context, h Handler, req *celery.Request, soft, hard 
 			done <- r
 		}()
 		r.value, r.err = h.Run(ctx, req)
-	}()
+	})
+	if hard > 0 && soft >= hard {
+		soft = 0 // it does not come to that
+	}
 	var limit <-chan time.Time
-	if hard > 0 {
-		timer := time.NewTimer(hard)
-		defer timer.Stop()
+	timer := time.NewTimer(cmp.Or(soft, hard, time.Hour))
+	defer timer.Stop()
+	if soft > 0 || hard > 0 {
 		limit = timer.C
 	}
 	ended := outer.Done()
@@ -196,7 +196,15 @@ func runAttempt(ctx context.Context, h Handler, req *celery.Request, soft, hard 
 		case r := <-done:
 			return r.value, context.Cause(ctx), r.err
 		case <-limit:
-			return nil, nil, celery.TimeLimitExceeded(hard)
+			if soft == 0 {
+				return nil, nil, celery.TimeLimitExceeded(hard)
+			}
+			cancel(errSoftLimit)
+			if limit = nil; hard > 0 {
+				timer.Reset(max(hard-soft, 0))
+				limit = timer.C
+			}
+			soft = 0
 		case <-ended:
 			var t *terminated
 			if errors.As(context.Cause(outer), &t) {

@@ -62,7 +62,11 @@ type job struct {
 	phase   phase
 	began   time.Time
 	acked   bool
-	stop    context.CancelCauseFunc // ends the wait, or the run
+
+	settling time.Time // when its verdict began to be carried out; zero: it is not
+	slow     bool      // that has taken a second, and the job counts as held
+
+	stop context.CancelCauseFunc // ends the wait, or the run
 }
 
 // accept takes a delivery, which gets in line for a slot in the order of arrival. The caller's
@@ -75,7 +79,9 @@ func (w *Worker) accept(jobs context.Context, c *consumer, raw amqp.Delivery) {
 	}
 	w.hold(c, d)
 	place := w.pool.place()
-	w.jobs.Go(func() {
+	w.jobs.Add(1)
+	w.crew.run(func() {
+		defer w.jobs.Done()
 		defer w.letGo(c, d)
 		defer place.leave()
 		w.handle(jobs, c, d, place)
@@ -300,6 +306,8 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 	check := j.claim
 	if j.hasRun() {
 		check = j.endedSince
+	} else if p, ok := j.task.Handler.(Preparer); ok {
+		j.prepare(p)
 	}
 	if done, err := check(jobs, waits); done || err != nil {
 		return false, err
@@ -328,6 +336,16 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 		waits = jobs // the broker does not have it any more
 	}
 	return true, j.w.obstacleOver(waits)
+}
+
+// prepare calls the handler's Prepare.
+func (j *job) prepare(p Preparer) {
+	defer func() {
+		if p := recover(); p != nil {
+			j.w.log.Error("Prepare panicked", j.fields(zap.String("traceback", celery.Recovered(p).Traceback()))...)
+		}
+	}()
+	p.Prepare(j.req)
 }
 
 // backInLine undoes what a run has begun that met an obstacle.
@@ -455,7 +473,7 @@ func (j *job) attempt(jobs, waits context.Context) (*verdict, error) {
 	a := j.newAttempt()
 	soft, hard := j.limits()
 	j.req.Delivery.AfterEnd = j.since.Ended()
-	value, cause, err := runAttempt(context.WithValue(ctx, attemptKey{}, a), j.task.Handler, j.req, soft, hard)
+	value, cause, err := runAttempt(context.WithValue(ctx, attemptKey{}, a), j.w.crew.run, j.task.Handler, j.req, soft, hard)
 	j.enter(settled)
 	a.end()
 	v := decide(j.task, err, cause, j.req, j.message.Own)

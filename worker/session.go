@@ -228,6 +228,7 @@ func (w *Worker) consume(ctx, jobs context.Context, s *session) error {
 		select {
 		case <-tick.C:
 			w.beat()
+			w.holdSlow()
 		case <-w.queues.changed: // as is what they are consumed with
 		case <-ctx.Done():
 			return nil

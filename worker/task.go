@@ -106,6 +106,13 @@ func Reject(reason string, requeue bool) error {
 // result of s.
 func Replace(s *celery.Signature) error { return &celery.Replace{Signature: s} }
 
+// Preparer is a Handler that can begin to read what a run needs while the worker takes the task's id.
+type Preparer interface {
+	// Prepare is called before it is certain that the task runs, at most once before each Run. It must neither wait nor write. What it
+	// has begun it may leave in req.Memo.
+	Prepare(req *celery.Request)
+}
+
 // AfterReturner is a Handler that wants to know what was stored, like Celery's
 // Task.after_return.
 type AfterReturner interface {

@@ -87,15 +87,18 @@ type Worker struct {
 	queues *queues
 	faults *faults
 
-	created map[string]bool // queues that this process has created; only declare's goroutine uses it
-	bodies  *bodies
-	outbox  *outbox
-	held    held // jobs that run, or will
-	leased  held // jobs, refusals and dead letters that have their ids
-	scale   scale
-	tags    atomic.Int64 // consumer tags given so far
+	created  map[string]bool // queues that this process has created; only declare's goroutine uses it
+	bodies   *bodies
+	outbox   *outbox
+	held     held // jobs that run, or will
+	settling held // jobs, refusals and dead letters whose verdict is carried out
+	leased   held // jobs, refusals and dead letters that have their ids
+	scale    scale
+	tags     atomic.Int64 // consumer tags given so far
 
 	jobs            sync.WaitGroup
+	writing         context.Context // ends lastWrites after jobs have to end; set by Run
+	crew            crew
 	running         running
 	suspects        chan struct{} // has an element while a suspicious job runs
 	consuming       atomic.Bool
@@ -106,7 +109,6 @@ type Worker struct {
 	shutdown        chan struct{} // closed by the remote command of this name
 	downOnce        sync.Once
 	returned        atomic.Int64 // jobs given back because the worker stopped
-	ending          atomic.Int64 // when running jobs had to end, in Unix nanoseconds; 0 before
 }
 
 // New returns a worker whose metrics are registered with reg. It fails if cfg is
@@ -189,8 +191,12 @@ func (w *Worker) Run(ctx context.Context) error {
 	// Jobs outlive ctx by the grace period, remote control outlives the jobs.
 	jobs, stopJobs := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stopJobs(errStopping)
+	writing, stopWriting := lingering(jobs, lastWrites)
+	defer stopWriting()
+	w.writing = writing
 	control, stopControl := context.WithCancel(context.WithoutCancel(ctx))
 	var others sync.WaitGroup
+	defer w.crew.end()
 	defer others.Wait()
 	defer stopControl()
 	others.Go(func() { w.remote.Run(control) })
@@ -289,7 +295,6 @@ func (w *Worker) drain(s *session, stopJobs context.CancelCauseFunc) error {
 			waiting = false
 		}
 	}
-	w.ending.Store(time.Now().UnixNano())
 	stopJobs(errStopping)
 	// Jobs that heed their context are gone in a moment. One that does not is
 	// left behind: closing the connection returns its delivery all the same.
@@ -302,14 +307,6 @@ func (w *Worker) drain(s *session, stopJobs context.CancelCauseFunc) error {
 	}
 	w.log.Warn("stopped before all jobs had finished", zap.Int64("jobs_returned", w.returned.Load()))
 	return w.stopError()
-}
-
-// leftToWrite is how long an outcome may still be stored after the jobs have to end, or have had to.
-func (w *Worker) leftToWrite() time.Duration {
-	if at := w.ending.Load(); at != 0 {
-		return lastWrites - time.Since(time.Unix(0, at))
-	}
-	return lastWrites
 }
 
 func (w *Worker) stopError() error {

@@ -189,7 +189,7 @@ func (s *subject) identify(ctx context.Context, c *cache.Cache, v cache.Variant)
 		}
 	}
 	d := digestOf(s.Hash)
-	seen, _, err := c.Seen(ctx, d)
+	seen, _, _, err := c.Seen(ctx, d, cache.Variant{})
 	if err != nil {
 		return err
 	}

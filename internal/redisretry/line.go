@@ -184,11 +184,24 @@ func (g *Guard) Exec(ctx context.Context, cmds ...redis.Cmder) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	return g.Ask(cmds...).Wait(ctx)
+}
+
+// Asked is commands that were sent.
+type Asked struct{ b *batch }
+
+// Ask sends commands, together with those of others, and does not wait for the answers.
+func (g *Guard) Ask(cmds ...redis.Cmder) *Asked {
 	b := &batch{cmds: cmds, done: make(chan struct{})}
 	g.line.join(b)
+	return &Asked{b}
+}
+
+// Wait waits for the answers, and returns the first error of the commands, or ctx's.
+func (a *Asked) Wait(ctx context.Context) error {
 	select {
-	case <-b.done:
-		return b.err
+	case <-a.b.done:
+		return a.b.err
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	rounds := fs.Int("rounds", 3, "how often each worker is measured")
 	idle := fs.Duration("idle", 10*time.Second, "how long a worker is watched that has nothing to do")
 	program := fs.String("program", "", "a worker that is measured too, built before, for comparison")
-	profile := fs.String("profile", "", "file for the CPU profile of this worker's last round")
+	profile := fs.String("profile", "", "file for the CPU profile of this worker's last round; FILE.allocs gets its allocations")
 	_ = fs.Parse(args) // it exits
 	dir, err := os.MkdirTemp("", "onceover-bench-")
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -79,14 +80,17 @@ func cpuModel() string {
 	return name
 }
 
-// profile takes a CPU profile of two seconds, if the candidate wants one.
+// profile takes a CPU profile of two seconds, and after that one of allocations, if the candidate wants them.
 func (b *bench) profile(ctx context.Context, c candidate) <-chan error {
 	done := make(chan error, 1)
 	if c.profile == "" {
 		done <- nil
 		return done
 	}
-	go func() { done <- fetch(ctx, "http://"+b.http+"/debug/pprof/profile?seconds=2", c.profile) }()
+	go func() {
+		from := "http://" + b.http + "/debug/pprof/"
+		done <- errors.Join(fetch(ctx, from+"profile?seconds=2", c.profile), fetch(ctx, from+"allocs", c.profile+".allocs"))
+	}()
 	return done
 }
 
