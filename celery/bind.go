@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"unicode/utf8"
 )
 
 // Bind maps the request's positional and keyword arguments onto the fields of
@@ -188,7 +189,27 @@ func find(params []parameter, name string) (int, bool) {
 	return 0, false
 }
 
+// simple returns the text of a JSON string without escapes.
+func simple(raw json.RawMessage) (string, bool) {
+	if len(raw) < 2 || raw[0] != '"' || raw[len(raw)-1] != '"' {
+		return "", false
+	}
+	raw = raw[1 : len(raw)-1]
+	for _, c := range raw {
+		if c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			return "", false
+		}
+	}
+	return string(raw), true
+}
+
 func (p parameter) set(raw json.RawMessage) error {
+	if p.field.Type() == reflect.TypeFor[string]() {
+		if text, ok := simple(raw); ok {
+			p.field.SetString(text)
+			return nil
+		}
+	}
 	null := string(bytes.TrimSpace(raw)) == "null"
 	if p.optional && null && !p.nullable() {
 		return nil

@@ -77,7 +77,7 @@ func New(m celery.Message) (Message, error) {
 	return out, nil
 }
 
-// messageOf reads a delivery from a queue. The marks leave its headers.
+// messageOf reads a delivery from a queue. The message takes its headers over, and the marks leave them.
 func messageOf(d amqp.Delivery, queue string) Message {
 	m := Message{
 		Queue: queue, Exchange: d.Exchange, RoutingKey: d.RoutingKey,
@@ -89,9 +89,11 @@ func messageOf(d amqp.Delivery, queue string) Message {
 			// when they set none.
 			DeliveryMode: d.DeliveryMode, Timestamp: d.Timestamp, Priority: &d.Priority,
 		},
-		Headers: amqp.Table{}, Body: d.Body,
+		Headers: d.Headers, Body: d.Body,
 	}
-	maps.Copy(m.Headers, d.Headers)
+	if m.Headers == nil {
+		m.Headers = amqp.Table{}
+	}
 	if key, ok := m.take(headerRoutingKey).(string); ok {
 		m.RoutingKey = key
 		m.Own.Routed = true

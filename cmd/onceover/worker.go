@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -60,7 +59,7 @@ finish, what is left goes back to the queue. A second signal returns it at once.
 			return err
 		}
 		if os.Getenv("GOGC") == "" {
-			debug.SetGCPercent(collectAt)
+			tuneCollector()
 		}
 		svc, err := newService(settings, log)
 		if err != nil {
@@ -71,10 +70,6 @@ finish, what is left goes back to the queue. A second signal returns it at once.
 	}
 	return cmd
 }
-
-// collectAt is how much garbage there may be, in percent of what is in use, before it is collected: half of Go's default. Most
-// of a worker's memory is jobs that wait for the model. See docs/operations.md.
-const collectAt = 50
 
 // service is the worker with everything it needs.
 type service struct {

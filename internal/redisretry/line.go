@@ -217,7 +217,7 @@ func (g *Guard) Run(ctx context.Context, s *redis.Script, keys []string, args ..
 	err = g.Do(ctx, func(ctx context.Context) error {
 		cmd := evalSHA(s, keys, args)
 		err := g.Exec(ctx, cmd)
-		if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
 			cmd = s.Eval(ctx, g.client.Pipeline(), keys, args...)
 			err = g.Exec(ctx, cmd)
 		}
@@ -243,6 +243,9 @@ func (g *Guard) Post(s *redis.Script, keys []string, args, later []any) *Posting
 	p := &Posting{later: g.eval(s, keys, later)}
 	p.b = &batch{cmds: []redis.Cmder{evalSHA(s, keys, args)}}
 	p.b.after = func(err error) {
+		if err == nil {
+			return
+		}
 		switch judged := judge(err); {
 		case redis.HasErrorPrefix(err, "NOSCRIPT"):
 			g.line.again(p, false)

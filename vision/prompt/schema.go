@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v3"
@@ -21,6 +22,9 @@ type Schema struct {
 	root    *field
 	whole   *jsonschema.Schema // what an answer satisfies
 	partial *jsonschema.Schema // the same if any field may be missing
+
+	once          sync.Once // sets what follows
+	all, required []string  // see Names
 }
 
 // Sent is the schema as strict structured outputs take it: every field required, those that need not be there may be
@@ -29,6 +33,11 @@ func (s *Schema) Sent() json.RawMessage { return s.sent }
 
 // Names are the fields of the answer in their order; those that must be there are required.
 func (s *Schema) Names() (all, required []string) {
+	s.once.Do(func() { s.all, s.required = s.names() })
+	return s.all, s.required
+}
+
+func (s *Schema) names() (all, required []string) {
 	for _, p := range s.root.fields {
 		all = append(all, p.name)
 		if p.required {
