@@ -28,6 +28,13 @@ func (d *Delivery) Ack() error { return d.acknowledger.Ack(d.tag, false) }
 // delivery limit. An error means that the channel is gone, and the message is in its queue.
 func (d *Delivery) Requeue() error { return d.acknowledger.Nack(d.tag, false, true) }
 
+// Forget notes that the broker has taken the delivery back: there is nothing to acknowledge.
+func (d *Delivery) Forget() {
+	if a, ok := d.acknowledger.(*Acks); ok {
+		a.Forget(d.tag)
+	}
+}
+
 // Names of the headers in which a quorum queue counts how often a message came back.
 const (
 	headerReturned = "x-delivery-count" // against the delivery limit

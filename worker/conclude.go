@@ -192,6 +192,7 @@ func (j *job) ack() error {
 		return nil
 	}
 	if j.consumer.lost() {
+		j.delivery.Forget()
 		return errSessionLost // the broker has taken the delivery back
 	}
 	return j.delivery.Ack()
@@ -210,7 +211,11 @@ func (j *job) settleDelivery() bool {
 // error means that its session is gone, and the broker has done so itself.
 func (j *job) giveBack() {
 	j.uncountSoon()
-	if !j.settleDelivery() || j.consumer.lost() {
+	if !j.settleDelivery() {
+		return
+	}
+	if j.consumer.lost() {
+		j.delivery.Forget()
 		return
 	}
 	if err := j.delivery.Requeue(); err == nil {

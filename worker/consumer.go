@@ -16,6 +16,7 @@ import (
 // no other.
 type channel struct {
 	*amqp.Channel
+	acks *rabbit.Acks // of what it delivers
 	open atomic.Int64 // deliveries that are not settled, and one for each reader
 	why  atomic.Pointer[amqp.Error]
 
@@ -32,7 +33,7 @@ func (s *session) openChannel() (*channel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open channel: %w", err)
 	}
-	c := &channel{Channel: ch}
+	c := &channel{Channel: ch, acks: rabbit.NewAcks(ch)}
 	c.waits, c.endWaits = context.WithCancelCause(s.waits)
 	c.gone, c.endGone = context.WithCancelCause(context.WithoutCancel(s.waits))
 	closing := ch.NotifyClose(make(chan *amqp.Error, 1))
@@ -95,6 +96,7 @@ func (s *session) newConsumer(old *consumer, q rabbit.Queue, prefetch int, tag s
 // read hands deliveries to accept until the consumer ends.
 func (c *consumer) read(s *session, accept func(amqp.Delivery)) {
 	for d := range c.deliveries {
+		d.Acknowledger = c.acks
 		accept(d)
 	}
 	if !c.cancelled.Load() {

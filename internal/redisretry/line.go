@@ -78,6 +78,13 @@ func (l *line) again(p *Posting, wait bool) {
 	l.waiting = append(l.waiting, p.b) // by run, which goes on
 }
 
+// forget lets go of what a posting sent, as its sender may keep it for long.
+func (l *line) forget(p *Posting) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p.b.cmds, p.later = nil, nil
+}
+
 // answers notes that the server answers: what was lost is sent.
 func (l *line) answers() {
 	l.mu.Lock()
@@ -244,6 +251,7 @@ func (g *Guard) Post(s *redis.Script, keys []string, args, later []any) *Posting
 	p.b = &batch{cmds: []redis.Cmder{evalSHA(s, keys, args)}}
 	p.b.after = func(err error) {
 		if err == nil {
+			g.line.forget(p)
 			return
 		}
 		switch judged := judge(err); {
