@@ -12,7 +12,7 @@
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: demo dev test test-short newest matrix arm64 celery-suite violence fleet measure near near-benchmark setup modules build image clean
+.PHONY: bench demo dev test test-short newest matrix arm64 celery-suite violence fleet measure near near-benchmark setup modules build image clean
 
 demo:
 	go run ./cmd/onceover demo
@@ -58,6 +58,11 @@ fleet:
 measure: setup
 	CGO_ENABLED=0 go build -buildvcs=false -o .cache/bin/ ./internal/testenv/cmd/withservers
 	. .cache/test.env && ONCEOVER_TEST_REQUIRE=1 .cache/bin/withservers go test -tags long -v -timeout 20m -run '^TestMeasure' ./e2e
+
+# Hits, start, idle and latency beside Celery's Python worker and a bare consumer, in one run of some
+# minutes. FLAGS="-jobs 20000 -rounds 5 -program bin/onceover-before -profile cpu.prof"
+bench: setup
+	. .cache/test.env && go run ./internal/testenv/cmd/bench $(FLAGS)
 
 # Needs python3 with numpy and Pillow. OUT gets some ten thousand pictures, 2 GB. FLAGS="-half A -only crop" measures a part.
 OUT ?= .cache/near

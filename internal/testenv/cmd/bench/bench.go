@@ -117,23 +117,31 @@ func (b *bench) fill(ctx context.Context, jobs int) error {
 	if err := cache.Set(ctx, "cache:image:hash:"+picture, entry, time.Hour).Err(); err != nil {
 		return err
 	}
-	for sent := 0; sent < jobs; {
-		var batch []rabbit.Message
-		for ; sent < jobs && len(batch) < 1000; sent++ {
-			id := uuid.NewString()
-			req := &celery.Request{ID: id, RootID: id, Task: "image.analyze", Origin: "gen1@bench", Kwargs: map[string]json.RawMessage{
-				"image_url": json.RawMessage(`"https://pictures.invalid/a.jpg"`), "phash": json.RawMessage(`"` + picture + `"`)}}
-			m, err := rabbit.New(celery.Message{Request: req, Queue: queue})
-			if err != nil {
-				return err
-			}
-			batch = append(batch, m)
+	for sent := 0; sent < jobs; sent += 1000 {
+		_, batch, err := jobsOf(min(jobs-sent, 1000))
+		if err != nil {
+			return err
 		}
 		if err := b.pub.Publish(ctx, batch...); err != nil {
 			return err
 		}
 	}
 	return b.results.ConfigResetStat(ctx).Err()
+}
+
+// jobsOf returns n jobs, and their ids.
+func jobsOf(n int) (ids []string, messages []rabbit.Message, err error) {
+	for range n {
+		id := uuid.NewString()
+		req := &celery.Request{ID: id, RootID: id, Task: "image.analyze", Origin: "gen1@bench", Kwargs: map[string]json.RawMessage{
+			"image_url": json.RawMessage(`"https://pictures.invalid/a.jpg"`), "phash": json.RawMessage(`"` + picture + `"`)}}
+		m, err := rabbit.New(celery.Message{Request: req, Queue: queue})
+		if err != nil {
+			return nil, nil, err
+		}
+		ids, messages = append(ids, id), append(messages, m)
+	}
+	return ids, messages, nil
 }
 
 // ended returns how many results were published.

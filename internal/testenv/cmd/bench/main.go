@@ -3,7 +3,8 @@
 //
 // A queue holds as many jobs as -jobs says, whose answers are in the cache under the hash that the producer gives. A worker starts,
 // and is measured from its first result to its last; its CPU time is that of all its processes in between. The workers take turns,
-// -rounds times. Before that each starts once with one job waiting, is idle for a while, and stops.
+// -rounds times. Before that each starts once with one job waiting, is idle for a while, and stops. After it jobs come one by one, and at
+// half the rate that the worker had.
 package main
 
 import (
@@ -90,11 +91,15 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err := starts(ctx, b, candidates, *idle, out); err != nil {
 		return err
 	}
-	return hits(ctx, b, candidates, *jobs, *rounds, out)
+	rates, err := hits(ctx, b, candidates, *jobs, *rounds, out)
+	if err != nil {
+		return err
+	}
+	return latencies(ctx, b, candidates, rates, out)
 }
 
-// hits measures each candidate in turn, and prints ratios to the first one.
-func hits(ctx context.Context, b *bench, candidates []candidate, jobs, rounds int, out io.Writer) error {
+// hits measures each candidate in turn, and prints ratios to the first one. It returns the median of jobs a second of each.
+func hits(ctx context.Context, b *bench, candidates []candidate, jobs, rounds int, out io.Writer) (rates []float64, err error) {
 	all := make([][]measured, len(candidates))
 	for round := range rounds {
 		for i, c := range candidates {
@@ -103,7 +108,7 @@ func hits(ctx context.Context, b *bench, candidates []candidate, jobs, rounds in
 			}
 			m, err := b.measure(ctx, c, jobs)
 			if err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
+				return nil, fmt.Errorf("%s: %w", c.name, err)
 			}
 			all[i] = append(all[i], m)
 		}
@@ -119,8 +124,9 @@ func hits(ctx context.Context, b *bench, candidates []candidate, jobs, rounds in
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.name, rate.text("%.0f"), faster.text("%.2f"), cpu.text("%.3f"), dearer.text("%.2f"),
 			spreadOf(all[i], func(m measured) float64 { return m.commands }).text("%.1f"),
 			spreadOf(all[i], func(m measured) float64 { return m.rss / 1e6 }).text("%.0f"))
+		rates = append(rates, rate[1])
 	}
-	return w.Flush()
+	return rates, w.Flush()
 }
 
 // starts measures how each candidate begins, is idle, and ends.
