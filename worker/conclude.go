@@ -128,7 +128,7 @@ func (j *job) settles(begins bool) {
 func (w *Worker) holdSlow() {
 	for _, j := range w.settling.list() {
 		j.mu.Lock()
-		if !j.slow && !j.settling.IsZero() && time.Since(j.settling) > time.Second {
+		if !j.slow && !j.settling.IsZero() && time.Since(j.settling) > time.Second/2 { // it is looked at each second
 			j.slow = true
 			w.holdMore(j.consumer)
 		}
