@@ -28,7 +28,7 @@ const (
 )
 
 const (
-	pollEvery      = time.Second
+	pollEvery      = 5 * time.Second // besides, whoever is about to ask a model reads first
 	reconcileEvery = 5 * time.Minute
 )
 

@@ -84,11 +84,14 @@ func (s *Store) refuseEviction(ctx context.Context) error {
 	return err
 }
 
+// countEvery is how often the jobs are counted: as often as Prometheus asks as a rule.
+const countEvery = 15 * time.Second
+
 // watch looks at the server, and counts what it holds, now and then.
 func (s *Store) watch(ctx context.Context) {
 	settings := time.NewTicker(checkServer)
 	defer settings.Stop()
-	size := time.NewTicker(5 * time.Second)
+	size := time.NewTicker(countEvery)
 	defer size.Stop()
 	for {
 		select {

@@ -26,11 +26,14 @@ func seen(logs *observer.ObservedLogs) (shown, debug []observer.LoggedEntry) {
 	return shown, debug
 }
 
-// logged runs a store whose log is kept.
+// logged runs a store whose log is kept, with a parked job, so that asynq serves.
 func (b *bundle) logged() *observer.ObservedLogs {
 	b.t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
 	store := New(Config{}, b.connect(5), b.results, b.marks, nil, zap.New(core))
+	if err := store.Park(b.t.Context(), message(b.t, request("parked")), request("parked"), time.Now().Add(time.Hour)); err != nil {
+		b.t.Fatal(err)
+	}
 	b.run(store, func(context.Context, bool, ...rabbit.Message) error { return nil })
 	b.until("asynq serves", func() bool { return b.client.Exists(b.t.Context(), "asynq:servers").Val() == 1 })
 	return logs

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,7 +25,8 @@ type Publish func(ctx context.Context, create bool, messages ...rabbit.Message) 
 // Pace of the servers of asynq.
 const (
 	taskTimeout   = 60 * time.Second // of one publication
-	checkQueues   = time.Second      // between looks for queues that others began
+	checkQueues   = 3 * time.Second  // between looks for what others have put into queues
+	keepServing   = 5 * time.Second  // a queue that has nothing to do any more
 	pollQueue     = 250 * time.Millisecond
 	pollScheduled = time.Second // the least that asynq can
 )
@@ -38,11 +38,24 @@ func (s *Store) Run(ctx context.Context, publish Publish) {
 	// What has begun to be published when ctx ends may end well.
 	base, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	servers := map[string]*asynq.Server{}
+	// A server of asynq asks Redis ten times a second, and takes a moment to end. Each is there while its queue has something to do.
+	type serving struct {
+		*asynq.Server
+		last time.Time // when there was something
+	}
+	servers := map[string]*serving{}
 	logger := newQuiet(s.log.WithOptions(zap.AddCallerSkip(1)))
-	start := func(queue string, concurrency int, handler asynq.HandlerFunc) {
+	serve := func(queue string) {
 		if servers[queue] != nil {
+			servers[queue].last = time.Now()
 			return
+		}
+		concurrency, handler := 10, func(ctx context.Context, t *asynq.Task) error { return s.failed(ctx, t, publish) }
+		switch queue {
+		case QueueDelay:
+			concurrency, handler = 20, func(ctx context.Context, t *asynq.Task) error { return s.deliver(ctx, t, publish) }
+		case QueueUpkeep:
+			concurrency, handler = 1, s.upkeep
 		}
 		server := asynq.NewServerFromRedisClient(s.client, asynq.Config{
 			Queues:                   map[string]int{queue: 1},
@@ -57,36 +70,38 @@ func (s *Store) Run(ctx context.Context, publish Publish) {
 			Logger:          logger,
 			LogLevel:        asynq.WarnLevel,
 		})
-		if err := server.Start(handler); err != nil { // only if it was started before
+		if err := server.Start(asynq.HandlerFunc(handler)); err != nil { // only if it was started before
 			s.log.Error("queue not served", zap.String("queue", queue), zap.Error(err))
 			return
 		}
-		servers[queue] = server
+		servers[queue] = &serving{server, time.Now()}
 	}
-	start(QueueDelay, 20, func(ctx context.Context, t *asynq.Task) error { return s.deliver(ctx, t, publish) })
-	start(QueueUpkeep, 1, s.upkeep)
 
 	var others sync.WaitGroup
 	others.Go(func() { s.watch(ctx) })
 	others.Go(func() { s.tick(ctx) })
 	tick := time.NewTicker(checkQueues)
 	defer tick.Stop()
+	queues := []string{QueueDelay, QueueUpkeep, QueueFailed}
 	for ctx.Err() == nil {
-		queues, err := s.failedQueues(ctx)
+		busy, all, err := s.busy(ctx, queues)
 		if err != nil {
-			s.log.Debug("queues of failed jobs not listed", zap.Error(err))
+			s.log.Debug("queues not looked at", zap.Error(err))
+		} else {
+			queues = append(queues[:2], all...)
 		}
-		for _, q := range append([]string{QueueFailed}, queues...) {
-			start(q, 10, func(ctx context.Context, t *asynq.Task) error { return s.failed(ctx, t, publish) })
+		for _, q := range busy {
+			serve(q)
 		}
 		for q, server := range servers {
-			if err == nil && number(q) > 1 && !slices.Contains(queues, q) {
+			if err == nil && time.Since(server.last) > keepServing {
 				delete(servers, q)
 				others.Go(server.Shutdown)
 			}
 		}
 		select {
 		case <-tick.C:
+		case <-s.work:
 		case <-ctx.Done():
 		}
 	}
@@ -94,6 +109,39 @@ func (s *Store) Run(ctx context.Context, publish Publish) {
 		others.Go(server.Shutdown)
 	}
 	others.Wait()
+}
+
+// busy returns those of some queues in which something is to be done, now or later, and the queues of failed jobs that there are. It
+// makes one round trip.
+func (s *Store) busy(ctx context.Context, queues []string) (busy, failed []string, err error) {
+	p := s.client.Pipeline()
+	all := p.SMembers(ctx, queuesKey)
+	work := make([]*redis.IntCmd, len(queues))
+	for i, q := range queues {
+		key := "asynq:{" + q + "}:"
+		work[i] = p.Exists(ctx, key+"pending", key+"active", key+"scheduled", key+"retry")
+	}
+	if _, err := p.Exec(ctx); err != nil {
+		return nil, nil, err
+	}
+	for i, q := range queues {
+		if work[i].Val() > 0 {
+			busy = append(busy, q)
+		}
+	}
+	failed = failedOf(all.Val())
+	if len(failed) == 0 {
+		failed = []string{QueueFailed}
+	}
+	return busy, failed, nil
+}
+
+// hasWork has Run look at the queues at once.
+func (s *Store) hasWork() {
+	select {
+	case s.work <- struct{}{}:
+	default:
+	}
 }
 
 // retryDelay is the pause before a task is tried again that could not be published.

@@ -84,6 +84,7 @@ type Store struct {
 	periodic  []Periodic
 
 	evicting atomic.Bool
+	work     chan struct{} // has an element when a queue has got something to do
 
 	look    chan struct{} // held by who looks for the current queue
 	mu      sync.Mutex
@@ -101,6 +102,7 @@ func New(cfg Config, client redis.UniversalClient, results *results.Store, marks
 	client.AddHook(pace{})
 	return &Store{
 		cfg: cfg, client: client, results: results, marks: marks, log: log,
+		work:      make(chan struct{}, 1),
 		queue:     asynq.NewClientFromRedisClient(client),
 		inspector: asynq.NewInspectorFromRedisClient(client),
 		guard:     redisretry.New("failed", log).On(client),
@@ -246,6 +248,7 @@ func (s *Store) enqueue(ctx context.Context, queue, key, name string, j job, mes
 	if err != nil {
 		return false, err
 	}
+	s.hasWork()
 	crash.Point("after-enqueue")
 	return true, nil
 }
@@ -368,9 +371,14 @@ func (s *Store) failedQueues(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return failedOf(all), nil
+}
+
+// failedOf returns the queues of failed jobs among others, the oldest first.
+func failedOf(all []string) []string {
 	all = slices.DeleteFunc(all, func(q string) bool { return number(q) == 0 })
 	slices.SortFunc(all, func(a, b string) int { return number(a) - number(b) })
-	return all, nil
+	return all
 }
 
 // number of a queue of failed jobs; 0 for other queues.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -641,8 +642,12 @@ func TestRunEnds(t *testing.T) {
 	})
 }
 
+// TestFirst has a process that runs the store be listed while a job is parked: else there is nothing to answer for.
 func TestFirst(t *testing.T) {
 	b := setup(t)
+	if err := b.store.Park(t.Context(), message(t, request("a")), request("a"), time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
 	b.run(b.store, b.out.publish)
 	b.until("this process is listed", func() bool {
 		first, err := b.store.First(t.Context())
@@ -650,5 +655,35 @@ func TestFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 		return first
+	})
+}
+
+// TestIdleStore counts what a store asks Redis that has nothing to do. What comes then is done, whoever has put it there.
+func TestIdleStore(t *testing.T) {
+	b := setup(t)
+	b.run(b.store, b.out.publish)
+	asked := func() (n int) {
+		for line := range strings.Lines(b.client.Info(t.Context(), "commandstats").Val()) {
+			if _, rest, ok := strings.Cut(line, ":calls="); ok && !strings.HasPrefix(line, "cmdstat_info") {
+				count, _, _ := strings.Cut(rest, ",")
+				c, _ := strconv.Atoi(count)
+				n += c
+			}
+		}
+		return n
+	}
+	other := b.newStore(Config{})
+	for n, keeper := range []*Store{b.store, other} {
+		id := fmt.Sprint(n)
+		if err := keeper.Keep(t.Context(), failure(t, id)); err != nil {
+			t.Fatal(err)
+		}
+		b.archived(ref(id))
+	}
+	// The servers of asynq end a while after the last job.
+	b.until("it asks Redis at most five times a second", func() bool {
+		before := asked()
+		time.Sleep(2 * time.Second) // which are counted
+		return asked()-before <= 2*5
 	})
 }

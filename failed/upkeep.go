@@ -40,6 +40,9 @@ func (s *Store) tick(ctx context.Context) {
 			_, err := s.queue.EnqueueContext(ctx, asynq.NewTask(p.Name, nil),
 				asynq.Queue(QueueUpkeep), asynq.TaskID(fmt.Sprintf("%s:%d", p.Name, slot)),
 				asynq.Retention(2*p.Every), asynq.MaxRetry(3), asynq.Timeout(upkeepTimeout))
+			if err == nil {
+				s.hasWork()
+			}
 			if err == nil || errors.Is(err, asynq.ErrTaskIDConflict) {
 				done[p.Name] = slot
 			}

@@ -24,7 +24,8 @@ import (
 )
 
 const (
-	probeEvery   = time.Second
+	probeEvery   = time.Second     // while something is wrong
+	probeWell    = 5 * time.Second // while all is well: what jobs meet with is known at once
 	probeTimeout = 2 * time.Second
 	// stalledAfter is how long the worker's loop, which turns every second, may
 	// stand still. Dialling a broker takes up to 20 s of one turn.
@@ -103,10 +104,11 @@ func (s *Server) Run(ctx context.Context) error {
 	return fmt.Errorf("serve HTTP: %w", err)
 }
 
-// probe asks all probes every second, at the same time.
+// probe asks all probes at the same time, now and then.
 func (s *Server) probe(ctx context.Context) {
-	tick := time.NewTicker(probeEvery)
-	defer tick.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
+	<-next.C
 	for {
 		results := make([]string, len(s.probes))
 		var round sync.WaitGroup
@@ -127,8 +129,12 @@ func (s *Server) probe(ctx context.Context) {
 		s.faults, s.probed = results, true
 		s.mu.Unlock()
 		s.logChange()
+		next.Reset(probeWell)
+		if len(s.reasons()) > 0 {
+			next.Reset(probeEvery)
+		}
 		select {
-		case <-tick.C:
+		case <-next.C:
 		case <-ctx.Done():
 			return
 		}

@@ -319,7 +319,7 @@ func (b *bench) start(ctx context.Context, c candidate, idle time.Duration) (s s
 		return s, err
 	}
 	s.first = at.Sub(began)
-	if err := wait(ctx, 3*time.Second); err != nil { // what is done beside the first job
+	if err := wait(ctx, 12*time.Second); err != nil { // what is done beside the first job and after it
 		return s, err
 	}
 	cpu, commands, from := cpuOf(w.pid), b.commands(ctx), time.Now()
