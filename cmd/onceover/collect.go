@@ -20,7 +20,7 @@ func tuneCollector() {
 	debug.SetGCPercent(collectAt)
 	setting := collectAt
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	type garbage struct{ self *garbage } // has a pointer: the runtime may keep a small value without one together with others
+	type garbage struct{ _ *byte } // a pointer: the runtime may keep a small value without one together with others
 	var afterEach func(*garbage)
 	afterEach = func(sentinel *garbage) {
 		metrics.Read(live)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"onceover/internal/testenv"
@@ -267,4 +268,39 @@ func TestEndsWithoutABroker(t *testing.T) {
 		t.Errorf("Run took %v to end, want %v at most", took, offlineTime+2*time.Second)
 	}
 	proxy.Restore()
+}
+
+// TestGreeting says hello where nobody is, and where somebody is: who is alone knows at once.
+func TestGreeting(t *testing.T) {
+	url := broker(t)
+	conn, err := amqp.Dial(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, x := range []struct{ name, kind string }{{controlExchange, amqp.ExchangeFanout}, {replyExchange, amqp.ExchangeDirect}} {
+		if err := declareExchange(conn, x.name, x.kind, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := New(Config{NodeName: "new@h"}, nil, zap.NewNop())
+	hello := func(want bool) *greeting {
+		t.Helper()
+		g, err := r.hello(t.Context(), conn)
+		if err != nil || g.alone != want {
+			t.Fatalf("got %+v, %v, want alone: %t", g, err, want)
+		}
+		return g
+	}
+	hello(true).ch.Close()
+	first := start(t, url, nil)
+	wait(t, "Remote", first.Ready())
+	first.Revoked.Add("by the first")
+	g := hello(false)
+	defer g.ch.Close()
+	if d := wait(t, "reply", g.replies); d.Headers["ticket"] != g.ticket {
+		t.Errorf("got a reply with the ticket %v", d.Headers["ticket"])
+	} else if r.greeted(d.Body); !slices.Contains(r.Revoked.IDs(), "by the first") {
+		t.Errorf("got %v revoked, want what the first one knows", r.Revoked.IDs())
+	}
 }
