@@ -15,13 +15,17 @@ import (
 
 // An Ahead is what was read of a picture's entry before it is looked up, in a round trip that is made anyway or beside another one.
 type Ahead struct {
+	at   time.Time
 	keys []string
 	wait func(ctx context.Context) ([]item, error) // what there was, in their order
 }
 
+// aheadFor is how long what was read stands for what is there: a job may wait for another one with its id.
+const aheadFor = time.Second
+
 // read returns what is stored under keys, which a may have. It may be nil.
 func (a *Ahead) read(ctx context.Context, c *Cache, keys []string) ([]item, error) {
-	if a != nil && slices.Equal(a.keys, keys) {
+	if a != nil && slices.Equal(a.keys, keys) && time.Since(a.at) < aheadFor {
 		if found, err := a.wait(ctx); err == nil {
 			return found, nil
 		}
@@ -40,7 +44,7 @@ func (c *Cache) Ahead(h phash.Hash, v Variant) *Ahead {
 	doc := redis.NewStringCmd(ctx, "getrange", key, 0, maxEntry)
 	ttl := redis.NewDurationCmd(ctx, time.Millisecond, "pttl", key)
 	asked := c.guard.Ask(doc, ttl)
-	return &Ahead{[]string{key}, func(ctx context.Context) ([]item, error) {
+	return &Ahead{time.Now(), []string{key}, func(ctx context.Context) ([]item, error) {
 		if err := asked.Wait(ctx); err != nil {
 			return nil, err
 		}
@@ -113,7 +117,7 @@ func (c *Cache) Seen(ctx context.Context, d Digest, v Variant) (*Picture, *Refus
 	if !picture.Hash.Degenerate() {
 		found = append([]item{itemOf(Key(picture.Hash, v), text(2), ttl(3))}, found...)
 	}
-	a := &Ahead{wait: func(context.Context) ([]item, error) { return found, nil }}
+	a := &Ahead{at: time.Now(), wait: func(context.Context) ([]item, error) { return found, nil }}
 	for _, f := range found {
 		a.keys = append(a.keys, f.key)
 	}

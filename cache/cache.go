@@ -238,6 +238,9 @@ func New(cfg Config, client redis.UniversalClient, reg prometheus.Registerer, lo
 // Fault returns what is wrong with Redis, nil if nothing is known to be.
 func (c *Cache) Fault() *redisretry.Fault { return c.guard.Fault() }
 
+// Wait waits until what was sent to Redis was answered, after the client was closed.
+func (c *Cache) Wait() { c.guard.Wait() }
+
 // Close cancels the computations of Fill that are under way and waits for them.
 func (c *Cache) Close() { c.flight.close() }
 

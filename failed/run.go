@@ -63,6 +63,7 @@ func (s *Store) Run(ctx context.Context, publish Publish) {
 			BaseContext:              func() context.Context { return base },
 			TaskCheckInterval:        pollQueue,
 			DelayedTaskCheckInterval: pollScheduled,
+			JanitorInterval:          time.Second, // it is there for some seconds only
 			RetryDelayFunc:           retryDelay,
 			// A job that cannot be published yet has not failed.
 			IsFailure:       func(error) bool { return queue == QueueUpkeep },

@@ -103,5 +103,8 @@ func (s *Store) Flush(ctx context.Context) error {
 	return nil
 }
 
+// Wait waits until what was sent to Redis was answered, after the client was closed.
+func (s *Store) Wait() { s.guard.Wait() }
+
 // Fault returns what is wrong with Redis, nil while all is well.
 func (s *Store) Fault() *redisretry.Fault { return s.guard.Fault() }

@@ -11,8 +11,7 @@ import (
 // Acks acknowledges the deliveries of one channel, many with one frame where their order allows (AMQP 0-9-1, basic.ack, multiple). It is
 // their [amqp.Acknowledger], and is told of all of them: their tags count up from 1.
 //
-// Of acknowledgements that come while one is written, only the caller that writes them is told that the channel is gone. The broker delivers
-// those messages again, as it does when it is lost before it has read an acknowledgement that was written.
+// An acknowledgement that comes while others are written waits for the next frames.
 type Acks struct {
 	ch amqp.Acknowledger
 
@@ -20,6 +19,13 @@ type Acks struct {
 	low  uint64          // all tags up to this one are settled, and the broker knows
 	done map[uint64]bool // settled tags above: whether an acknowledgement is still to be sent
 	busy bool            // somebody sends
+	next *round          // of those that wait to be sent; nil if none do
+}
+
+// A round is the acknowledgements that are sent together.
+type round struct {
+	sent chan struct{} // closed when they were
+	err  error         // set before
 }
 
 // NewAcks returns the acknowledger of a channel that has not delivered anything yet.
@@ -33,31 +39,41 @@ func (a *Acks) Ack(tag uint64, multiple bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.done[tag] = true
-	if a.busy {
-		return nil // whoever sends takes it along
+	if a.next == nil {
+		a.next = &round{sent: make(chan struct{})}
+	}
+	mine := a.next
+	if a.busy { // whoever sends takes it along
+		a.mu.Unlock()
+		<-mine.sent
+		a.mu.Lock()
+		return mine.err
 	}
 	a.busy = true
-	defer func() { a.busy = false }()
-	var err error
-	for first := true; ; first = false {
-		if !first {
-			a.mu.Unlock()
-			runtime.Gosched() // those that are about to end come along
-			a.mu.Lock()
-		}
-		up, others := a.take()
-		if up == 0 && len(others) == 0 {
-			return err
-		}
+	for a.next != nil {
+		a.send()
 		a.mu.Unlock()
-		if up > 0 {
-			err = errors.Join(err, a.ch.Ack(up, true))
-		}
-		for _, tag := range others {
-			err = errors.Join(err, a.ch.Ack(tag, false))
-		}
+		runtime.Gosched() // those that are about to end come along
 		a.mu.Lock()
 	}
+	a.busy = false
+	return mine.err
+}
+
+// send sends a round. a.mu is held, but while it sends.
+func (a *Acks) send() {
+	now := a.next
+	a.next = nil
+	up, others := a.take()
+	a.mu.Unlock()
+	if up > 0 {
+		now.err = a.ch.Ack(up, true)
+	}
+	for _, tag := range others {
+		now.err = errors.Join(now.err, a.ch.Ack(tag, false))
+	}
+	close(now.sent)
+	a.mu.Lock()
 }
 
 // take returns what is to be sent: the last tag up to which all can be acknowledged together, 0 if there is none, and those beyond.

@@ -119,10 +119,17 @@ func TestAcksTogether(t *testing.T) {
 				busy = a.busy && a.low == 2
 				a.mu.Unlock()
 			}
+			waiting := 0
 			for tag := uint64(3); tag <= 101; tag++ {
 				if !atWork || tag != 3 {
-					_ = a.Ack(tag, false)
+					waiting++
+					first.Go(func() { _ = a.Ack(tag, false) })
 				}
+			}
+			for n := 0; n < waiting; { // until all wait for the next round
+				a.mu.Lock()
+				n = len(a.done)
+				a.mu.Unlock()
 			}
 			close(c.hold)
 			first.Wait()
@@ -139,8 +146,19 @@ func (goneChannel) Ack(uint64, bool) error        { return errors.New("gone") }
 func (goneChannel) Nack(uint64, bool, bool) error { return errors.New("gone") }
 func (goneChannel) Reject(uint64, bool) error     { return errors.New("gone") }
 
+// TestAcksOfALostChannel has each caller be told, also those whose acknowledgement another one sends.
 func TestAcksOfALostChannel(t *testing.T) {
 	t.Parallel()
+	var all sync.WaitGroup
+	many := NewAcks(goneChannel{})
+	for tag := range uint64(100) {
+		all.Go(func() {
+			if many.Ack(1+tag, false) == nil {
+				t.Errorf("%d: got no error", 1+tag)
+			}
+		})
+	}
+	all.Wait()
 	a := NewAcks(goneChannel{})
 	if a.Ack(1, false) == nil || a.Nack(2, false, true) == nil || a.Ack(3, true) == nil {
 		t.Error("got no error, want one each")

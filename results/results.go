@@ -163,5 +163,8 @@ func status(doc []byte) celery.State {
 	return m.Status
 }
 
+// Wait waits until what was sent to Redis was answered, after the client was closed.
+func (s *Store) Wait() { s.guard.Wait() }
+
 // Fault returns what is wrong with Redis, nil while all is well.
 func (s *Store) Fault() *redisretry.Fault { return s.guard.Fault() }

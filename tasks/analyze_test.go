@@ -148,6 +148,15 @@ func (b *bundle) run(t *testing.T, kwargs map[string]any) *Result {
 	return v.(*Result)
 }
 
+// shown is the progress of a job, when all that was reported is shown.
+func (b *bundle) shown(t *testing.T, jobID string) (*progress.Update, error) {
+	t.Helper()
+	if err := b.progress.Flush(t.Context()); err != nil {
+		return nil, err
+	}
+	return b.progress.Load(t.Context(), jobID)
+}
+
 // steps runs f and says how often it wrote the job's progress, and what last: that of a job which writes nothing more.
 func (b *bundle) steps(t *testing.T, jobID string, f func()) (writes int, last string) {
 	t.Helper()
@@ -477,7 +486,7 @@ func TestOnePictureOneCall(t *testing.T) {
 	deadline := time.After(30 * time.Second)
 	for i := range jobs {
 		for {
-			u, err := b.progress.Load(t.Context(), fmt.Sprint(i))
+			u, err := b.shown(t, fmt.Sprint(i))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -623,7 +632,7 @@ func TestAfterReturn(t *testing.T) {
 			t.Fatal(err)
 		}
 		a, _ := bind(req)
-		u, err := b.progress.Load(t.Context(), a.JobID.text)
+		u, err := b.shown(t, a.JobID.text)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -646,7 +655,7 @@ func TestAfterReturn(t *testing.T) {
 	if u := show(bad, celery.Failure, boom); u.Stage != "failed" {
 		t.Errorf("bad arguments: got %+v", u)
 	}
-	if u, err := b.progress.Load(t.Context(), "bad"); u == nil || err != nil {
+	if u, err := b.shown(t, "bad"); u == nil || err != nil {
 		t.Errorf("job bad: got %v, %v, want its failure", u, err)
 	}
 }
@@ -665,7 +674,7 @@ func TestRetryResumesTheProgress(t *testing.T) {
 	go func() { _, err := b.task.Run(t.Context(), r); done <- err }()
 	deadline := time.After(20 * time.Second)
 	for b.model.visions.Load() < 2 {
-		u, err := b.progress.Load(t.Context(), "j")
+		u, err := b.shown(t, "j")
 		if err != nil || u.Progress < 50 {
 			t.Fatalf("got %+v, %v, want at least 50", u, err)
 		}

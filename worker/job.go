@@ -306,7 +306,8 @@ func (j *job) round(jobs, waits context.Context) (again bool, err error) {
 	check := j.claim
 	if j.hasRun() {
 		check = j.endedSince
-	} else if p, ok := j.task.Handler.(Preparer); ok {
+	}
+	if p, ok := j.task.Handler.(Preparer); ok && j.req.Memo == nil {
 		j.prepare(p)
 	}
 	if done, err := check(jobs, waits); done || err != nil {

@@ -108,8 +108,8 @@ func Replace(s *celery.Signature) error { return &celery.Replace{Signature: s} }
 
 // Preparer is a Handler that can begin to read what a run needs while the worker takes the task's id.
 type Preparer interface {
-	// Prepare is called before it is certain that the task runs, at most once before each Run. It must neither wait nor write. What it
-	// has begun it may leave in req.Memo.
+	// Prepare is called before it is certain that the task runs, unless req.Memo is set, in which it may leave what it has begun. It must
+	// neither wait nor write.
 	Prepare(req *celery.Request)
 }
 

@@ -95,6 +95,10 @@ func load(s *config.Settings, fs *pflag.FlagSet) error {
 
 // newLogger logs to stderr.
 func newLogger(s *config.Settings) (*zap.Logger, error) {
+	return newLoggerTo(zapcore.Lock(os.Stderr), s)
+}
+
+func newLoggerTo(out zapcore.WriteSyncer, s *config.Settings) (*zap.Logger, error) {
 	level, err := zapcore.ParseLevel(s.LogLevel)
 	if err != nil {
 		return nil, fmt.Errorf("log level: %w", err)
@@ -111,7 +115,7 @@ func newLogger(s *config.Settings) (*zap.Logger, error) {
 	} else {
 		encoder = zapcore.NewJSONEncoder(enc)
 	}
-	return zap.New(zapcore.NewCore(encoder, newJoined(os.Stderr), level)), nil
+	return zap.New(zapcore.NewCore(encoder, out, level)), nil
 }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

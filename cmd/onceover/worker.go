@@ -54,7 +54,7 @@ finish, what is left goes back to the queue. A second signal returns it at once.
 		if err := load(settings, cmd.Flags()); err != nil {
 			return err
 		}
-		log, err := newLogger(settings)
+		log, err := newLoggerTo(newJoined(os.Stderr), settings) // svc.close waits for it
 		if err != nil {
 			return err
 		}
@@ -349,6 +349,15 @@ func (svc *service) close() {
 	}
 	for _, c := range svc.clients {
 		c.Close() // its connections are of no more use
+	}
+	if svc.results != nil {
+		svc.results.Wait()
+	}
+	if svc.cache != nil {
+		svc.cache.Wait()
+	}
+	if svc.progress != nil {
+		svc.progress.Wait()
 	}
 	_ = svc.log.Sync() // fails on terminals
 }

@@ -44,6 +44,13 @@ const (
 func (l *line) join(b *batch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	// What was lost of the same key is not news any more.
+	l.lost = slices.DeleteFunc(l.lost, func(p *Posting) bool { return keyOf(p.later) == keyOf(b.cmds[0]) })
+	l.enter(b)
+}
+
+// enter puts a batch in line. l.mu is held.
+func (l *line) enter(b *batch) {
 	l.waiting = append(l.waiting, b)
 	if !l.busy {
 		l.busy = true
@@ -51,13 +58,24 @@ func (l *line) join(b *batch) {
 	}
 }
 
+// keyOf is the first key of a script, "" of another command.
+func keyOf(cmd redis.Cmder) string {
+	if args := cmd.Args(); len(args) > 3 && (args[0] == "evalsha" || args[0] == "eval") {
+		key, _ := args[3].(string)
+		return key
+	}
+	return ""
+}
+
 // swap replaces the command of a posting that has not left yet. It reports whether it did.
 func (l *line) swap(p *Posting, cmd, later redis.Cmder) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case slices.Contains(l.lost, p):
-		p.later = later
+	case slices.Contains(l.lost, p): // the server may be back
+		l.lost = slices.DeleteFunc(l.lost, func(o *Posting) bool { return o == p })
+		p.later, p.b.cmds[0] = later, later
+		l.enter(p.b)
 	case slices.Contains(l.waiting, p.b):
 		p.later, p.b.cmds[0] = later, cmd
 	default:
@@ -70,12 +88,15 @@ func (l *line) swap(p *Posting, cmd, later redis.Cmder) bool {
 func (l *line) again(p *Posting, wait bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if slices.ContainsFunc(l.waiting, func(b *batch) bool { return keyOf(b.cmds[0]) == keyOf(p.later) }) {
+		return // something newer is on its way
+	}
 	if wait {
 		l.lost = append(l.lost, p)
 		return
 	}
 	p.b.cmds[0] = p.later
-	l.waiting = append(l.waiting, p.b) // by run, which goes on
+	l.enter(p.b)
 }
 
 // forget lets go of what a posting sent, as its sender may keep it for long.
@@ -91,13 +112,9 @@ func (l *line) answers() {
 	defer l.mu.Unlock()
 	for _, p := range l.lost {
 		p.b.cmds[0] = p.later
-		l.waiting = append(l.waiting, p.b)
+		l.enter(p.b)
 	}
 	l.lost = nil
-	if len(l.waiting) > 0 && !l.busy {
-		l.busy = true
-		l.at.Go(l.run)
-	}
 }
 
 // run sends until nothing is left.
@@ -107,6 +124,11 @@ func (l *line) run() {
 		together := l.next()
 		if together == nil {
 			return
+		}
+		for _, b := range together {
+			for _, cmd := range b.cmds {
+				cmd.SetErr(nil) // of an attempt before, which would hide that this one did not leave
+			}
 		}
 		if len(together) == 1 {
 			together[0].answered(l.send(together[0].cmds))
@@ -244,14 +266,15 @@ type Posting struct {
 }
 
 // Post sends a script without waiting. What is sent after it is executed after it. While Redis is away it waits for the server to answer
-// others, and is then sent with the arguments for later, as what was sent after it may have been executed. What Redis refuses is dropped:
-// those who wait for an answer are told.
+// others, and is then sent with the arguments for later, as what was sent after it may have been executed; of several with one first key
+// the last is. What Redis refuses is dropped: those who wait for an answer are told.
 func (g *Guard) Post(s *redis.Script, keys []string, args, later []any) *Posting {
 	p := &Posting{later: g.eval(s, keys, later)}
-	p.b = &batch{cmds: []redis.Cmder{evalSHA(s, keys, args)}}
+	p.b = &batch{cmds: []redis.Cmder{g.first(s, keys, args, later)}}
 	p.b.after = func(err error) {
 		if err == nil {
 			g.line.forget(p)
+			g.line.answers()
 			return
 		}
 		switch judged := judge(err); {
@@ -267,7 +290,15 @@ func (g *Guard) Post(s *redis.Script, keys []string, args, later []any) *Posting
 
 // Swap puts other arguments in the place of those of a posting that has not left yet. It reports whether it did.
 func (g *Guard) Swap(p *Posting, s *redis.Script, keys []string, args, later []any) bool {
-	return p != nil && g.line.swap(p, evalSHA(s, keys, args), g.eval(s, keys, later))
+	return p != nil && g.line.swap(p, g.first(s, keys, args, later), g.eval(s, keys, later))
+}
+
+// first is what is sent at first: with its text, if it may not be sent again as it is when the server does not know it.
+func (g *Guard) first(s *redis.Script, keys []string, args, later []any) redis.Cmder {
+	if slices.Equal(args, later) {
+		return evalSHA(s, keys, args)
+	}
+	return g.eval(s, keys, args)
 }
 
 // eval is what Eval of a script sends.
@@ -290,5 +321,5 @@ func evalSHA(s *redis.Script, keys []string, args []any) *redis.Cmd {
 	return cmd
 }
 
-// Wait waits until what was posted was answered. Nobody may post meanwhile.
+// Wait waits until what was sent was answered, as all of it is once the client is closed. Nobody may send meanwhile.
 func (g *Guard) Wait() { g.line.at.Wait() }

@@ -65,6 +65,11 @@ func (r *Remote) open(ctx context.Context) (_ *link, err error) {
 	if l.requests, err = consumePidbox(conn, pidbox); err != nil {
 		return nil, fmt.Errorf("consume remote control of %s: %w", r.cfg.NodeName, err)
 	}
+	if l.greeting != nil {
+		if _, err := l.greeting.say(ctx, false); err != nil {
+			return nil, fmt.Errorf("greet other workers: %w", err)
+		}
+	}
 	if l.events, err = conn.Channel(); err != nil {
 		return nil, fmt.Errorf("open channel for events: %w", err)
 	}

@@ -264,8 +264,9 @@ func TestEndsWithoutABroker(t *testing.T) {
 	proxy.Pause()
 	began := time.Now()
 	l.stop()
-	if took := time.Since(began); took > offlineTime+2*time.Second {
-		t.Errorf("Run took %v to end, want %v at most", took, offlineTime+2*time.Second)
+	const heartbeats = 10 * time.Second // after two or three of them the client would notice by itself
+	if took := time.Since(began); took > heartbeats {
+		t.Errorf("Run took %v to end, want it not to wait for a broker that is silent", took)
 	}
 	proxy.Restore()
 }

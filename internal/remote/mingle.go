@@ -19,10 +19,12 @@ type greeting struct {
 	ch      *amqp.Channel
 	replies <-chan amqp.Delivery
 	ticket  string
+	say     func(ctx context.Context, mandatory bool) (*amqp.DeferredConfirmation, error)
 	alone   bool // no worker has a queue for it
 }
 
-// hello says hello. It comes before our own node can be reached: if the broker has nobody to give it to, there is no other worker.
+// hello says hello before our own node can be reached: if the broker has nobody to give it to, there is no other worker. It has to be said
+// once more when it can, as who begins at the same time could not be reached either, and what is revoked in between reaches nobody.
 func (r *Remote) hello(ctx context.Context, conn *amqp.Connection) (_ *greeting, err error) {
 	g := &greeting{ticket: uuid.NewString()}
 	if g.ch, err = conn.Channel(); err != nil {
@@ -58,12 +60,14 @@ func (r *Remote) hello(ctx context.Context, conn *amqp.Connection) (_ *greeting,
 	if err != nil {
 		return nil, err
 	}
+	g.say = func(ctx context.Context, mandatory bool) (*amqp.DeferredConfirmation, error) {
+		return g.ch.PublishWithDeferredConfirmWithContext(ctx, controlExchange, "", mandatory, false, amqp.Publishing{
+			ContentType: celery.ContentTypeJSON, ContentEncoding: "utf-8", DeliveryMode: amqp.Transient,
+			Headers: amqp.Table{"clock": r.Clock.Forward(), "expires": unixSeconds(time.Now().Add(helloTime))}, Body: body,
+		})
+	}
 	returned := g.ch.NotifyReturn(make(chan amqp.Return, 1)) // the broker returns a message before it confirms it
-	const mandatory = true
-	confirm, err := g.ch.PublishWithDeferredConfirmWithContext(ctx, controlExchange, "", mandatory, false, amqp.Publishing{
-		ContentType: celery.ContentTypeJSON, ContentEncoding: "utf-8", DeliveryMode: amqp.Transient,
-		Headers: amqp.Table{"clock": r.Clock.Forward(), "expires": unixSeconds(time.Now().Add(helloTime))}, Body: body,
-	})
+	confirm, err := g.say(ctx, true)
 	if err != nil {
 		return nil, err
 	}
@@ -80,19 +84,22 @@ func (r *Remote) hello(ctx context.Context, conn *amqp.Connection) (_ *greeting,
 	return g, nil
 }
 
-// mingle takes over what the other workers have revoked, and then says that we are ready: once those that answer have, or after a second.
+// mingle takes over what the other workers have revoked, for a second. It says that we are ready at once if nobody is there, else when
+// those that answer seem to have.
 func (l *link) mingle(ctx context.Context) {
-	defer l.r.once.Do(func() { close(l.r.ready) })
+	ready := func() { l.r.once.Do(func() { close(l.r.ready) }) }
+	defer ready()
 	g := l.greeting
 	if g == nil {
 		return
 	}
 	defer g.ch.Close()
 	if g.alone {
-		return
+		ready()
 	}
-	enough := time.NewTimer(helloTime)
-	defer enough.Stop()
+	end, quiet := time.NewTimer(helloTime), time.NewTimer(helloTime)
+	defer end.Stop()
+	defer quiet.Stop()
 	for {
 		select {
 		case d, ok := <-g.replies:
@@ -104,9 +111,11 @@ func (l *link) mingle(ctx context.Context) {
 			}
 			if d.Headers["ticket"] == g.ticket {
 				l.r.greeted(d.Body)
-				enough.Reset(answersApart)
+				quiet.Reset(answersApart)
 			}
-		case <-enough.C:
+		case <-quiet.C:
+			ready()
+		case <-end.C:
 			return
 		case <-ctx.Done():
 			return
