@@ -66,7 +66,7 @@ func TestOperatingFromTheCommandLine(t *testing.T) {
 	if _, errs, code = b.onceover("result", sent.TaskID); code != 4 || !strings.Contains(errs, "not finished") {
 		t.Errorf("result before its time: got exit code %d, %q, want 4", code, errs)
 	}
-	if _, errs, code = b.onceover("watch", "--timeout", "100ms", sent.TaskID); code != 4 || !strings.Contains(errs, "has not ended") {
+	if _, errs, code = b.onceover("watch", "--timeout", "2s", sent.TaskID); code != 4 || !strings.Contains(errs, "has not ended") {
 		t.Errorf("watch with nobody at work: got exit code %d, %q, want 4", code, errs)
 	}
 	b.worker()
