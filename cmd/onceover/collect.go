@@ -9,7 +9,7 @@ import (
 const (
 	// collectAt is how much garbage there may be, in percent of what is in use, before it is collected: less than Go's 100. Most
 	// of a worker's memory is jobs that wait for the model. See docs/operations.md.
-	collectAt = 40
+	collectAt = 30
 	// leastGarbage is how much garbage there may be, in bytes, where little is in use: else a worker that answers thousands of jobs a
 	// second out of its cache would collect forty times a second, for a fifth of its CPU time.
 	leastGarbage = 24 << 20
