@@ -199,7 +199,12 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer w.crew.end()
 	defer others.Wait()
 	defer stopControl()
-	others.Go(func() { w.remote.Run(control) })
+	controlled := w.remote.Ready()
+	if w.cfg.RemoteControl {
+		others.Go(func() { w.remote.Run(control) })
+	} else {
+		controlled = closed
+	}
 	others.Go(func() { w.kept.Run(ctx, w.publishKept) })
 	others.Go(func() { w.renewLeases(control) })
 	others.Go(func() {
@@ -225,9 +230,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		<-asked // it takes a second at most
 		// What was revoked before is known before the first job is taken.
 		select {
-		case <-w.remote.Ready():
+		case <-controlled:
 		case <-mingling:
-			mingling = closed
+			controlled = closed
 		case <-ctx.Done():
 		}
 		err = w.consume(ctx, jobs, s)
@@ -243,8 +248,8 @@ func (w *Worker) Run(ctx context.Context) error {
 }
 
 // closed is a channel of what is long over.
-var closed = func() <-chan time.Time {
-	ch := make(chan time.Time)
+var closed = func() <-chan struct{} {
+	ch := make(chan struct{})
 	close(ch)
 	return ch
 }()

@@ -196,6 +196,7 @@ func (s *Settings) table() []setting {
 		{"delayed-delivery", []string{"ONCEOVER_DELAYED_DELIVERY"}, yes(&s.Worker.DelayedDelivery), "declare the exchanges and queues by which Celery 5.5 and later delays tasks on quorum queues"},
 		{"drain-dead-letters", []string{"ONCEOVER_DRAIN_DEAD_LETTERS"}, yes(&s.Worker.DrainDeadLetters), "keep what arrives in q.dlq as failed jobs, and store how they ended"},
 		{"max-crashes", []string{"ONCEOVER_MAX_CRASHES"}, num(&s.Worker.MaxCrashes), "keep a job as failed once so many processes died while they ran it; 0: never"},
+		{"remote-control", []string{"ONCEOVER_REMOTE_CONTROL"}, yes(&s.Worker.RemoteControl), "answer celery inspect and celery control, and send events; Celery's worker_enable_remote_control"},
 		{"mingle", []string{"ONCEOVER_MINGLE"}, yes(&s.Worker.Mingle), "ask the other workers at the start which tasks are revoked; takes a second"},
 		{"soft-time-limit", []string{"ONCEOVER_SOFT_TIME_LIMIT"}, dur(&s.Worker.SoftTimeLimit), "cancel a job after this; the message's limit wins"},
 		{"time-limit", []string{"ONCEOVER_TIME_LIMIT"}, dur(&s.Worker.TimeLimit), "abandon a job after this; the message's limit wins"},
@@ -503,6 +504,15 @@ func onDB(server string, db int) (string, error) {
 		return "", fmt.Errorf("redis-url names database %d: expected none, since each role has its own; to choose, set results-url, cache-url, progress-url, limits-url, failed-url", opt.DB)
 	}
 	return redisretry.OnDB(server, db)
+}
+
+// MoveRedis returns a Redis URL with the database that comes so many after its own. An error names the setting, and has no secret in it.
+func MoveRedis(setting, raw string, by int) (string, error) {
+	opt, err := ParseRedisURL(setting, raw)
+	if err != nil {
+		return "", err
+	}
+	return redisretry.OnDB(raw, opt.DB+by)
 }
 
 // ParseRedisURL reads a Redis URL as [redisretry.Options] does. The error names the
