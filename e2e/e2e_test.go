@@ -168,7 +168,7 @@ func (b *bundle) worker(extra ...string) *process {
 
 func (b *bundle) start(command string, extra ...string) *process {
 	b.t.Helper()
-	p := &process{t: b.t, cmd: exec.Command(program, command), done: make(chan struct{})}
+	p := &process{t: b.t, cmd: exec.Command(program, strings.Fields(command)...), done: make(chan struct{})}
 	p.cmd.Env = append(append([]string{}, b.env...), extra...)
 	p.cmd.Stderr = &p.log
 	p.cmd.Stdout = &p.log

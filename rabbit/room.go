@@ -31,6 +31,27 @@ func QueueExists(conn *Conn, queue string) error {
 	return err
 }
 
+// Standing is what waits in a queue, and who consumes it.
+type Standing struct{ Ready, Consumers int }
+
+// Look returns how a queue stands. The error wraps [ErrNoQueue] if it does not exist.
+func Look(conn *Conn, queue string) (Standing, error) {
+	d := declarer{conn: conn}
+	defer d.close()
+	q, err := d.look(queue)
+	return Standing{q.Messages, q.Consumers}, err
+}
+
+// Delete deletes a queue with what is in it. One that does not exist is deleted.
+func Delete(conn *Conn, queue string) error {
+	d := declarer{conn: conn}
+	defer d.close()
+	return d.do("delete queue "+shorten(queue), func(ch *amqp.Channel) error {
+		_, err := ch.QueueDelete(queue, false, false, false)
+		return err
+	})
+}
+
 // look returns what is known of a queue.
 func (d *declarer) look(queue string) (q amqp.Queue, err error) {
 	err = d.do("look for queue "+shorten(queue), func(ch *amqp.Channel) (err error) {

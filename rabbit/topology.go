@@ -1,6 +1,8 @@
 package rabbit
 
 import (
+	"time"
+
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
@@ -55,6 +57,14 @@ func QueueNamed(name string) Queue {
 		}
 	}
 	return Queue{Name: name, Exchange: name, BindingKey: name}
+}
+
+// Passing returns a quorum queue, as q.ai is, that the broker deletes once nobody has consumed it for a time.
+func Passing(name string, unused time.Duration) Queue {
+	return Queue{Name: name, Exchange: ExchangeTasks, BindingKey: name, Args: amqp.Table{
+		"x-queue-type": "quorum",
+		"x-expires":    int32(unused.Milliseconds()),
+	}}
 }
 
 // ExchangeKind returns the type of the queue's exchange where that has to be created.

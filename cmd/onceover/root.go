@@ -33,7 +33,7 @@ Redis. Start with "onceover demo": it needs nothing but this program.`,
 	})
 	root.AddCommand(
 		newWorker(s), newDev(s), newDemo(),
-		newEnqueue(), newWatch(), newResult(), newFailed(), newCache(), newPrompts(), newVision(), newEval(s), newBudget(), newPHash(), newTopology(), newVersion(),
+		newEnqueue(), newWatch(), newResult(), newFailed(), newCache(), newPrompts(), newVision(), newEval(s), newBench(), newBudget(), newPHash(), newTopology(), newVersion(),
 		&cobra.Command{
 			Use:   "exit-codes",
 			Short: "What the exit codes mean",

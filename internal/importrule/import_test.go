@@ -48,6 +48,8 @@ var ours = map[string][]string{
 	"vision/eval":             {"phash", "vision", "internal/page"},
 	"vision/fleet":            {"vision", "internal/redisretry"},
 	"internal/page":           {},
+	"internal/chart":          {},
+	"internal/loadtest":       {"cache", "celery", "phash", "phash/verify", "rabbit", "results", "tasks", "internal/chart", "internal/page"},
 	"internal/redact":         {},
 	"internal/source":         {"internal/redact"},
 	"internal/devbroker":      {},
@@ -73,14 +75,14 @@ var ours = map[string][]string{
 	"internal/embedded":       {"internal/devbroker"},
 	"internal/config":         {"worker", "failed", "cache", "tasks", "phash", "rabbit", "vision", "vision/eval", "vision/fleet", "vision/prompt", "internal/source", "internal/redisretry"},
 	"cmd/onceover": {"worker", "failed", "rabbit", "tasks", "celery", "phash", "phash/verify", "vision", "vision/eval", "vision/fleet", "vision/prompt", "progress", "results", "cache",
-		"internal/config", "internal/gateway", "internal/page", "internal/redact", "internal/source", "internal/embedded", "internal/samples"},
+		"internal/config", "internal/gateway", "internal/page", "internal/redact", "internal/source", "internal/embedded", "internal/loadtest", "internal/samples"},
 }
 
 // clients may be imported only by these.
 var clients = map[string][]string{
 	"github.com/rabbitmq/amqp091-go": {"rabbit", "worker", "internal/remote", "internal/testenv", "internal/testenv/cmd/bench", "internal/testenv/violence"},
-	"github.com/redis/go-redis/v9": {"results", "progress", "cache", "failed", "vision/fleet", "internal/ledger", "internal/redisretry", "internal/config", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv",
-		"internal/testenv/violence", "internal/testenv/cmd/bench", "internal/testenv/cmd/violence"},
+	"github.com/redis/go-redis/v9": {"results", "progress", "cache", "failed", "vision/fleet", "internal/ledger", "internal/redisretry", "internal/config", "internal/loadtest", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv",
+		"internal/testenv/violence", "internal/testenv/cmd/bench", "internal/testenv/cmd/soak", "internal/testenv/cmd/violence"},
 }
 
 func TestImports(t *testing.T) {
