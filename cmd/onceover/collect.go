@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"time"
 )
 
 const (
@@ -14,6 +15,13 @@ const (
 	// second out of its cache would collect forty times a second, for a fifth of its CPU time.
 	leastGarbage = 24 << 20
 )
+
+// startIsOver is how long after its start a worker has what it needs.
+const startIsOver = 5 * time.Second
+
+// releaseStart gives the memory back, once, that the start has used and nobody needs any more: prompts and schemas as text, and
+// the handshakes with the servers.
+func releaseStart() { time.AfterFunc(startIsOver, debug.FreeOSMemory) }
 
 // tuneCollector has garbage be collected as collectAt and leastGarbage say, from the next collection on.
 func tuneCollector() {

@@ -60,6 +60,7 @@ finish, what is left goes back to the queue. A second signal returns it at once.
 		}
 		if os.Getenv("GOGC") == "" {
 			tuneCollector()
+			releaseStart()
 		}
 		svc, err := newService(settings, log)
 		if err != nil {
