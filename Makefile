@@ -5,6 +5,7 @@
 # make matrix each pair of releases of RabbitMQ and of Redis or Valkey; writes docs/tested-with.md
 # make arm64  the tests of the hash as arm64 runs them, under qemu
 # make violence   twelve minutes of kill -9, restarts, lost rights and time-outs, and an account of every job
+# make bench  how fast it is beside Celery's worker; make soak: an hour in which nothing may grow
 # make fleet  25 minutes of limits, outages and budgets; make measure says how fast it is
 # make near PHOTOS=folder   what counts as the same picture: the tables of docs/near-duplicates.md
 # make near-benchmark PHOTOS=folder   the same beside plain hashes
@@ -12,7 +13,7 @@
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: bench demo dev test test-short newest matrix arm64 celery-suite violence fleet measure near near-benchmark setup modules build image clean
+.PHONY: bench soak demo dev test test-short newest matrix arm64 celery-suite violence fleet measure near near-benchmark setup modules build image clean
 
 demo:
 	go run ./cmd/onceover demo
@@ -59,10 +60,14 @@ measure: setup
 	CGO_ENABLED=0 go build -buildvcs=false -o .cache/bin/ ./internal/testenv/cmd/withservers
 	. .cache/test.env && ONCEOVER_TEST_REQUIRE=1 .cache/bin/withservers go test -tags long -v -timeout 20m -run '^TestMeasure' ./e2e
 
-# Hits, start, idle and latency beside Celery's Python worker and a bare consumer, in one run of some
-# minutes. FLAGS="-jobs 20000 -rounds 5 -program bin/onceover-before -profile cpu.prof"
+# Everything that is measured beside Celery's Python worker and a bare consumer, in one run of some ten minutes; writes
+# docs/performance.md. FLAGS="-only hits,latency -rounds 5 -program bin/onceover-before -profile cpu.prof"
 bench: setup
-	. .cache/test.env && go run ./internal/testenv/cmd/bench $(FLAGS)
+	. .cache/test.env && go run ./internal/testenv/cmd/bench -page docs/performance.md -plot docs/growth.svg $(FLAGS)
+
+# One worker for an hour under changing load, with restarts and cut connections: nothing of it may grow. FLAGS="-for 15m"
+soak:
+	go run ./internal/testenv/cmd/soak -plot docs/soak.svg $(FLAGS)
 
 # Needs python3 with numpy and Pillow. OUT gets some ten thousand pictures, 2 GB. FLAGS="-half A -only crop" measures a part.
 OUT ?= .cache/near

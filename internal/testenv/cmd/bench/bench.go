@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,7 +25,8 @@ import (
 )
 
 const (
-	queue = "bench"
+	queue         = "bench"
+	callbackQueue = "bench.callbacks" // that nobody consumes
 	// picture is a hash that is in the cache, of which half of the bits are set.
 	picture = "d339859858ce338dd339859858ce338d2cc67a67a731cc722cc67a67a731cc72"
 	entry   = `{"waste_type":"plastic","confidence":0.93,"feedback":"rinse it","category":"plastic_bottle","recyclable":true,"analyzed_at":"2026-11-21T00:44:25"}`
@@ -37,7 +39,10 @@ const limit = 2 * time.Minute
 type candidate struct {
 	name    string
 	args    []string
-	profile string // file for its CPU profile, "" for none
+	env     []string // more than all have
+	profile string   // file for its CPU profile, "" for none
+	control bool     // it does all that Celery's does: remote control, callbacks, chords
+	rate    float64  // jobs a second, once they were measured
 }
 
 // bench has the servers.
@@ -51,6 +56,10 @@ type bench struct {
 	pub     *rabbit.Publisher
 	env     []string
 	http    string // where a worker serves its profile
+	python  string // "" where there is none
+
+	bare, ours, waiter *candidate
+	candidates         []*candidate // that are measured beside each other, the bare consumer first
 }
 
 // open starts the servers. Whatever it returns, call close.
@@ -71,7 +80,7 @@ func open(ctx context.Context, dir string) (b *bench, err error) {
 	if b.conn, err = rabbit.Dial(ctx, "bench", []string{b.rabbit.URL()}); err != nil {
 		return b, err
 	}
-	if _, err := rabbit.Declare(ctx, b.conn, rabbit.Names(queue)...); err != nil {
+	if _, err := rabbit.Declare(ctx, b.conn, rabbit.Names(queue, callbackQueue)...); err != nil {
 		return b, err
 	}
 	b.pub = rabbit.NewPublisher(b.conn)
@@ -107,8 +116,17 @@ func (b *bench) close() {
 	}
 }
 
+// load is what a queue holds.
+type load struct {
+	jobs     int
+	callback bool                        // each has one
+	workers  int                         // processes; 0: one
+	profiled bool                        // if the candidate wants it
+	before   func(context.Context) error // puts more into Redis and the broker
+}
+
 // fill empties Redis, puts the answer into the cache, and jobs into the queue.
-func (b *bench) fill(ctx context.Context, jobs int) error {
+func (b *bench) fill(ctx context.Context, l load) error {
 	if err := b.results.FlushAll(ctx).Err(); err != nil {
 		return err
 	}
@@ -117,8 +135,13 @@ func (b *bench) fill(ctx context.Context, jobs int) error {
 	if err := cache.Set(ctx, "cache:image:hash:"+picture, entry, time.Hour).Err(); err != nil {
 		return err
 	}
-	for sent := 0; sent < jobs; sent += 1000 {
-		_, batch, err := jobsOf(min(jobs-sent, 1000))
+	if l.before != nil {
+		if err := l.before(ctx); err != nil {
+			return err
+		}
+	}
+	for sent := 0; sent < l.jobs; sent += 1000 {
+		_, batch, err := jobsOf(min(l.jobs-sent, 1000), l.callback)
 		if err != nil {
 			return err
 		}
@@ -130,11 +153,16 @@ func (b *bench) fill(ctx context.Context, jobs int) error {
 }
 
 // jobsOf returns n jobs, and their ids.
-func jobsOf(n int) (ids []string, messages []rabbit.Message, err error) {
+func jobsOf(n int, callback bool) (ids []string, messages []rabbit.Message, err error) {
 	for range n {
 		id := uuid.NewString()
 		req := &celery.Request{ID: id, RootID: id, Task: "image.analyze", Origin: "gen1@bench", Kwargs: map[string]json.RawMessage{
 			"image_url": json.RawMessage(`"https://pictures.invalid/a.jpg"`), "phash": json.RawMessage(`"` + picture + `"`)}}
+		if callback {
+			s := celery.NewSignature("bench.done")
+			s.Options.Queue = callbackQueue
+			req.Callbacks = celery.Signatures{s}
+		}
 		m, err := rabbit.New(celery.Message{Request: req, Queue: queue})
 		if err != nil {
 			return nil, nil, err
@@ -177,10 +205,13 @@ type worker struct {
 	log string
 }
 
-func (b *bench) launch(c candidate) (*worker, error) {
+func (b *bench) launch(c *candidate) (*worker, error) { return b.launchAs(c, "worker") }
+
+// launchAs starts a candidate with a name of its own.
+func (b *bench) launchAs(c *candidate, name string) (*worker, error) {
 	cmd := exec.Command(c.args[0], c.args[1:]...)
-	cmd.Dir, cmd.Env = b.dir, b.env
-	w := &worker{log: filepath.Join(b.dir, "worker.log")}
+	cmd.Dir, cmd.Env = b.dir, slices.Concat(b.env, c.env, []string{"ONCEOVER_NODE_NAME=" + name + "@bench"})
+	w := &worker{log: filepath.Join(b.dir, name+".log")}
 	_ = os.Remove(w.log)
 	var err error
 	if w.Program, err = testenv.OpenProgram(cmd, w.log); err != nil {
@@ -236,40 +267,52 @@ type measured struct {
 	commands float64 // of Redis for each job
 }
 
-func (b *bench) measure(ctx context.Context, c candidate, jobs int) (m measured, err error) {
-	if err := b.fill(ctx, jobs); err != nil {
+func (b *bench) measure(ctx context.Context, c *candidate, l load) (m measured, err error) {
+	if err := b.fill(ctx, l); err != nil {
 		return m, err
 	}
-	w, err := b.launch(c)
+	var all []*worker
+	for i := range max(1, l.workers) {
+		w, err := b.launchAs(c, fmt.Sprint("worker", i))
+		if err != nil {
+			return m, err
+		}
+		defer w.Kill()
+		all = append(all, w)
+	}
+	first, began, err := b.until(ctx, all[0], 1, 2*time.Millisecond)
 	if err != nil {
 		return m, err
 	}
-	defer w.Kill()
-	first, began, err := b.until(ctx, w, 1, 2*time.Millisecond)
+	sum := func(of func(int) float64) (sum float64) {
+		for _, w := range all {
+			sum += of(w.pid)
+		}
+		return sum
+	}
+	before := sum(cpuOf)
+	profiled := b.profile(ctx, c, l.profiled)
+	_, end, err := b.until(ctx, all[0], l.jobs, 10*time.Millisecond)
 	if err != nil {
 		return m, err
 	}
-	before := cpuOf(w.pid)
-	profiled := b.profile(ctx, c)
-	_, end, err := b.until(ctx, w, jobs, 10*time.Millisecond)
-	if err != nil {
-		return m, err
-	}
-	share := float64(jobs) / float64(jobs-first)
-	m = measured{rate: float64(jobs-first) / end.Sub(began).Seconds(), cpu: (cpuOf(w.pid) - before) * share, rss: rssOf(w.pid)}
-	m.commands = float64(b.commands(ctx)) / float64(jobs)
+	share := float64(l.jobs) / float64(l.jobs-first)
+	m = measured{rate: float64(l.jobs-first) / end.Sub(began).Seconds(), cpu: (sum(cpuOf) - before) * share, rss: sum(rssOf)}
+	m.commands = float64(b.commands(ctx)) / float64(l.jobs)
 	if err := <-profiled; err != nil {
 		return m, err
 	}
-	if _, err := w.stop(); err != nil {
-		return m, err
+	for _, w := range all {
+		if _, err := w.stop(); err != nil {
+			return m, err
+		}
 	}
-	return m, b.check(ctx, jobs)
+	return m, b.check(ctx, l)
 }
 
-// check looks whether each job has its result.
-func (b *bench) check(ctx context.Context, jobs int) error {
-	good := 0
+// check looks whether each job has its result, and its callback.
+func (b *bench) check(ctx context.Context, l load) error {
+	good, jobs := 0, l.jobs
 	keys := b.results.Scan(ctx, 0, "celery-task-meta-*", 1000).Iterator()
 	for keys.Next(ctx) {
 		good++
@@ -292,7 +335,28 @@ return n`, nil)
 	if n, err := failed.Int(); err != nil || n > 0 {
 		return fmt.Errorf("%d results are no SUCCESS, want none (%v)", n, err)
 	}
-	return nil
+	if !l.callback {
+		return nil
+	}
+	called, err := rabbit.Look(b.conn, callbackQueue)
+	if err != nil {
+		return err
+	}
+	if called.Ready != jobs {
+		return fmt.Errorf("got %d callbacks, want %d", called.Ready, jobs)
+	}
+	return b.purge(callbackQueue)
+}
+
+// purge empties a queue.
+func (b *bench) purge(queue string) error {
+	ch, err := b.conn.Channel()
+	if err != nil {
+		return err
+	}
+	defer ch.Close()
+	_, err = ch.QueuePurge(queue, false)
+	return err
 }
 
 // started is how a candidate begins, is idle and ends.
@@ -304,8 +368,8 @@ type started struct {
 	stop     time.Duration // from SIGTERM to exit
 }
 
-func (b *bench) start(ctx context.Context, c candidate, idle time.Duration) (s started, err error) {
-	if err := b.fill(ctx, 1); err != nil {
+func (b *bench) start(ctx context.Context, c *candidate, idle time.Duration) (s started, err error) {
+	if err := b.fill(ctx, load{jobs: 1}); err != nil {
 		return s, err
 	}
 	began := time.Now()

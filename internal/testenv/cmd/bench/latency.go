@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 )
 
@@ -20,37 +18,48 @@ func (d delays) at(q float64) time.Duration {
 	return d[min(int(q*float64(len(d))), len(d)-1)]
 }
 
-// latencies prints how long a job takes where nothing else is to be done, and at half the rate of a backlog.
-func latencies(ctx context.Context, b *bench, candidates []candidate, rates []float64, out io.Writer) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nenqueue to PUBLISH, ms\tidle: p50\tp99\tat half the rate: jobs/s\tp50\tp99")
-	for i, c := range candidates {
-		idle, err := b.delays(ctx, c, 50, 250)
-		if err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
+// latencies measures how long a job takes where nothing else is to be done, and at half the rate of a backlog.
+func latencies(ctx context.Context, b *bench, o options) ([]*table, error) {
+	t := &table{title: "Latency", note: "From a job's enqueueing to the PUBLISH of its result, in ms.",
+		head: []string{"worker", "one at a time: p50", "p99", "at half its rate: jobs/s", "p50", "p99"}}
+	for _, c := range b.candidates {
+		if c.rate == 0 {
+			m, err := b.measure(ctx, c, load{jobs: o.jobs})
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", c.name, err)
+			}
+			c.rate = m.rate
 		}
-		half := rates[i] / 2
-		busy, err := b.delays(ctx, c, half, int(5*half))
+		idle, err := b.delays(ctx, c, load{}, 50, 250)
 		if err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
+			return nil, fmt.Errorf("%s: %w", c.name, err)
 		}
-		ms := func(d time.Duration) float64 { return d.Seconds() * 1000 }
-		fmt.Fprintf(w, "%s\t%.2f\t%.2f\t%.0f\t%.2f\t%.2f\n", c.name, ms(idle.at(0.5)), ms(idle.at(0.99)), half, ms(busy.at(0.5)), ms(busy.at(0.99)))
+		half := c.rate / 2
+		busy, err := b.delays(ctx, c, load{}, half, int(5*half))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name, err)
+		}
+		t.add(c.name, ms(idle.at(0.5)), ms(idle.at(0.99)), fmt.Sprintf("%.0f", half), ms(busy.at(0.5)), ms(busy.at(0.99)))
 	}
-	return w.Flush()
+	return []*table{t}, nil
 }
 
-// delays enqueues n jobs at a rate.
-func (b *bench) delays(ctx context.Context, c candidate, rate float64, n int) (delays, error) {
-	c.profile = ""
-	if err := b.fill(ctx, 1); err != nil {
+// delays enqueues n jobs at a rate, after what is in a load.
+func (b *bench) delays(ctx context.Context, c *candidate, l load, rate float64, n int) (delays, error) {
+	l.jobs = 1
+	if err := b.fill(ctx, l); err != nil {
 		return nil, err
 	}
-	w, err := b.launch(c)
-	if err != nil {
-		return nil, err
+	var all []*worker
+	for i := range max(1, l.workers) {
+		w, err := b.launchAs(c, fmt.Sprint("worker", i))
+		if err != nil {
+			return nil, err
+		}
+		defer w.Kill()
+		all = append(all, w)
 	}
-	defer w.Kill()
+	w := all[0]
 	if _, _, err := b.until(ctx, w, 1, 10*time.Millisecond); err != nil {
 		return nil, err
 	}
@@ -79,7 +88,7 @@ func (b *bench) delays(ctx context.Context, c candidate, rate float64, n int) (d
 				}
 				continue
 			}
-			ids, messages, err := jobsOf(due)
+			ids, messages, err := jobsOf(due, false)
 			if err == nil {
 				mu.Lock()
 				for _, id := range ids {
@@ -115,6 +124,10 @@ func (b *bench) delays(ctx context.Context, c candidate, rate float64, n int) (d
 		mu.Unlock()
 	}
 	publishing.Wait()
-	_, err = w.stop()
-	return out, err
+	for _, w := range all {
+		if _, err := w.stop(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }

@@ -1,10 +1,18 @@
 // Command bench measures how fast workers are, beside each other and in one run, on servers of its own: this one, Celery's Python
-// worker in prefork mode, and a bare consumer, which does the reads and writes of a job and nothing else.
+// worker in prefork mode, and a bare consumer, which does the reads and writes of a job and nothing else. Each measures what its name says:
 //
-// A queue holds as many jobs as -jobs says, whose answers are in the cache under the hash that the producer gives. A worker starts,
-// and is measured from its first result to its last; its CPU time is that of all its processes in between. The workers take turns,
-// -rounds times. Before that each starts once with one job waiting, is idle for a while, and stops. After it jobs come one by one, and at
-// half the rate that the worker had.
+//	starts     from exec to the first result with one job waiting, what an idle worker takes, how long it takes to stop
+//	hits       jobs a second and CPU time, for answers that are in the cache under the hash that the producer gives: from a worker's first
+//	           result to its last, by all of its processes
+//	latency    from enqueue to PUBLISH, for jobs that come one by one, and at half of the rate that hits found
+//	control    how long remote control and the health check take while a queue is worked off
+//	callbacks  jobs with a callback beside jobs without
+//	chord      a chord whose parts are hits
+//	waiting    10,000 jobs in flight that wait, and 1,000 that wait for two seconds
+//	pictures   what a 12-megapixel photo takes, stage by stage, beside Pillow
+//	growth     what becomes of jobs a second, CPU time, memory and latency as queues, caches and the number of workers grow
+//
+// Workers take turns where several rounds are made. The report is in Markdown.
 package main
 
 import (
@@ -20,7 +28,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 )
 
@@ -34,145 +41,192 @@ func main() {
 	}
 }
 
-// bareCommand is the argument with which this program is the bare consumer.
-const bareCommand = "bare"
+// Arguments with which this program is another one.
+const (
+	bareCommand   = "bare"   // the bare consumer
+	waiterCommand = "waiter" // a worker whose tasks wait
+)
+
+// options are the flags.
+type options struct {
+	jobs, rounds, parts    int
+	idle                   time.Duration
+	program, profile, page string
+	plot                   string
+}
+
+// part is one that is measured.
+type part struct {
+	name    string
+	measure func(context.Context, *bench, options) ([]*table, error)
+}
+
+var parts = []part{
+	{"starts", starts}, {"hits", hits}, {"latency", latencies}, {"control", control}, {"callbacks", callbacks}, {"chord", chords},
+	{"waiting", waiting}, {"pictures", pictures}, {"growth", growth},
+}
 
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
-	if len(args) > 0 && args[0] == bareCommand {
-		return consumeBare(ctx)
+	if len(args) > 0 {
+		switch args[0] {
+		case bareCommand:
+			return consumeBare(ctx)
+		case waiterCommand:
+			return consumeWaiting(ctx)
+		}
 	}
+	var names []string
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	var o options
 	fs := flag.NewFlagSet("bench", flag.ExitOnError)
-	jobs := fs.Int("jobs", 20_000, "messages in the queue")
-	rounds := fs.Int("rounds", 3, "how often each worker is measured")
-	idle := fs.Duration("idle", 10*time.Second, "how long a worker is watched that has nothing to do")
-	program := fs.String("program", "", "a worker that is measured too, built before, for comparison")
-	profile := fs.String("profile", "", "file for the CPU profile of this worker's last round; FILE.allocs gets its allocations")
+	fs.IntVar(&o.jobs, "jobs", 20_000, "messages in the queue")
+	fs.IntVar(&o.rounds, "rounds", 3, "how often each worker is measured")
+	fs.IntVar(&o.parts, "parts", 10_000, "parts of the chord")
+	fs.DurationVar(&o.idle, "idle", 10*time.Second, "how long a worker is watched that has nothing to do")
+	fs.StringVar(&o.program, "program", "", "a worker that is measured too, built before, for comparison")
+	fs.StringVar(&o.profile, "profile", "", "file for the CPU profile of this worker's last round of hits; FILE.allocs gets its allocations")
+	fs.StringVar(&o.page, "page", "", "Markdown file into which the report is written too")
+	fs.StringVar(&o.plot, "plot", "", "SVG file for the plot of growth")
+	only := fs.String("only", strings.Join(names, ","), "what is measured")
 	_ = fs.Parse(args) // it exits
+	wanted := strings.Split(*only, ",")
+	for _, name := range wanted {
+		if !slices.Contains(names, name) {
+			return fmt.Errorf("-only names %q: expected some of %s", name, strings.Join(names, ", "))
+		}
+	}
 	dir, err := os.MkdirTemp("", "onceover-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	present := filepath.Join(dir, "onceover")
-	build := []string{"build", "-trimpath", "-buildvcs=false", "-o", present}
-	if *profile != "" {
-		build = append(build, "-tags", "profile")
-	}
-	if text, err := exec.CommandContext(ctx, "go", append(build, "onceover/cmd/onceover")...).CombinedOutput(); err != nil {
-		return fmt.Errorf("build the worker: %w\n%s", err, text)
-	}
 	b, err := open(ctx, dir)
 	defer b.close()
 	if err != nil {
 		return err
 	}
+	if err := b.enlist(ctx, o, out); err != nil {
+		return err
+	}
+	report := fmt.Sprintf("`make bench%s` on %s: %s.\n\n", flagsText(fs), time.Now().Format("2006-01-02"), b.about)
+	fmt.Fprint(out, report)
+	for _, p := range parts {
+		if !slices.Contains(wanted, p.name) {
+			continue
+		}
+		tables, err := p.measure(ctx, b, o)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		for _, t := range tables {
+			text := t.markdown()
+			fmt.Fprint(out, text)
+			report += text
+		}
+	}
+	if o.page != "" {
+		return writePage(o.page, report)
+	}
+	return nil
+}
+
+// flagsText is what was given, but for where the report goes.
+func flagsText(fs *flag.FlagSet) string {
+	var given []string
+	fs.Visit(func(f *flag.Flag) {
+		if f.Name != "page" && f.Name != "plot" {
+			given = append(given, "-"+f.Name+" "+filepath.Base(f.Value.String()))
+		}
+	})
+	if given == nil {
+		return ""
+	}
+	return ` FLAGS="` + strings.Join(given, " ") + `"`
+}
+
+// enlist builds this worker and finds the others.
+func (b *bench) enlist(ctx context.Context, o options, out io.Writer) error {
+	present := filepath.Join(b.dir, "onceover")
+	build := []string{"build", "-trimpath", "-buildvcs=false", "-o", present}
+	if o.profile != "" {
+		build = append(build, "-tags", "profile")
+	}
+	if text, err := exec.CommandContext(ctx, "go", append(build, "onceover/cmd/onceover")...).CombinedOutput(); err != nil {
+		return fmt.Errorf("build the worker: %w\n%s", err, text)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	candidates := []candidate{
-		{name: "bare consumer", args: []string{self, bareCommand}},
-		{name: "onceover", args: []string{present, "worker"}, profile: *profile},
+	b.bare = &candidate{name: "bare consumer", args: []string{self, bareCommand}}
+	b.waiter = &candidate{name: "onceover", args: []string{self, waiterCommand}}
+	b.ours = &candidate{name: "onceover", args: []string{present, "worker"}, profile: o.profile, control: true}
+	b.candidates = []*candidate{b.bare, b.ours}
+	if o.program != "" {
+		b.candidates = append(b.candidates, &candidate{name: "onceover before", args: []string{o.program, "worker"}, control: true})
 	}
-	if *program != "" {
-		candidates = append(candidates, candidate{name: "onceover before", args: []string{*program, "worker"}})
-	}
-	if python := os.Getenv("ONCEOVER_TEST_PYTHON"); python != "" {
-		if err := os.WriteFile(filepath.Join(dir, "bench_app.py"), []byte(pythonApp), 0o600); err != nil {
-			return err
-		}
-		candidates = append(candidates, candidate{name: "celery prefork -c 2", args: []string{python, "-m", "celery", "-A", "bench_app", "worker",
-			"-c", "2", "-Q", queue, "-l", "WARNING", "--prefetch-multiplier", "4", "--without-gossip", "--without-mingle"}})
-	} else {
+	b.python = os.Getenv("ONCEOVER_TEST_PYTHON")
+	if b.python == "" {
 		fmt.Fprintln(out, "ONCEOVER_TEST_PYTHON is not set (make setup writes .cache/test.env): not beside Celery")
+		return nil
 	}
-
-	fmt.Fprintln(out, b.about)
-	if err := starts(ctx, b, candidates, *idle, out); err != nil {
+	if err := os.WriteFile(filepath.Join(b.dir, "bench_app.py"), []byte(pythonApp), 0o600); err != nil {
 		return err
 	}
-	rates, err := hits(ctx, b, candidates, *jobs, *rounds, out)
-	if err != nil {
-		return err
-	}
-	return latencies(ctx, b, candidates, rates, out)
+	b.candidates = append(b.candidates, &candidate{name: "Celery prefork", control: true, args: []string{b.python, "-m", "celery", "-A", "bench_app", "worker",
+		"-c", "2", "-Q", queue, "-l", "WARNING", "--prefetch-multiplier", "4", "--without-gossip", "--without-mingle"}})
+	return nil
 }
 
-// hits measures each candidate in turn, and prints ratios to the first one. It returns the median of jobs a second of each.
-func hits(ctx context.Context, b *bench, candidates []candidate, jobs, rounds int, out io.Writer) (rates []float64, err error) {
-	all := make([][]measured, len(candidates))
-	for round := range rounds {
-		for i, c := range candidates {
-			if round < rounds-1 {
-				c.profile = ""
-			}
-			m, err := b.measure(ctx, c, jobs)
+// whole are the candidates that do all that Celery does.
+func (b *bench) whole() (all []*candidate) {
+	for _, c := range b.candidates {
+		if c.control {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// hits measures each candidate in turn, with ratios to the first one.
+func hits(ctx context.Context, b *bench, o options) ([]*table, error) {
+	all := make([][]measured, len(b.candidates))
+	for round := range o.rounds {
+		for i, c := range b.candidates {
+			m, err := b.measure(ctx, c, load{jobs: o.jobs, profiled: round == o.rounds-1})
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", c.name, err)
 			}
 			all[i] = append(all[i], m)
 		}
 	}
-	fmt.Fprintf(out, "\n%d hits, %d rounds in turn; least, median, most\n", jobs, rounds)
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "worker\tjobs/s\tof bare\tCPU s/1,000\tof bare\tRedis commands/job\tRSS MB")
-	for i, c := range candidates {
+	t := &table{title: "Hits", note: fmt.Sprintf("%d jobs with the producer's hash; least, median and most of %d rounds in turn.", o.jobs, o.rounds),
+		head: []string{"worker", "jobs/s", "of bare", "CPU s for 1,000", "of bare", "Redis commands a job", "RSS MB"}}
+	for i, c := range b.candidates {
 		rate := spreadOf(all[i], func(m measured) float64 { return m.rate })
-		cpu := spreadOf(all[i], func(m measured) float64 { return m.cpu * 1000 / float64(jobs) })
-		faster := ratios(all[i], all[0], func(m measured) float64 { return m.rate })
-		dearer := ratios(all[i], all[0], func(m measured) float64 { return m.cpu })
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.name, rate.text("%.0f"), faster.text("%.2f"), cpu.text("%.3f"), dearer.text("%.2f"),
+		c.rate = rate[1]
+		t.add(c.name, rate.text("%.0f"), ratios(all[i], all[0], func(m measured) float64 { return m.rate }).text("%.2f"),
+			spreadOf(all[i], func(m measured) float64 { return m.cpu * 1000 / float64(o.jobs) }).text("%.3f"),
+			ratios(all[i], all[0], func(m measured) float64 { return m.cpu }).text("%.2f"),
 			spreadOf(all[i], func(m measured) float64 { return m.commands }).text("%.1f"),
 			spreadOf(all[i], func(m measured) float64 { return m.rss / 1e6 }).text("%.0f"))
-		rates = append(rates, rate[1])
 	}
-	return rates, w.Flush()
+	return []*table{t}, nil
 }
 
 // starts measures how each candidate begins, is idle, and ends.
-func starts(ctx context.Context, b *bench, candidates []candidate, idle time.Duration, out io.Writer) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "\nworker\texec to first result, ms\tidle RSS MB\tidle CPU %%\tidle Redis commands/s\tSIGTERM to exit, ms\n")
-	for _, c := range candidates {
-		c.profile = ""
-		s, err := b.start(ctx, c, idle)
+func starts(ctx context.Context, b *bench, o options) ([]*table, error) {
+	t := &table{title: "Start, idle, stop", note: "Commands inside of scripts are counted.",
+		head: []string{"worker", "exec to first result, ms", "idle RSS MB", "idle CPU %", "idle Redis commands/s", "SIGTERM to exit, ms"}}
+	for _, c := range b.candidates {
+		s, err := b.start(ctx, c, o.idle)
 		if err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
+			return nil, fmt.Errorf("%s: %w", c.name, err)
 		}
-		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.2f\t%.1f\t%.0f\n", c.name, s.first.Seconds()*1000, s.rss/1e6, s.cpu*100, s.commands, s.stop.Seconds()*1000)
+		t.add(c.name, fmt.Sprintf("%.0f", s.first.Seconds()*1000), fmt.Sprintf("%.0f", s.rss/1e6), fmt.Sprintf("%.2f", s.cpu*100),
+			fmt.Sprintf("%.1f", s.commands), fmt.Sprintf("%.0f", s.stop.Seconds()*1000))
 	}
-	return w.Flush()
-}
-
-// spread is the least, the median, and the largest of some values.
-type spread [3]float64
-
-func spreadOf(all []measured, of func(measured) float64) spread {
-	values := make([]float64, len(all))
-	for i, m := range all {
-		values[i] = of(m)
-	}
-	return spreadOver(values)
-}
-
-// ratios are those of each round.
-func ratios(all, to []measured, of func(measured) float64) spread {
-	values := make([]float64, len(all))
-	for i, m := range all {
-		values[i] = of(m) / of(to[i])
-	}
-	return spreadOver(values)
-}
-
-func spreadOver(values []float64) spread {
-	slices.Sort(values)
-	return spread{values[0], values[len(values)/2], values[len(values)-1]}
-}
-
-func (s spread) text(format string) string {
-	var parts []string
-	for _, v := range s {
-		parts = append(parts, fmt.Sprintf(format, v))
-	}
-	return strings.Join(parts, " ")
+	return []*table{t}, nil
 }

@@ -97,7 +97,8 @@ app = Celery("bench", broker=os.environ["BENCH_BROKER"], backend="redis://%s/0" 
 app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, broker_connection_retry_on_startup=True,
                 task_create_missing_queues=False, worker_send_task_events=False)
 from kombu import Queue
-app.conf.task_queues = [Queue("bench", no_declare=True)]
+app.conf.task_queues = [Queue("bench", no_declare=True), Queue("bench.callbacks", no_declare=True)]
+app.conf.task_default_queue = "bench"
 host, port = os.environ["BENCH_REDIS"].split(":")
 cache = redis.Redis(host=host, port=int(port), db=1)
 progress = redis.Redis(host=host, port=int(port), db=2)

@@ -80,10 +80,10 @@ func cpuModel() string {
 	return name
 }
 
-// profile takes a CPU profile of two seconds, and after that one of allocations, if the candidate wants them.
-func (b *bench) profile(ctx context.Context, c candidate) <-chan error {
+// profile takes a CPU profile of two seconds, and after that one of allocations, if the candidate and the caller want them.
+func (b *bench) profile(ctx context.Context, c *candidate, wanted bool) <-chan error {
 	done := make(chan error, 1)
-	if c.profile == "" {
+	if c.profile == "" || !wanted {
 		done <- nil
 		return done
 	}
