@@ -86,7 +86,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	fs.IntVar(&o.parts, "parts", 10_000, "parts of the chord")
 	fs.DurationVar(&o.idle, "idle", 10*time.Second, "how long a worker is watched that has nothing to do")
 	fs.StringVar(&o.program, "program", "", "a worker that is measured too, built before, for comparison")
-	fs.StringVar(&o.profile, "profile", "", "file for the CPU profile of this worker's last round of hits; FILE.allocs gets its allocations")
+	fs.StringVar(&o.profile, "profile", "", "file for the CPU profile of this worker's last round; FILE.allocs gets its allocations")
 	fs.StringVar(&o.page, "page", "", "Markdown file into which the report is written too")
 	fs.StringVar(&o.plot, "plot", "", "SVG file for the plot of growth")
 	only := fs.String("only", strings.Join(names, ","), "what is measured")
@@ -149,7 +149,7 @@ func flagsText(fs *flag.FlagSet) string {
 // enlist builds this worker and finds the others.
 func (b *bench) enlist(ctx context.Context, o options, out io.Writer) error {
 	present := filepath.Join(b.dir, "onceover")
-	build := []string{"build", "-trimpath", "-buildvcs=false", "-o", present}
+	build := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", present} // as the Makefile does
 	if o.profile != "" {
 		build = append(build, "-tags", "profile")
 	}
