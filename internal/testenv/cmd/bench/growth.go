@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -54,15 +56,18 @@ func growth(ctx context.Context, b *bench, o options) ([]*table, error) {
 		head: []string{"what grows", "to", "jobs/s", "CPU s for 1,000", "RSS MB", "p99, ms"}}
 	plot := chart.Chart{Title: "Jobs a second as one thing grows", X: "times the least", Y: "of the rate at the least", LogX: true}
 	for _, g := range growths {
+		if !strings.Contains(g.name, o.grow) {
+			continue
+		}
 		line := chart.Series{Name: g.name}
 		first := 0.0
 		for _, size := range g.sizes {
 			c := *b.ours
-			c.profile = ""
 			if g.env != nil {
 				c.env = g.env(size)
 			}
 			l := g.load(b, size, o.jobs)
+			l.profiled = size == g.sizes[len(g.sizes)-1]
 			m, err := b.measure(ctx, &c, l)
 			if err != nil {
 				return nil, fmt.Errorf("%d %s: %w", size, g.name, err)
@@ -115,6 +120,7 @@ func (b *bench) kept(ctx context.Context, n int, parked bool) error {
 	defer func() { _ = errors.Join(five.Close(), zero.Close(), two.Close()) }()
 	log := zap.NewNop()
 	store := failed.New(failed.Config{}, five, results.New(zero, log), progress.New(two, log), nil, log)
+	outer := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
 	due := time.Now().Add(24 * time.Hour)
@@ -127,7 +133,43 @@ func (b *bench) kept(ctx context.Context, n int, parked bool) error {
 			return keep(ctx, store, messages[0], parked, due)
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil || parked {
+		return err
+	}
+	return archived(outer, five, store)
+}
+
+// archived has a store work until asynq has archived what it was given.
+func archived(ctx context.Context, five *redis.Client, store *failed.Store) error {
+	ctx, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	running.Go(func() {
+		store.Run(ctx, func(context.Context, bool, ...rabbit.Message) error { return errors.New("nothing is to be published") })
+	})
+	for {
+		queues, err := five.SMembers(ctx, "asynq:queues").Result()
+		if err != nil {
+			return err
+		}
+		left := int64(0)
+		for _, q := range queues {
+			for _, kind := range []string{"pending", "active"} {
+				n, err := five.LLen(ctx, "asynq:{"+q+"}:"+kind).Result()
+				if err != nil {
+					return err
+				}
+				left += n
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+		if err := wait(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 func keep(ctx context.Context, store *failed.Store, m rabbit.Message, parked bool, due time.Time) error {

@@ -52,7 +52,7 @@ type options struct {
 	jobs, rounds, parts    int
 	idle                   time.Duration
 	program, profile, page string
-	plot                   string
+	plot, grow             string
 }
 
 // part is one that is measured.
@@ -89,6 +89,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	fs.StringVar(&o.profile, "profile", "", "file for the CPU profile of this worker's last round; FILE.allocs gets its allocations")
 	fs.StringVar(&o.page, "page", "", "Markdown file into which the report is written too")
 	fs.StringVar(&o.plot, "plot", "", "SVG file for the plot of growth")
+	fs.StringVar(&o.grow, "grow", "", "measure only the growth of what has this in its name, such as failed")
 	only := fs.String("only", strings.Join(names, ","), "what is measured")
 	_ = fs.Parse(args) // it exits
 	wanted := strings.Split(*only, ",")
