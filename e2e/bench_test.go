@@ -78,7 +78,7 @@ func TestBenchEnds(t *testing.T) {
 		}
 	}
 	// What one that was killed has left is said, and thrown away with --yes.
-	p := b.start("bench --picture-side 128 --shape hash:1,miss:1")
+	p := b.start("bench --picture-side 128 --shape hash:1,miss:1", "ONCEOVER_GRACE=1s")
 	p.wait("jobs: ", 1)
 	p.signal(syscall.SIGKILL)
 	<-p.done

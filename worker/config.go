@@ -25,7 +25,7 @@ type Config struct {
 	DelayedDelivery    bool          // declare what Celery 5.5 delays tasks with, for queues on topic exchanges; default true
 	DrainDeadLetters   bool          // keep what arrives in q.dlq as failed jobs; default true
 	MaxCrashes         int           // keep a job as failed that so many processes died of; 0: never; default 5
-	RemoteControl      bool          // answer celery inspect and control, and send events: Celery's worker_enable_remote_control; default true
+	RemoteControl      bool          // answer celery inspect and control, as Celery's worker_enable_remote_control, and send events; default true
 	Mingle             bool          // learn revoked ids from the other workers at the start; default true
 	ResultExtended     bool          // store name, args, worker, … with the result; default false
 	SoftTimeLimit      time.Duration // cancels a job's context; the message's own limit wins; 0: none; default 240 s

@@ -138,7 +138,7 @@ func New(cfg Config, results Results, marks Marks, kept Kept, reg prometheus.Reg
 		suspects: make(chan struct{}, 1),
 	}
 	w.remote = remote.New(remote.Config{
-		NodeName: cfg.NodeName, TaskEvents: cfg.TaskEvents, Mingle: cfg.Mingle,
+		NodeName: cfg.NodeName, TaskEvents: cfg.TaskEvents && cfg.RemoteControl, Mingle: cfg.Mingle,
 		Dial: func(ctx context.Context) (*rabbit.Conn, error) {
 			return rabbit.Dial(ctx, cfg.NodeName+" (remote control)", cfg.BrokerURLs)
 		},

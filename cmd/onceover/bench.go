@@ -101,7 +101,11 @@ Exit code 3 if jobs failed, 4 if not all ended.`,
 			o.cfg.Stall = max(o.cfg.Stall, 2*o.cfg.ModelDelay)
 		}
 		// Whatever ends it, what it has is taken away: a terminal that is closed, or a reader of the report that has gone.
-		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGHUP, syscall.SIGQUIT)
+		ends := []os.Signal{syscall.SIGQUIT}
+		if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
+			ends = append(ends, syscall.SIGHUP)
+		}
+		ctx, stop := signal.NotifyContext(cmd.Context(), ends...)
 		defer stop()
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 		return o.run(ctx)
@@ -158,16 +162,32 @@ func (o *loadOrder) run(ctx context.Context) error {
 		return err
 	}
 	report, err := o.test(ctx)
+	return o.outcome(report, err)
+}
+
+// outcome prints the report, if there is one, and returns how the program ends.
+func (o *loadOrder) outcome(report *loadtest.Report, err error) error {
 	var stalled *loadtest.StalledError
 	if errors.As(err, &stalled) {
 		err = &exitCodeError{exitNotFinished, err}
-	} else if err == nil && report.All.Failed > 0 {
-		err = &exitCodeError{code: exitJobFailed}
 	}
 	if report == nil {
 		return err
 	}
-	return errors.Join(o.print(report), err)
+	printed := o.print(report)
+	if err == nil && report.All.Failed > 0 {
+		return &exitCodeError{exitJobFailed, printed}
+	}
+	return errors.Join(printed, err)
+}
+
+// also adds to an error what the user has to know too. Where it was he who has interrupted the test, the error is not shown.
+func (o *loadOrder) also(err, more error) error {
+	if more != nil && errors.Is(err, context.Canceled) {
+		fmt.Fprintln(o.errs, "onceover:", more)
+		return err
+	}
+	return errors.Join(err, more)
 }
 
 // test makes the test, and takes away what that had. There may be a report with an error, too.
@@ -190,7 +210,7 @@ func (o *loadOrder) test(ctx context.Context) (report *loadtest.Report, err erro
 		}
 		report, err := o.measure(ctx, nil)
 		if err != nil {
-			err = fmt.Errorf("%w; jobs of the test that are still in queue %s will fail, as their pictures are gone", err, o.queue)
+			err = o.also(err, fmt.Errorf("jobs of the test that are still in queue %s will fail, as their pictures are gone", o.queue))
 		}
 		return report, err
 	}
@@ -198,7 +218,7 @@ func (o *loadOrder) test(ctx context.Context) (report *loadtest.Report, err erro
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, crew.leave()) }()
+	defer func() { err = o.also(err, crew.leave()) }()
 	return o.measure(ctx, crew)
 }
 
@@ -372,6 +392,7 @@ func (o *loadOrder) ownCrew(ctx context.Context) (_ *benchCrew, err error) {
 	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c.stopKeeping = stop
 	c.keeping.Go(func() { c.space.Keep(keeping) })
+	c.declared = true
 	declared, err := rabbit.Declare(ctx, o.conn, rabbit.Passing(c.queue, benchExpires))
 	if err == nil {
 		err = declared.Err()

@@ -33,6 +33,7 @@ type benchCrew struct {
 	results *redis.Client
 	space   *loadtest.Space
 
+	declared    bool // there may be the queue
 	keeping     sync.WaitGroup
 	stopKeeping context.CancelFunc
 	workers     []*benchWorker
@@ -63,7 +64,7 @@ func (c *benchCrew) start(ctx context.Context, t *loadtest.Test, n int, fail con
 	if err != nil {
 		return err
 	}
-	s := c.order.settings
+	s, delay := c.order.settings, c.order.cfg.ModelDelay
 	for i := range n {
 		w := &benchWorker{cmd: exec.Command(self, "worker"), ended: make(chan struct{}), up: make(chan struct{})}
 		w.cmd.Env = environ(os.Environ(), map[string]string{
@@ -87,6 +88,9 @@ func (c *benchCrew) start(ctx context.Context, t *loadtest.Test, n int, fail con
 			"ONCEOVER_VISION_URL":            t.ModelURL(),
 			"ONCEOVER_VISION_MODEL":          "bench",
 			"ONCEOVER_VISION_API_KEY":        "bench",
+			"ONCEOVER_VISION_TIMEOUT":        (delay + 2*time.Minute).String(),
+			"ONCEOVER_SOFT_TIME_LIMIT":       (delay + 4*time.Minute).String(),
+			"ONCEOVER_TIME_LIMIT":            (delay + 5*time.Minute).String(),
 			"ONCEOVER_VISION_RPM":            "",
 			"ONCEOVER_VISION_TPM":            "",
 			"ONCEOVER_MODELS":                "",
@@ -190,35 +194,44 @@ func (c *benchCrew) leave() error {
 	}
 	all.Wait()
 	// Whatever ended the test, what it had is to go.
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
 	var faults []error
+	within := func(f func(context.Context) error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		faults = append(faults, f(ctx))
+	}
 	if c.stopKeeping != nil {
 		c.stopKeeping()
 		c.keeping.Wait()
 	}
 	if c.space != nil {
-		faults = append(faults, c.space.Leave(ctx))
+		within(c.space.Leave)
 	}
 	for _, client := range c.clients {
 		_ = client.Close()
 	}
-	if err := c.deleteQueue(ctx); err != nil {
-		faults = append(faults, fmt.Errorf("%w; the broker deletes queue %s by itself after an hour", err, c.queue))
+	if c.declared {
+		within(c.deleteQueue)
 	}
 	return errors.Join(faults...)
 }
 
 // deleteQueue deletes the queue, on a connection of its own: the other one may be lost, or the broker does not read from it.
 func (c *benchCrew) deleteQueue(ctx context.Context) error {
+	later := func(err error) error {
+		return fmt.Errorf("%w; the broker deletes queue %s by itself once nobody has used it for %v", err, c.queue, benchExpires)
+	}
 	conn, err := rabbit.Dial(ctx, "onceover bench", c.order.settings.Worker.BrokerURLs)
 	if err != nil {
-		return err
+		return later(err)
 	}
 	closing := func() { _ = conn.CloseDeadline(time.Now().Add(benchClose)) }
 	defer closing()
 	defer context.AfterFunc(ctx, closing)()
-	return rabbit.Delete(conn, c.queue)
+	if err := rabbit.Delete(conn, c.queue); err != nil {
+		return later(err)
+	}
+	return nil
 }
 
 // benchMeter measures what the workers take, from [benchCrew.meter] to end.

@@ -196,7 +196,7 @@ func (s *Settings) table() []setting {
 		{"delayed-delivery", []string{"ONCEOVER_DELAYED_DELIVERY"}, yes(&s.Worker.DelayedDelivery), "declare the exchanges and queues by which Celery 5.5 and later delays tasks on quorum queues"},
 		{"drain-dead-letters", []string{"ONCEOVER_DRAIN_DEAD_LETTERS"}, yes(&s.Worker.DrainDeadLetters), "keep what arrives in q.dlq as failed jobs, and store how they ended"},
 		{"max-crashes", []string{"ONCEOVER_MAX_CRASHES"}, num(&s.Worker.MaxCrashes), "keep a job as failed once so many processes died while they ran it; 0: never"},
-		{"remote-control", []string{"ONCEOVER_REMOTE_CONTROL"}, yes(&s.Worker.RemoteControl), "answer celery inspect and celery control, and send events; Celery's worker_enable_remote_control"},
+		{"remote-control", []string{"ONCEOVER_REMOTE_CONTROL"}, yes(&s.Worker.RemoteControl), "answer celery inspect and celery control, Celery's worker_enable_remote_control; without it no events are sent either"},
 		{"mingle", []string{"ONCEOVER_MINGLE"}, yes(&s.Worker.Mingle), "ask the other workers at the start which tasks are revoked; takes a second"},
 		{"soft-time-limit", []string{"ONCEOVER_SOFT_TIME_LIMIT"}, dur(&s.Worker.SoftTimeLimit), "cancel a job after this; the message's limit wins"},
 		{"time-limit", []string{"ONCEOVER_TIME_LIMIT"}, dur(&s.Worker.TimeLimit), "abandon a job after this; the message's limit wins"},

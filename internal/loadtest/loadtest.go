@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -198,7 +199,7 @@ type Place struct {
 // StalledError says that no job has ended for so long.
 type StalledError struct {
 	Missing int  // jobs that were sent
-	Blocked bool // the broker has not confirmed the last of them
+	Blocked bool // the broker takes no more
 	For     time.Duration
 	Err     error // why results could not be read, nil if they could
 }
@@ -209,7 +210,7 @@ func (e *StalledError) Error() string {
 	case e.Err != nil:
 		return text + ": " + e.Err.Error()
 	case e.Blocked:
-		return text + ": the broker does not confirm messages; look whether it is in a memory or disk alarm"
+		return text + ": the broker does not take more; look whether the queue is full, or the broker in a memory or disk alarm"
 	}
 	return text + ": look whether workers take them, and at their log"
 }
@@ -230,11 +231,16 @@ func (t *Test) Prepare(ctx context.Context, at Place, step func(Now)) error {
 		return nil
 	}
 	// One goes first: if it fails, so would all.
+	done := 0
+	each := func(n Now) {
+		n.Sent, n.Ended, n.Jobs = n.Sent+done, n.Ended+done, len(jobs)
+		step(n)
+	}
 	for _, some := range [][]*job{jobs[:1], jobs[1:]} {
 		if len(some) == 0 {
 			break
 		}
-		if err := t.run(some, at, 0, step).all(ctx); err != nil {
+		if err := t.run(some, at, 0, each).all(ctx); err != nil {
 			return fmt.Errorf("before the test, with pictures that are to be known: %w", err)
 		}
 		for _, j := range some {
@@ -243,6 +249,7 @@ func (t *Test) Prepare(ctx context.Context, at Place, step func(Now)) error {
 			}
 			t.hashes = append(t.hashes, j.outcome.hash)
 		}
+		done += len(some)
 	}
 	if t.near > 0 {
 		return pause(ctx, t.cfg.Settle)
@@ -329,9 +336,11 @@ type run struct {
 	jobs    []*job
 	waiting map[string]*job // sent, without an end
 	began   time.Time
-	last    time.Time // when a job ended, or was sent
-	sending bool      // the broker has not confirmed yet
-	sent    time.Time // when the last one was
+	last    time.Time       // when a job ended, or was sent
+	sending bool            // the broker has not taken the next ones yet
+	deaf    bool            // results may have been missed
+	before  []time.Duration // of the second before
+	sent    time.Time       // when the last one was
 	recent  []time.Duration
 	counts  Now
 	seconds []Second
@@ -360,27 +369,42 @@ func (r *run) all(ctx context.Context) error {
 	defer cancel(nil)
 	sub := r.at.Results.PSubscribe(ctx, results.Key("*"))
 	defer sub.Close()
+	defer context.AfterFunc(ctx, func() { _ = sub.Close() })() // what it waits for does not end with ctx
 	if _, err := sub.Receive(ctx); err != nil {
 		return fmt.Errorf("listen for results: %w", err)
 	}
-	defer context.AfterFunc(ctx, func() { _ = sub.Close() })() // what it waits for does not end with ctx
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer cancel(nil)
 	all.Go(func() { r.listen(ctx, sub) })
+	sent := make(chan struct{})
 	r.began = time.Now()
 	r.last = r.began
 	all.Go(func() {
+		defer close(sent)
 		if err := r.send(ctx); err != nil {
 			cancel(err)
 		}
 	})
-	return r.watch(ctx)
+	if err := r.watch(ctx); err != nil {
+		return err
+	}
+	select { // the last confirm may come after the last result
+	case <-sent:
+	case <-time.After(lastConfirm):
+	}
+	return nil
 }
+
+// lastConfirm is how long the last confirm is waited for, once all jobs have ended.
+const lastConfirm = 5 * time.Second
 
 // send publishes the jobs, each when it is due.
 func (r *run) send(ctx context.Context) error {
-	const batch = 500
+	batch := 500
+	if r.shared {
+		batch = 50 // others send too
+	}
 	for done := 0; done < len(r.jobs); {
 		due := len(r.jobs)
 		if r.rate > 0 {
@@ -398,9 +422,17 @@ func (r *run) send(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		r.note(func() { r.sending = true })
 		if r.shared {
-			if err := rabbit.HaveRoom(r.at.Conn, messages, nil); err != nil {
-				return fmt.Errorf("send jobs: %w", firstOf(err))
+			full, err := r.full(ctx, messages)
+			if err != nil {
+				return fmt.Errorf("send jobs: %w", err)
+			}
+			if full {
+				if err := pause(ctx, fullPause); err != nil {
+					return err
+				}
+				continue
 			}
 		}
 		r.mu.Lock()
@@ -412,7 +444,9 @@ func (r *run) send(ctx context.Context) error {
 			}
 			r.waiting[j.id] = j
 		}
-		r.last, r.sending = now, true
+		if len(r.waiting) == len(jobs) { // else it is those that were sent before that have to end
+			r.last = now
+		}
 		r.mu.Unlock()
 		if err := r.at.Publisher.Publish(ctx, messages...); err != nil {
 			return fmt.Errorf("send jobs: %w", firstOf(err))
@@ -424,6 +458,32 @@ func (r *run) send(ctx context.Context) error {
 		done += n
 	}
 	return nil
+}
+
+// note changes what is known.
+func (r *run) note(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+}
+
+// fullPause is how long the sender waits for others' jobs to leave the queue.
+const fullPause = 200 * time.Millisecond
+
+// full reports whether the queue has no room for messages. A broker that does not answer does not hold it up beyond ctx.
+func (r *run) full(ctx context.Context, messages []rabbit.Message) (bool, error) {
+	answer := make(chan error, 1)
+	go func() { answer <- rabbit.HaveRoom(r.at.Conn, messages, nil) }() // it ends with the connection
+	select {
+	case err := <-answer:
+		var full *rabbit.FullError
+		if errors.As(err, &full) {
+			return true, nil
+		}
+		return false, firstOf(err)
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	}
 }
 
 // sendPause is how long the sender waits for the next job to be due, or for room.
@@ -459,7 +519,8 @@ func (r *run) listen(ctx context.Context, sub *redis.PubSub) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil { // it subscribes anew
+		if err != nil { // it subscribes anew, and has missed what came meanwhile
+			r.note(func() { r.deaf = true })
 			_ = pause(ctx, 100*time.Millisecond)
 			continue
 		}
@@ -538,7 +599,7 @@ func (r *run) watch(ctx context.Context) error {
 func (r *run) stalled(unread error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.waiting) == 0 || time.Since(r.last) <= r.stall {
+	if len(r.waiting) == 0 && !r.sending || time.Since(r.last) <= r.stall {
 		return nil
 	}
 	return &StalledError{len(r.waiting), r.sending, r.stall, unread}
@@ -547,39 +608,40 @@ func (r *run) stalled(unread error) error {
 // second ends one. The last one, which is short as a rule, is a part of the one before.
 func (r *run) second(now time.Time) {
 	r.mu.Lock()
-	took := spreadOf(r.recent)
-	at, ended := now.Sub(r.began).Seconds(), len(r.recent)
-	if n := len(r.seconds); n > 0 && at-r.seconds[n-1].At < 0.5 {
-		ended += r.seconds[n-1].ended
+	at, n := now.Sub(r.began).Seconds(), len(r.seconds)
+	if n > 0 && at-r.seconds[n-1].At < 0.5 {
+		r.recent = slices.Concat(r.before, r.recent)
 		r.seconds = r.seconds[:n-1]
 	}
 	since := 0.0
 	if n := len(r.seconds); n > 0 {
 		since = r.seconds[n-1].At
 	}
+	took := spreadOf(r.recent)
 	c := r.counts
 	c.Jobs, c.Seconds, c.P50, c.P99 = len(r.jobs), at, took.at(0.5), took.at(0.99)
 	if at > since {
-		c.PerSecond = float64(ended) / (at - since)
+		c.PerSecond = float64(len(r.recent)) / (at - since)
 	}
-	r.seconds = append(r.seconds, Second{At: at, PerSecond: c.PerSecond, Waiting: len(r.waiting), P50: c.P50.Seconds(), P99: c.P99.Seconds(), ended: ended})
-	r.recent = r.recent[:0]
+	r.seconds = append(r.seconds, Second{At: at, PerSecond: c.PerSecond, Waiting: len(r.waiting), P50: c.P50.Seconds(), P99: c.P99.Seconds()})
+	r.before, r.recent = r.recent, nil
 	r.mu.Unlock()
 	r.step(c)
 }
 
-// read looks for the results of jobs that were not heard of, once nothing has ended for a second.
+// read looks for the results of jobs that were not heard of, once nothing has ended for a second or the connection was lost.
 func (r *run) read(ctx context.Context) error {
 	const most = 1000
 	var keys []string
 	r.mu.Lock()
-	if time.Since(r.last) >= time.Second {
+	if r.deaf || time.Since(r.last) >= time.Second {
 		for id := range r.waiting {
 			if keys = append(keys, results.Key(id)); len(keys) == most {
 				break
 			}
 		}
 	}
+	r.deaf = r.deaf && len(keys) == most
 	r.mu.Unlock()
 	if len(keys) == 0 {
 		return nil

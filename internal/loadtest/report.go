@@ -78,8 +78,6 @@ type Second struct {
 	Waiting   int     `json:"waiting"` // sent, without an end
 	P50       float64 `json:"p50"`     // of jobs that ended in it; 0 if none did
 	P99       float64 `json:"p99"`
-
-	ended int
 }
 
 // spread is how long jobs took, sorted.

@@ -16,28 +16,25 @@ const (
 	leaseKey = "onceover:bench:lease" // the test is at work
 )
 
-// How long a test that was killed keeps its databases from others, and for how long they are known to be a test's.
-const (
-	leaseTime = time.Minute
-	markTime  = 24 * time.Hour
-)
+// leaseTime is how long a test that was killed keeps its databases from others.
+const leaseTime = time.Minute
 
-// claim takes a database that is empty or, with ARGV[4], that a test has left behind. It empties it in any case, so that a user who may not
+// claim takes a database that is empty or, with ARGV[3], that a test has left behind. It empties it in any case, so that a user who may not
 // learns it before the test.
 var claim = redis.NewScript(`if redis.call('EXISTS', KEYS[2]) == 1 then return 'busy' end
 if redis.call('DBSIZE') > 0 then
 	if redis.call('EXISTS', KEYS[1]) == 0 then return 'used' end
-	if ARGV[4] == '0' then return 'left' end
+	if ARGV[3] == '0' then return 'left' end
 end
 redis.call('FLUSHDB', 'ASYNC')
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+redis.call('SET', KEYS[1], ARGV[1])
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return 'ours'`)
 
 // keep renews both keys, also if Redis has lost them, unless the database is another one's now.
 var keep = redis.NewScript(`local mark = redis.call('GET', KEYS[1])
 if mark and mark ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+redis.call('SET', KEYS[1], ARGV[1])
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return 1`)
 
@@ -84,7 +81,7 @@ func Claim(ctx context.Context, leftovers bool, clients ...*redis.Client) (*Spac
 }
 
 func (s *Space) args() []any {
-	return []any{s.id, leaseTime.Milliseconds(), markTime.Milliseconds()}
+	return []any{s.id, leaseTime.Milliseconds()}
 }
 
 // Keep renews the claim until ctx ends.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -92,9 +91,10 @@ func open(ctx context.Context, dir string) (b *bench, err error) {
 	_ = listen.Close()
 	b.env = append(os.Environ(), "ONCEOVER_BROKER_URL="+b.rabbit.URL(), "ONCEOVER_REDIS_URL=redis://"+b.redis.Addr(), "ONCEOVER_QUEUES="+queue,
 		"ONCEOVER_HTTP_ADDR=127.0.0.1:0", "ONCEOVER_PROFILE_ADDR="+b.http, "BENCH_BROKER="+b.rabbit.URL(), "BENCH_REDIS="+b.redis.Addr())
-	info := b.results.Info(ctx, "server").Val()
+	_, info, _ := strings.Cut(b.results.Info(ctx, "server").Val(), "redis_version:")
+	release, _, _ := strings.Cut(info, "\r")
 	version, err := b.rabbit.Release()
-	b.about = fmt.Sprintf("%s, %d CPUs, %s, RabbitMQ %s, Redis %s", cpuModel(), runtime.NumCPU(), runtime.Version(), version, regexp.MustCompile(`redis_version:(\S+)`).FindString(info))
+	b.about = fmt.Sprintf("%s, %d CPUs, %s, RabbitMQ %s, Redis %s", cpuModel(), runtime.NumCPU(), runtime.Version(), version, release)
 	return b, err
 }
 

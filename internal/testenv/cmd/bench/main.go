@@ -53,6 +53,7 @@ type options struct {
 	idle                   time.Duration
 	program, profile, page string
 	plot, grow             string
+	whole                  bool // everything is measured
 }
 
 // part is one that is measured.
@@ -87,8 +88,8 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	fs.DurationVar(&o.idle, "idle", 10*time.Second, "how long a worker is watched that has nothing to do")
 	fs.StringVar(&o.program, "program", "", "a worker that is measured too, built before, for comparison")
 	fs.StringVar(&o.profile, "profile", "", "file for the CPU profile of this worker's last round; FILE.allocs gets its allocations")
-	fs.StringVar(&o.page, "page", "", "Markdown file into which the report is written too")
-	fs.StringVar(&o.plot, "plot", "", "SVG file for the plot of growth")
+	fs.StringVar(&o.page, "page", "", "Markdown file into which the report is written too, if it has everything")
+	fs.StringVar(&o.plot, "plot", "", "SVG file for the plot of growth, if everything is measured")
 	fs.StringVar(&o.grow, "grow", "", "measure only the growth of what has this in its name, such as failed")
 	only := fs.String("only", strings.Join(names, ","), "what is measured")
 	_ = fs.Parse(args) // it exits
@@ -97,6 +98,9 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		if !slices.Contains(names, name) {
 			return fmt.Errorf("-only names %q: expected some of %s", name, strings.Join(names, ", "))
 		}
+	}
+	if o.whole = len(wanted) == len(names) && o.grow == ""; !o.whole {
+		o.plot = "" // the documentation has all of it
 	}
 	dir, err := os.MkdirTemp("", "onceover-bench-")
 	if err != nil {
@@ -127,7 +131,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 			report += text
 		}
 	}
-	if o.page != "" {
+	if o.page != "" && o.whole {
 		return writePage(o.page, report)
 	}
 	return nil
