@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -31,7 +32,20 @@ type report struct {
 	failed   []string       // packages
 	skipped  []string       // "package: test: reason", not allowed
 	allowed  []string       // the same, allowed
+	slow     []slowTest     // the slowest tests, first
 }
+
+// slowTest is a test with how long it took, waits for its turn among parallel tests not counted.
+type slowTest struct {
+	name    string
+	seconds float64
+}
+
+// mostSlow is how many of the slowest tests are named, if they take slowFrom seconds or more.
+const (
+	mostSlow = 15
+	slowFrom = 5
+)
 
 // packageRun is a package whose tests have not ended yet.
 type packageRun struct {
@@ -90,6 +104,11 @@ func (r *report) take(e event) {
 		}
 		p.result[e.Test] = e.Action
 		r.tests[e.Action]++
+		if e.Elapsed >= slowFrom && !strings.Contains(e.Test, "/") {
+			r.slow = append(r.slow, slowTest{e.Package + ": " + e.Test, e.Elapsed})
+			slices.SortStableFunc(r.slow, func(a, b slowTest) int { return cmp.Compare(b.seconds, a.seconds) })
+			r.slow = r.slow[:min(len(r.slow), mostSlow)]
+		}
 		if e.Action == "skip" {
 			r.skip(e, p)
 		}
@@ -151,6 +170,11 @@ func (r *report) summarize() bool {
 			fmt.Fprintf(r.out, "\n%s\n  %s\n", heading, strings.Join(entries, "\n  "))
 		}
 	}
+	var slow []string
+	for _, t := range r.slow {
+		slow = append(slow, fmt.Sprintf("%5.0f s  %s", t.seconds, t.name))
+	}
+	list("Slowest tests:", slow)
 	list("Skipped, for want of what this machine could not install:", r.allowed)
 	list("Skipped, which counts as failed:", r.skipped)
 	list("Failed packages:", r.failed)

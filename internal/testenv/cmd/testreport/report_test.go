@@ -32,6 +32,10 @@ func TestReport(t *testing.T) {
 		{"skipped, allowed", passed + `{"Action":"output","Package":"p","Test":"TestB","Output":"    b_test.go:3: ` + testenv.NotCompared + `x\n"}
 {"Action":"skip","Package":"p","Test":"TestB"}
 {"Action":"pass","Package":"p"}`, true, "1 tests passed, 0 failed, 1 skipped", "counts as failed"},
+		{"slow", passed + `{"Action":"pass","Package":"p","Test":"TestB","Elapsed":5.5}
+{"Action":"pass","Package":"p","Test":"TestC","Elapsed":70}
+{"Action":"pass","Package":"p","Test":"TestC/sub","Elapsed":60}
+{"Action":"pass","Package":"p"}`, true, "Slowest tests:\n     70 s  p: TestC\n      6 s  p: TestB\n\n", "sub"},
 		{"no test files", passed + `{"Action":"pass","Package":"p"}
 {"Action":"skip","Package":"q"}`, true, "no test files", "Skipped"},
 		{"cut off", passed + `{"Action":"output","Package":"p","Output":"panic: x\n"}`, false, "panic: x", "quiet"},
