@@ -336,7 +336,8 @@ func (s *soak) measure(ctx context.Context) (sizes, error) {
 	return now, lines.Err()
 }
 
-// each names what is looked at, and how much more the last quarter may have than the second one.
+// each names what is looked at, and how much more it may be in the middle of the last quarter than at most in the second one. A pool has as many
+// connections as it needed lately: up to 25 for each role of Redis.
 var each = []struct {
 	name  string
 	of    func(sizes) float64
@@ -345,12 +346,12 @@ var each = []struct {
 }{
 	{"memory, MB", func(s sizes) float64 { return s.rss / 1e6 }, 0.1, 5},
 	{"goroutines", func(s sizes) float64 { return s.goroutines }, 0, 5},
-	{"open files", func(s sizes) float64 { return s.files }, 0, 5},
-	{"connections to Redis", func(s sizes) float64 { return s.connections }, 0, 5},
+	{"open files", func(s sizes) float64 { return s.files }, 0, 10},
+	{"connections to Redis", func(s sizes) float64 { return s.connections }, 0, 10},
 	{"keys without a TTL", func(s sizes) float64 { return s.keys }, 0, 10},
 }
 
-// verdict compares the last quarter with the second one.
+// verdict compares the last quarter with the second one: what grows is more in the middle of the last than ever in the second.
 func (s *soak) verdict() error {
 	n := len(s.sizes)
 	if n < 8 {
@@ -358,8 +359,8 @@ func (s *soak) verdict() error {
 	}
 	var grown []error
 	for _, e := range each {
-		early, late := median(s.sizes[n/4:n/2], e.of), median(s.sizes[n-n/4:], e.of)
-		fmt.Fprintf(s.out, "%s: %.1f in the second quarter, %.1f in the last\n", e.name, early, late)
+		early, late := slices.Max(valuesOf(s.sizes[n/4:n/2], e.of)), median(s.sizes[n-n/4:], e.of)
+		fmt.Fprintf(s.out, "%s: at most %.1f in the second quarter, %.1f in the middle of the last\n", e.name, early, late)
 		if late > early*(1+e.share)+e.more {
 			grown = append(grown, fmt.Errorf("%s: from %.1f to %.1f", e.name, early, late))
 		}
@@ -391,11 +392,14 @@ func (s *soak) draw(path string) error {
 	return errors.Join(c.Write(file), file.Close())
 }
 
-func median(all []sizes, of func(sizes) float64) float64 {
-	var values []float64
+func valuesOf(all []sizes, of func(sizes) float64) (values []float64) {
 	for _, s := range all {
 		values = append(values, of(s))
 	}
-	slices.Sort(values)
+	return values
+}
+
+func median(all []sizes, of func(sizes) float64) float64 {
+	values := slices.Sorted(slices.Values(valuesOf(all, of)))
 	return values[len(values)/2]
 }
