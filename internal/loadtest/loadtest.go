@@ -422,7 +422,12 @@ func (r *run) send(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.note(func() { r.sending = true })
+		r.note(func() {
+			if !r.sending && len(r.waiting) == 0 {
+				r.last = time.Now() // nothing was to be waited for
+			}
+			r.sending = true
+		})
 		if r.shared {
 			full, err := r.full(ctx, messages)
 			if err != nil {
@@ -443,9 +448,6 @@ func (r *run) send(ctx context.Context) error {
 				j.sent = r.began.Add(time.Duration(float64(done+i) / r.rate * float64(time.Second)))
 			}
 			r.waiting[j.id] = j
-		}
-		if len(r.waiting) == len(jobs) { // else it is those that were sent before that have to end
-			r.last = now
 		}
 		r.mu.Unlock()
 		if err := r.at.Publisher.Publish(ctx, messages...); err != nil {

@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -51,6 +52,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	fs := flag.NewFlagSet("soak", flag.ExitOnError)
 	last := fs.Duration("for", time.Hour, "how long")
 	seed := fs.Uint64("seed", uint64(time.Now().UnixNano()), "draws loads and faults")
+	only := fs.String("only", "", "only faults that have this in their name, such as broker")
 	plot := fs.String("plot", "", "SVG file for what was measured")
 	_ = fs.Parse(args) // it exits
 	dir, err := os.MkdirTemp("", "onceover-soak-")
@@ -71,8 +73,12 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	}
 	fmt.Fprintf(out, "seed %d\n%8s %-14s %6s %8s %8s %10s %6s %6s %6s\n", *seed, "", "fault", "jobs", "jobs/s", "RSS MB", "goroutines", "files", "conns", "keys")
 	s.began = time.Now()
+	some := slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return !strings.Contains(f.name, *only) })
+	if len(some) == 0 {
+		return fmt.Errorf("-only is %q: no fault has that in its name", *only)
+	}
 	for cycle := 0; time.Since(s.began) < *last; cycle++ {
-		if err := s.cycle(ctx, faults[cycle%len(faults)]); err != nil {
+		if err := s.cycle(ctx, some[cycle%len(some)]); err != nil {
 			return fmt.Errorf("cycle %d: %w", cycle+1, err)
 		}
 	}
@@ -244,8 +250,34 @@ func (s *soak) cycle(ctx context.Context, f fault) error {
 	s.sizes = append(s.sizes, now)
 	fmt.Fprintf(s.out, "%8s %-14s %6d %8.0f %8.1f %10.0f %6.0f %6.0f %6.0f\n", now.at.Round(time.Second), f.name, steady.Jobs+burst.Jobs, report.All.PerSecond,
 		now.rss/1e6, now.goroutines, now.files, now.connections, now.keys)
+	if first := s.sizes[0].keys; now.keys > first+10 {
+		return s.tellKeys(ctx)
+	}
 	return nil
 }
+
+// tellKeys prints what kinds of keys without a TTL there are, by their names without ids.
+func (s *soak) tellKeys(ctx context.Context) error {
+	kinds := map[string]int{}
+	for db := range 6 {
+		c := redis.NewClient(&redis.Options{Addr: s.redis.Addr(), DB: db})
+		keys := c.Scan(ctx, 0, "*", 1000).Iterator()
+		for keys.Next(ctx) {
+			if c.TTL(ctx, keys.Val()).Val() == -1 {
+				kinds[fmt.Sprintf("%d %s", db, anID.ReplaceAllString(keys.Val(), "…"))]++
+			}
+		}
+		if err := errors.Join(keys.Err(), c.Close()); err != nil {
+			return err
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		fmt.Fprintf(s.out, "%8s %d of %s\n", "", kinds[kind], kind)
+	}
+	return nil
+}
+
+var anID = regexp.MustCompile(`[0-9a-f]{8}[0-9a-f-]*|\d+`)
 
 func (s *soak) shape() loadtest.Shape {
 	return loadtest.Shape{{Kind: loadtest.Hash, Share: 40 + s.rng.IntN(40)}, {Kind: loadtest.File, Share: 5 + s.rng.IntN(20)},
