@@ -232,6 +232,9 @@ func (s *soak) cycle(ctx context.Context, f fault) error {
 	if err != nil {
 		return fmt.Errorf("burst of %d jobs, with fault %q: %w", burst.Jobs, f.name, err)
 	}
+	if err := s.settled(ctx); err != nil {
+		return err
+	}
 	// What a day would take away: results, pictures, progress and marks.
 	for _, db := range []int{0, 1, 2} {
 		c := redis.NewClient(&redis.Options{Addr: s.redis.Addr(), DB: db})
@@ -254,6 +257,24 @@ func (s *soak) cycle(ctx context.Context, f fault) error {
 		return s.tellKeys(ctx)
 	}
 	return nil
+}
+
+// settled waits until no delivery is left: of one that came twice nobody would know any more that it has ended.
+func (s *soak) settled(ctx context.Context) error {
+	for {
+		list, err := s.rabbit.Control(ctx, "list_queues", "--quiet", "--no-table-headers", "name", "messages")
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(list) {
+			if f := strings.Fields(line); len(f) == 2 && f[0] == queue && f[1] == "0" {
+				return nil
+			}
+		}
+		if err := s.pause(ctx, time.Second); err != nil {
+			return err
+		}
+	}
 }
 
 // tellKeys prints what kinds of keys without a TTL there are, by their names without ids.
