@@ -60,7 +60,7 @@ measure: setup
 	CGO_ENABLED=0 go build -buildvcs=false -o .cache/bin/ ./internal/testenv/cmd/withservers
 	. .cache/test.env && ONCEOVER_TEST_REQUIRE=1 .cache/bin/withservers go test -tags long -v -timeout 20m -run '^TestMeasure' ./e2e
 
-# Everything that is measured beside Celery's Python worker and a bare consumer, in one run of some ten minutes; writes
+# Everything that is measured beside Celery's Python worker and a bare consumer, in one run of some twenty minutes; writes
 # docs/performance.md. FLAGS="-only hits,latency -rounds 5 -program bin/onceover-before -profile cpu.prof"
 bench: setup
 	. .cache/test.env && go run ./internal/testenv/cmd/bench -page docs/performance.md -plot docs/growth.svg $(FLAGS)
