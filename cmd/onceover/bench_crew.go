@@ -2,13 +2,13 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"runtime"
@@ -239,6 +239,7 @@ type benchMeter struct {
 	crew   *benchCrew
 	cpu    float64 // seconds, before
 	memory float64 // bytes, at the largest
+	err    error   // why it is not known
 	stop   context.CancelFunc
 	done   sync.WaitGroup
 }
@@ -246,15 +247,16 @@ type benchMeter struct {
 func (c *benchCrew) meter(ctx context.Context) *benchMeter {
 	ctx, stop := context.WithCancel(ctx)
 	m := &benchMeter{crew: c, stop: stop}
-	m.cpu, m.memory = c.takes(ctx)
+	m.cpu, m.memory, m.err = c.takes(ctx)
 	m.done.Go(func() {
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
 		for {
 			select {
 			case <-tick.C:
-				_, memory := c.takes(ctx)
-				m.memory = max(m.memory, memory)
+				if _, memory, err := c.takes(ctx); err == nil { // the last one counts
+					m.memory = max(m.memory, memory)
+				}
 			case <-ctx.Done():
 				return
 			}
@@ -263,38 +265,28 @@ func (c *benchCrew) meter(ctx context.Context) *benchMeter {
 	return m
 }
 
+// end returns what they took, nil if they do not say.
 func (m *benchMeter) end() *loadtest.Cost {
 	m.stop()
 	m.done.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	cpu, memory := m.crew.takes(ctx)
+	cpu, memory, err := m.crew.takes(ctx)
+	if err = cmp.Or(m.err, err); err != nil || cpu == 0 { // not every system tells
+		return nil
+	}
 	return &loadtest.Cost{CPU: cpu - m.cpu, Memory: max(m.memory, memory)}
 }
 
 // takes returns what the workers have taken, by their metrics.
-func (c *benchCrew) takes(ctx context.Context) (cpu, memory float64) {
+func (c *benchCrew) takes(ctx context.Context) (cpu, memory float64, err error) {
 	for _, w := range c.workers {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+w.addr+"/metrics", nil)
+		m, err := loadtest.Metrics(ctx, w.addr)
 		if err != nil {
-			continue
+			return 0, 0, err
 		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			continue // it has ended, which fails the test
-		}
-		lines := bufio.NewScanner(resp.Body)
-		for lines.Scan() {
-			name, value, _ := strings.Cut(lines.Text(), " ")
-			v, _ := strconv.ParseFloat(value, 64)
-			switch name {
-			case "process_cpu_seconds_total":
-				cpu += v
-			case "process_resident_memory_bytes":
-				memory += v
-			}
-		}
-		resp.Body.Close()
+		cpu += m["process_cpu_seconds_total"]
+		memory += m["process_resident_memory_bytes"]
 	}
-	return cpu, memory
+	return cpu, memory, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -12,10 +13,10 @@ import (
 // delays are how long jobs took from their enqueueing to the PUBLISH of their result.
 type delays []time.Duration
 
-// at returns the quantile q.
+// at returns the quantile q, by the nearest rank.
 func (d delays) at(q float64) time.Duration {
 	slices.Sort(d)
-	return d[min(int(q*float64(len(d))), len(d)-1)]
+	return d[max(0, int(math.Ceil(q*float64(len(d))))-1)]
 }
 
 // latencies measures how long a job takes where nothing else is to be done, and at half the rate of a backlog.

@@ -7,7 +7,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -16,7 +15,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -351,28 +349,11 @@ var keyspace = regexp.MustCompile(`keys=(\d+),expires=(\d+)`)
 
 func (s *soak) measure(ctx context.Context) (sizes, error) {
 	now := sizes{at: time.Since(s.began)}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.http+"/metrics", nil)
+	m, err := loadtest.Metrics(ctx, s.http)
 	if err != nil {
 		return now, err
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return now, err
-	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		name, value, _ := strings.Cut(lines.Text(), " ")
-		v, _ := strconv.ParseFloat(value, 64)
-		switch name {
-		case "process_resident_memory_bytes":
-			now.rss = v
-		case "go_goroutines":
-			now.goroutines = v
-		case "process_open_fds":
-			now.files = v
-		}
-	}
+	now.rss, now.goroutines, now.files = m["process_resident_memory_bytes"], m["go_goroutines"], m["process_open_fds"]
 	if now.rss == 0 || now.goroutines == 0 {
 		return now, errors.New("the worker's metrics do not have its memory and its goroutines")
 	}
@@ -386,7 +367,7 @@ func (s *soak) measure(ctx context.Context) (sizes, error) {
 		expiring, _ := strconv.ParseFloat(m[2], 64)
 		now.keys += all - expiring
 	}
-	return now, lines.Err()
+	return now, nil
 }
 
 // each names what is looked at, and how much more it may be in the middle of the last quarter than at most in the second one. A pool has as many
