@@ -82,7 +82,7 @@ func setupOn(t *testing.T, broker string) *bundle {
 	b.pictures = httptest.NewServer(mux)
 	t.Cleanup(b.pictures.Close)
 	b.env = append(os.Environ(),
-		"ONCEOVER_BROKER_URL="+b.broker, "ONCEOVER_REDIS_URL="+b.redis.URL(), "ONCEOVER_QUEUES=q.ai,celery",
+		"ONCEOVER_BROKER_URL="+b.broker, "ONCEOVER_REDIS_URL="+b.redis.URL(), "ONCEOVER_QUEUES=q.ai,celery", "ONCEOVER_DELAYED_DELIVERY=false",
 		"ONCEOVER_IMAGE_ALLOW=127.0.0.1", "ONCEOVER_HTTP_ADDR=127.0.0.1:0", "ONCEOVER_LOG_FORMAT=json",
 		"ONCEOVER_VISION_URL="+b.model.server.URL+"/v1", "ONCEOVER_VISION_MODEL=test-model", "ONCEOVER_VISION_API_KEY=sk-secret-key")
 	return b

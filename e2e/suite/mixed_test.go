@@ -121,7 +121,7 @@ func TestNativeDelayedDelivery(t *testing.T) {
 	t.Parallel()
 	broker, store := testenv.SharedRabbitMQ(t), testenv.Redis(t)
 	log := startWorker(t, t.TempDir(), []string{"ONCEOVER_BROKER_URL=" + broker, "ONCEOVER_REDIS_URL=" + store.URL(),
-		"ONCEOVER_NODE_NAME=" + node, "ONCEOVER_QUEUES=q.ai", "ONCEOVER_MINGLE=false", "ONCEOVER_RESULT_EXTENDED=true"}).Stderr.(*waiter)
+		"ONCEOVER_NODE_NAME=" + node, "ONCEOVER_QUEUES=q.ai", "ONCEOVER_MINGLE=false", "ONCEOVER_RESULT_EXTENDED=true", "ONCEOVER_DELAYED_DELIVERY=true"}).Stderr.(*waiter)
 	log.wait(t, "native delayed delivery declared")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()

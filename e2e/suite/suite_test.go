@@ -138,7 +138,7 @@ func startWorker(t testing.TB, dir string, env []string) *exec.Cmd {
 	}
 	log := &waiter{}
 	cmd := exec.Command(program)
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = append(append(os.Environ(), "ONCEOVER_DELAYED_DELIVERY=false"), env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
