@@ -110,10 +110,11 @@ func (e *redactedError) Unwrap() error { return e.err }
 // AMQP client clears when it is done.
 func dialOne(ctx context.Context, uri amqp.URI, cfg amqp.Config) (*Conn, error) {
 	d := net.Dialer{Timeout: dialTimeout}
-	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port)))
+	raw, err := d.DialContext(ctx, "tcp", net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port)))
 	if err != nil {
 		return nil, err
 	}
+	conn := raw
 	fail := func(err error) (*Conn, error) {
 		conn.Close() // the first error is the one to show
 		return nil, err
@@ -121,6 +122,8 @@ func dialOne(ctx context.Context, uri amqp.URI, cfg amqp.Config) (*Conn, error) 
 	if err := conn.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
 		return fail(err)
 	}
+	stop := context.AfterFunc(ctx, func() { raw.Close() }) // the handshake ends with ctx too
+	defer stop()
 	if uri.Scheme == "amqps" {
 		tlsConfig, err := tlsConfigOf(uri)
 		if err != nil {
