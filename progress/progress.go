@@ -35,6 +35,9 @@ type Update struct {
 	Error     string `json:"error,omitempty"` // only when the job has failed
 }
 
+// Over reports whether an update is the last of its job, unless the job is replayed.
+func (u Update) Over() bool { return u.Progress == 100 || u.Stage == stageFailed }
+
 // Store reads and writes progress. The ledger in it records how tasks end whose result is not
 // stored, and which run is at work on each. Safe for concurrent use.
 type Store struct {
@@ -78,21 +81,39 @@ func (s *Store) timestamp() string { return s.now().UTC().Format("2006-01-02T15:
 // Reset shows a job as not begun, before it is run again, if anything is shown of
 // it.
 func (s *Store) Reset(ctx context.Context, jobID, stage, message string) error {
-	doc, err := celery.MarshalJSON(Update{Stage: stage, Message: message, UpdatedAt: s.timestamp()})
-	if err != nil {
-		return fmt.Errorf("encode progress of job %s: %w", jobID, err)
-	}
-	err = s.guard.Do(ctx, func(ctx context.Context) error {
-		err := s.client.SetXX(ctx, Key(jobID), doc, TTL).Err()
-		if errors.Is(err, redis.Nil) {
-			return nil
-		}
-		return err
-	})
-	if err != nil {
+	if err := s.put(ctx, jobID, "XX", stage, message); err != nil {
 		return fmt.Errorf("reset progress of job %s: %w", jobID, err)
 	}
 	return nil
+}
+
+// Announce shows a job as waiting, unless anything is shown of it.
+func (s *Store) Announce(ctx context.Context, jobID, stage, message string) error {
+	if err := s.put(ctx, jobID, "NX", stage, message); err != nil {
+		return fmt.Errorf("announce job %s: %w", jobID, err)
+	}
+	return nil
+}
+
+// put writes a document under a condition.
+//
+// KEYS: the document, the stream of updates. ARGV: the document, NX or XX as for SET, and from the fifth on as for show.
+// Returns whether it was written.
+var put = redis.NewScript(`
+local doc = ARGV[1]
+if not redis.call('SET', KEYS[1], doc, ARGV[2], 'EX', ARGV[5]) then return 0 end
+` + tell + `
+return 1
+`)
+
+// put shows a job at its beginning.
+func (s *Store) put(ctx context.Context, jobID, condition, stage, message string) error {
+	doc, err := celery.MarshalJSON(Update{Stage: stage, Message: message, UpdatedAt: s.timestamp()})
+	if err != nil {
+		return fmt.Errorf("encode progress: %w", err)
+	}
+	_, err = s.guard.Run(ctx, put, []string{Key(jobID), eventsKey(jobID)}, doc, condition, "", "", int(TTL.Seconds()))
+	return err
 }
 
 // Flush waits until what was reported before was written, or lost because Redis is away.

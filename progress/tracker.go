@@ -102,17 +102,17 @@ const (
 
 // show writes a document.
 //
-// KEYS: the document, and the name of the task of which a run that follows another one has reported, which is not looked at on
-// a cluster
+// KEYS: the document, the stream of updates, and the name of the task of which a run that follows another one has reported, which is
+// not looked at on a cluster
 // ARGV: mode, number, the document before and after its number, TTL in seconds, the task, "1" for a run that follows another one
 // Returns the number that is shown, -1 if the end is shown and nothing was written.
 //
 // What is there and not in our form counts as nothing.
 var show = redis.NewScript(`
 local mode, n = ARGV[1], tonumber(ARGV[2])
-if KEYS[2] and ARGV[6] ~= '' then
-	if mode == 'begin' and redis.call('GET', KEYS[2]) == ARGV[6] then mode = 'report' end
-	if ARGV[7] == '1' then redis.call('SET', KEYS[2], ARGV[6], 'EX', ARGV[5]) end
+if KEYS[3] and ARGV[6] ~= '' then
+	if mode == 'begin' and redis.call('GET', KEYS[3]) == ARGV[6] then mode = 'report' end
+	if ARGV[7] == '1' then redis.call('SET', KEYS[3], ARGV[6], 'EX', ARGV[5]) end
 end
 if mode == 'report' or mode == 'fail' then
 	local ok, shown = pcall(cjson.decode, redis.pcall('GET', KEYS[1]))
@@ -122,9 +122,19 @@ if mode == 'report' or mode == 'fail' then
 		if number and number > n and number < 100 then n = math.floor(number) end
 	end
 end
-redis.call('SET', KEYS[1], ARGV[3] .. string.format('%d', n) .. ARGV[4], 'EX', ARGV[5])
+local doc = ARGV[3] .. string.format('%d', n) .. ARGV[4]
+redis.call('SET', KEYS[1], doc, 'EX', ARGV[5])
+` + tell + `
 return n
 `)
+
+// tell adds doc to the stream of updates in KEYS[2], which lives as long as the document, ARGV[5] seconds, and says so. Who reads the
+// document needs none of that: where a right for it is missing, it is left out.
+const tell = `
+redis.pcall('XADD', KEYS[2], 'MAXLEN', '64', '*', 'doc', doc)
+redis.pcall('EXPIRE', KEYS[2], ARGV[5])
+redis.pcall('PUBLISH', KEYS[2], '')
+`
 
 // write writes a document, and waits for that.
 func (t *Tracker) write(ctx context.Context, mode string, u Update) error {
@@ -166,7 +176,7 @@ func as(mode string, args []any) []any {
 
 func (t *Tracker) keys() []string {
 	if _, cluster := t.store.client.(*redis.ClusterClient); cluster {
-		return []string{Key(t.jobID)}
+		return []string{Key(t.jobID), eventsKey(t.jobID)}
 	}
-	return []string{Key(t.jobID), resumedKey(t.jobID)}
+	return []string{Key(t.jobID), eventsKey(t.jobID), resumedKey(t.jobID)}
 }

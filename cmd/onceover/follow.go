@@ -39,7 +39,7 @@ func (f follower) finished(ctx context.Context, taskID, jobID string, show func(
 		}
 		// The progress ends right after the result is stored, except that of a
 		// message that was refused: it has none.
-		return done != nil && (u != nil && over(u) || refused(done)), nil
+		return done != nil && (u != nil && u.Over() || refused(done)), nil
 	})
 	return done, err
 }
@@ -55,9 +55,6 @@ func refused(m *celery.Meta) bool {
 	exc, err := m.Exception()
 	return err == nil && slices.Contains(refusals, exc.Type)
 }
-
-// over reports whether an update is a job's last.
-func over(u *progress.Update) bool { return u.Progress == 100 || u.Stage == stageFailed }
 
 // changes calls each with the job's progress (nil while there is none) until it
 // says to stop; only changed updates are passed twice.

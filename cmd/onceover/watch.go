@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -51,16 +52,13 @@ Celery task id if it gave none.`,
 		defer b.close()
 		var last progress.Update
 		enc := json.NewEncoder(cmd.OutOrStdout())
-		err = follower{progress: ps, every: pollEvery}.changes(ctx, args[0], func(u *progress.Update) (bool, error) {
-			if u == nil || *u == last {
-				return false, nil
-			}
-			last = *u
+		err = eachUpdate(ctx, ps, args[0], func(u progress.Update) error {
+			last = u
 			if asJSON {
-				return over(u), enc.Encode(u)
+				return enc.Encode(u)
 			}
-			b.show(args[0], *u)
-			return over(u), nil
+			b.show(args[0], u)
+			return nil
 		})
 		switch {
 		case errors.Is(err, errTimedOut):
@@ -73,6 +71,29 @@ Celery task id if it gave none.`,
 		return nil
 	}
 	return cmd
+}
+
+// eachUpdate calls show with each update of a job, the newest one first, until the job is over or ctx ends.
+func eachUpdate(ctx context.Context, ps *progress.Store, jobID string, show func(progress.Update) error) error {
+	feed := progress.NewFeed(ps)
+	feedCtx, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { feed.Run(feedCtx) })
+	defer running.Wait()
+	defer stop()
+	listener := feed.Listen(jobID, "")
+	defer listener.Close()
+	for {
+		events, err := listener.Next(ctx)
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			if err := show(e.Update); err != nil || e.Over() {
+				return err
+			}
+		}
+	}
 }
 
 // withTimeout bounds ctx, with errTimedOut as its cause; 0 bounds nothing.
