@@ -58,6 +58,10 @@ var ours = map[string][]string{
 	"internal/samples":        {},
 	"internal/redisretry":     {},
 	"internal/gateway":        {},
+	"internal/ratelimit":      {"internal/redisretry"},
+	"internal/token":          {"internal/redisretry"},
+	"internal/upload":         {"internal/source"},
+	"internal/api":            {"celery", "progress", "rabbit", "results", "vision", "internal/ratelimit", "internal/redact", "internal/redisretry", "internal/token", "internal/upload"},
 	"internal/composetest":    {},
 	"internal/importrule":     {},
 	"e2e":                     {},
@@ -73,15 +77,15 @@ var ours = map[string][]string{
 	"examples/tasks":          {"worker", "results", "progress", "failed"},
 	"examples/integration":    {"celery", "worker", "results", "progress", "failed", "internal/config"},
 	"internal/embedded":       {"internal/devbroker"},
-	"internal/config":         {"worker", "failed", "cache", "tasks", "phash", "rabbit", "vision", "vision/eval", "vision/fleet", "vision/prompt", "internal/source", "internal/redisretry"},
+	"internal/config":         {"worker", "failed", "cache", "tasks", "phash", "rabbit", "vision", "vision/eval", "vision/fleet", "vision/prompt", "internal/ratelimit", "internal/source", "internal/redisretry", "internal/token", "internal/upload"},
 	"cmd/onceover": {"worker", "failed", "rabbit", "tasks", "celery", "phash", "phash/verify", "vision", "vision/eval", "vision/fleet", "vision/prompt", "progress", "results", "cache",
-		"internal/config", "internal/gateway", "internal/page", "internal/redact", "internal/source", "internal/embedded", "internal/loadtest", "internal/samples"},
+		"internal/api", "internal/config", "internal/gateway", "internal/ratelimit", "internal/token", "internal/upload", "internal/page", "internal/redact", "internal/source", "internal/embedded", "internal/loadtest", "internal/samples"},
 }
 
 // clients may be imported only by these.
 var clients = map[string][]string{
 	"github.com/rabbitmq/amqp091-go": {"rabbit", "worker", "internal/remote", "internal/testenv", "internal/testenv/cmd/bench", "internal/testenv/violence"},
-	"github.com/redis/go-redis/v9": {"results", "progress", "cache", "failed", "vision/fleet", "internal/ledger", "internal/redisretry", "internal/config", "internal/loadtest", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv",
+	"github.com/redis/go-redis/v9": {"results", "progress", "cache", "failed", "vision/fleet", "internal/api", "internal/ledger", "internal/ratelimit", "internal/redisretry", "internal/token", "internal/config", "internal/loadtest", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv",
 		"internal/testenv/violence", "internal/testenv/cmd/bench", "internal/testenv/cmd/soak", "internal/testenv/cmd/violence"},
 }
 
