@@ -28,12 +28,23 @@ type s3Reader struct {
 	transport *http.Transport
 }
 
-// newS3Reader returns a reader for cfg.S3. The object's path is BUCKET/KEY, except at the endpoints that want BUCKET.HOST (Amazon,
-// Google, Alibaba).
+// newS3Reader returns a reader for cfg.S3.
 func newS3Reader(cfg Config, h hooks) (*s3Reader, error) {
-	endpoint, secure, region := amazonEndpoint, true, cfg.S3.Region
-	if cfg.S3.Endpoint != "" {
-		u, err := cfg.S3.endpointURL()
+	transport := newTransport(cfg, openDial(cfg, h).DialContext, h)
+	client, err := cfg.S3.Client(keepRetryAfter{bodyTimeout{transport, cfg.BodyTimeout}})
+	if err != nil {
+		return nil, err
+	}
+	client.SetAppInfo("onceover", "image-fetch")
+	return &s3Reader{cfg: cfg, client: client, transport: transport}, nil
+}
+
+// Client returns a client of the S3 service that makes one attempt of each request, through transport. An object's path is BUCKET/KEY,
+// except at the endpoints that want BUCKET.HOST (Amazon, Google, Alibaba).
+func (c S3Config) Client(transport http.RoundTripper) (*minio.Core, error) {
+	endpoint, secure, region := amazonEndpoint, true, c.Region
+	if c.Endpoint != "" {
+		u, err := c.endpointURL()
 		if err != nil {
 			return nil, err
 		}
@@ -42,20 +53,18 @@ func newS3Reader(cfg Config, h hooks) (*s3Reader, error) {
 			region = defaultRegion
 		}
 	}
-	transport := newTransport(cfg, openDial(cfg, h).DialContext, h)
 	client, err := minio.NewCore(endpoint, &minio.Options{
-		// Static credentials that are empty read anonymously.
-		Creds:      credentials.NewStaticV4(cfg.S3.AccessKeyID, cfg.S3.SecretAccessKey, cfg.S3.SessionToken),
+		// Static credentials that are empty are anonymous.
+		Creds:      credentials.NewStaticV4(c.AccessKeyID, c.SecretAccessKey, c.SessionToken),
 		Secure:     secure,
 		Region:     region,
-		Transport:  keepRetryAfter{bodyTimeout{transport, cfg.BodyTimeout}},
-		MaxRetries: 1, // that is one attempt: retries are the worker's
+		Transport:  transport,
+		MaxRetries: 1, // that is one attempt: retries are the caller's
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
-	client.SetAppInfo("onceover", "image-fetch")
-	return &s3Reader{cfg: cfg, client: client, transport: transport}, nil
+	return client, nil
 }
 
 func (s *s3Reader) close() { s.transport.CloseIdleConnections() }
