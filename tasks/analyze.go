@@ -179,12 +179,17 @@ func ResetProgress(store *progress.Store, cfg Config) func(context.Context, *cel
 			return nil
 		}
 		a, _ := bind(req) // it may have failed because of its arguments
-		lang := a.Lang
-		if lang == "" {
-			lang = cfg.Lang
-		}
-		return store.Reset(ctx, a.JobID.text, stepQueued.stage, cfg.Prompts.Text(stepQueued.text, lang))
+		stage, message := Queued(cfg, a.Lang)
+		return store.Reset(ctx, a.JobID.text, stage, message)
 	}
+}
+
+// Queued is how a job of image.analyze is shown that waits to be run, in the language that it names, "" for the default.
+func Queued(cfg Config, lang string) (stage, message string) {
+	if lang == "" {
+		lang = cfg.Lang
+	}
+	return stepQueued.stage, cfg.Prompts.Text(stepQueued.text, lang)
 }
 
 // AfterReturn shows the end of the job, or that it will be tried again.

@@ -8,6 +8,7 @@ import (
 	"github.com/hibiken/asynqmon"
 	"github.com/redis/go-redis/v9"
 
+	"onceover/internal/api"
 	"onceover/internal/config"
 )
 
@@ -51,15 +52,7 @@ func formatPayload(_ string, payload []byte) string {
 // isLoopback tells whether only this machine can reach an address to listen on.
 func isLoopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
-	return err == nil && isLocalName(host)
-}
-
-func isLocalName(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
+	return err == nil && api.IsLocalName(host)
 }
 
 // guarded lets no page of another site work h through the browser of somebody who
@@ -68,7 +61,7 @@ func isLocalName(host string) bool {
 func guarded(h http.Handler, localOnly bool) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection().Handler(h)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if host, _, err := net.SplitHostPort(r.Host); localOnly && (err != nil && !isLocalName(r.Host) || err == nil && !isLocalName(host)) {
+		if host, _, err := net.SplitHostPort(r.Host); localOnly && (err != nil && !api.IsLocalName(r.Host) || err == nil && !api.IsLocalName(host)) {
 			http.Error(w, "this address is served under the names localhost and 127.0.0.1 only", http.StatusForbidden)
 			return
 		}

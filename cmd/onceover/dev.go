@@ -34,6 +34,7 @@ is kept in memory: it is gone when this ends. Flags and variables are those of
 		Args: noArgs,
 	}
 	settings := config.Bind(cmd.Flags())
+	settings.ServeAPI = true
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var svc *service
 		l, err := startLocal(settings, cmd.Flags(), func(s *config.Settings) (err error) {
@@ -66,6 +67,7 @@ is kept in memory: it is gone when this ends. Flags and variables are those of
 type local struct {
 	servers  *embedded.Servers
 	pictures *pictureServer
+	uploads  string // a temporary folder
 }
 
 // startLocal starts the embedded servers, points the settings to them, and
@@ -88,7 +90,7 @@ func startLocal(s *config.Settings, fs *pflag.FlagSet, build func(*config.Settin
 	own := map[string]string{
 		"broker-url": l.servers.BrokerURL(), "redis-url": redis,
 		"results-url": redis + "/0", "cache-url": redis + "/1", "progress-url": redis + "/2",
-		"failed-url": redis + "/5", "limits-url": redis + "/3",
+		"failed-url": redis + "/5", "limits-url": redis + "/3", "blacklist-url": redis + "/4",
 	}
 	for _, name := range slices.Sorted(maps.Keys(own)) {
 		if fs.Changed(name) {
@@ -113,6 +115,12 @@ func startLocal(s *config.Settings, fs *pflag.FlagSet, build func(*config.Settin
 	s.Worker.DelayedDelivery, s.Worker.Mingle = false, false
 	// The sample pictures are on loopback.
 	s.Image.Allow = append(s.Image.Allow, "127.0.0.1/32")
+	if s.ServeAPI && s.Uploads == "" && s.Image.Root == "" {
+		if l.uploads, err = os.MkdirTemp("", "onceover-uploads-"); err != nil {
+			return nil, fmt.Errorf("make a folder for uploads: %w", err)
+		}
+		s.Uploads, s.Image.Root = l.uploads, l.uploads
+	}
 	return l, build(s)
 }
 
@@ -123,25 +131,30 @@ func (l *local) close() {
 	if l.servers != nil {
 		l.servers.Close() // it is all gone anyway
 	}
+	if l.uploads != "" {
+		os.RemoveAll(l.uploads) // so are the pictures
+	}
 }
 
 func (l *local) banner(out io.Writer, svc *service) {
-	http := "off"
+	http, api := "off", ""
 	if svc.gateway != nil {
-		http = "http://" + svc.gateway.Addr()
+		base := "http://" + svc.gateway.Addr()
+		http = base + "/readyz  /healthz  /metrics  /asynqmon/  /openapi.json"
+		api = fmt.Sprintf("A picture of yours:\n\n    curl -F file=@photo.jpg %s/api/v1/%s/analyze\n\n", base, svc.front.settings.Domain)
 	}
 	fmt.Fprintf(out, `onceover dev: everything in this process, in memory only
 
   broker   %s
   redis    %s
-  http     %s/readyz  /healthz  /metrics  /asynqmon/
+  http     %s
 
-A Celery producer (pip install "celery[redis]"):
+%sA Celery producer (pip install "celery[redis]"):
 
 %s
 Ctrl-C stops.
 
-`, l.servers.BrokerURL(), l.servers.RedisURL(), http, l.snippet())
+`, l.servers.BrokerURL(), l.servers.RedisURL(), http, api, l.snippet())
 }
 
 // snippet is a producer in Python that works as it stands.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"runtime"
@@ -85,8 +86,41 @@ type service struct {
 	metrics  *prometheus.Registry
 	fetcher  *source.Fetcher
 	gate     *fleet.Gate // nil without a model
-	clients  []*redis.Client
+	front    *front      // nil unless it serves the gateway's API too
+	servers  redisServers
 	notes    []string // what the operator should know although all is well
+}
+
+// redisServers are the clients of the roles of Redis that a process uses. Its zero value has none.
+type redisServers struct {
+	clients []*redis.Client
+	probes  []gateway.Probe
+}
+
+// client makes the client of a role.
+func (r *redisServers) client(role, url string, concurrency int) (*redis.Client, error) {
+	c, err := openRedis(role, url, concurrency)
+	if err != nil {
+		return nil, err
+	}
+	r.clients = append(r.clients, c)
+	return c, nil
+}
+
+// open makes the client of a role without which the process is not ready.
+func (r *redisServers) open(role, url string, concurrency int) (*redis.Client, error) {
+	c, err := r.client(role, url, concurrency)
+	if err != nil {
+		return nil, err
+	}
+	r.probes = append(r.probes, gateway.Probe{Name: "redis for " + role, Ping: func(ctx context.Context) error { return c.Ping(ctx).Err() }})
+	return c, nil
+}
+
+func (r *redisServers) close() {
+	for _, c := range r.clients {
+		c.Close() // its connections are of no more use
+	}
 }
 
 // cores is how many cores there are for the process. It lets the scheduler run one
@@ -117,15 +151,8 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 	if svc.fetcher, err = source.New(s.Image); err != nil {
 		return nil, err
 	}
-	var probes []gateway.Probe
 	open := func(role, url string) (*redis.Client, error) {
-		c, err := openRedis(role, url, s.Worker.Concurrency)
-		if err != nil {
-			return nil, err
-		}
-		svc.clients = append(svc.clients, c)
-		probes = append(probes, gateway.Probe{Name: "redis for " + role, Ping: func(ctx context.Context) error { return c.Ping(ctx).Err() }})
-		return c, nil
+		return svc.servers.open(role, url, s.Worker.Concurrency)
 	}
 	resultsClient, err := open("results", s.ResultsURL)
 	if err != nil {
@@ -176,7 +203,13 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 		if svc.asynqmon != nil {
 			pages[asynqmonPath+"/"] = guarded(svc.asynqmon, isLoopback(s.HTTPAddr))
 		}
-		probes = append(probes, gateway.Probe{Name: "the store of failed jobs", Ping: svc.failed.Ready})
+		if s.ServeAPI {
+			if svc.front, err = newFront(s, &svc.servers, svc.results, svc.progress, svc.metrics, log); err != nil {
+				return nil, err
+			}
+			maps.Copy(pages, svc.front.pages())
+		}
+		probes := append(svc.servers.probes, gateway.Probe{Name: "the store of failed jobs", Ping: svc.failed.Ready})
 		if svc.gateway, err = gateway.Listen(s.HTTPAddr, svc.worker, probes, svc.tell, svc.metrics, pages, log.Named("http")); err != nil {
 			return nil, err
 		}
@@ -270,7 +303,11 @@ func (svc *service) run(ctx context.Context, s stop) error {
 	go func() {
 		var err error
 		if svc.gateway != nil {
-			if err = svc.gateway.Run(httpCtx); err != nil {
+			serve := func() error { return svc.gateway.Run(httpCtx) }
+			if svc.front != nil {
+				serve = func() error { return svc.front.during(httpCtx, func() error { return svc.gateway.Run(httpCtx) }) }
+			}
+			if err = serve(); err != nil {
 				stopWork() // without health checks nobody would see us
 			}
 		}
@@ -348,8 +385,12 @@ func (svc *service) close() {
 	if svc.asynqmon != nil {
 		svc.asynqmon.Close() // its connections are of no more use
 	}
-	for _, c := range svc.clients {
-		c.Close() // its connections are of no more use
+	if svc.front != nil {
+		svc.front.close()
+	}
+	svc.servers.close()
+	if svc.front != nil {
+		svc.front.wait()
 	}
 	if svc.results != nil {
 		svc.results.Wait()

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -20,8 +21,11 @@ import (
 
 	"onceover/cache"
 	"onceover/failed"
+	"onceover/internal/ratelimit"
 	"onceover/internal/redisretry"
 	"onceover/internal/source"
+	"onceover/internal/token"
+	"onceover/internal/upload"
 	"onceover/phash"
 	"onceover/rabbit"
 	"onceover/tasks"
@@ -68,29 +72,44 @@ type Settings struct {
 	Prompts *prompt.Folder  // what the model is asked
 	Offline bool            // no model is wished for
 
-	RedisURL    string
-	ResultsURL  string
-	CacheURL    string
-	ProgressURL string
-	LimitsURL   string
-	FailedURL   string
-	Failed      failed.Config
-	Asynqmon    string // "auto", "on" or "off"
+	RedisURL     string
+	ResultsURL   string
+	CacheURL     string
+	ProgressURL  string
+	LimitsURL    string
+	BlacklistURL string
+	FailedURL    string
+	Failed       failed.Config
+	Asynqmon     string // "auto", "on" or "off"
+
+	// Of the gateway.
+	ServeAPI        bool   // by a worker too; no setting
+	Domain          string // in the paths of its API
+	Uploads         string // where pictures are kept, see upload.Open; "" if it takes none
+	UploadsKeep     time.Duration
+	RateLimit       ratelimit.Rule // Limit is 0 for none
+	RefuseUncounted bool
+	Proxies         ratelimit.Proxies
+	Tokens          token.Config
 
 	HTTPAddr  string // "" for none
 	LogLevel  string
 	LogFormat string // "json", "console", or "" to go by whether stderr is a terminal
 
-	brokers string
-	apiKey  Secret
-	models  string
-	budget  string
-	over    string
-	rpm     int
-	tpm     int
-	pillow  string
-	prompts string
-	only    []string // the flags that help shows; all if there are none
+	brokers   string
+	rateLimit string
+	uncounted string
+	proxies   []string
+	jwtSecret Secret
+	apiKey    Secret
+	models    string
+	budget    string
+	over      string
+	rpm       int
+	tpm       int
+	pillow    string
+	prompts   string
+	only      []string // the flags that help shows; all if there are none
 }
 
 // shows reports whether a flag means something to the command.
@@ -104,11 +123,12 @@ const DefaultLang = "ko"
 
 // Roles of Redis, and the database that each has on a shared server.
 const (
-	dbResults  = 0
-	dbCache    = 1
-	dbProgress = 2
-	dbLimits   = 3
-	dbFailed   = 5
+	dbResults   = 0
+	dbCache     = 1
+	dbProgress  = 2
+	dbLimits    = 3
+	dbBlacklist = 4
+	dbFailed    = 5
 )
 
 // setting is one line of the configuration: a flag and its variables, the
@@ -120,17 +140,13 @@ type setting struct {
 	help string
 }
 
-// later are variables of the design that have no effect yet.
-var later = map[string]string{
-	"ONCEOVER_BLACKLIST_URL": "the token blacklist is not kept yet",
-}
-
 // Bind defines the flags on fs and returns the settings that they fill, at
 // their defaults until [Settings.Load]. With only, help shows just those flags.
 func Bind(fs *pflag.FlagSet, only ...string) *Settings {
 	s := &Settings{
 		Worker: worker.DefaultConfig(), Tasks: tasks.DefaultConfig(), Cache: cache.DefaultConfig(), Image: source.DefaultConfig(),
 		RedisURL: "redis://127.0.0.1:6379", HTTPAddr: "127.0.0.1:8080", LogLevel: "info", Asynqmon: "auto", over: "wait",
+		Domain: "waste", UploadsKeep: 7 * 24 * time.Hour, rateLimit: "60/60s", uncounted: "allow", Tokens: token.DefaultConfig(),
 	}
 	s.Vision.Timeout, s.only = 120*time.Second, only
 	s.brokers = strings.Join(s.Worker.BrokerURLs, ",")
@@ -179,6 +195,7 @@ func (s *Settings) table() []setting {
 		{"cache-url", []string{"ONCEOVER_CACHE_URL"}, str(&s.CacheURL), "the image-hash cache elsewhere (default: database 1)"},
 		{"progress-url", []string{"ONCEOVER_PROGRESS_URL"}, str(&s.ProgressURL), "job progress elsewhere (default: database 2)"},
 		{"limits-url", []string{"ONCEOVER_LIMITS_URL"}, str(&s.LimitsURL), "rate limits and budgets elsewhere (default: database 3); with a budget a server that evicts nothing and keeps what it has, with appendonly"},
+		{"blacklist-url", []string{"ONCEOVER_BLACKLIST_URL"}, str(&s.BlacklistURL), "revoked tokens of the gateway elsewhere (default: database 4)"},
 		{"failed-url", []string{"ONCEOVER_FAILED_URL"}, str(&s.FailedURL), "failed and parked jobs elsewhere (default: database 5); should be a server that evicts nothing, with appendfsync always"},
 		{"failed-allow-eviction", []string{"ONCEOVER_FAILED_ALLOW_EVICTION"}, yes(&s.Failed.AllowEviction), "start although that server evicts, and may lose failed and parked jobs"},
 		{"failed-retention", []string{"ONCEOVER_FAILED_RETENTION"}, dur(&s.Failed.Retention), "discard failed jobs after this; 0: keep them until they are replayed or discarded"},
@@ -229,7 +246,18 @@ func (s *Settings) table() []setting {
 		{"image-max-bytes", []string{"ONCEOVER_IMAGE_MAX_BYTES"}, num64(&s.Image.MaxBytes), "largest picture, in bytes"},
 		{"image-max-pixels", []string{"ONCEOVER_IMAGE_MAX_PIXELS"}, num(&s.Tasks.MaxPixels), "largest picture, in pixels"},
 		{"pillow", []string{"ONCEOVER_PILLOW"}, str(&s.pillow), "`release` of Pillow of the Python services that share the cache; from 12.2 on tall pictures hash differently"},
-		{"http-addr", []string{"ONCEOVER_HTTP_ADDR"}, str(&s.HTTPAddr), "health and metrics; \"off\" for none"},
+		{"http-addr", []string{"ONCEOVER_HTTP_ADDR"}, str(&s.HTTPAddr), "health and metrics, and the gateway's API; \"off\" for none"},
+		{"domain", []string{"ONCEOVER_DOMAIN"}, str(&s.Domain), "gateway: `name` in its paths, /api/v1/{domain}/analyze"},
+		{"uploads", []string{"ONCEOVER_UPLOADS"}, str(&s.Uploads), "gateway: where uploaded pictures are kept for the worker, a `folder` below its image-root or s3://bucket/prefix (default: no uploads are taken)"},
+		{"uploads-keep", []string{"ONCEOVER_UPLOADS_KEEP"}, dur(&s.UploadsKeep), "gateway: remove uploads from a folder after this; a bucket needs a lifecycle rule"},
+		{"rate-limit", []string{"ONCEOVER_RATE_LIMIT"}, str(&s.rateLimit), "gateway: `requests/window` of one address to one path that makes work, or off"},
+		{"rate-limit-sliding", []string{"ONCEOVER_RATE_LIMIT_SLIDING"}, yes(&s.RateLimit.Sliding), "gateway: the window slides, instead of beginning with a request; Python services cannot share it"},
+		{"rate-limit-outage", []string{"ONCEOVER_RATE_LIMIT_OUTAGE"}, str(&s.uncounted), "gateway: allow or refuse requests while Redis cannot count them"},
+		{"trusted-proxies", []string{"ONCEOVER_TRUSTED_PROXIES"}, list(&s.proxies), "gateway: addresses or CIDRs whose X-Forwarded-For is believed, comma separated"},
+		{"jwt-secret", []string{"ONCEOVER_JWT_SECRET"}, secret(&s.jwtSecret), "gateway: ask for tokens that are signed with this (HS256); at least 32 bytes"},
+		{"jwt-jwks-url", []string{"ONCEOVER_JWT_JWKS_URL"}, str(&s.Tokens.JWKSURL), "gateway: ask for tokens that are signed with a key of this JSON Web Key Set (RS256, ES256)"},
+		{"jwt-audience", []string{"ONCEOVER_JWT_AUDIENCE"}, str(&s.Tokens.Audience), "gateway: the aud that a token has to name (default: any)"},
+		{"jwt-issuer", []string{"ONCEOVER_JWT_ISSUER"}, str(&s.Tokens.Issuer), "gateway: the iss that a token has to name (default: any)"},
 		{"log-level", []string{"ONCEOVER_LOG_LEVEL"}, str(&s.LogLevel), "debug, info, warn or error"},
 		{"log-format", []string{"ONCEOVER_LOG_FORMAT"}, str(&s.LogFormat), "console or json (default: console on a terminal)"},
 	}
@@ -301,17 +329,12 @@ func plainFlagError(err error) error {
 	return err
 }
 
-// strangers warns about variables that look like ours and are not, and about
-// those that have no effect yet.
+// strangers warns about variables that look like ours and are not.
 func strangers(env map[string]string, known []string) []string {
 	var out []string
 	for name := range env {
 		base := strings.TrimSuffix(name, "_FILE")
 		if !strings.HasPrefix(name, "ONCEOVER_") || strings.HasPrefix(name, "ONCEOVER_TEST_") || slices.Contains(known, base) {
-			continue
-		}
-		if why, ok := later[base]; ok {
-			out = append(out, name+" has no effect: "+why)
 			continue
 		}
 		out = append(out, name+" is not a setting of onceover; see onceover worker --help")
@@ -346,7 +369,7 @@ func (s *Settings) complete(env map[string]string) []error {
 		db   int
 	}{
 		{"results-url", &s.ResultsURL, dbResults}, {"cache-url", &s.CacheURL, dbCache}, {"progress-url", &s.ProgressURL, dbProgress}, {"limits-url", &s.LimitsURL, dbLimits},
-		{"failed-url", &s.FailedURL, dbFailed},
+		{"blacklist-url", &s.BlacklistURL, dbBlacklist}, {"failed-url", &s.FailedURL, dbFailed},
 	} {
 		if *role.url == "" {
 			u, err := onDB(s.RedisURL, role.db)
@@ -393,6 +416,7 @@ func (s *Settings) complete(env map[string]string) []error {
 	if !slices.Contains([]string{"auto", "on", "off"}, s.Asynqmon) {
 		faults = append(faults, fmt.Errorf("asynqmon is %q: expected auto, on or off", s.Asynqmon))
 	}
+	faults = append(faults, s.completeGateway()...)
 	if s.HTTPAddr == "off" {
 		s.HTTPAddr = ""
 	}
@@ -401,6 +425,41 @@ func (s *Settings) complete(env map[string]string) []error {
 	}
 	if !slices.Contains([]string{"", "json", "console"}, s.LogFormat) {
 		faults = append(faults, fmt.Errorf("log-format is %q: expected json or console", s.LogFormat))
+	}
+	return faults
+}
+
+// domainForm is what stands in a path as it is.
+var domainForm = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
+
+// completeGateway completes what only the gateway uses.
+func (s *Settings) completeGateway() []error {
+	var faults []error
+	fault := func(setting string, err error) {
+		if err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", setting, err))
+		}
+	}
+	rule, err := ratelimit.ParseRule(s.rateLimit)
+	fault("rate-limit", err)
+	s.RateLimit.Limit, s.RateLimit.Window = rule.Limit, rule.Window
+	if s.RefuseUncounted = s.uncounted == "refuse"; s.uncounted != "refuse" && s.uncounted != "allow" {
+		faults = append(faults, fmt.Errorf("rate-limit-outage is %q: expected allow or refuse", s.uncounted))
+	}
+	s.Proxies, err = ratelimit.ParseProxies(s.proxies)
+	fault("trusted-proxies", err)
+	s.Tokens.Secret = string(s.jwtSecret)
+	if err := s.Tokens.Validate(); err != nil {
+		faults = append(faults, err)
+	}
+	if s.Uploads != "" {
+		fault("uploads", upload.Check(s.Uploads))
+	}
+	if s.UploadsKeep < time.Hour {
+		faults = append(faults, fmt.Errorf("uploads-keep is %v: expected 1h or more, as jobs and replays need their pictures", s.UploadsKeep))
+	}
+	if !domainForm.MatchString(s.Domain) {
+		faults = append(faults, fmt.Errorf("domain is %q: expected up to 40 lower-case letters, digits, - and _", s.Domain))
 	}
 	return faults
 }
@@ -501,7 +560,7 @@ func onDB(server string, db int) (string, error) {
 		return "", err
 	}
 	if opt.DB != 0 {
-		return "", fmt.Errorf("redis-url names database %d: expected none, since each role has its own; to choose, set results-url, cache-url, progress-url, limits-url, failed-url", opt.DB)
+		return "", fmt.Errorf("redis-url names database %d: expected none, since each role has its own; to choose, set results-url, cache-url, progress-url, limits-url, blacklist-url, failed-url", opt.DB)
 	}
 	return redisretry.OnDB(server, db)
 }

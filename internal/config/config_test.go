@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"onceover/internal/ratelimit"
 	"onceover/phash"
 )
 
@@ -196,12 +197,11 @@ func TestRPCResults(t *testing.T) {
 }
 
 func TestStrangers(t *testing.T) {
-	_, warnings, err := load(t, nil, "ONCEOVER_CONCURENCY=5", "ONCEOVER_BLACKLIST_URL=true", "ONCEOVER_TEST_AMQP_URL=x", "OTHER=1")
+	_, warnings, err := load(t, nil, "ONCEOVER_CONCURENCY=5", "ONCEOVER_BLACKLIST_URL=redis://h/4", "ONCEOVER_TEST_AMQP_URL=x", "OTHER=1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
-		"ONCEOVER_BLACKLIST_URL has no effect: the token blacklist is not kept yet",
 		"ONCEOVER_CONCURENCY is not a setting of onceover; see onceover worker --help",
 	}
 	if strings.Join(warnings, "\n") != strings.Join(want, "\n") {
@@ -229,9 +229,30 @@ func TestDefaultsAreThoseOfTheDocs(t *testing.T) {
 			}
 		}
 	}
-	for name := range later {
-		if !strings.Contains(string(doc), "`"+name+"`") {
-			t.Errorf("docs/configuration.md does not name %s", name)
+}
+
+// TestGateway has what only the gateway uses.
+func TestGateway(t *testing.T) {
+	s, _, err := load(t, []string{"--rate-limit-sliding"}, "ONCEOVER_RATE_LIMIT=5/1m", "ONCEOVER_TRUSTED_PROXIES=10.0.0.0/8, ::1", "ONCEOVER_JWT_SECRET=hunter2",
+		"ONCEOVER_RATE_LIMIT_OUTAGE=refuse", "ONCEOVER_UPLOADS=s3://photos/in", "ONCEOVER_REDIS_URL=redis://h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (ratelimit.Rule{Limit: 5, Window: time.Minute, Sliding: true}); s.RateLimit != want || len(s.Proxies) != 2 || !s.RefuseUncounted ||
+		s.Tokens.Secret != "hunter2" || s.Uploads != "s3://photos/in" || s.BlacklistURL != "redis://h/4" {
+		t.Errorf("got %+v", s)
+	}
+	_, _, err = load(t, nil, "ONCEOVER_RATE_LIMIT=5", "ONCEOVER_TRUSTED_PROXIES=proxy", "ONCEOVER_JWT_SECRET=hunter2", "ONCEOVER_JWT_JWKS_URL=https://h",
+		"ONCEOVER_RATE_LIMIT_OUTAGE=open", "ONCEOVER_UPLOADS=in", "ONCEOVER_UPLOADS_KEEP=1m", "ONCEOVER_DOMAIN=a/b")
+	if err == nil {
+		t.Fatal("got no error")
+	}
+	for _, setting := range []string{"rate-limit: ", "trusted-proxies", "jwt-secret", "rate-limit-outage", "uploads: ", "uploads-keep", "domain"} {
+		if !strings.Contains(err.Error(), setting) {
+			t.Errorf("got %v, want %s named", err, setting)
 		}
+	}
+	if strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("the secret is in %v", err)
 	}
 }

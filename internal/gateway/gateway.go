@@ -53,6 +53,11 @@ type Server struct {
 	log      *zap.Logger
 	http     *http.Server
 
+	handlers sync.WaitGroup // at work
+
+	// Drain is how long requests under way have once Run's context has ended.
+	Drain time.Duration
+
 	mu     sync.Mutex
 	faults []string // of the last round, of each probe, "" if it answers
 	probed bool
@@ -66,7 +71,7 @@ func Listen(addr string, w Worker, probes []Probe, notes func() []string, metric
 	if err != nil {
 		return nil, fmt.Errorf("listen on the HTTP address %s: %w; choose another with --http-addr or ONCEOVER_HTTP_ADDR, \"off\" for none", addr, err)
 	}
-	s := &Server{listener: listener, worker: w, probes: probes, notes: notes, log: log}
+	s := &Server{listener: listener, worker: w, probes: probes, notes: notes, log: log, Drain: time.Second}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
@@ -75,7 +80,7 @@ func Listen(addr string, w Worker, probes []Probe, notes func() []string, metric
 		mux.Handle(pattern, handler)
 	}
 	s.http = &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: s.counted(hurried(mux)), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 1 << 16, ErrorLog: zap.NewStdLog(log),
 	}
 	return s, nil
@@ -84,24 +89,60 @@ func Listen(addr string, w Worker, probes []Probe, notes func() []string, metric
 // Addr is the address that is listened on.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Run serves until ctx ends.
+// Run serves until ctx ends and the requests under way are answered, or Drain has passed.
 func (s *Server) Run(ctx context.Context) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	var loops sync.WaitGroup
 	loops.Go(func() { s.probe(ctx) })
+	down := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer close(down)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Drain)
 		defer cancel()
 		if s.http.Shutdown(last) != nil {
 			s.http.Close()
 		}
 	})
-	defer stop()
 	err := s.http.Serve(s.listener)
+	if !stop() {
+		<-down // Serve returns as soon as nobody is let in any more
+	}
+	end()
 	loops.Wait()
+	s.handlers.Wait() // of connections that were closed: what they use is closed next
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	return fmt.Errorf("serve HTTP: %w", err)
+}
+
+// counted lets Run wait for next.
+func (s *Server) counted(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.handlers.Add(1)
+		defer s.handlers.Done()
+		next.ServeHTTP(w, r)
+	})
+}
+
+const (
+	bodyTime  = 10 * time.Second // for a body, unless its handler sets another read deadline
+	afterward = time.Second      // for what is left of a body that is not read, as its request was refused
+)
+
+// hurried bounds how long a client may take to send a body.
+func hurried(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength == 0 {
+			next.ServeHTTP(w, r)
+			return
+		}
+		control := http.NewResponseController(w)
+		_ = control.SetReadDeadline(time.Now().Add(bodyTime)) // every connection of a server has one
+		next.ServeHTTP(w, r)
+		_ = control.SetReadDeadline(time.Now().Add(afterward))
+	})
 }
 
 // probe asks all probes at the same time, now and then.

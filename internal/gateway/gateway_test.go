@@ -1,9 +1,12 @@
 package gateway_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -172,6 +175,80 @@ func TestMetrics(t *testing.T) {
 	}
 	if status, _ := b.get("/nothing"); status != 404 {
 		t.Errorf("unknown path: got %d, want 404", status)
+	}
+}
+
+// TestSlowBodies: a client that does not send the body that it has announced is answered, whatever it asks for.
+func TestSlowBodies(t *testing.T) {
+	b := setup(t)
+	for _, request := range []string{"GET /healthz", "POST /nothing", "POST /metrics"} {
+		conn, err := net.Dial("tcp", b.server.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(conn, request+" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Errorf("%s: got no answer: %v", request, err)
+			continue
+		}
+		resp.Body.Close()
+	}
+}
+
+// TestDrain has a request under way when the server is to end: it is answered, and Run waits for that.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	slow := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(begun)
+		<-goOn
+		io.WriteString(w, "done")
+	})
+	s, err := gateway.Listen("127.0.0.1:0", &worker{}, nil, func() []string { return nil }, prometheus.NewRegistry(), map[string]http.Handler{"/slow": slow}, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Drain = time.Minute
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	answered := make(chan string, 1)
+	go func() {
+		resp, err := client.Get("http://" + s.Addr() + "/slow")
+		if err != nil {
+			answered <- err.Error()
+			return
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		answered <- string(body)
+	}()
+	<-begun
+	cancel()
+	for { // until nobody is let in any more
+		resp, err := client.Get("http://" + s.Addr() + "/healthz")
+		if err != nil {
+			break
+		}
+		resp.Body.Close()
+	}
+	select {
+	case err := <-ended:
+		t.Errorf("Run ended (%v) before the request was answered", err)
+	default:
+	}
+	close(goOn)
+	if got := <-answered; got != "done" {
+		t.Errorf("got %q, want the answer", got)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("Run: %v", err)
 	}
 }
 
