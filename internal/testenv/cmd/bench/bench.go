@@ -172,10 +172,10 @@ func jobsOf(n int, callback bool) (ids []string, messages []rabbit.Message, err 
 	return ids, messages, nil
 }
 
-// ended returns how many results were published.
+// ended returns how many results were published. An update of progress is published too, once it is in its stream.
 func (b *bench) ended(ctx context.Context) (int, error) {
 	stats, err := b.results.Info(ctx, "commandstats").Result()
-	return calls(stats, "publish"), err
+	return calls(stats, "publish") - calls(stats, "xadd"), err
 }
 
 // calls returns how often a command was called.
