@@ -168,6 +168,11 @@ func (b *bundle) worker(extra ...string) *process {
 
 func (b *bundle) start(command string, extra ...string) *process {
 	b.t.Helper()
+	return b.startProgram(program, command, extra...)
+}
+
+func (b *bundle) startProgram(program, command string, extra ...string) *process {
+	b.t.Helper()
 	p := &process{t: b.t, cmd: exec.Command(program, strings.Fields(command)...), done: make(chan struct{})}
 	p.cmd.Env = append(append([]string{}, b.env...), extra...)
 	p.cmd.Stderr = &p.log

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -143,6 +144,80 @@ func TestGatewayWithoutTokensIsLocal(t *testing.T) {
 	resp, err := http.Get("http://127.0.0.1:" + port + "/status/x")
 	if status, body := answerTo(t, resp, err); status != 401 {
 		t.Errorf("got %d %v", status, body)
+	}
+}
+
+// TestKeyOverKill kills a gateway (SIGKILL) between the claim of an idempotency key and its confirmation, before and after the job is published. The
+// request that is repeated until it is answered makes one job, which runs once.
+func TestKeyOverKill(t *testing.T) {
+	b := setup(t)
+	b.env = append(b.env, "ONCEOVER_RATE_LIMIT=off") // it asks again and again
+	whole := program
+	crashing := filepath.Join(t.TempDir(), "onceover")
+	build := exec.Command("go", "build", "-race", "-tags", "crashpoints", "-buildvcs=false", "-o", crashing, "onceover/cmd/onceover")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	uploads := t.TempDir()
+	post := func(g *process, key string) (int, map[string]any, error) {
+		body, kind := uploading(t, "bottle.jpg")
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+g.httpAddr()+"/api/v1/waste/analyze", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", kind)
+		r.Header.Set("Idempotency-Key", key)
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			return 0, nil, err
+		}
+		status, doc := answerTo(t, resp, err)
+		return status, doc, nil
+	}
+	points := []string{"key-claimed", "keyed-job-published"}
+	for _, point := range points {
+		g := b.startProgram(crashing, "gateway", "ONCEOVER_UPLOADS="+uploads, "ONCEOVER_TEST_CRASH="+point)
+		g.wait(`"msg":"ready"`, 1)
+		if status, doc, err := post(g, point); err == nil {
+			t.Fatalf("%s: got %d %v, want the gateway to be killed", point, status, doc)
+		}
+		<-g.done
+	}
+	g := b.startProgram(whole, "gateway", "ONCEOVER_UPLOADS="+uploads)
+	g.wait(`"msg":"ready"`, 1)
+	ids := map[string]string{}
+	deadline := time.Now().Add(2 * time.Minute)
+	for _, point := range points {
+		for ids[point] == "" {
+			status, doc, err := post(g, point)
+			switch {
+			case err != nil || status != 409 && status != 202 || time.Now().After(deadline):
+				t.Fatalf("%s: got %d %v, %v", point, status, doc, err)
+			case status == 409: // until the claim of the dead one has run out
+				time.Sleep(100 * time.Millisecond)
+			default:
+				ids[point] = fmt.Sprint(doc["job_id"])
+			}
+		}
+		if status, doc, err := post(g, point); err != nil || status != 202 || doc["job_id"] != ids[point] {
+			t.Errorf("%s, once more: got %d %v, %v, want job %s", point, status, doc, err, ids[point])
+		}
+	}
+	w := b.worker("ONCEOVER_IMAGE_ROOT=" + uploads)
+	for _, got := range b.python("get", 2, map[string]any{"ids": []string{ids[points[0]], ids[points[1]]}}) {
+		if got.State != "SUCCESS" {
+			t.Errorf("got %+v", got)
+		}
+	}
+	// Three messages of two jobs: the second had been published when its gateway died.
+	for metric(w, `onceover_jobs_total{outcome="duplicate",task="image.analyze"}`) != 1 {
+		if time.Now().After(deadline) {
+			t.Fatalf("the message that was published twice was not recognised:\n%s", w.log.String())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := metric(w, `onceover_jobs_total{outcome="success",task="image.analyze"}`); n != 2 {
+		t.Errorf("got %v jobs that ran, want 2", n)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 
 	"onceover/celery"
+	"onceover/internal/crash"
 	"onceover/internal/redact"
 	"onceover/rabbit"
 	"onceover/vision"
@@ -87,6 +88,7 @@ func (a *API) analyze(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		job = held.job
+		crash.Point("key-claimed")
 	}
 	// From here on the client may go away: the job is published or it is not.
 	ctx := context.WithoutCancel(r.Context())
@@ -99,6 +101,7 @@ func (a *API) analyze(w http.ResponseWriter, r *http.Request) {
 	case err == nil:
 		a.log.Info("job accepted", zap.String("job_id", job), zap.String("image", redact.URL(o.ImageURL)))
 		if held != nil {
+			crash.Point("keyed-job-published")
 			held.done(ctx, a.log)
 		}
 		a.accept(w, job)

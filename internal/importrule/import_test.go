@@ -61,7 +61,7 @@ var ours = map[string][]string{
 	"internal/ratelimit":      {"internal/redisretry"},
 	"internal/token":          {"internal/redisretry"},
 	"internal/upload":         {"internal/source"},
-	"internal/api":            {"celery", "progress", "rabbit", "results", "vision", "internal/ratelimit", "internal/redact", "internal/redisretry", "internal/token", "internal/upload"},
+	"internal/api":            {"celery", "progress", "rabbit", "results", "vision", "internal/crash", "internal/ratelimit", "internal/redact", "internal/redisretry", "internal/token", "internal/upload"},
 	"internal/composetest":    {},
 	"internal/importrule":     {},
 	"e2e":                     {},
