@@ -75,6 +75,34 @@ func (s *Store) Load(ctx context.Context, taskID string) (*celery.Meta, error) {
 	return celery.DecodeMeta(taskID, []byte(get.Val()))
 }
 
+// lookAgain is when Await looks although no message came: messages may be lost.
+const lookAgain = 10 * time.Second
+
+// Await returns the document of a task once the task has a final state. As AsyncResult.get() in Python it is told by the message that is
+// published with the document. The error is why ctx ended, or that of [Store.Load].
+func (s *Store) Await(ctx context.Context, taskID string) (*celery.Meta, error) {
+	sub := s.client.Subscribe(ctx, Key(taskID))
+	defer sub.Close() // its connection is of no more use
+	told := sub.ChannelWithSubscriptions()
+	again := time.NewTicker(lookAgain)
+	defer again.Stop()
+	for {
+		m, err := s.Load(ctx, taskID)
+		switch {
+		case err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()):
+			return nil, context.Cause(ctx)
+		case err != nil || m != nil && m.Status.Final():
+			return m, err
+		}
+		select {
+		case <-told: // also that the subscription stands, and stands again
+		case <-again.C:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
 // reset deletes a document that tells of a failure.
 //
 // KEYS: the document. Returns the state that it had, "" if it was not there, and the

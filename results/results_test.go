@@ -143,6 +143,48 @@ func TestLoad(t *testing.T) {
 }
 
 // TestRecordRidesOutARestart stops Redis, records an end, and starts it again.
+// TestAwait is told of an end when it is stored, and not before; one that is stored already is returned at once.
+func TestAwait(t *testing.T) {
+	t.Parallel()
+	c := open(t, testenv.Redis(t).URL())
+	s := results.New(c, zap.NewNop())
+	got := make(chan *celery.Meta, 1)
+	go func() {
+		m, err := s.Await(t.Context(), "a")
+		if err != nil {
+			t.Error(err)
+		}
+		got <- m
+	}()
+	for c.PubSubNumSub(t.Context(), results.Key("a")).Val()[results.Key("a")] == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	c.Publish(t.Context(), results.Key("a"), "not an end")
+	record(t, s, meta(t, "b", celery.Success, 1))
+	select {
+	case m := <-got:
+		t.Fatalf("got %+v before the task has ended", m)
+	case <-time.After(50 * time.Millisecond):
+	}
+	began := time.Now()
+	record(t, s, meta(t, "a", celery.Success, 2))
+	if m := <-got; m == nil || m.Status != celery.Success || string(m.Result) != "2" {
+		t.Errorf("got %+v", m)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %v: the message was not heard", took)
+	}
+	if m, err := s.Await(t.Context(), "a"); err != nil || m.Status != celery.Success {
+		t.Errorf("got %+v, %v of what is there", m, err)
+	}
+	gone := errors.New("gone")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(gone)
+	if m, err := s.Await(ctx, "c"); !errors.Is(err, gone) {
+		t.Errorf("got %+v, %v, want why the context ended", m, err)
+	}
+}
+
 func TestRecordRidesOutARestart(t *testing.T) {
 	t.Parallel()
 	server := testenv.Redis(t)

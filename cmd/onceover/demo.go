@@ -26,9 +26,6 @@ import (
 // demoTimeout bounds the demo, so that it ends whatever happens.
 const demoTimeout = 5 * time.Minute
 
-// demoPollEvery is short, since the demo's jobs are.
-const demoPollEvery = 5 * time.Millisecond
-
 func newDemo() *cobra.Command {
 	var asJSON, showLog bool
 	cmd := &cobra.Command{
@@ -173,7 +170,7 @@ func (d demo) run(ctx context.Context) ([]demoRow, error) {
 func (d demo) follow(ctx context.Context, row *demoRow, b *board) error {
 	var last progress.Update
 	var begun time.Time
-	m, err := follower{d.svc.results, d.svc.progress, demoPollEvery}.finished(ctx, row.TaskID, row.TaskID, func(u progress.Update) {
+	m, err := finished(ctx, d.svc.results, d.svc.progress, row.TaskID, row.TaskID, func(u progress.Update) {
 		if u == last {
 			return
 		}

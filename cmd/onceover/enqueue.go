@@ -133,7 +133,7 @@ func (o order) await(cmd *cobra.Command, s *config.Settings, ids []string) error
 	var worst error
 	for _, id := range ids {
 		var last progress.Update
-		m, err := follower{rs, ps, pollEvery}.finished(ctx, id, id, func(u progress.Update) {
+		m, err := finished(ctx, rs, ps, id, id, func(u progress.Update) {
 			if u != last && !o.asJSON {
 				b.show(id, u)
 			}

@@ -3,45 +3,57 @@ package main
 import (
 	"context"
 	"slices"
-	"time"
+	"sync"
 
 	"onceover/celery"
 	"onceover/progress"
 	"onceover/results"
 )
 
-// pollEvery is how often the commands look at a job.
-const pollEvery = 100 * time.Millisecond
-
-// follower watches jobs through the same keys that clients read.
-type follower struct {
-	results  *results.Store
-	progress *progress.Store
-	every    time.Duration
+// finished waits until the task has a final state and its progress says so, showing each update of that. It returns why ctx ended, if it did.
+func finished(ctx context.Context, rs *results.Store, ps *progress.Store, taskID, jobID string, show func(progress.Update)) (*celery.Meta, error) {
+	updates, stop := context.WithCancel(ctx)
+	defer stop()
+	var showing sync.WaitGroup
+	var fault error
+	showing.Go(func() {
+		fault = eachUpdate(updates, ps, jobID, func(u progress.Update) error {
+			show(u)
+			return nil
+		})
+	})
+	m, err := rs.Await(ctx, taskID)
+	if err == nil && !refused(m) {
+		// The progress ends right after the result is stored, except that of a message that was refused: it has none.
+		showing.Wait()
+		return m, fault
+	}
+	stop()
+	showing.Wait()
+	return m, err
 }
 
-// finished waits until the task has a final state and its progress says so,
-// showing each change of the progress. It returns why ctx ended, if it did.
-func (f follower) finished(ctx context.Context, taskID, jobID string, show func(progress.Update)) (*celery.Meta, error) {
-	var done *celery.Meta
-	err := f.changes(ctx, jobID, func(u *progress.Update) (bool, error) {
-		if u != nil {
-			show(*u)
+// eachUpdate calls show with each update of a job, the newest one first, until the job is over or ctx ends.
+func eachUpdate(ctx context.Context, ps *progress.Store, jobID string, show func(progress.Update) error) error {
+	feed := progress.NewFeed(ps)
+	feedCtx, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { feed.Run(feedCtx) })
+	defer running.Wait()
+	defer stop()
+	listener := feed.Listen(jobID, "")
+	defer listener.Close()
+	for {
+		events, err := listener.Next(ctx)
+		if err != nil {
+			return err
 		}
-		if done == nil {
-			m, err := f.results.Load(ctx, taskID)
-			if err != nil {
-				return false, err
-			}
-			if m != nil && m.Status.Final() {
-				done = m
+		for _, e := range events {
+			if err := show(e.Update); err != nil || e.Over() {
+				return err
 			}
 		}
-		// The progress ends right after the result is stored, except that of a
-		// message that was refused: it has none.
-		return done != nil && (u != nil && u.Over() || refused(done)), nil
-	})
-	return done, err
+	}
 }
 
 // refusals are the exceptions of messages that were refused, see worker.refusal.
@@ -54,25 +66,4 @@ func refused(m *celery.Meta) bool {
 	}
 	exc, err := m.Exception()
 	return err == nil && slices.Contains(refusals, exc.Type)
-}
-
-// changes calls each with the job's progress (nil while there is none) until it
-// says to stop; only changed updates are passed twice.
-func (f follower) changes(ctx context.Context, jobID string, each func(*progress.Update) (stop bool, err error)) error {
-	tick := time.NewTicker(f.every)
-	defer tick.Stop()
-	for {
-		u, err := f.progress.Load(ctx, jobID)
-		if err != nil {
-			return err
-		}
-		if stop, err := each(u); stop || err != nil {
-			return err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -71,29 +70,6 @@ Celery task id if it gave none.`,
 		return nil
 	}
 	return cmd
-}
-
-// eachUpdate calls show with each update of a job, the newest one first, until the job is over or ctx ends.
-func eachUpdate(ctx context.Context, ps *progress.Store, jobID string, show func(progress.Update) error) error {
-	feed := progress.NewFeed(ps)
-	feedCtx, stop := context.WithCancel(ctx)
-	var running sync.WaitGroup
-	running.Go(func() { feed.Run(feedCtx) })
-	defer running.Wait()
-	defer stop()
-	listener := feed.Listen(jobID, "")
-	defer listener.Close()
-	for {
-		events, err := listener.Next(ctx)
-		if err != nil {
-			return err
-		}
-		for _, e := range events {
-			if err := show(e.Update); err != nil || e.Over() {
-				return err
-			}
-		}
-	}
 }
 
 // withTimeout bounds ctx, with errTimedOut as its cause; 0 bounds nothing.
