@@ -17,9 +17,10 @@ import (
 	"onceover/progress"
 )
 
-// run runs a feed until the test ends.
-func run(t *testing.T, f *progress.Feed) {
+// feed runs a feed until the test ends.
+func feed(t *testing.T, s *progress.Store) *progress.Feed {
 	t.Helper()
+	f := progress.NewFeed(s)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -30,6 +31,7 @@ func run(t *testing.T, f *progress.Feed) {
 		stop()
 		<-done
 	})
+	return f
 }
 
 // show shows a stage and waits for it.
@@ -68,8 +70,7 @@ func numbers(events []progress.Event) string {
 // TestFeed has listeners of each kind: one that begins, one that comes back, one whose last event is not known any more.
 func TestFeed(t *testing.T) {
 	s, client := setup(t)
-	f := progress.NewFeed(s)
-	run(t, f)
+	f := feed(t, s)
 	early := f.Listen("j", "")
 	defer early.Close()
 	if known, err := early.Known(t.Context()); known || err != nil {
@@ -134,8 +135,7 @@ func TestFeed(t *testing.T) {
 // TestAnnounced is a job that waits: shown, told, and not shown in the place of anything else.
 func TestAnnounced(t *testing.T) {
 	s, _ := setup(t)
-	f := progress.NewFeed(s)
-	run(t, f)
+	f := feed(t, s)
 	l := f.Listen("j", "")
 	defer l.Close()
 	if err := s.Announce(t.Context(), "j", "queued", "m"); err != nil {
@@ -162,8 +162,7 @@ func TestAnnounced(t *testing.T) {
 // TestStreamIsCapped has a job with more updates than are kept, and two listeners: one that was there all the time, and one that slept.
 func TestStreamIsCapped(t *testing.T) {
 	s, client := setup(t)
-	f := progress.NewFeed(s)
-	run(t, f)
+	f := feed(t, s)
 	awake, asleep := f.Listen("j", ""), f.Listen("j", "")
 	defer awake.Close()
 	defer asleep.Close()
@@ -205,8 +204,7 @@ func TestStreamIsCapped(t *testing.T) {
 // TestOldWriters shows jobs of workers that write no stream, and of a Redis user who may write none.
 func TestOldWriters(t *testing.T) {
 	s, client := setup(t)
-	f := progress.NewFeed(s)
-	run(t, f)
+	f := feed(t, s)
 	l := f.Listen("j", "1-1")
 	defer l.Close()
 	doc := `{"progress": %d, "message": "m", "stage": "hash", "updated_at": "2026-11-21T00:44:20"}`
@@ -262,8 +260,7 @@ func TestManyListeners(t *testing.T) {
 	opt.ClientName, opt.PoolSize = "the-feed", 1
 	own := redis.NewClient(&opt)
 	t.Cleanup(func() { own.Close() })
-	f := progress.NewFeed(progress.New(own, zap.NewNop()))
-	run(t, f)
+	f := feed(t, progress.New(own, zap.NewNop()))
 	const jobs, each = 500, 10
 	var all sync.WaitGroup
 	for j := range jobs {
@@ -329,8 +326,7 @@ func TestLostMessages(t *testing.T) {
 		return c
 	}
 	s := progress.New(open(server.Addr()), zap.NewNop())
-	f := progress.NewFeed(progress.New(open(proxy.Addr()), zap.NewNop()))
-	run(t, f)
+	f := feed(t, progress.New(open(proxy.Addr()), zap.NewNop()))
 	l := f.Listen("j", "")
 	defer l.Close()
 	heard := make(chan string, 1)

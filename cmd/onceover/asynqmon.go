@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"net"
-	"net/http"
 
 	"github.com/hibiken/asynqmon"
 	"github.com/redis/go-redis/v9"
@@ -53,18 +52,4 @@ func formatPayload(_ string, payload []byte) string {
 func isLoopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	return err == nil && api.IsLocalName(host)
-}
-
-// guarded lets no page of another site work h through the browser of somebody who
-// can reach it: neither by a request across sites, nor, on a loopback address, under
-// a name that was made to point here.
-func guarded(h http.Handler, localOnly bool) http.Handler {
-	crossOrigin := http.NewCrossOriginProtection().Handler(h)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if host, _, err := net.SplitHostPort(r.Host); localOnly && (err != nil && !api.IsLocalName(r.Host) || err == nil && !api.IsLocalName(host)) {
-			http.Error(w, "this address is served under the names localhost and 127.0.0.1 only", http.StatusForbidden)
-			return
-		}
-		crossOrigin.ServeHTTP(w, r)
-	})
 }

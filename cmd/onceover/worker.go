@@ -23,6 +23,7 @@ import (
 	"onceover/cache"
 	"onceover/celery"
 	"onceover/failed"
+	"onceover/internal/api"
 	"onceover/internal/config"
 	"onceover/internal/gateway"
 	"onceover/internal/source"
@@ -201,7 +202,7 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 			return nil, err
 		}
 		if svc.asynqmon != nil {
-			pages[asynqmonPath+"/"] = guarded(svc.asynqmon, isLoopback(s.HTTPAddr))
+			pages[asynqmonPath+"/"] = api.Guard(svc.asynqmon, isLoopback(s.HTTPAddr))
 		}
 		if s.ServeAPI {
 			if svc.front, err = newFront(s, &svc.servers, svc.results, svc.progress, svc.metrics, log); err != nil {

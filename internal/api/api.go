@@ -115,7 +115,7 @@ func (a *API) Handler() http.Handler {
 		fail(w, problem{Status: http.StatusNotFound, Detail: "there is nothing at this path: see /openapi.json"})
 	})
 	if a.Tokens == nil {
-		return local(mux)
+		return Guard(mux, true)
 	}
 	return mux
 }

@@ -56,21 +56,24 @@ func tooMany(rule ratelimit.Rule) string {
 // wholeSeconds are seconds as header fields have them, rounded up.
 func wholeSeconds(d time.Duration) string { return strconv.Itoa(int(math.Ceil(d.Seconds()))) }
 
-// local lets nobody work next through the browser of somebody who can reach it: neither by a request across sites, nor under a name that was
-// made to point here. It is for an API that asks for no token, on a loopback address.
-func local(next http.Handler) http.Handler {
+// Guard lets no page of another site work next through the browser of somebody who can reach it: neither by a request across sites, nor,
+// with local, which is for loopback addresses, under a name that was made to point here. It is for what asks for no token.
+func Guard(next http.Handler, local bool) http.Handler {
 	sites := http.NewCrossOriginProtection()
 	sites.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fail(w, problem{Status: http.StatusForbidden, Detail: "this request comes from a page of another site"})
 	}))
 	next = sites.Handler(next)
+	if !local {
+		return next
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.Host)
 		if err != nil {
 			host = r.Host
 		}
 		if !IsLocalName(host) {
-			fail(w, problem{Status: http.StatusForbidden, Detail: "without tokens this address is served under the names localhost and 127.0.0.1 only"})
+			fail(w, problem{Status: http.StatusForbidden, Detail: "this address is served under the names localhost and 127.0.0.1 only"})
 			return
 		}
 		next.ServeHTTP(w, r)
