@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -109,7 +110,9 @@ func (b *bench) refused(g *Gate, c vision.Call) *vision.Error {
 }
 
 // TestRequestsAMinute has gates of four processes make as many calls as they may in several minutes, against a server
-// that counts them in the strictest way: in every minute that there is.
+// that counts them in the strictest way: in every minute that there is. A call begins as soon as there is room: half of them
+// within a twentieth of a minute, which is to use 95 % of the limit. That is said of half of them, as a machine that is busy
+// otherwise stands still for longer now and then.
 func TestRequestsAMinute(t *testing.T) {
 	b := newBench(t)
 	const rpm, minute, minutes = 60, 4 * time.Second, 3
@@ -148,8 +151,16 @@ func TestRequestsAMinute(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	if all := rpm * minutes; over*50 > len(at) || len(at)*100 < 95*all {
-		t.Errorf("%d calls of %d possible, %d of them too early: want at least 95 %% and at most 2 %%", len(at), all, over)
+	if over*50 > len(at) || len(at) < 2*rpm {
+		t.Fatalf("%d calls, %d of them too early: want at least %d and at most 2 %%", len(at), over, 2*rpm)
+	}
+	var late []time.Duration // since there was room
+	for i := rpm; i < len(at); i++ {
+		late = append(late, at[i].Sub(at[i-rpm].Add(minute)))
+	}
+	slices.Sort(late)
+	if half := late[len(late)/2]; half > minute/20 {
+		t.Errorf("half of %d calls began %v or more after there was room (the latest %v): want within %v", len(late), half, late[len(late)-1], minute/20)
 	}
 }
 
