@@ -337,6 +337,23 @@ func checkUnknownTag(t *testing.T, b *bench) {
 	})
 }
 
+func checkExclusiveConsumer(t *testing.T, b *bench) {
+	q := b.queue("q", nil)
+	consume := func(ch *amqp.Channel, exclusive bool) error {
+		_, err := ch.Consume(q, "", true, exclusive, false, false, nil)
+		return err
+	}
+	first := b.channel(b.conn)
+	b.must(consume(first, true))
+	b.refused(403, func(ch *amqp.Channel) error { return consume(ch, false) })
+	b.refused(403, func(ch *amqp.Channel) error { return consume(ch, true) })
+	b.must(first.Close())
+	second := b.channel(b.conn)
+	b.must(consume(second, false))
+	b.refused(403, func(ch *amqp.Channel) error { return consume(ch, true) })
+	b.must(consume(b.channel(b.conn), false))
+}
+
 func checkConsumerTag(t *testing.T, b *bench) {
 	q := b.queue("q", nil)
 	p := dialRaw(t, b.url) // amqp091-go refuses by itself

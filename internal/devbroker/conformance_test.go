@@ -37,6 +37,7 @@ var conformance = []struct {
 	{"declaration with other arguments is 406", checkInequivalent},
 	{"declaration with invalid arguments is 406", checkInvalidArguments},
 	{"exclusive queue", checkExclusiveQueue},
+	{"exclusive consumer", checkExclusiveConsumer},
 	{"auto-delete queue", checkAutoDeleteQueue},
 	{"auto-delete exchange", checkAutoDeleteExchange},
 	{"queue.delete", checkQueueDelete},

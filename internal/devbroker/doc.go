@@ -4,7 +4,7 @@
 // It promises to its two kinds of client, our worker and real Python Celery, what RabbitMQ 3.x would do
 // for them: direct, fanout and topic exchanges, bindings between exchanges, acknowledgements with requeue to the
 // original position, prefetch, publisher confirms and returns, dead-lettering with x-death, message and
-// queue TTL, length limits, priorities, exclusive and auto-delete queues, and RabbitMQ's error codes. One
+// queue TTL, length limits, priorities, exclusive and auto-delete queues, exclusive consumers, and RabbitMQ's error codes. One
 // conformance table checks this broker and a real RabbitMQ alike. Whatever a client sends, at most that
 // client's connection is closed.
 //
@@ -18,7 +18,7 @@
 // unread, and x-death comes without x-first-death-* and original-expiration.
 //
 // Refused with 540 (NOT_IMPLEMENTED): transactions, headers and internal exchanges, streams, x-max-length-bytes,
-// x-overflow other than drop-head, exclusive consumers, if-unused and if-empty, exchange.unbind, queue.unbind,
+// x-overflow other than drop-head, if-unused and if-empty, exchange.unbind, queue.unbind,
 // basic.recover, channel.flow, and logins other than PLAIN.
 //
 // Layers, from the wire up: wire.go and table.go (frames, fields), message.go (content), routing.go

@@ -321,10 +321,10 @@ func (ch *channel) basicConsume(a arguments, now time.Time) error {
 	if ch.consumers[tag] != nil {
 		return refuse(notAllowed, "attempt to reuse consumer tag '%s'", tag)
 	}
-	if exclusive {
-		return refuse(notImplemented, "exclusive=true")
+	if len(q.consumers) > 0 && (exclusive || q.consumers[0].exclusive) {
+		return refuse(accessRefused, "queue '%s' in vhost '/' in exclusive use", q.name)
 	}
-	c := &consumer{tag: tag, channel: ch, queue: q, noAck: noAck, prefetch: ch.consumerPrefetch}
+	c := &consumer{tag: tag, channel: ch, queue: q, noAck: noAck, exclusive: exclusive, prefetch: ch.consumerPrefetch}
 	ch.consumers[tag] = c
 	q.consumers = append(q.consumers, c)
 	ch.answer(noWait, basicConsumeOk, tag)

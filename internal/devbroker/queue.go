@@ -28,12 +28,13 @@ func (e *entry) compare(other *entry) int {
 
 // consumer is a subscription of a channel to a queue.
 type consumer struct {
-	tag      string
-	channel  *channel
-	queue    *queue
-	noAck    bool
-	prefetch int // most unacknowledged messages at a time; 0: no limit
-	unacked  int
+	tag       string
+	channel   *channel
+	queue     *queue
+	noAck     bool
+	exclusive bool // the queue has no other consumer
+	prefetch  int  // most unacknowledged messages at a time; 0: no limit
+	unacked   int
 }
 
 func (c *consumer) ready() bool {
