@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,7 +92,22 @@ func TestFailedJobsFromTheCommandLine(t *testing.T) {
 		t.Errorf("got state %s after a replay that was refused, want FAILURE", s)
 	}
 	run("3 failed jobs would be replayed", 0, "replay", "--all", "--dry-run")
-	run("FileNotFoundError  2", 0, "stats")
+	var stats struct {
+		Kept   int
+		Causes []struct {
+			ID, Error, Text string
+			Kept, Hour, Day int
+		}
+	}
+	if err := json.Unmarshal([]byte(run("", 0, "stats", "--json")), &stats); err != nil || stats.Kept != 3 || len(stats.Causes) != 2 {
+		t.Fatalf("stats --json: got %+v, %v, want 3 failed jobs of 2 causes", stats, err)
+	}
+	missing := stats.Causes[0]
+	if missing.Error != "FileNotFoundError" || missing.Kept != 2 || missing.Hour != 2 || missing.Day != 2 || strings.Contains(missing.Text, "gone") {
+		t.Errorf("stats --json: got cause %+v, want both missing pictures", missing)
+	}
+	run(missing.ID, 0, "stats")
+	run("2 failed jobs would be replayed", 0, "replay", "--cause", missing.ID, "--dry-run")
 
 	// With no worker at hand the state and the progress are those of a new job.
 	p.signal(syscall.SIGTERM)
@@ -141,64 +155,6 @@ func TestFailedJobsFromTheCommandLine(t *testing.T) {
 		t.Errorf("got %+v, want the imported and replayed job's result", got)
 	}
 	b.checkKeys()
-}
-
-// TestAsynqmon presses the Run button: Asynqmon is where docs/operations.md says, and
-// a page of another site cannot press it.
-func TestAsynqmon(t *testing.T) {
-	b := setup(t)
-	p := b.worker()
-	base := "http://" + p.httpAddr() + "/asynqmon"
-	id := b.client("run", analyze("image_url", b.picture("gone.jpg")+"?token=secret"))[0].ID
-	call := func(method, path string, headers ...string) (int, string) {
-		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), method, base+path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := 0; i < len(headers); i += 2 {
-			req.Header.Set(headers[i], headers[i+1])
-		}
-		if host := req.Header.Get("Host"); host != "" {
-			req.Host = host
-		}
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer res.Body.Close()
-		var body bytes.Buffer
-		if _, err := body.ReadFrom(res.Body); err != nil {
-			t.Fatal(err)
-		}
-		return res.StatusCode, body.String()
-	}
-	if code, body := call("GET", "/"); code != 200 || !strings.Contains(body, "<html") {
-		t.Errorf("page: got %d %.200s", code, body)
-	}
-	var list string
-	for list == "" || !strings.Contains(list, id) {
-		_, list = call("GET", "/api/queues/failed/archived_tasks")
-		if t.Context().Err() != nil {
-			t.Fatal(list)
-		}
-	}
-	if !strings.Contains(list, "kept: FileNotFoundError") || strings.Contains(list, "secret") {
-		t.Errorf("archived tasks: got %s", list)
-	}
-	press := "/api/queues/failed/archived_tasks/" + id + ":0:run"
-	if code, _ := call("POST", press, "Origin", "https://elsewhere.example", "Sec-Fetch-Site", "cross-site"); code != 403 {
-		t.Errorf("from another site: got %d, want 403", code)
-	}
-	if code, _ := call("POST", press, "Host", "elsewhere.example"); code != 403 {
-		t.Errorf("by another name: got %d, want 403", code)
-	}
-	failures := strings.Count(p.log.String(), `"state":"FAILURE"`)
-	if code, body := call("POST", press); code != 204 {
-		t.Fatalf("run: got %d %s", code, body)
-	}
-	p.wait(`"state":"FAILURE"`, failures+1) // the picture is still not there
-	p.wait(`"msg":"periodic work done"`, 1)
 }
 
 // TestParkedJobs has Celery send a job for later: it is parked, seen by inspect, runs

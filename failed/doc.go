@@ -3,9 +3,9 @@
 //
 // Start with [Store]. [Store.Park] puts a message away until it is due, [Store.Keep] keeps a
 // failed job as a [Record]; both are idempotent, so that a redelivery neither loses nor doubles a
-// job. [Store.Run] publishes parked messages that are due, and failed jobs that an operator runs
-// again with the Run button of Asynqmon; [Store.Replay] does so for a list. [Store.Each],
-// [Store.Get] and [Store.Discard] look at records and throw them away.
+// job. [Store.Run] publishes parked messages that are due. [Store.Replay] publishes failed jobs
+// anew, [Store.Discard] throws one away. [Store.Page], [Store.Each], [Store.Find] and [Store.Get]
+// look at records, [Store.Causes] groups them by what they failed of.
 //
 // What is promised: a nil error means that Redis has the job, and that it stays listed and
 // replayable until it was published again with the broker's confirm, or an operator discards it. A
@@ -15,8 +15,8 @@
 //
 // The package does not decide which jobs fail, and talks to no broker: it is handed a [Publish].
 //
-// The store is asynq: a queue "delay" of scheduled tasks, and queues "failed", "failed-2", … whose
-// archives hold the records. An archive of asynq forgets the oldest beyond 9,999 tasks, and those
-// older than 90 days: a new queue is begun long before, and nothing is ever archived in an old
-// one.
+// Jobs that wait are scheduled tasks of asynq, in a queue "delay". A failed job is a hash, and its
+// key is in two sorted sets by the time of its last failure: that of all, and that of its cause. So
+// a page of the list, and a count, cost the same however many there are. What versions before this
+// one kept in archives of asynq is carried over, see [Store.CarryOver].
 package failed

@@ -110,35 +110,72 @@ func (b *bundle) within(limit time.Duration, what string, done func() bool) {
 
 func (b *bundle) keep(r Record) {
 	b.t.Helper()
-	if err := b.store.Keep(b.t.Context(), r); err != nil {
+	ctx, cancel := context.WithTimeout(b.t.Context(), patience)
+	defer cancel()
+	if err := b.store.Keep(ctx, r); err != nil {
 		b.t.Fatal(err)
 	}
 }
 
 // info is what asynq knows of a task, nil if there is none.
-func (b *bundle) info(ref Ref) *asynq.TaskInfo {
+func (b *bundle) info(queue, key string) *asynq.TaskInfo {
 	b.t.Helper()
-	info, err := b.store.inspector.GetTaskInfo(ref.Queue, ref.Key)
+	info, err := b.store.inspector.GetTaskInfo(queue, key)
 	if err != nil && !gone(err) {
 		b.t.Fatal(err)
 	}
 	return info
 }
 
-func (b *bundle) archived(refs ...Ref) {
+// archived waits until asynq has given up a task.
+func (b *bundle) archived(queue, key string) {
 	b.t.Helper()
-	for _, ref := range refs {
-		b.until("archive "+ref.Key, func() bool {
-			info := b.info(ref)
-			return info != nil && info.State == asynq.TaskStateArchived
-		})
-	}
+	b.until("archive "+key, func() bool {
+		info := b.info(queue, key)
+		return info != nil && info.State == asynq.TaskStateArchived
+	})
 }
 
-func (b *bundle) runTask(ref Ref) {
+// has reports whether there is a record.
+func (b *bundle) has(k Key) bool {
 	b.t.Helper()
-	if err := b.store.inspector.RunTask(ref.Queue, ref.Key); err != nil {
+	r, err := b.store.Get(b.t.Context(), k)
+	if err != nil {
 		b.t.Fatal(err)
+	}
+	return r != nil
+}
+
+// keepMany keeps records from several goroutines.
+func (b *bundle) keepMany(records []Record) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.t.Context(), 10*patience)
+	defer cancel()
+	var wg sync.WaitGroup
+	for part := range slices.Chunk(records, (len(records)+7)/8) {
+		wg.Go(func() {
+			for _, r := range part {
+				if err := b.store.Keep(ctx, r); err != nil {
+					b.t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// replay replays records, all of which go.
+func (b *bundle) replay(keys ...Key) {
+	b.t.Helper()
+	out, err := b.store.Replay(b.t.Context(), keys, b.out.publish, nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, o := range out {
+		if !o.Done {
+			b.t.Fatalf("got %+v, want it replayed", o)
+		}
 	}
 }
 
@@ -160,14 +197,14 @@ func (b *bundle) list(f Filter) []Entry {
 }
 
 // get returns a whole record.
-func (b *bundle) get(ref Ref) *Record {
+func (b *bundle) get(k Key) *Record {
 	b.t.Helper()
-	r, err := b.store.Get(b.t.Context(), ref)
+	r, err := b.store.Get(b.t.Context(), k)
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	if r == nil {
-		b.t.Fatalf("no record %v", ref)
+		b.t.Fatalf("no record %s", k)
 	}
 	return r
 }
@@ -297,7 +334,16 @@ func failedAgain(t testing.TB, m rabbit.Message) Record {
 	return Failure(m, req, boom, ReasonFailed)
 }
 
-func ref(id string) Ref { return Ref{QueueFailed, id + ":0"} }
+// key is that of a job which was not replayed.
+func key(id string) Key { return Key(id + ":0") }
+
+func keysOf(ids []string) []Key {
+	out := make([]Key, len(ids))
+	for i, id := range ids {
+		out[i] = key(id)
+	}
+	return out
+}
 
 func ids(n int) []string {
 	out := make([]string, n)
@@ -339,16 +385,32 @@ func (b *bundle) foreign(queue, key string, payload []byte) {
 	}
 }
 
-// pieces is the key of the first of the pieces of a record's message, of one that is
-// not there if it has none.
-func (b *bundle) pieces(key string) string {
+// keys are those in Redis that match a pattern, in order.
+func (b *bundle) keys(pattern string) []string {
 	b.t.Helper()
-	keys, err := b.client.Keys(b.t.Context(), piecesKey(QueueFailed, key, "*")).Result()
+	keys, err := b.client.Keys(b.t.Context(), pattern).Result()
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	if len(keys) == 0 {
-		return piecesKey(QueueFailed, key, "none")
+	slices.Sort(keys)
+	return keys
+}
+
+// pieces is the key of the first of the pieces of a record's message, of one that is
+// not there if it has none.
+func (b *bundle) pieces(k Key) string {
+	b.t.Helper()
+	if keys := b.keys(longKey(k, "*")); len(keys) > 0 {
+		return keys[0]
 	}
-	return keys[0]
+	return longKey(k, "none")
+}
+
+// parkedPieces is the same of a parked job.
+func (b *bundle) parkedPieces(key string) string {
+	b.t.Helper()
+	if keys := b.keys(piecesKey(QueueDelay, key, "*")); len(keys) > 0 {
+		return keys[0]
+	}
+	return piecesKey(QueueDelay, key, "none")
 }

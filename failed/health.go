@@ -111,28 +111,18 @@ func (s *Store) watch(ctx context.Context) {
 // Counts are what the store holds.
 type Counts struct {
 	Failed, Parked int
-	Queues         int // of asynq, that hold the failed ones
 }
 
 // Count counts the jobs in the store.
 func (s *Store) Count(ctx context.Context) (c Counts, err error) {
-	queues, err := s.failedQueues(ctx)
+	n, err := s.client.ZCard(ctx, timesKey).Result()
 	if err != nil {
 		return c, fmt.Errorf("count failed jobs: %w", err)
 	}
-	c.Queues = len(queues)
-	for _, q := range queues {
-		has, err := s.sizes(ctx, q)
-		if err != nil {
-			return c, fmt.Errorf("count the failed jobs of %s: %w", q, err)
-		}
-		c.Failed += has.total()
-	}
-	has, err := s.sizes(ctx, QueueDelay)
-	if err != nil {
+	c.Failed = int(n)
+	if c.Parked, err = s.parked(ctx); err != nil {
 		return c, fmt.Errorf("count parked jobs: %w", err)
 	}
-	c.Parked = has.total()
 	return c, nil
 }
 
@@ -141,7 +131,6 @@ func (s *Store) measure(ctx context.Context) {
 	if err != nil {
 		return // next time
 	}
-	s.metrics.queues.Set(float64(c.Queues))
 	s.metrics.held.WithLabelValues("failed").Set(float64(c.Failed))
 	s.metrics.held.WithLabelValues("parked").Set(float64(c.Parked))
 }

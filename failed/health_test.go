@@ -81,7 +81,7 @@ func TestEviction(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("Keep: got %v, want it kept once the server no longer evicts", err)
 	}
-	if b.info(ref("b")) == nil || b.store.Ready(t.Context()) != nil {
+	if !b.has(key("b")) || b.store.Ready(t.Context()) != nil {
 		t.Error("the job is not kept, or the store is not ready")
 	}
 	if got := gauge(t, reg, "onceover_failed_store_evicting"); got != 0 {

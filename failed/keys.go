@@ -8,6 +8,32 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// Keys of failed jobs in DB5. The braces put all of them into one slot of Redis Cluster, so that
+// one script may change them together.
+const (
+	prefix    = "onceover:{failed}:"
+	timesKey  = prefix + "times"  // sorted set: the key of each record by when its job failed last
+	namesKey  = prefix + "names"  // sorted set of the same keys, with one score: in the order of their texts
+	causesKey = prefix + "causes" // hash: what is known of each cause, by its id
+	seenKey   = prefix + "seen"   // sorted set: the id of each cause by when it was met with last,
+	firstKey  = prefix + "first"  // and for the first time
+)
+
+// recordKey is the hash of a record: see [Store.Keep].
+func recordKey(k Key) string { return prefix + "job:" + string(k) }
+
+// causeKey is a sorted set as timesKey is, of the records of one cause.
+func causeKey(id string) string { return prefix + "cause:" + id }
+
+// longKey is a hash with the message of a record that is longer than pieceSize, with a field for
+// each piece. sum is that of the message: two that come for one record do not disturb each other.
+func longKey(k Key, sum string) string { return prefix + "message:" + string(k) + ":" + sum }
+
+// metKey counts the failures of an hour: a hash with a field for each five minutes and cause.
+func metKey(hour time.Time) string { return prefix + "met:" + hour.UTC().Format(hourLayout) }
+
+func lockKey(k Key) string { return "onceover:replaying:" + string(k) }
+
 // queuesKey is asynq's set of its queues. Asynq adds a queue to it once in each
 // process: one that was deleted since, or lost, would not be listed again.
 const queuesKey = "asynq:queues"
@@ -15,34 +41,20 @@ const queuesKey = "asynq:queues"
 // taskKey is the key of a task in asynq 0.26.
 func taskKey(queue, task string) string { return "asynq:{" + queue + "}:t:" + task }
 
-// sizes is what a queue holds, and how old the oldest job in its archive is. Asynq's
-// own count fails once a task has gone from Redis.
-type sizes struct {
-	pending, active, scheduled, retry, archived int
-	age                                         time.Duration
-}
-
-func (s sizes) total() int { return s.pending + s.active + s.scheduled + s.retry + s.archived }
-
-func (s *Store) sizes(ctx context.Context, queue string) (sizes, error) {
-	p := "asynq:{" + queue + "}:" // the keys of asynq 0.26
-	var lens [5]*redis.IntCmd
-	var oldest *redis.ZSliceCmd
+// parked counts the jobs that wait. Asynq's own count fails once a task has gone from Redis.
+func (s *Store) parked(ctx context.Context) (int, error) {
+	p := "asynq:{" + QueueDelay + "}:" // the keys of asynq 0.26
+	var counts []*redis.IntCmd
 	_, err := s.client.Pipelined(ctx, func(c redis.Pipeliner) error {
-		lens = [5]*redis.IntCmd{c.LLen(ctx, p+"pending"), c.LLen(ctx, p+"active"),
-			c.ZCard(ctx, p+"scheduled"), c.ZCard(ctx, p+"retry"), c.ZCard(ctx, p+"archived")}
-		oldest = c.ZRangeWithScores(ctx, p+"archived", 0, 0)
+		counts = append(counts, c.LLen(ctx, p+"pending"), c.LLen(ctx, p+"active"),
+			c.ZCard(ctx, p+"scheduled"), c.ZCard(ctx, p+"retry"), c.ZCard(ctx, p+"archived"))
 		return nil
 	})
-	if err != nil {
-		return sizes{}, err
+	n := 0
+	for _, c := range counts {
+		n += int(c.Val())
 	}
-	out := sizes{pending: int(lens[0].Val()), active: int(lens[1].Val()),
-		scheduled: int(lens[2].Val()), retry: int(lens[3].Val()), archived: int(lens[4].Val())}
-	if z := oldest.Val(); len(z) > 0 {
-		out.age = time.Since(time.Unix(int64(z[0].Score), 0))
-	}
-	return out, nil
+	return n, err
 }
 
 // pace makes a command that Redis did not answer take a moment: asynq asks for the

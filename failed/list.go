@@ -1,13 +1,17 @@
 package failed
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
-	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
 
 	"onceover/celery"
 )
@@ -15,39 +19,26 @@ import (
 // pageSize is how many records are read at once.
 const pageSize = 100
 
-// Ref is where a record is.
-type Ref struct {
-	Queue string // the asynq queue
-	Key   string // the task in it: the job's id and its number of replays
-}
-
-// Name is the id of the job, or what stands for it.
-func (r Ref) Name() string {
-	if i := strings.LastIndexByte(r.Key, ':'); i >= 0 {
-		return r.Key[:i]
-	}
-	return r.Key
-}
-
 // Entry is a record as it is listed; its Message is not read, see [Store.Get].
 type Entry struct {
-	Ref Ref
+	Key Key
 	Record
-	Note string // what asynq says of it, such as why a replay did not go
+	Note string // why the last attempt to replay it did not go
 }
 
 // Filter chooses records; fields that are zero choose all.
 type Filter struct {
-	Task   string    // name of the task
-	Error  string    // class of the exception
-	Queue  string    // where it was taken from
-	Reason string    // why it is kept
-	Text   string    // part of the error, the id or the arguments, in any case
-	After  time.Time // that failed last after this,
-	Before time.Time // or before this
+	Task   string    `json:"task,omitempty"`   // name of the task
+	Error  string    `json:"error,omitempty"`  // class of the exception
+	Queue  string    `json:"queue,omitempty"`  // where it was taken from
+	Reason string    `json:"reason,omitempty"` // why it is kept
+	Cause  string    `json:"cause,omitempty"`  // id of a Cause
+	Text   string    `json:"text,omitempty"`   // part of the error, the id or the arguments, in any case
+	After  time.Time `json:"after,omitzero"`   // that failed last after this,
+	Before time.Time `json:"before,omitzero"`  // or before this
 }
 
-// Match tells whether the filter chooses r.
+// Match reports whether the filter chooses r, as far as r says: not by its cause.
 func (f Filter) Match(r *Record) bool {
 	is := func(want, have string) bool { return want == "" || want == have }
 	if !is(f.Task, r.Task) || !is(f.Error, r.Error) || !is(f.Queue, r.Queue) || !is(f.Reason, string(r.Reason)) {
@@ -65,137 +56,300 @@ func (f Filter) Match(r *Record) bool {
 	})
 }
 
-// Each calls fn with every record, the newest first, until fn returns false.
-// Records that come or go meanwhile may be missed or seen twice.
-func (s *Store) Each(ctx context.Context, f Filter, fn func(Entry) bool) error {
-	queues, err := s.failedQueues(ctx)
-	if err != nil {
-		return fmt.Errorf("list the queues of failed jobs: %w", err)
+// bounds are the scores of a filter in timesKey, the later first.
+func (f Filter) bounds() (high, low string) {
+	high, low = "+inf", "-inf"
+	if !f.Before.IsZero() {
+		high = strconv.FormatInt(f.Before.UnixMilli(), 10)
 	}
-	for _, queue := range slices.Backward(queues) {
-		goOn, err := s.eachIn(ctx, queue, f, fn)
-		if err != nil && !gone(err) {
-			return fmt.Errorf("list failed jobs of %s: %w", queue, err)
-		}
-		if err == nil && !goOn {
-			return nil
-		}
+	if !f.After.IsZero() {
+		low = strconv.FormatInt(f.After.Add(time.Millisecond-1).UnixMilli(), 10) // rounded up
 	}
-	return nil
+	return high, low
 }
 
-func (s *Store) eachIn(ctx context.Context, queue string, f Filter, fn func(Entry) bool) (goOn bool, err error) {
-	seen := map[string]bool{} // of those on their way into the archive, or out of it
-	type lister func(string, ...asynq.ListOption) ([]*asynq.TaskInfo, error)
-	show := func(list lister, page int, moving bool) (bool, error) {
-		if err := context.Cause(ctx); err != nil {
-			return false, err
-		}
-		tasks, err := list(queue, asynq.PageSize(pageSize), asynq.Page(page))
-		if err != nil {
-			return false, err
-		}
-		entries := make([]Entry, len(tasks))
-		for i, t := range tasks {
-			entries[i] = entryOf(queue, t)
-		}
-		// Asynq orders by whole seconds.
-		slices.SortStableFunc(entries, func(a, b Entry) int { return b.Last.Compare(a.Last) })
-		for _, e := range entries {
-			if seen[e.Ref.Key] {
-				continue
-			}
-			if moving {
-				seen[e.Ref.Key] = true
-			}
-			if f.Match(&e.Record) && !fn(e) {
-				return false, nil
-			}
-		}
-		return true, nil
-	}
-	for _, part := range []struct {
-		list   lister
-		count  func(sizes) int
-		moving bool
-	}{
-		{s.inspector.ListPendingTasks, func(n sizes) int { return n.pending }, true},
-		{s.inspector.ListActiveTasks, func(n sizes) int { return n.active }, true},
-		{s.inspector.ListRetryTasks, func(n sizes) int { return n.retry }, true},
-		{s.inspector.ListArchivedTasks, func(n sizes) int { return n.archived }, false},
-	} {
-		has, err := s.sizes(ctx, queue) // at this moment
-		if err != nil {
-			return false, err
-		}
-		for page := (part.count(has) + pageSize - 1) / pageSize; page > 0; page-- {
-			if goOn, err := show(part.list, page, part.moving); err != nil || !goOn {
-				return false, err
-			}
-		}
-	}
-	return true, nil
+// Cursor is a place in the list of records: behind the one of its key. The zero value is the beginning.
+type Cursor struct {
+	last int64 // Unix milliseconds
+	key  Key
 }
 
-// entryOf reads a task; one that is not ours is listed with what is wrong with it.
-func entryOf(queue string, t *asynq.TaskInfo) Entry {
-	j, err := decodeJob(t.Payload)
-	if err != nil {
-		return Entry{Ref: Ref{queue, t.ID}, Record: Record{ID: t.ID, Task: t.Type, Text: err.Error(), Last: t.LastFailedAt}}
+// IsZero reports whether c is the beginning.
+func (c Cursor) IsZero() bool { return c == Cursor{} }
+
+// String returns c for ParseCursor: milliseconds, a dot and the key; "" for the beginning.
+func (c Cursor) String() string {
+	if c.IsZero() {
+		return ""
 	}
-	e := Entry{Ref: Ref{queue, t.ID}, Record: j.Record}
-	if j.Note != "" {
-		e.Note = "not replayed: " + j.Note
-	}
-	if note, ok := strings.CutPrefix(t.LastErr, keptPrefix); ok {
-		if _, why, ok := strings.Cut(note, notReplayed); ok {
-			e.Note = "not replayed: " + strings.TrimSuffix(why, ")")
-		}
-	}
-	return e
+	return strconv.FormatInt(c.last, 10) + "." + string(c.key)
 }
 
-// Find returns where the records of a job are: by its id, by a record's key, or by
-// the beginning of an id if only one job has it. It returns nothing if there is no
-// such record.
-func (s *Store) Find(ctx context.Context, name string) ([]Ref, error) {
-	queues, err := s.failedQueues(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list the queues of failed jobs: %w", err)
+// ParseCursor reads what String has written.
+func ParseCursor(text string) (Cursor, error) {
+	if text == "" {
+		return Cursor{}, nil
 	}
-	// Most jobs were replayed a few times at most.
-	var found []Ref
-	for _, queue := range slices.Backward(queues) {
-		for _, key := range []string{name, name + ":3", name + ":2", name + ":1", name + ":0"} {
-			_, err := s.inspector.GetTaskInfo(queue, key)
-			if err == nil {
-				found = append(found, Ref{queue, key})
-			} else if !gone(err) {
-				return nil, fmt.Errorf("look up failed job %s: %w", name, err)
-			}
+	number, key, _ := strings.Cut(text, ".")
+	last, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || key == "" {
+		return Cursor{}, fmt.Errorf("%q is no place in the list: expected milliseconds, a dot and a key, as a page before gave it", text)
+	}
+	return Cursor{last, Key(key)}, nil
+}
+
+// before reports whether c is listed before d.
+func (c Cursor) before(d Cursor) bool {
+	return c.last > d.last || c.last == d.last && c.key > d.key
+}
+
+// Page is a part of the list of records.
+type Page struct {
+	Entries []Entry
+	Next    Cursor // where to go on, zero at the end of the list
+	Looked  int    // how many records were looked at
+}
+
+// pageTime is how long Page looks at records that the filter does not choose.
+const pageTime = 200 * time.Millisecond
+
+// Page returns the records that come after a place, the newest first: as many as asked for, or fewer
+// if these are not found in a moment, with Next to go on.
+func (s *Store) Page(ctx context.Context, f Filter, from Cursor, size int) (Page, error) {
+	var p Page
+	began := time.Now()
+	err := s.walk(ctx, f, from, size, func(e Entry, chosen bool) bool {
+		if len(p.Entries) == size || p.Looked > 0 && p.Looked%pageSize == 0 && time.Since(began) > pageTime {
+			p.Next = from
+			return false
 		}
-	}
-	if len(found) > 0 {
-		return found, nil
-	}
-	var ids []string
-	var exact []Ref
-	err = s.Each(ctx, Filter{}, func(e Entry) bool {
-		id := e.Ref.Name()
-		if id == name {
-			exact = append(exact, e.Ref)
-		}
-		if strings.HasPrefix(id, name) {
-			found = append(found, e.Ref)
-			if !slices.Contains(ids, id) {
-				ids = append(ids, id)
-			}
+		p.Looked++
+		from = Cursor{e.Last.UnixMilli(), e.Key}
+		if chosen {
+			p.Entries = append(p.Entries, e)
 		}
 		return true
 	})
-	if err == nil && len(exact) > 0 {
-		return exact, nil
+	return p, err
+}
+
+// Each calls fn with every record that f chooses, the newest first, until fn returns false. Records
+// that come meanwhile are not seen, those that go may be.
+func (s *Store) Each(ctx context.Context, f Filter, fn func(Entry) bool) error {
+	return s.walk(ctx, f, Cursor{}, pageSize, func(e Entry, chosen bool) bool { return !chosen || fn(e) })
+}
+
+// walk calls fn with every record of the filter's causes after a place, and whether it is chosen, until fn returns false. It reads
+// so many records first, then more at once.
+func (s *Store) walk(ctx context.Context, f Filter, from Cursor, first int, fn func(e Entry, chosen bool) bool) error {
+	lists, _, err := s.lists(ctx, f)
+	if err != nil {
+		return err
 	}
+	for n := min(first, pageSize) + 2; ; n = pageSize { // with the place itself, and one to see whether there are more
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		places, err := s.places(ctx, lists, f, from, n)
+		if err != nil {
+			return fmt.Errorf("list failed jobs: %w", err)
+		}
+		if len(places) == 0 {
+			return nil
+		}
+		entries, err := s.entries(ctx, places)
+		if err != nil {
+			return fmt.Errorf("read failed jobs: %w", err)
+		}
+		for _, e := range entries {
+			if !fn(e, f.Match(&e.Record)) {
+				return nil
+			}
+		}
+		from = places[len(places)-1]
+	}
+}
+
+// maxLists is how many causes are listed each by itself. With more all records are looked at.
+const maxLists = 32
+
+// lists returns the sorted sets that have the records which a filter may choose. They are exactly
+// those if exact is set, but for the times.
+func (s *Store) lists(ctx context.Context, f Filter) (keys []string, exact bool, err error) {
+	exact = f.Text == "" && f.Queue == ""
+	switch {
+	case f.Cause != "":
+		return []string{causeKey(f.Cause)}, exact && f.Task == "" && f.Error == "" && f.Reason == "", nil
+	case f.Task == "" && f.Error == "" && f.Reason == "":
+		return []string{timesKey}, exact, nil
+	}
+	known, err := s.client.HGetAll(ctx, causesKey).Result()
+	if err != nil {
+		return nil, false, fmt.Errorf("look up the causes of failures: %w", err)
+	}
+	is := func(want, have string) bool { return want == "" || shorten(want, 200) == have }
+	for id, doc := range known {
+		var c Cause
+		switch err := json.Unmarshal([]byte(doc), &c); {
+		case err != nil || id == otherCauses.ID:
+			exact = false
+		case !is(f.Task, c.Task) || !is(f.Error, c.Error) || !is(f.Reason, string(c.Reason)):
+			continue
+		}
+		keys = append(keys, causeKey(id))
+	}
+	if len(keys) > maxLists {
+		return []string{timesKey}, false, nil
+	}
+	return keys, exact, nil
+}
+
+// Size returns how many records a filter chooses. If exact is not set it may be any number: only
+// looking at all tells.
+func (s *Store) Size(ctx context.Context, f Filter) (n int, exact bool, err error) {
+	lists, exact, err := s.lists(ctx, f)
+	if err != nil || !exact {
+		return 0, false, err
+	}
+	high, low := f.bounds()
+	counts := make([]*redis.IntCmd, len(lists))
+	_, err = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, list := range lists {
+			counts[i] = p.ZCount(ctx, list, low, high)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, false, fmt.Errorf("count failed jobs: %w", err)
+	}
+	for _, c := range counts {
+		n += int(c.Val())
+	}
+	return n, true, nil
+}
+
+// Oldest returns when the job failed that is kept for longest, zero if none is kept.
+func (s *Store) Oldest(ctx context.Context) (time.Time, error) {
+	first, err := s.client.ZRangeWithScores(ctx, timesKey, 0, 0).Result()
+	if err != nil {
+		return time.Time{}, fmt.Errorf("look for the oldest failed job: %w", err)
+	}
+	if len(first) == 0 {
+		return time.Time{}, nil
+	}
+	return time.UnixMilli(int64(first[0].Score)).UTC(), nil
+}
+
+// places returns the next n places of several lists together.
+func (s *Store) places(ctx context.Context, lists []string, f Filter, from Cursor, n int) ([]Cursor, error) {
+	high, low := f.bounds()
+	if !from.IsZero() {
+		high = strconv.FormatInt(from.last, 10)
+	}
+	parts := make([]*redis.ZSliceCmd, len(lists))
+	var all []Cursor
+	for offset := 0; ; offset += n { // more than once if so many failed in one millisecond
+		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i, list := range lists {
+				parts[i] = p.ZRangeArgsWithScores(ctx, redis.ZRangeArgs{
+					Key: list, Start: high, Stop: low, ByScore: true, Rev: true, Offset: int64(offset), Count: int64(n),
+				})
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		var end Cursor // up to where all lists are known; zero: to their ends
+		for _, part := range parts {
+			for i, z := range part.Val() {
+				c := Cursor{int64(math.Round(z.Score)), Key(z.Member.(string))}
+				if from.IsZero() || from.before(c) {
+					all = append(all, c)
+				}
+				if i == n-1 && (end.IsZero() || c.before(end)) {
+					end = c
+				}
+			}
+		}
+		slices.SortFunc(all, func(a, b Cursor) int {
+			return cmp.Or(cmp.Compare(b.last, a.last), cmp.Compare(b.key, a.key))
+		})
+		all = slices.Compact(all)
+		known := len(all)
+		if !end.IsZero() {
+			known, _ = slices.BinarySearchFunc(all, end, func(c, end Cursor) int {
+				if end.before(c) {
+					return 1
+				}
+				return -1
+			})
+		}
+		if known > 0 || end.IsZero() {
+			return all[:min(n, known)], nil
+		}
+	}
+}
+
+// entries reads the records at places. Those that have gone are left out.
+func (s *Store) entries(ctx context.Context, places []Cursor) ([]Entry, error) {
+	fields := make([]*redis.SliceCmd, len(places))
+	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, c := range places {
+			fields[i] = p.HMGet(ctx, recordKey(c.key), fieldRecord, fieldNote)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Entry, 0, len(places))
+	for i, c := range places {
+		doc, ok := fields[i].Val()[0].(string)
+		if !ok {
+			continue
+		}
+		e := Entry{Key: c.key}
+		if err := json.Unmarshal([]byte(doc), &e.Record); err != nil {
+			e.Record = Record{ID: c.key.Name(), Text: fmt.Sprintf("%v: %v", errUnreadable, err)}
+		}
+		e.Last = time.UnixMilli(c.last).UTC()
+		if note, ok := fields[i].Val()[1].(string); ok && note != "" {
+			e.Note = "not replayed: " + note
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// Find returns the records of a job: by its id, by a record's key, or by
+// the beginning of an id if only one job has it. It returns nothing if there is no
+// such record.
+func (s *Store) Find(ctx context.Context, name string) ([]Key, error) {
+	if there, err := s.client.Exists(ctx, recordKey(Key(name))).Result(); err != nil || there > 0 {
+		if err != nil {
+			err = fmt.Errorf("look up failed job %s: %w", name, err)
+		}
+		return []Key{Key(name)}, err
+	}
+	var found []Key
+	err := s.beginning(ctx, name+":", func(k Key) bool {
+		if k.Name() == name {
+			found = append(found, k)
+		}
+		return true
+	})
+	if err != nil || len(found) > 0 {
+		return found, err
+	}
+	var ids []string
+	err = s.beginning(ctx, name, func(k Key) bool {
+		if id := k.Name(); !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+		found = append(found, k)
+		return len(ids) < 2
+	})
 	if err == nil && len(ids) > 1 {
 		err = fmt.Errorf("%q is the beginning of several ids, such as %s and %s: give more of it", name, ids[0], ids[1])
 	}
@@ -205,39 +359,25 @@ func (s *Store) Find(ctx context.Context, name string) ([]Ref, error) {
 	return found, nil
 }
 
-// Get returns a whole record, nil if it is not there.
-func (s *Store) Get(ctx context.Context, ref Ref) (*Record, error) {
-	info, err := s.inspector.GetTaskInfo(ref.Queue, ref.Key)
-	if err != nil {
-		if gone(err) {
-			return nil, nil
+// beginning calls fn with the keys that begin so, in the order of their texts, until fn returns false.
+func (s *Store) beginning(ctx context.Context, text string, fn func(Key) bool) error {
+	for from := "[" + text; ; {
+		keys, err := s.client.ZRangeArgs(ctx, redis.ZRangeArgs{
+			Key: namesKey, ByLex: true, Start: from, Stop: "(" + text + "\xff", Count: 10 * pageSize,
+		}).Result()
+		if err != nil {
+			return fmt.Errorf("look up failed jobs that begin with %s: %w", text, err)
 		}
-		return nil, fmt.Errorf("look up failed job %s: %w", ref.Key, err)
+		for _, k := range keys {
+			if !fn(Key(k)) {
+				return nil
+			}
+		}
+		if len(keys) < 10*pageSize {
+			return nil
+		}
+		from = "(" + keys[len(keys)-1]
 	}
-	j, err := s.read(ctx, ref.Queue, ref.Key, info.Payload)
-	if err != nil {
-		return nil, err
-	}
-	return &j.Record, nil
-}
-
-// Discard throws a record away. It is no error if it is not there; it is one if the
-// record is being worked on.
-func (s *Store) Discard(ctx context.Context, ref Ref) error {
-	info, err := s.inspector.GetTaskInfo(ref.Queue, ref.Key)
-	if gone(err) {
-		return nil
-	}
-	if err == nil {
-		err = s.delete(ctx, ref.Queue, ref.Key)
-	}
-	if err != nil {
-		return fmt.Errorf("discard failed job %s: %w", ref.Key, err)
-	}
-	if j, err := decodeJob(info.Payload); err == nil && j.Pieces > 0 {
-		return s.client.Unlink(ctx, piecesKey(ref.Queue, ref.Key, j.Sum)).Err()
-	}
-	return nil
 }
 
 // States returns what DB0 says of the jobs, in their order; "" if it says nothing.

@@ -10,7 +10,6 @@ type metrics struct {
 	parked   prometheus.Counter
 	replayed prometheus.Counter
 	held     *prometheus.GaugeVec
-	queues   prometheus.Gauge
 	evicting prometheus.Gauge
 }
 
@@ -29,9 +28,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		held: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "onceover_kept_jobs", Help: "Jobs in the store, of all workers: failed, or parked.",
 		}, []string{"kind"}),
-		queues: f.NewGauge(prometheus.GaugeOpts{
-			Name: "onceover_failed_queues", Help: "Asynq queues that hold failed jobs; a new one is begun at 8,000 jobs or 60 days.",
-		}),
 		evicting: f.NewGauge(prometheus.GaugeOpts{
 			Name: "onceover_failed_store_evicting", Help: "1 if the Redis of failed and parked jobs may evict them.",
 		}),

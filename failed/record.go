@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -74,9 +75,20 @@ func Failure(m rabbit.Message, req *celery.Request, exc *celery.Exception, reaso
 	return r
 }
 
+// Key names a record: by the id of the job and how often it was replayed.
+type Key string
+
+// Name is the id of the job, or what stands for it.
+func (k Key) Name() string {
+	if i := strings.LastIndexByte(string(k), ':'); i >= 0 {
+		return string(k[:i])
+	}
+	return string(k)
+}
+
 // key is what tells records apart: the id and how often it was replayed. A message
 // without an id is known by its content.
-func (r *Record) key() string {
+func (r *Record) key() Key {
 	id := r.ID
 	if id != "" && !utf8.ValidString(id) {
 		sum := sha256.Sum256([]byte(id)) // the ids of asynq are UTF-8
@@ -88,7 +100,7 @@ func (r *Record) key() string {
 		sum.Write(r.Message.Body)
 		id = "message-" + hex.EncodeToString(sum.Sum(nil)[:16])
 	}
-	return id + ":" + strconv.Itoa(r.Replays)
+	return Key(id + ":" + strconv.Itoa(r.Replays))
 }
 
 // callSum tells calls with one id apart, see sameCall.
@@ -103,7 +115,7 @@ func (r *Record) callSum() string {
 
 // Name is the id by which people and commands call the record.
 func (r *Record) Name() string {
-	return Ref{Key: r.key()}.Name()
+	return r.key().Name()
 }
 
 // Request is what the message asks for.
@@ -133,15 +145,14 @@ func (r *Record) Validate() error {
 	return nil
 }
 
-// job is the record as it is stored, with the message as one opaque piece: lists
+// job is a parked job as it is stored, with the message as one opaque piece: lists
 // of asynq's tools show the payload, and a message may hold signed URLs.
 type job struct {
 	Record
-	Due     time.Time `json:"due,omitzero"`      // of a parked job
+	Due     time.Time `json:"due,omitzero"`
 	Message []byte    `json:"message,omitempty"` // Message in JSON
 	Pieces  int       `json:"pieces,omitempty"`  // or kept beside, in as many pieces
 	Sum     string    `json:"sum,omitempty"`     // of the message in pieces
-	Note    string    `json:"note,omitempty"`    // why a replay did not go, before the job moved to another queue
 }
 
 // errNotOurs says that a task was put there by somebody else.

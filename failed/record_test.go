@@ -36,19 +36,6 @@ func TestShorten(t *testing.T) {
 	}
 }
 
-func TestQueueNumber(t *testing.T) {
-	t.Parallel()
-	for queue, want := range map[string]int{
-		"failed": 1, "failed-2": 2, "failed-10": 10, "failed-123": 123,
-		"": 0, "delay": 0, "upkeep": 0, "failed-": 0, "failed-0": 0, "failed-1": 0, "failed--2": 0, "failed-02": 0, "failed-x": 0,
-		"failed2": 0, "failed-2x": 0, "xfailed": 0, "failed-+2": 0, "failed-99999999999999999999": 0,
-	} {
-		if got := number(queue); got != want {
-			t.Errorf("%q: got %d, want %d", queue, got, want)
-		}
-	}
-}
-
 func TestFilter(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
@@ -78,6 +65,7 @@ func TestFilter(t *testing.T) {
 		{Filter{After: at, Before: at}, true},
 		{Filter{After: at.Add(time.Second)}, false},
 		{Filter{Before: at.Add(-time.Second)}, false},
+		{Filter{Cause: "any"}, true}, // a record does not say it
 	}
 	for _, tt := range tests {
 		if got := tt.f.Match(&r); got != tt.want {
@@ -98,7 +86,7 @@ func TestKey(t *testing.T) {
 		t.Errorf("got %q, %q", colons.key(), colons.Name())
 	}
 	// Without an id it is known by queue, message id and body, and by nothing else.
-	var seen []string
+	var seen []Key
 	for _, change := range []func(*rabbit.Message){
 		func(*rabbit.Message) {},
 		func(m *rabbit.Message) { m.Queue = "q.other" },
@@ -110,7 +98,7 @@ func TestKey(t *testing.T) {
 		change(&m)
 		r := Record{Message: m}
 		key := r.key()
-		if !strings.HasPrefix(key, "message-") || !strings.HasSuffix(key, ":0") || key != r.Name()+":0" {
+		if !strings.HasPrefix(string(key), "message-") || !strings.HasSuffix(string(key), ":0") || string(key) != r.Name()+":0" {
 			t.Errorf("got %q", key)
 		}
 		if slices.Contains(seen, key) {
@@ -150,7 +138,7 @@ func TestFailure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	payload, err := json.Marshal(job{Record: r, Message: message})
+	payload, err := json.Marshal(job{Record: r, Message: message}) // of a parked job
 	if err != nil || strings.Contains(string(payload), "secret") {
 		t.Errorf("got payload %s, %v, want no secret in plain text", payload, err)
 	}
@@ -400,7 +388,7 @@ func FuzzRecord(f *testing.F) {
 		}
 		_ = j.key()
 		_ = j.Name()
-		_ = j.summary()
+		_ = causeOf(&j.Record)
 		_ = Filter{Text: "x"}.Match(&j.Record)
 		if json.Unmarshal(j.Message, &j.Record.Message) != nil {
 			return

@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -31,9 +29,10 @@ const replayLock = time.Minute
 
 // Outcome is what became of a record that was to be replayed.
 type Outcome struct {
-	Ref  Ref
+	Key  Key
 	Done bool
 	Over bool   // not done because nothing is to be done: it has succeeded, or the record has gone
+	Busy bool   // not done because somebody else replays it, or was killed when he did
 	Why  string // why not done
 }
 
@@ -43,12 +42,14 @@ type SkippedError struct {
 	Over bool // there is nothing to be done
 
 	perhaps bool // the message may be in its queue all the same
+	noted   bool // it is worth to be noted with the record
+	busy    bool // the record is locked
 }
 
 func (e *SkippedError) Error() string { return e.Why }
 
 func skipped(format string, args ...any) error {
-	return &SkippedError{Why: fmt.Sprintf(format, args...)}
+	return &SkippedError{Why: fmt.Sprintf(format, args...), noted: true}
 }
 
 // Replay runs up to ReplayBatch failed jobs again: with their ids, headers and
@@ -58,12 +59,12 @@ func skipped(format string, args ...any) error {
 // whose job has succeeded meanwhile, or runs, are left alone, as are those that
 // somebody else replays at this moment. It may be repeated after any interruption.
 // The error says what kept all of them from being replayed.
-func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit func(*Record) error) ([]Outcome, error) {
-	out := make([]Outcome, len(refs))
-	all := make([]*replay, len(refs))
-	for i, ref := range refs {
-		out[i].Ref = ref
-		all[i] = &replay{queue: ref.Queue, key: ref.Key, outcome: &out[i]}
+func (s *Store) Replay(ctx context.Context, keys []Key, publish Publish, edit func(*Record) error) ([]Outcome, error) {
+	out := make([]Outcome, len(keys))
+	all := make([]*replay, len(keys))
+	for i, k := range keys {
+		out[i].Key = k
+		all[i] = &replay{key: k, outcome: &out[i]}
 	}
 	defer s.unlock(context.WithoutCancel(ctx), all)
 	defer s.renew(all)()
@@ -87,7 +88,10 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 				err := step(ctx, p)
 				var why *SkippedError
 				if errors.As(err, &why) {
-					p.outcome.Why, p.outcome.Over, p.sent = why.Why, why.Over, why.perhaps
+					p.outcome.Why, p.outcome.Over, p.outcome.Busy, p.sent = why.Why, why.Over, why.busy, why.perhaps
+					if why.noted {
+						return s.note(ctx, p.key, why.Why)
+					}
 					return nil
 				}
 				return err
@@ -100,16 +104,7 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 		if err := s.lock(ctx, p); err != nil {
 			return err
 		}
-		info, err := s.inspector.GetTaskInfo(p.queue, p.key)
-		switch {
-		case gone(err):
-			return &SkippedError{Why: "is no longer there: replayed or discarded meanwhile", Over: true}
-		case err != nil:
-			return fmt.Errorf("look up failed job %s: %w", p.key, err)
-		case info.State == asynq.TaskStateActive:
-			return skipped("is being worked on at this moment; try again in a minute")
-		}
-		if err := s.prepare(ctx, p, info.Payload, edit); err != nil {
+		if err := s.prepare(ctx, p, edit); err != nil {
 			return err
 		}
 		return s.reset(ctx, p)
@@ -148,28 +143,11 @@ func (s *Store) Replay(ctx context.Context, refs []Ref, publish Publish, edit fu
 
 // forget deletes the record of a job that is in its queue.
 func (s *Store) forget(ctx context.Context, p *replay) error {
-	if err := s.published(ctx, p); err != nil {
-		return err
-	}
-	if err := s.delete(ctx, p.queue, p.key); err != nil {
+	s.metrics.replayed.Inc()
+	if err := s.drop(ctx, p.key); err != nil {
 		return fmt.Errorf("forget failed job %s, which has been replayed: %w", p.key, err)
 	}
 	return nil
-}
-
-// delete deletes the task of a record. One that is on its way into the archive is
-// active for a moment, in which asynq does not delete it.
-func (s *Store) delete(ctx context.Context, queue, key string) error {
-	b := backoff.NewExponentialBackOff()
-	b.InitialInterval = 10 * time.Millisecond
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := s.inspector.DeleteTask(queue, key)
-		if gone(err) {
-			err = nil
-		}
-		return struct{}{}, err
-	}, backoff.WithBackOff(b), backoff.WithMaxElapsedTime(5*time.Second))
-	return err
 }
 
 // refusal is a *SkippedError if the fault is that of one message or its queue, so that others may go, else err.
@@ -178,7 +156,7 @@ func refusal(err error) error {
 	var config *rabbit.ConfigError
 	switch {
 	case errors.Is(err, rabbit.ErrUnconfirmed):
-		return &SkippedError{perhaps: true, Why: fmt.Sprintf("%v: the job is known by its id if it is there, and may be replayed again once the queue confirms", err)}
+		return &SkippedError{perhaps: true, noted: true, Why: fmt.Sprintf("%v: the job is known by its id if it is there, and may be replayed again once the queue confirms", err)}
 	case errors.As(err, &config):
 		return skipped("%v", err)
 	case errors.Is(err, rabbit.ErrNoQueue):
@@ -193,39 +171,37 @@ func refusal(err error) error {
 
 // replay is a record on its way to be run again.
 type replay struct {
-	queue, key string
-	outcome    *Outcome
-	held       atomic.Pointer[string] // the token of our lock, nil if it is not ours
-	job        *job
-	sent       bool            // the message may be in its queue
-	fault      error           // why it was not published, or may not have been
-	undo       []stored        // what was reset, to be put back if it is not
-	request    *celery.Request // nil if the message cannot be read
-	message    rabbit.Message
+	key     Key
+	outcome *Outcome
+	held    atomic.Pointer[string] // the token of our lock, nil if it is not ours
+	sent    bool                   // the message may be in its queue
+	fault   error                  // why it was not published, or may not have been
+	undo    []stored               // what was reset, to be put back if it is not
+	request *celery.Request        // nil if the message cannot be read
+	message rabbit.Message
 }
 
 // prepare makes the message that is to be published.
-func (s *Store) prepare(ctx context.Context, p *replay, payload []byte, edit func(*Record) error) error {
-	j, err := s.read(ctx, p.queue, p.key, payload)
-	for _, fault := range []error{errNotOurs, errMessageGone, errUnreadable} {
-		if errors.Is(err, fault) {
-			return skipped("%v", err)
-		}
-	}
-	if err != nil {
+func (s *Store) prepare(ctx context.Context, p *replay, edit func(*Record) error) error {
+	r, err := s.Get(ctx, p.key)
+	switch {
+	case errors.Is(err, errUnreadable):
+		return skipped("%v", err)
+	case err != nil:
 		return err
+	case r == nil:
+		return &SkippedError{Why: "is no longer there: replayed or discarded meanwhile", Over: true}
 	}
 	if edit != nil {
-		if err := edit(&j.Record); err != nil {
+		if err := edit(r); err != nil {
 			return err
 		}
 	}
-	p.job = j
 	at, err := s.client.Time(ctx).Result() // not by the clock of an operator's machine: workers compare it with theirs
 	if err != nil {
 		at = time.Now() // the user may not ask
 	}
-	if p.message, p.request, err = again(&j.Record, at); err != nil {
+	if p.message, p.request, err = again(r, at); err != nil {
 		return skipped("%v", err)
 	}
 	return nil
@@ -234,12 +210,12 @@ func (s *Store) prepare(ctx context.Context, p *replay, payload []byte, edit fun
 // lock keeps others from replaying the record.
 func (s *Store) lock(ctx context.Context, p *replay) error {
 	token := rand.Text()
-	locked, err := s.client.SetNX(ctx, lockKey(p), token, replayLock).Result()
+	locked, err := s.client.SetNX(ctx, lockKey(p.key), token, s.times.lock).Result()
 	switch {
 	case err != nil:
 		return err
 	case !locked:
-		return skipped("is being replayed by somebody else, or was by a command that was killed less than a minute ago")
+		return &SkippedError{busy: true, Why: "is being replayed by somebody else, or was by a command that was killed less than a minute ago"}
 	}
 	p.held.Store(&token)
 	return nil
@@ -250,7 +226,7 @@ func (s *Store) renew(all []*replay) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var loop sync.WaitGroup
 	loop.Go(func() {
-		tick := time.NewTicker(replayLock / 4)
+		tick := time.NewTicker(s.times.lock / 4)
 		defer tick.Stop()
 		for {
 			select {
@@ -260,7 +236,7 @@ func (s *Store) renew(all []*replay) (stop func()) {
 			}
 			for _, p := range all {
 				if token := p.held.Load(); token != nil {
-					prolong.Run(ctx, s.client, []string{lockKey(p)}, *token, replayLock.Milliseconds())
+					prolong.Run(ctx, s.client, []string{lockKey(p.key)}, *token, s.times.lock.Milliseconds())
 				}
 			}
 		}
@@ -287,12 +263,10 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) 
 return 0
 `)
 
-func lockKey(p *replay) string { return "onceover:replaying:" + p.queue + ":" + p.key }
-
 func (s *Store) unlock(ctx context.Context, all []*replay) {
 	for _, p := range all {
 		if token := p.held.Load(); token != nil {
-			release.Run(ctx, s.client, []string{lockKey(p)}, *token) // else it runs out
+			release.Run(ctx, s.client, []string{lockKey(p.key)}, *token) // else it runs out
 		}
 	}
 }
@@ -366,45 +340,6 @@ func (s *Store) putBack(ctx context.Context, p *replay) {
 			s.log.Warn("the failure of a job that was not replayed is not stored any more", zap.String("task_id", was.id), zap.Error(err))
 		}
 	}
-}
-
-// published notes that the job is in its queue.
-func (s *Store) published(ctx context.Context, p *replay) error {
-	s.metrics.replayed.Inc()
-	return s.dropPieces(ctx, p.queue, p.key, p.job)
-}
-
-// replayTask replays the record of a task that asynq runs, and then deletes.
-func (s *Store) replayTask(ctx context.Context, queue, key string, payload []byte, publish Publish) (err error) {
-	p := &replay{queue: queue, key: key}
-	defer func() {
-		if err != nil { // else the task is still there for a moment, and so is the lock
-			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-			defer cancel()
-			if !p.sent {
-				s.putBack(late, p)
-			}
-			s.unlock(late, []*replay{p})
-		}
-	}()
-	if err := s.lock(ctx, p); err != nil {
-		return err
-	}
-	if err := s.prepare(ctx, p, payload, nil); err != nil {
-		return err
-	}
-	if err := s.reset(ctx, p); err != nil {
-		return err
-	}
-	crash.Point("replay-before-publish")
-	p.sent = true
-	if err := publish(ctx, false, p.message); err != nil {
-		var why *SkippedError
-		err = refusal(rabbit.ErrorsOf(err, 1)[0])
-		p.sent = !errors.As(err, &why) || why.perhaps
-		return err
-	}
-	return s.published(ctx, p)
 }
 
 // again returns the message with which a failed job is run once more from a time on.

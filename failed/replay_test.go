@@ -8,27 +8,22 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
-
-	"github.com/hibiken/asynq"
 
 	"onceover/celery"
 	"onceover/rabbit"
 )
 
-// TestRunReplays presses the Run button of Asynqmon.
-func TestRunReplays(t *testing.T) {
+// TestReplay replays a job: as it was sent, once, and nothing of it is left.
+func TestReplay(t *testing.T) {
 	b := setup(t)
 	b.run(b.store, b.out.publish)
 	r := failure(t, "a")
 	b.end("a", celery.Failure)
 	b.keep(r)
-	b.archived(ref("a"))
 	if n := len(b.out.messages()); n != 0 {
 		t.Fatalf("got %d messages published by keeping a job, want none", n)
 	}
-	b.runTask(ref("a"))
-	b.until("the record is deleted", func() bool { return b.info(ref("a")) == nil })
+	b.replay(key("a"))
 	got := b.out.messages()
 	if len(got) != 1 {
 		t.Fatalf("got %d messages, want 1", len(got))
@@ -49,150 +44,109 @@ func TestRunReplays(t *testing.T) {
 	}
 }
 
-// TestRunInVain runs a job while the broker is away: it goes back to the archive
-// and says why, and can be run again.
-func TestRunInVain(t *testing.T) {
+// TestReplayInVain replays a job that its queue does not take: it stays listed with what was wrong
+// at last, and can be replayed again.
+func TestReplayInVain(t *testing.T) {
 	b := setup(t)
-	b.out.refuse(func(rabbit.Message) error { return errAway })
-	b.run(b.store, b.out.publish)
 	b.keep(failure(t, "a"))
-	b.archived(ref("a"))
-	b.runTask(ref("a"))
-	note := func() string {
+	b.end("a", celery.Failure)
+	notes := func() (out []string) {
 		for _, e := range b.entries() {
-			return e.Note
+			out = append(out, e.Note)
 		}
-		return ""
+		return out
 	}
-	b.until("a note", func() bool { return note() != "" })
-	if want := "not replayed: " + errAway.Error(); note() != want {
-		t.Errorf("got note %q, want %q", note(), want)
+	for _, tt := range []struct {
+		fault error
+		note  string // part of it
+		ends  bool   // the fault is that of all messages, and nothing is noted
+	}{
+		{rabbit.ErrNoQueue, "start a worker", false},
+		{errAway, "start a worker", true},
+		{&rabbit.UndeliverableError{Err: errors.New("the headers have 200000 bytes")}, "200000 bytes", false},
+		{fmt.Errorf("%w: no majority", rabbit.ErrUnconfirmed), "no majority", false},
+		{fmt.Errorf("%w: full", rabbit.ErrRefused), "when there is room", false},
+	} {
+		b.out.refuse(func(rabbit.Message) error { return tt.fault })
+		out, err := b.store.Replay(t.Context(), []Key{key("a")}, b.out.publish, nil)
+		if (err != nil) != tt.ends || out[0].Done || out[0].Over {
+			t.Errorf("%v: got %+v, %v, want it not replayed", tt.fault, out[0], err)
+		}
+		if got := notes(); len(got) != 1 || !strings.HasPrefix(got[0], "not replayed: ") || !strings.Contains(got[0], tt.note) {
+			t.Errorf("%v: got notes %q, want %q", tt.fault, got, tt.note)
+		}
+		// Another process, and a redelivery, change nothing.
+		if err := b.newStore(Config{}).Keep(t.Context(), failure(t, "a")); err != nil {
+			t.Fatal(err)
+		}
+		if got := notes(); len(got) != 1 || !strings.Contains(got[0], tt.note) {
+			t.Errorf("%v: kept again, got notes %q, want %q", tt.fault, got, tt.note)
+		}
 	}
-	b.archived(ref("a"))
-	b.out.refuse(func(rabbit.Message) error { return rabbit.ErrNoQueue })
-	b.runTask(ref("a"))
-	b.until("another note", func() bool { return strings.Contains(note(), "start a worker") })
-	b.archived(ref("a"))
 	b.out.refuse(nil)
-	b.runTask(ref("a"))
-	b.until("the record is deleted", func() bool { return b.info(ref("a")) == nil })
+	b.replay(key("a"))
+	if got := notes(); len(got) != 0 {
+		t.Errorf("got notes %q, want no record", got)
+	}
 	wantOnce(t, b.out.counts(), []string{"a"})
-}
-
-// TestRunAfterCrash runs jobs whose last error is not ours, such as after the death
-// of who ran them: they are archived anew, and not published until they are run again.
-func TestRunAfterCrash(t *testing.T) {
-	b := setup(t)
-	for _, lastErr := range []string{"asynq: task lease expired", "context deadline exceeded", "kept"} {
-		r := failure(t, "a")
-		b.keep(r)
-		// A server of asynq that dies of the task, as far as Redis can tell.
-		crashed := asynq.NewServerFromRedisClient(b.client, asynq.Config{
-			Queues: map[string]int{QueueFailed: 1}, TaskCheckInterval: pollQueue, LogLevel: asynq.FatalLevel,
-			Logger:         newQuiet(b.store.log),
-			RetryDelayFunc: func(int, error, *asynq.Task) time.Duration { return time.Hour },
-		})
-		if err := crashed.Start(asynq.HandlerFunc(func(context.Context, *asynq.Task) error { return errors.New(lastErr) })); err != nil {
-			t.Fatal(err)
-		}
-		b.until("an error", func() bool { return b.info(ref("a")).LastErr == lastErr })
-		crashed.Shutdown()
-		b.runTask(ref("a"))
-		stop := b.run(b.store, b.out.publish)
-		b.archived(ref("a"))
-		if got := b.info(ref("a")).LastErr; got != "kept: ValueError: boom" {
-			t.Errorf("after %q: got last error %q", lastErr, got)
-		}
-		if n := len(b.out.messages()); n != 0 {
-			t.Fatalf("after %q: got %d messages published, want none", lastErr, n)
-		}
-		stop()
-		if err := b.store.Discard(t.Context(), ref("a")); err != nil {
-			t.Fatal(err)
-		}
+	// A note does not come to life again.
+	if err := b.store.note(t.Context(), key("a"), "too late"); err != nil || len(b.keys(recordKey(key("a")))) != 0 {
+		t.Errorf("got %v, keys %v, want nothing noted with a record that has gone", err, b.keys(recordKey(key("a"))))
 	}
 }
 
-// TestFailsAgainAtOnce runs jobs that fail again before asynq has deleted the task
-// that ran them.
+// TestFailsAgainAtOnce replays jobs that fail again and again before their record is forgotten: each
+// failure is a record of its own.
 func TestFailsAgainAtOnce(t *testing.T) {
 	b := setup(t)
 	all := ids(20)
 	for _, id := range all {
 		b.keep(failure(t, id))
 	}
-	var mu sync.Mutex
-	seen := map[string]int{}
-	b.run(b.store, func(ctx context.Context, _ bool, messages ...rabbit.Message) error {
-		for _, m := range messages {
-			mu.Lock()
-			seen[text(m.Headers["id"])]++
-			mu.Unlock()
-			if err := b.store.Keep(ctx, failedAgain(t, m)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
 	for generation := range 3 {
+		var keys []Key
 		for _, id := range all {
-			r := Ref{QueueFailed, fmt.Sprintf("%s:%d", id, generation)}
-			b.archived(r)
-			b.runTask(r)
+			keys = append(keys, Key(fmt.Sprintf("%s:%d", id, generation)))
 		}
-	}
-	for _, id := range all {
-		b.archived(Ref{QueueFailed, id + ":3"})
-	}
-	if got := b.entries(); len(got) != len(all) {
-		t.Errorf("got %d records, want %d", len(got), len(all))
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	for _, id := range all {
-		if seen[id] != 3 {
-			t.Errorf("job %s was published %d times, want 3", id, seen[id])
+		out, err := b.store.Replay(t.Context(), keys, func(ctx context.Context, create bool, messages ...rabbit.Message) error {
+			for _, m := range messages {
+				if err := b.store.Keep(ctx, failedAgain(t, m)); err != nil {
+					return err
+				}
+			}
+			if n := len(b.entries()); n != 2*len(all) {
+				t.Errorf("got %d records, want %d that failed, and failed again", n, 2*len(all))
+			}
+			return b.out.publish(ctx, create, messages...)
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-}
-
-// TestReplayFailsAgainAtOnce is the same by Replay.
-func TestReplayFailsAgainAtOnce(t *testing.T) {
-	b := setup(t)
-	all := ids(20)
-	var refs []Ref
-	for _, id := range all {
-		b.keep(failure(t, id))
-		refs = append(refs, ref(id))
-	}
-	b.run(b.store, b.out.publish)
-	b.archived(refs...)
-	_, err := b.store.Replay(t.Context(), refs, func(ctx context.Context, _ bool, messages ...rabbit.Message) error {
-		for _, m := range messages {
-			if err := b.store.Keep(ctx, failedAgain(t, m)); err != nil {
-				return err
+		for _, o := range out {
+			if !o.Done {
+				t.Errorf("got %+v, want it replayed", o)
 			}
 		}
-		return nil
-	}, nil)
-	if err != nil {
-		t.Fatal(err)
 	}
 	got := b.entries()
 	for _, e := range got {
-		if e.Replays != 1 {
-			t.Errorf("got %v with %d replays, want 1", e.Ref, e.Replays)
+		if e.Replays != 3 || e.Key != Key(e.ID+":3") {
+			t.Errorf("got %s with %d replays, want 3", e.Key, e.Replays)
 		}
 	}
 	if len(got) != len(all) {
 		t.Errorf("got %d records, want %d", len(got), len(all))
+	}
+	for _, id := range all {
+		if n := b.out.counts()[id]; n != 3 {
+			t.Errorf("job %s was published %d times, want 3", id, n)
+		}
 	}
 }
 
 // TestReplayStates replays jobs by what is known of them.
 func TestReplayStates(t *testing.T) {
 	b := setup(t)
-	stop := b.run(b.store, b.out.publish)
 	tests := []struct {
 		id     string
 		change func(id string)
@@ -206,29 +160,22 @@ func TestReplayStates(t *testing.T) {
 		{"mark-success", func(id string) { b.mark(id, celery.Success) }, "has succeeded meanwhile"},
 		{"mark-failure", func(id string) { b.mark(id, celery.Failure) }, ""},
 		{"discarded", func(id string) {
-			if err := b.store.Discard(t.Context(), ref(id)); err != nil {
+			if err := b.store.Discard(t.Context(), key(id)); err != nil {
 				t.Fatal(err)
 			}
 		}, "no longer there"},
 	}
-	var refs []Ref
+	var keys []Key
 	var want []string
 	for _, tt := range tests {
 		b.keep(failure(t, tt.id))
-		b.archived(ref(tt.id))
 		tt.change(tt.id)
-		refs = append(refs, ref(tt.id))
+		keys = append(keys, key(tt.id))
 		if tt.why == "" {
 			want = append(want, tt.id)
 		}
 	}
-	// The same by the Run button; then back.
-	b.runTask(ref("success"))
-	b.until("a note", func() bool {
-		return slices.ContainsFunc(b.entries(), func(e Entry) bool { return strings.Contains(e.Note, "has succeeded meanwhile") })
-	})
-	stop()
-	out, err := b.store.Replay(t.Context(), append(refs, refs[0]), b.out.publish, nil)
+	out, err := b.store.Replay(t.Context(), append(keys, keys[0]), b.out.publish, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +186,7 @@ func TestReplayStates(t *testing.T) {
 		out[0] = out[len(tests)]
 	}
 	for i, tt := range tests {
-		if o := out[i]; o.Ref != refs[i] || o.Done != (tt.why == "") || !strings.Contains(o.Why, tt.why) {
+		if o := out[i]; o.Key != keys[i] || o.Done != (tt.why == "") || !strings.Contains(o.Why, tt.why) {
 			t.Errorf("%s: got %+v, want %q", tt.id, o, tt.why)
 		}
 		wantState := celery.State("")
@@ -285,7 +232,7 @@ func TestReplayResetsFollowers(t *testing.T) {
 		before = append(before, r.ID)
 		return nil
 	}})
-	if _, err := s.Replay(t.Context(), []Ref{ref("first")}, b.out.publish, nil); err != nil {
+	if _, err := s.Replay(t.Context(), []Key{key("first")}, b.out.publish, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []string{"first", "second", "third"} {
@@ -302,10 +249,10 @@ func TestReplayResetsFollowers(t *testing.T) {
 // however often the command is repeated.
 func TestReplayFaults(t *testing.T) {
 	b := setup(t)
-	var refs []Ref
+	var keys []Key
 	for _, id := range ids(5) {
 		b.keep(failure(t, id))
-		refs = append(refs, ref(id))
+		keys = append(keys, key(id))
 	}
 	lost := func(m rabbit.Message) bool { return m.Headers["id"] == "job-0002" }
 
@@ -315,7 +262,7 @@ func TestReplayFaults(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := b.store.Replay(t.Context(), refs, b.out.publish, nil); !errors.Is(err, errAway) {
+	if _, err := b.store.Replay(t.Context(), keys, b.out.publish, nil); !errors.Is(err, errAway) {
 		t.Errorf("got %v, want the broker's error", err)
 	}
 	if all := b.entries(); len(all) != 1 || all[0].ID != "job-0002" {
@@ -328,7 +275,7 @@ func TestReplayFaults(t *testing.T) {
 		}
 		return nil
 	})
-	if out, err := b.store.Replay(t.Context(), refs, b.out.publish, nil); err != nil || out[2].Done || !strings.Contains(out[2].Why, "no majority") {
+	if out, err := b.store.Replay(t.Context(), keys, b.out.publish, nil); err != nil || out[2].Done || !strings.Contains(out[2].Why, "no majority") {
 		t.Errorf("got %+v, %v, want it not replayed, and why", out[2], err)
 	}
 	if all := b.entries(); len(all) != 1 || all[0].ID != "job-0002" {
@@ -341,7 +288,7 @@ func TestReplayFaults(t *testing.T) {
 			}
 			return nil
 		})
-		out, err := b.store.Replay(t.Context(), refs, b.out.publish, nil)
+		out, err := b.store.Replay(t.Context(), keys, b.out.publish, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -357,7 +304,7 @@ func TestReplayFaults(t *testing.T) {
 		}
 		return nil
 	})
-	out, err := b.store.Replay(t.Context(), refs, b.out.publish, nil)
+	out, err := b.store.Replay(t.Context(), keys, b.out.publish, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,7 +324,7 @@ func TestReplayFaults(t *testing.T) {
 		}
 		return nil
 	})
-	out, err = b.store.Replay(t.Context(), refs[2:3], b.out.publish, func(r *Record) error {
+	out, err = b.store.Replay(t.Context(), keys[2:3], b.out.publish, func(r *Record) error {
 		r.Message.Queue = "q.other"
 		return nil
 	})
@@ -392,7 +339,7 @@ func TestReplayEditRefused(t *testing.T) {
 	b.keep(failure(t, "a"))
 	b.end("a", celery.Failure)
 	refused := errors.New("no such argument")
-	if _, err := b.store.Replay(t.Context(), []Ref{ref("a")}, b.out.publish, func(*Record) error { return refused }); !errors.Is(err, refused) {
+	if _, err := b.store.Replay(t.Context(), []Key{key("a")}, b.out.publish, func(*Record) error { return refused }); !errors.Is(err, refused) {
 		t.Errorf("got %v, want the error of edit", err)
 	}
 	if s := b.state("a"); s != celery.Failure || len(b.entries()) != 1 || len(b.out.messages()) != 0 {
@@ -404,15 +351,15 @@ func TestReplayEditRefused(t *testing.T) {
 func TestReplayTogether(t *testing.T) {
 	b := setup(t)
 	all := ids(200)
-	var refs []Ref
+	var keys []Key
 	for _, id := range all {
 		b.keep(failure(t, id))
-		refs = append(refs, ref(id))
+		keys = append(keys, key(id))
 	}
 	var wg sync.WaitGroup
 	for _, s := range []*Store{b.store, b.newStore(Config{})} {
 		wg.Go(func() {
-			for batch := range slices.Chunk(refs, 20) {
+			for batch := range slices.Chunk(keys, 20) {
 				if _, err := s.Replay(t.Context(), batch, b.out.publish, nil); err != nil {
 					t.Error(err)
 				}
@@ -432,8 +379,8 @@ func TestReplayOvertaken(t *testing.T) {
 	b := setup(t)
 	b.keep(failure(t, "a"))
 	other := b.newStore(Config{})
-	_, err := b.store.Replay(t.Context(), []Ref{ref("a")}, b.out.publish, func(*Record) error {
-		_, err := other.Replay(t.Context(), []Ref{ref("a")}, b.out.publish, nil)
+	_, err := b.store.Replay(t.Context(), []Key{key("a")}, b.out.publish, func(*Record) error {
+		_, err := other.Replay(t.Context(), []Key{key("a")}, b.out.publish, nil)
 		return err
 	})
 	if err != nil {
@@ -445,22 +392,20 @@ func TestReplayOvertaken(t *testing.T) {
 	}
 }
 
-// TestReplayWhileRun presses Run while Replay is publishing.
-func TestReplayWhileRun(t *testing.T) {
+// TestReplayWhileReplayed has another process begin to replay a record while it is being published.
+func TestReplayWhileReplayed(t *testing.T) {
 	b := setup(t)
-	b.run(b.store, b.out.publish)
 	b.keep(failure(t, "a"))
-	b.archived(ref("a"))
-	out, err := b.store.Replay(t.Context(), []Ref{ref("a")}, func(ctx context.Context, create bool, messages ...rabbit.Message) error {
-		if err := b.out.publish(ctx, create, messages...); err != nil {
-			return err
+	other := b.newStore(Config{})
+	out, err := b.store.Replay(t.Context(), []Key{key("a")}, func(ctx context.Context, create bool, messages ...rabbit.Message) error {
+		theirs, err := other.Replay(ctx, []Key{key("a")}, b.out.publish, nil)
+		if err != nil || theirs[0].Done || theirs[0].Over || !strings.Contains(theirs[0].Why, "somebody else") {
+			t.Errorf("got %+v, %v, want it left to who has it", theirs, err)
 		}
-		b.runTask(ref("a"))
-		b.until("it is back in the archive", func() bool {
-			info := b.info(ref("a"))
-			return info != nil && info.State == asynq.TaskStateArchived
-		})
-		return nil
+		if all := b.entries(); len(all) != 1 || all[0].Note != "" {
+			t.Errorf("got %+v, want the record without a note", all)
+		}
+		return b.out.publish(ctx, create, messages...)
 	}, nil)
 	if err != nil || !out[0].Done {
 		t.Errorf("got %+v, %v", out, err)
@@ -471,39 +416,15 @@ func TestReplayWhileRun(t *testing.T) {
 	}
 }
 
-// TestReplayWhileRunAll presses Run All in the middle of a Replay.
-func TestReplayWhileRunAll(t *testing.T) {
-	b := setup(t)
-	b.run(b.store, b.out.publish)
-	all := ids(40)
-	var refs []Ref
-	for _, id := range all {
-		b.keep(failure(t, id))
-		refs = append(refs, ref(id))
-	}
-	b.archived(refs...)
-	_, err := b.store.Replay(t.Context(), refs[:20], func(ctx context.Context, create bool, messages ...rabbit.Message) error {
-		if _, err := b.store.inspector.RunAllArchivedTasks(QueueFailed); err != nil {
-			return err
-		}
-		return b.out.publish(ctx, create, messages...)
-	}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.until("all are gone", func() bool { return len(b.entries()) == 0 })
-	wantOnce(t, b.out.counts(), all)
-}
-
 // TestLockOfAnother replays for longer than the lock lasts: when it is done it must
 // not take away the lock of who has it now.
 func TestLockOfAnother(t *testing.T) {
 	b := setup(t)
 	b.keep(failure(t, "a"))
-	key := lockKey(&replay{queue: QueueFailed, key: "a:0"})
-	_, err := b.store.Replay(t.Context(), []Ref{ref("a")}, func(ctx context.Context, _ bool, _ ...rabbit.Message) error {
+	lock := lockKey(key("a"))
+	_, err := b.store.Replay(t.Context(), []Key{key("a")}, func(ctx context.Context, _ bool, _ ...rabbit.Message) error {
 		// Ours has run out, and another process has its own.
-		if err := b.client.Set(ctx, key, "another", replayLock).Err(); err != nil {
+		if err := b.client.Set(ctx, lock, "another", replayLock).Err(); err != nil {
 			return err
 		}
 		return errAway
@@ -511,7 +432,7 @@ func TestLockOfAnother(t *testing.T) {
 	if !errors.Is(err, errAway) {
 		t.Fatal(err)
 	}
-	if n := b.client.Exists(t.Context(), key).Val(); n != 1 {
+	if n := b.client.Exists(t.Context(), lock).Val(); n != 1 {
 		t.Error("the lock of another process is gone, want it left")
 	}
 }

@@ -60,8 +60,9 @@ func (s *successor) takeOver() {
 	}
 }
 
-func (s *successor) tasks() int64 {
-	return s.client.Exists(s.t.Context(), taskKey(QueueFailed, "a:0"), taskKey(QueueDelay, "a:0:0:0")).Val()
+// jobs is how many of a failed job and a parked one are there.
+func (s *successor) jobs() int64 {
+	return s.client.Exists(s.t.Context(), recordKey("a:0"), taskKey(QueueDelay, "a:0:0:0")).Val()
 }
 
 // TestFailover has a replica take over that is behind: a job which was kept or parked is there if
@@ -85,8 +86,8 @@ func TestFailover(t *testing.T) {
 	if err := <-put(Config{}); err != nil {
 		t.Fatal(err)
 	}
-	if n := s.tasks(); n != 0 {
-		t.Fatalf("got %d tasks at a replica that is held up, want none: the test shows nothing", n)
+	if n := s.jobs(); n != 0 {
+		t.Fatalf("got %d jobs at a replica that is held up, want none: the test shows nothing", n)
 	}
 	// The jobs are there already, of an earlier delivery: they are waited for all the same.
 	done := put(Config{Replicas: 1})
@@ -100,8 +101,8 @@ func TestFailover(t *testing.T) {
 		t.Error(err)
 	}
 	s.takeOver()
-	if n := s.tasks(); n != 2 {
-		t.Errorf("got %d tasks where the replica took over, want both", n)
+	if n := s.jobs(); n != 2 {
+		t.Errorf("got %d jobs where the replica took over, want both", n)
 	}
 }
 
@@ -133,8 +134,8 @@ func TestFailoverWhileWaiting(t *testing.T) {
 	if err := store.Keep(t.Context(), failure(t, "a")); err != nil {
 		t.Fatal(err)
 	}
-	if n := s.tasks(); n != 1 || failover.n.Load() == 0 {
-		t.Errorf("got %d tasks at the new server, want the job (%v)", n, logs.All())
+	if n := s.jobs(); n != 1 || failover.n.Load() == 0 {
+		t.Errorf("got %d jobs at the new server, want the job (%v)", n, logs.All())
 	}
 }
 

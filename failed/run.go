@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -50,11 +49,8 @@ func (s *Store) Run(ctx context.Context, publish Publish) {
 			servers[queue].last = time.Now()
 			return
 		}
-		concurrency, handler := 10, func(ctx context.Context, t *asynq.Task) error { return s.failed(ctx, t, publish) }
-		switch queue {
-		case QueueDelay:
-			concurrency, handler = 20, func(ctx context.Context, t *asynq.Task) error { return s.deliver(ctx, t, publish) }
-		case QueueUpkeep:
+		concurrency, handler := 20, func(ctx context.Context, t *asynq.Task) error { return s.deliver(ctx, t, publish) }
+		if queue == QueueUpkeep {
 			concurrency, handler = 1, s.upkeep
 		}
 		server := asynq.NewServerFromRedisClient(s.client, asynq.Config{
@@ -81,15 +77,13 @@ func (s *Store) Run(ctx context.Context, publish Publish) {
 	var others sync.WaitGroup
 	others.Go(func() { s.watch(ctx) })
 	others.Go(func() { s.tick(ctx) })
+	others.Go(func() { s.carry(ctx) })
 	tick := time.NewTicker(checkQueues)
 	defer tick.Stop()
-	queues := []string{QueueDelay, QueueUpkeep, QueueFailed}
 	for ctx.Err() == nil {
-		busy, all, err := s.busy(ctx, queues)
+		busy, err := s.busy(ctx)
 		if err != nil {
 			s.log.Debug("queues not looked at", zap.Error(err))
-		} else {
-			queues = append(queues[:2], all...)
 		}
 		for _, q := range busy {
 			serve(q)
@@ -112,29 +106,24 @@ func (s *Store) Run(ctx context.Context, publish Publish) {
 	others.Wait()
 }
 
-// busy returns those of some queues in which something is to be done, now or later, and the queues of failed jobs that there are. It
-// makes one round trip.
-func (s *Store) busy(ctx context.Context, queues []string) (busy, failed []string, err error) {
+// busy returns the queues in which something is to be done, now or later. It makes one round trip.
+func (s *Store) busy(ctx context.Context) (busy []string, err error) {
+	queues := []string{QueueDelay, QueueUpkeep}
 	p := s.client.Pipeline()
-	all := p.SMembers(ctx, queuesKey)
 	work := make([]*redis.IntCmd, len(queues))
 	for i, q := range queues {
 		key := "asynq:{" + q + "}:"
 		work[i] = p.Exists(ctx, key+"pending", key+"active", key+"scheduled", key+"retry")
 	}
 	if _, err := p.Exec(ctx); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for i, q := range queues {
 		if work[i].Val() > 0 {
 			busy = append(busy, q)
 		}
 	}
-	failed = failedOf(all.Val())
-	if len(failed) == 0 {
-		failed = []string{QueueFailed}
-	}
-	return busy, failed, nil
+	return busy, nil
 }
 
 // hasWork has Run look at the queues at once.
@@ -157,9 +146,9 @@ func retryDelay(n int, err error, _ *asynq.Task) time.Duration {
 func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) error {
 	key, _ := asynq.GetTaskID(ctx)
 	j, err := s.read(ctx, QueueDelay, key, t.Payload())
-	if errors.Is(err, errNotOurs) || errors.Is(err, errMessageGone) || errors.Is(err, errUnreadable) {
+	if errors.Is(err, errNotOurs) || errors.Is(err, errUnreadable) {
 		s.log.Error("parked job cannot be published", zap.String("key", key), zap.Error(err))
-		return &keptError{err.Error()} // where an operator sees it
+		return fmt.Errorf("%w: %w", err, asynq.SkipRetry) // has it archived, where asynq's tools show it
 	}
 	if err != nil {
 		return err
@@ -180,7 +169,7 @@ func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) err
 	}
 	s.isNews(nil)
 	crash.Point("due-after-publish")
-	return s.dropPieces(ctx, QueueDelay, key, j)
+	return s.dropPieces(ctx, key, j)
 }
 
 // isNews tells whether the error is another than the last, which many jobs may have.
@@ -228,84 +217,6 @@ func (s *Store) Revoke(ctx context.Context, ids []string) error {
 		}
 	}
 	return nil
-}
-
-// keptPrefix begins the error of a task that has been archived by us. A task in a
-// failed queue whose last error is another, or none, has only arrived there, or
-// whoever ran it again has died: it is archived (again), not published.
-const keptPrefix = "kept: "
-
-// notReplayed follows in the error of a task that was run again in vain.
-const notReplayed = " (not replayed: "
-
-// keptError has asynq archive a task.
-type keptError struct{ text string }
-
-func (e *keptError) Error() string        { return keptPrefix + e.text }
-func (e *keptError) Is(target error) bool { return target == asynq.SkipRetry }
-
-// failed handles a task of a queue of failed jobs: one that has just arrived is
-// archived, one that was archived before is run again.
-func (s *Store) failed(ctx context.Context, t *asynq.Task, publish Publish) error {
-	key, _ := asynq.GetTaskID(ctx)
-	queue, _ := asynq.GetQueueName(ctx)
-	info, err := s.inspector.GetTaskInfo(queue, key)
-	if err != nil {
-		return fmt.Errorf("look up failed job %s: %w", key, err)
-	}
-	j, err := decodeJob(t.Payload())
-	if err != nil {
-		return &keptError{err.Error()}
-	}
-	why := j.summary()
-	if !strings.HasPrefix(info.LastErr, keptPrefix) {
-		crash.Point("before-archive")
-		return s.archive(ctx, queue, key, t, why, j.Note)
-	}
-	fault := s.replayTask(ctx, queue, key, t.Payload(), publish)
-	if fault == nil {
-		crash.Point("after-replay")
-		return nil
-	}
-	s.log.Warn("failed job not replayed", zap.String("task_id", j.ID), zap.String("task_name", j.Task), zap.Error(fault))
-	return s.archive(ctx, queue, key, t, why, fault.Error())
-}
-
-// archive is the error that archives the task. Asynq trims an archive to which it
-// adds: where that might forget something, the task moves to the last queue.
-func (s *Store) archive(ctx context.Context, queue, key string, t *asynq.Task, why, note string) error {
-	has, err := s.sizes(ctx, queue)
-	if err != nil {
-		return fmt.Errorf("archive failed job %s: %w", key, err)
-	}
-	if has.archived < roomForQueue && has.age < roomForAge {
-		if note != "" {
-			why += notReplayed + note + ")"
-		}
-		return &keptError{why}
-	}
-	current, _, err := s.currentQueue(ctx)
-	if err != nil {
-		return err
-	}
-	if current == queue {
-		return fmt.Errorf("queue %s is full, and the next one has not begun", queue) // tried again
-	}
-	j, err := s.read(ctx, queue, key, t.Payload())
-	if err != nil {
-		return err
-	}
-	_, err = s.put(ctx, job{Record: j.Record, Note: note}, key, func(context.Context) (string, error) { return current, nil })
-	return err
-}
-
-// summary is the line that asynq's tools show.
-func (j *job) summary() string {
-	line, _, _ := strings.Cut(j.Text, "\n")
-	if j.Reason != ReasonFailed {
-		return fmt.Sprintf("%s: %s: %s", j.Reason, j.Error, shorten(line, 300))
-	}
-	return j.Error + ": " + shorten(line, 300)
 }
 
 // processName is how asynq lists this process.

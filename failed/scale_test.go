@@ -37,6 +37,9 @@ func TestManyFailedJobs(t *testing.T) {
 	for i := range records {
 		r := template
 		r.ID = fmt.Sprintf("job-%06d", i)
+		if i%3 == 0 {
+			r.Error = "KeyError"
+		}
 		r.Message = r.Message.Clone()
 		r.Message.Headers["id"], r.Message.Headers["root_id"] = r.ID, r.ID
 		records[i] = r
@@ -44,40 +47,38 @@ func TestManyFailedJobs(t *testing.T) {
 	watch.lap("made")
 	b.keepMany(records)
 	watch.lap("kept")
-	deadline, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	defer cancel()
-	var queues []string
-	for left := 1; left > 0; {
-		left = 0
-		var err error
-		if queues, err = b.store.failedQueues(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		for _, q := range queues {
-			left += int(b.client.LLen(deadline, "asynq:{"+q+"}:pending").Val() + b.client.LLen(deadline, "asynq:{"+q+"}:active").Val())
-		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-deadline.Done():
-			t.Fatalf("%d jobs are not archived", left)
-		}
-	}
-	watch.lap("archived besides")
-	t.Logf("queues: %v; Redis uses %s", queues, infoField(b.client.Info(t.Context(), "memory").Val(), "used_memory_human"))
-	if len(queues) != (n-1)/fullQueue+1 {
-		t.Errorf("got queues %v, want %d", queues, (n-1)/fullQueue+1)
-	}
-	for _, q := range queues {
-		if size := b.client.ZCard(t.Context(), "asynq:{"+q+"}:archived").Val(); size >= roomForQueue {
-			t.Errorf("queue %s has %d jobs, want fewer than %d", q, size, roomForQueue)
-		}
-	}
+	t.Logf("Redis uses %s", infoField(b.client.Info(t.Context(), "memory").Val(), "used_memory_human"))
 	stop()
 
-	refs := make([]Ref, 0, n)
+	page, err := b.store.Page(t.Context(), Filter{}, Cursor{}, 50)
+	if err != nil || len(page.Entries) != 50 || page.Looked != 50 || page.Next.IsZero() {
+		t.Errorf("got a page of %d, %d looked at, next %q, %v", len(page.Entries), page.Looked, page.Next, err)
+	}
+	watch.lap("first page of 50")
+	causes, err := b.store.Causes(t.Context())
+	if err != nil || len(causes) != 2 || causes[0].Kept+causes[1].Kept != n || causes[0].Day+causes[1].Day != n {
+		t.Fatalf("got causes %+v, %v, want two of %d jobs", causes, err, n)
+	}
+	watch.lap("causes")
+	f := Filter{Cause: causes[1].ID}
+	if page, err = b.store.Page(t.Context(), f, Cursor{}, 50); err != nil || len(page.Entries) != 50 || page.Looked != 50 || page.Next.IsZero() {
+		t.Errorf("got a page of %d, %d looked at, next %q, %v", len(page.Entries), page.Looked, page.Next, err)
+	}
+	watch.lap("page by cause")
+	for _, f := range []Filter{{}, {Task: template.Task}} {
+		if size, exact, err := b.store.Size(t.Context(), f); size != n || !exact || err != nil {
+			t.Errorf("%+v: got size %d, %v, %v, want exactly %d", f, size, exact, err, n)
+		}
+	}
+	if size, exact, err := b.store.Size(t.Context(), f); size != causes[1].Kept || !exact || err != nil {
+		t.Errorf("got size %d of a cause, %v, %v, want exactly %d", size, exact, err, causes[1].Kept)
+	}
+	watch.lap("size")
+
+	keys := make([]Key, 0, n)
 	listed := map[string]bool{}
-	err := b.store.Each(t.Context(), Filter{}, func(e Entry) bool {
-		refs = append(refs, e.Ref)
+	err = b.store.Each(t.Context(), Filter{}, func(e Entry) bool {
+		keys = append(keys, e.Key)
 		listed[e.ID] = true
 		return true
 	})
@@ -85,8 +86,8 @@ func TestManyFailedJobs(t *testing.T) {
 		t.Fatal(err)
 	}
 	watch.lap("listed")
-	if len(refs) != n || len(listed) != n {
-		t.Errorf("listed %d records of %d jobs, want %d", len(refs), len(listed), n)
+	if len(keys) != n || len(listed) != n {
+		t.Errorf("listed %d records of %d jobs, want %d", len(keys), len(listed), n)
 	}
 	if found, err := b.store.Find(t.Context(), records[0].ID); err != nil || len(found) != 1 {
 		t.Errorf("the first of all: got %v, %v", found, err)
@@ -109,7 +110,7 @@ func TestManyFailedJobs(t *testing.T) {
 		published.Add(int64(len(messages)))
 		return nil
 	}
-	batches := make(chan []Ref)
+	batches := make(chan []Key)
 	var replays sync.WaitGroup
 	for range 2 {
 		replays.Go(func() {
@@ -126,7 +127,7 @@ func TestManyFailedJobs(t *testing.T) {
 			}
 		})
 	}
-	for batch := range slices.Chunk(refs, ReplayBatch) {
+	for batch := range slices.Chunk(keys, ReplayBatch) {
 		batches <- batch
 	}
 	close(batches)

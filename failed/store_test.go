@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -27,12 +27,6 @@ func TestKeepIsIdempotent(t *testing.T) {
 	for range 3 {
 		b.keep(r)
 	}
-	if all := b.entries(); len(all) != 1 {
-		t.Fatalf("got %d records before they are archived, want 1", len(all))
-	}
-	b.run(b.store, b.out.publish)
-	b.archived(ref("a"))
-	b.keep(r)
 	if err := b.newStore(Config{}).Keep(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
@@ -41,12 +35,12 @@ func TestKeepIsIdempotent(t *testing.T) {
 		t.Fatalf("got %d records, want 1", len(all))
 	}
 	e := all[0]
-	if e.Ref != ref("a") || e.ID != "a" || e.Task != "t" || e.Error != "ValueError" || e.Text != "boom" || e.Note != "" ||
+	if e.Key != key("a") || e.ID != "a" || e.Task != "t" || e.Error != "ValueError" || e.Text != "boom" || e.Note != "" ||
 		e.Args != "('a',)" || e.Queue != "q.ai" || !e.First.Equal(r.First) || !e.Last.Equal(r.Last) {
 		t.Errorf("got %+v", e)
 	}
-	if got := b.info(ref("a")).LastErr; got != "kept: ValueError: boom" {
-		t.Errorf("asynq shows %q, want the error", got)
+	if c, err := b.store.Count(t.Context()); err != nil || c != (Counts{Failed: 1}) {
+		t.Errorf("got %+v, %v, want 1 failed job", c, err)
 	}
 	if hours, err := b.store.Hours(t.Context(), 2); err != nil || hours[0].Total()+hours[1].Total() != 1 {
 		t.Errorf("got counts %v, %v, want 1 failure", hours, err)
@@ -70,15 +64,16 @@ func TestLargeMessages(t *testing.T) {
 		id := fmt.Sprint("kept-", n)
 		r := sized(t, id, n, "é")
 		b.keep(r)
-		b.archived(ref(id))
-		if got := b.get(ref(id)); !bytes.Equal(got.Message.Body, r.Message.Body) ||
+		if got := b.get(key(id)); !bytes.Equal(got.Message.Body, r.Message.Body) ||
 			!cmp.Equal(got.Message.Headers, r.Message.Headers) {
 			t.Errorf("%d bytes: got another message back", n)
 		}
-		if info := b.info(ref(id)); len(info.Payload) > 2*pieceSize {
-			t.Errorf("%d bytes: the task holds %d bytes, want the message beside it", n, len(info.Payload))
+		for field, value := range b.client.HGetAll(t.Context(), recordKey(key(id))).Val() {
+			if len(value) > pieceSize {
+				t.Errorf("%d bytes: field %s of the record has %d bytes, want the message beside it", n, field, len(value))
+			}
 		}
-		pieces := b.client.HGetAll(t.Context(), b.pieces(id+":0")).Val()
+		pieces := b.client.HGetAll(t.Context(), b.pieces(key(id))).Val()
 		for name, piece := range pieces {
 			if len(piece) > pieceSize {
 				t.Errorf("%d bytes: piece %s has %d bytes, want %d at most", n, name, len(piece), pieceSize)
@@ -87,8 +82,10 @@ func TestLargeMessages(t *testing.T) {
 		if n > pieceSize && len(pieces) == 0 {
 			t.Errorf("%d bytes: got no pieces", n)
 		}
-		b.runTask(ref(id))
-		b.until("the record is deleted", func() bool { return b.info(ref(id)) == nil })
+		b.replay(key(id))
+		if left := b.keys("onceover:*" + id + "*"); len(left) > 0 {
+			t.Errorf("%d bytes: got %v left after the replay, want nothing", n, left)
+		}
 		parked := sized(t, fmt.Sprint("parked-", n), n, "ü")
 		if err := b.store.Park(t.Context(), parked.Message, requestOf(t, parked.Message), time.Now().Add(time.Second)); err != nil {
 			t.Fatal(err)
@@ -106,13 +103,14 @@ func TestLargeMessages(t *testing.T) {
 			}
 		}
 	}
-	b.until("the pieces expire", func() bool {
-		for _, key := range b.client.Keys(t.Context(), "onceover:message:*").Val() {
-			if ttl := b.client.TTL(t.Context(), key).Val(); ttl <= 0 || ttl > usedPieces {
+	b.until("the pieces of parked jobs expire", func() bool {
+		keys := b.keys("onceover:message:*")
+		for _, key := range keys {
+			if ttl := b.client.TTL(t.Context(), key).Val(); ttl <= 0 || ttl > unusedPieces {
 				return false
 			}
 		}
-		return true
+		return len(keys) > 0
 	})
 }
 
@@ -125,7 +123,7 @@ func TestKeepLargeTwice(t *testing.T) {
 		first := sized(t, id, sizes[0], "x")
 		b.keep(first)
 		b.keep(sized(t, id, sizes[1], "y"))
-		got, err := b.store.Get(t.Context(), ref(id))
+		got, err := b.store.Get(t.Context(), key(id))
 		if err != nil {
 			t.Errorf("sizes %v: %v", sizes, err)
 		} else if !bytes.Equal(got.Message.Body, first.Message.Body) {
@@ -134,42 +132,129 @@ func TestKeepLargeTwice(t *testing.T) {
 	}
 }
 
-// TestPiecesOfRecordStay runs the sweep beside a record whose pieces were given an
-// expiry: by a sweep that came between pieces and task, or by a replay that crashed
-// before its task was deleted.
+// TestPiecesOfRecordStay keeps a record again whose message is long, and runs the sweep: nothing of
+// it expires, whoever comes with the message and whatever dies on the way.
 func TestPiecesOfRecordStay(t *testing.T) {
 	b := setup(t)
-	b.keep(sized(t, "a", 200<<10, "x"))
-	key := b.pieces("a:0")
-	if err := b.client.Expire(t.Context(), key, usedPieces).Err(); err != nil {
+	r := sized(t, "a", 200<<10, "x")
+	other := b.newStore(Config{})
+	forever := func(after string) {
+		t.Helper()
+		if ttl := b.client.TTL(t.Context(), b.pieces(key("a"))).Val(); ttl != -1 {
+			t.Errorf("%s: the message of a record expires in %v, want never", after, ttl)
+		}
+	}
+	b.keep(r)
+	forever("kept")
+	for _, s := range []*Store{b.store, other} {
+		if err := s.Keep(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		forever("kept again")
+	}
+	if isNew, err := other.Import(t.Context(), r); isNew || err != nil {
+		t.Errorf("got %v, %v, want it there", isNew, err)
+	}
+	forever("imported")
+	// A process that dies, or loses Redis, between the pieces and the record.
+	stopped := errors.New("stopped")
+	client := b.connect(5)
+	client.AddHook(&refuseScripts{err: stopped})
+	dying := New(Config{}, client, b.results, b.marks, nil, zap.NewNop())
+	message, err := json.Marshal(r.Message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dying.add(t.Context(), key("a"), &r, message, true); !errors.Is(err, stopped) {
+		t.Fatalf("got %v, want that the record could not be kept: the test shows nothing", err)
+	}
+	forever("died")
+	if _, err := b.store.Expire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	forever("swept")
+	// Pieces without a record do expire.
+	r.ID, r.Message = "b", r.Message.Clone()
+	if _, err := dying.add(t.Context(), key("b"), &r, message, true); !errors.Is(err, stopped) {
+		t.Fatal(err)
+	}
+	if ttl := b.client.TTL(t.Context(), b.pieces(key("b"))).Val(); ttl <= 0 || ttl > unusedPieces {
+		t.Errorf("pieces without a record expire in %v, want within %v", ttl, unusedPieces)
+	}
+	// Kept after all, they stay.
+	if _, err := b.store.add(t.Context(), key("b"), &r, message, true); err != nil {
+		t.Fatal(err)
+	}
+	if ttl := b.client.TTL(t.Context(), b.pieces(key("b"))).Val(); ttl != -1 {
+		t.Errorf("the message of a record that came late expires in %v, want never", ttl)
+	}
+}
+
+// refuseScripts answers every script that is called by itself with an error.
+type refuseScripts struct{ err error }
+
+func (*refuseScripts) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (*refuseScripts) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (h *refuseScripts) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if strings.HasPrefix(cmd.Name(), "eval") {
+			cmd.SetErr(h.err)
+			return h.err
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// TestPiecesOfTaskStay runs the sweep beside a parked job whose pieces were given an expiry: by a
+// sweep that came between pieces and task, or by a delivery that crashed before its task was
+// deleted.
+func TestPiecesOfTaskStay(t *testing.T) {
+	b := setup(t)
+	b.parkLong("a")
+	pieces := b.parkedPieces("a:0:0:0")
+	if err := b.client.Expire(t.Context(), pieces, unusedPieces).Err(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.store.Expire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if ttl := b.client.TTL(t.Context(), key).Val(); ttl != -1 {
-		t.Errorf("the message of a record expires in %v, want never", ttl)
+	if ttl := b.client.TTL(t.Context(), pieces).Val(); ttl != -1 {
+		t.Errorf("the message of a parked job expires in %v, want never", ttl)
 	}
 }
 
 // TestLeftPiecesGo deletes a task by other means than ours.
 func TestLeftPiecesGo(t *testing.T) {
 	b := setup(t)
-	b.keep(sized(t, "a", 200<<10, "x"))
-	b.keep(sized(t, "b", 200<<10, "x"))
-	if err := b.store.inspector.DeleteTask(QueueFailed, "a:0"); err != nil {
+	b.parkLong("a")
+	b.parkLong("b")
+	if err := b.store.inspector.DeleteTask(QueueDelay, "a:0:0:0"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.store.Expire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if ttl := b.client.TTL(t.Context(), b.pieces("a:0")).Val(); ttl <= 0 || ttl > usedPieces {
-		t.Errorf("left pieces expire in %v, want within %v", ttl, usedPieces)
+	if ttl := b.client.TTL(t.Context(), b.parkedPieces("a:0:0:0")).Val(); ttl <= 0 || ttl > unusedPieces {
+		t.Errorf("left pieces expire in %v, want within %v", ttl, unusedPieces)
 	}
-	if ttl := b.client.TTL(t.Context(), b.pieces("b:0")).Val(); ttl != -1 {
-		t.Errorf("the message of a record expires in %v, want never", ttl)
+	if ttl := b.client.TTL(t.Context(), b.parkedPieces("b:0:0:0")).Val(); ttl != -1 {
+		t.Errorf("the message of a parked job expires in %v, want never", ttl)
 	}
-	b.get(ref("b"))
+	parked, err := b.store.Parked(t.Context(), 10)
+	if err != nil || len(parked) != 1 || parked[0].Headers["id"] != "b" {
+		t.Errorf("got %v, %v, want the job that is left", parked, err)
+	}
+}
+
+// parkLong parks a job whose message is kept in pieces.
+func (b *bundle) parkLong(id string) {
+	b.t.Helper()
+	r := sized(b.t, id, 200<<10, "x")
+	if err := b.store.Park(b.t.Context(), r.Message, requestOf(b.t, r.Message), time.Now().Add(time.Hour)); err != nil {
+		b.t.Fatal(err)
+	}
 }
 
 // TestPark parks a job from two processes, and delivers it once.
@@ -206,7 +291,7 @@ func TestPark(t *testing.T) {
 	stop, stopOther := b.run(b.store, publish), b.run(other, publish)
 	b.until("the job is due", func() bool {
 		n, err := b.client.ZCard(t.Context(), "asynq:{delay}:scheduled").Result()
-		return err == nil && n == 0 && len(b.out.messages()) > 0 && b.info(Ref{QueueDelay, "a:0:2:0"}) == nil
+		return err == nil && n == 0 && len(b.out.messages()) > 0 && b.info(QueueDelay, "a:0:2:0") == nil
 	})
 	stop()
 	stopOther()
@@ -229,7 +314,7 @@ func TestPark(t *testing.T) {
 	if err := b.store.Park(t.Context(), again, requestOf(t, again), time.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	if b.info(Ref{QueueDelay, "a:0:2:1"}) == nil {
+	if b.info(QueueDelay, "a:0:2:1") == nil {
 		t.Error("the job is not parked a second time")
 	}
 }
@@ -313,19 +398,18 @@ func TestDiscard(t *testing.T) {
 	b := setup(t)
 	b.run(b.store, b.out.publish)
 	b.keep(sized(t, "a", 200<<10, "x"))
-	b.archived(ref("a"))
 	for range 2 {
-		if err := b.store.Discard(t.Context(), ref("a")); err != nil {
+		if err := b.store.Discard(t.Context(), key("a")); err != nil {
 			t.Errorf("got %v, want it gone, or gone before", err)
 		}
 	}
-	if err := b.store.Discard(t.Context(), Ref{"failed-7", "a:0"}); err != nil {
-		t.Errorf("of a queue that is not there: got %v", err)
+	if err := b.store.Discard(t.Context(), "never:0"); err != nil {
+		t.Errorf("of a record that never was: got %v", err)
 	}
-	if n := b.client.Exists(t.Context(), b.pieces("a:0")).Val(); n != 0 || len(b.entries()) != 0 || len(b.out.messages()) != 0 {
+	if n := b.client.Exists(t.Context(), b.pieces(key("a"))).Val(); n != 0 || len(b.entries()) != 0 || len(b.out.messages()) != 0 {
 		t.Errorf("got %d pieces, records %v, messages %v: want nothing", n, b.entries(), b.out.messages())
 	}
-	if r, err := b.store.Get(t.Context(), ref("a")); r != nil || err != nil {
+	if r, err := b.store.Get(t.Context(), key("a")); r != nil || err != nil {
 		t.Errorf("got %v, %v, want no record", r, err)
 	}
 }
@@ -339,39 +423,41 @@ func TestFind(t *testing.T) {
 	}
 	for _, r := range []Record{
 		replayed("11aa", 0), replayed("11ab", 0), replayed("22", 0), replayed("22", 1), replayed("33", 7), replayed("44", 9), replayed("444", 0),
+		replayed("55", 0), replayed("55", 7), replayed("a", 0), replayed("a-b", 0), replayed("a:b", 0), replayed("a.b", 0),
 	} {
 		b.keep(r)
 	}
 	tests := []struct {
 		name string
-		want []string
+		want []Key
 		err  string
 	}{
-		{"11aa", []string{"11aa:0"}, ""},
-		{"11aa:0", []string{"11aa:0"}, ""},
-		{"11ab", []string{"11ab:0"}, ""},
+		{"11aa", []Key{"11aa:0"}, ""},
+		{"11aa:0", []Key{"11aa:0"}, ""},
+		{"11ab", []Key{"11ab:0"}, ""},
 		{"11a", nil, "such as 11a"},
 		{"11", nil, "such as 11a"},
-		{"22", []string{"22:0", "22:1"}, ""},
-		{"2", []string{"22:0", "22:1"}, ""},
-		{"33", []string{"33:7"}, ""},
-		{"33:7", []string{"33:7"}, ""},
-		{"3", []string{"33:7"}, ""},
-		{"44", []string{"44:9"}, ""}, // not 444, whose beginning it is
-		{"44:9", []string{"44:9"}, ""},
+		{"22", []Key{"22:0", "22:1"}, ""},
+		{"2", []Key{"22:0", "22:1"}, ""},
+		{"33", []Key{"33:7"}, ""},
+		{"33:7", []Key{"33:7"}, ""},
+		{"3", []Key{"33:7"}, ""},
+		{"44", []Key{"44:9"}, ""}, // not 444, whose beginning it is
+		{"44:9", []Key{"44:9"}, ""},
 		{"none", nil, ""},
+		{"55", []Key{"55:0", "55:7"}, ""},
+		{"a", []Key{"a:0"}, ""},
+		{"a:", nil, "such as a"},
+		{"a:b", []Key{"a:b:0"}, ""},
+		{"a-", []Key{"a-b:0"}, ""},
 	}
 	for _, tt := range tests {
-		refs, err := b.store.Find(t.Context(), tt.name)
+		keys, err := b.store.Find(t.Context(), tt.name)
 		if (err != nil) != (tt.err != "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 			t.Errorf("%s: got error %v, want %q", tt.name, err, tt.err)
 		}
 		if err != nil && strings.Contains(err.Error(), ": and") {
 			t.Errorf("%s: got error %v, want the ids alone", tt.name, err)
-		}
-		var keys []string
-		for _, r := range refs {
-			keys = append(keys, r.Key)
 		}
 		slices.Sort(keys)
 		if !slices.Equal(keys, tt.want) {
@@ -413,21 +499,93 @@ func TestEachInOrder(t *testing.T) {
 	}
 }
 
-// TestForeignTask lists a task in our queue that is not ours.
-func TestForeignTask(t *testing.T) {
+// TestUnreadableRecord damages the hash of a record: it is listed with what is wrong with it, is not
+// replayed, and can be discarded.
+func TestUnreadableRecord(t *testing.T) {
 	b := setup(t)
-	b.foreign(QueueFailed, "x", []byte("not JSON"))
-	b.run(b.store, b.out.publish)
-	b.archived(Ref{QueueFailed, "x"})
+	b.keep(failure(t, "x"))
+	b.keep(sized(t, "long", 200<<10, "x"))
+	if err := b.client.HSet(t.Context(), recordKey(key("x")), fieldRecord, "not JSON").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.client.Del(t.Context(), b.pieces(key("long"))).Err(); err != nil {
+		t.Fatal(err)
+	}
 	all := b.entries()
-	if len(all) != 1 || all[0].ID != "x" || !strings.Contains(all[0].Text, "not a job of onceover") {
-		t.Errorf("got %+v", all)
+	slices.SortFunc(all, func(a, b Entry) int { return strings.Compare(a.ID, b.ID) })
+	if len(all) != 2 || all[1].ID != "x" || !strings.Contains(all[1].Text, "can only be discarded") {
+		t.Fatalf("got %+v", all)
 	}
 	if _, err := b.store.Find(t.Context(), "no"); err != nil {
 		t.Error(err)
 	}
-	if err := b.store.Discard(t.Context(), all[0].Ref); err != nil || len(b.entries()) != 0 {
-		t.Errorf("got %v, %v, want it gone", err, b.entries())
+	out, err := b.store.Replay(t.Context(), []Key{all[0].Key, all[1].Key}, b.out.publish, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range out {
+		if o.Done || o.Over || !strings.Contains(o.Why, "can only be discarded") {
+			t.Errorf("got %+v, want it not replayed, and why", o)
+		}
+	}
+	for _, e := range b.entries() {
+		if !strings.Contains(e.Note, "can only be discarded") {
+			t.Errorf("got %s with note %q, want why it is not replayed", e.Key, e.Note)
+		}
+		if err := b.store.Discard(t.Context(), e.Key); err != nil {
+			t.Error(err)
+		}
+	}
+	if all := b.entries(); len(all) != 0 || len(b.out.messages()) != 0 {
+		t.Errorf("got records %v, messages %v, want both gone", all, b.out.messages())
+	}
+}
+
+// TestForeignTask finds a task among the parked jobs that is not ours.
+func TestForeignTask(t *testing.T) {
+	b := setup(t)
+	b.foreign(QueueDelay, "x", []byte("not JSON"))
+	b.run(b.store, b.out.publish)
+	b.archived(QueueDelay, "x")
+	if got := b.info(QueueDelay, "x").LastErr; !strings.Contains(got, "not a job of onceover") {
+		t.Errorf("got %q, want what is wrong with it", got)
+	}
+	if n := len(b.out.messages()); n != 0 {
+		t.Errorf("got %d messages, want none", n)
+	}
+}
+
+// TestRecordHasGone has Redis lose the hash of one record, such as by eviction: the others do not
+// suffer, and it can be kept again.
+func TestRecordHasGone(t *testing.T) {
+	b := setup(t)
+	b.keep(failure(t, "gone"))
+	b.keep(failure(t, "a"))
+	if err := b.client.Del(t.Context(), recordKey(key("gone"))).Err(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := b.newStore(Config{}).Keep(ctx, failure(t, "b")); err != nil {
+		t.Fatal(err)
+	}
+	listed := func() (ids []string) {
+		for _, e := range b.entries() {
+			ids = append(ids, e.ID)
+		}
+		slices.Sort(ids)
+		return ids
+	}
+	if got := listed(); !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("got %v listed, want a and b", got)
+	}
+	out, err := b.store.Replay(t.Context(), []Key{key("gone"), key("a")}, b.out.publish, nil)
+	if err != nil || out[0].Done || !out[0].Over || !out[1].Done {
+		t.Errorf("got %+v, %v, want the one replayed that is there", out, err)
+	}
+	b.keep(failure(t, "gone"))
+	if got := listed(); !slices.Equal(got, []string{"b", "gone"}) {
+		t.Errorf("got %v listed, want b, and what was kept again", got)
 	}
 }
 
@@ -465,12 +623,19 @@ func TestKeepAnything(t *testing.T) {
 }
 
 // TestFlushed loses the whole database, such as with a server that keeps nothing:
-// what is kept afterwards is listed and archived.
+// what is kept afterwards is listed and replayed, and what is parked is published.
 func TestFlushed(t *testing.T) {
 	b := setup(t)
 	b.run(b.store, b.out.publish)
 	b.keep(failure(t, "a"))
-	b.archived(ref("a"))
+	park := func(id string) {
+		t.Helper()
+		if err := b.store.Park(t.Context(), message(t, request(id)), request(id), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		b.until("the parked job is published", func() bool { return b.out.counts()[id] > 0 })
+	}
+	park("parked")
 	if err := b.client.FlushAll(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -478,27 +643,37 @@ func TestFlushed(t *testing.T) {
 	if all := b.entries(); len(all) != 1 || all[0].ID != "b" {
 		t.Fatalf("got %v, want the job that was kept after the loss", all)
 	}
-	b.archived(ref("b"))
+	if causes, err := b.store.Causes(t.Context()); err != nil || len(causes) != 1 || causes[0].Kept != 1 {
+		t.Errorf("got causes %+v, %v, want that of the job", causes, err)
+	}
+	b.replay(key("b"))
+	park("parked later")
 }
 
-// TestQueueDeleted deletes the empty queue, as Asynqmon can.
+// TestQueueDeleted deletes the empty queue of parked jobs, as tools of asynq can.
 func TestQueueDeleted(t *testing.T) {
 	b := setup(t)
-	b.run(b.store, b.out.publish)
-	b.keep(failure(t, "a"))
-	b.archived(ref("a"))
+	park := func(id string, due time.Time) {
+		t.Helper()
+		if err := b.store.Park(t.Context(), message(t, request(id)), request(id), due); err != nil {
+			t.Fatal(err)
+		}
+	}
+	park("a", time.Now().Add(time.Hour))
 	other := b.newStore(Config{})
-	if err := other.Discard(t.Context(), ref("a")); err != nil {
+	if err := other.inspector.DeleteTask(QueueDelay, "a:0:0:0"); err != nil {
 		t.Fatal(err)
 	}
-	if err := other.inspector.DeleteQueue(QueueFailed, false); err != nil {
+	if err := other.inspector.DeleteQueue(QueueDelay, false); err != nil {
 		t.Fatal(err)
 	}
-	b.keep(failure(t, "b"))
-	if all := b.entries(); len(all) != 1 || all[0].ID != "b" {
-		t.Fatalf("got %v, want the job that was kept after that", all)
+	park("b", time.Now().Add(time.Hour))
+	if parked, err := b.store.Parked(t.Context(), 10); err != nil || len(parked) != 1 || parked[0].Headers["id"] != "b" {
+		t.Fatalf("got %v, %v, want the job that was parked after that", parked, err)
 	}
-	b.archived(ref("b"))
+	b.run(b.store, b.out.publish)
+	park("c", time.Now())
+	b.until("the job is published", func() bool { return b.out.counts()["c"] == 1 })
 }
 
 // TestKeepRidesOutRestart keeps jobs while Redis restarts.
@@ -506,7 +681,6 @@ func TestKeepRidesOutRestart(t *testing.T) {
 	b := setup(t)
 	b.run(b.store, b.out.publish)
 	b.keep(failure(t, "before"))
-	b.archived(ref("before"))
 	b.server.Kill()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -519,7 +693,7 @@ func TestKeepRidesOutRestart(t *testing.T) {
 	if err := <-kept; err != nil {
 		t.Fatal(err)
 	}
-	b.archived(ref("before"), ref("during"))
+	b.replay(key("before"), key("during"))
 }
 
 // TestKeepHeedsItsContext keeps many jobs at once while Redis accepts connections
@@ -562,10 +736,10 @@ func TestRunWhileRedisIsAway(t *testing.T) {
 	b.client.AddHook(&count)
 	s := New(Config{}, b.client, b.results, b.marks, nil, zap.NewNop())
 	b.run(s, b.out.publish)
-	if err := s.Keep(t.Context(), failure(t, "a")); err != nil {
+	if err := s.Park(t.Context(), message(t, request("a")), request("a"), time.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	b.archived(ref("a"))
+	b.until("asynq serves", func() bool { return len(b.keys("asynq:servers")) == 1 })
 	b.server.Kill()
 	// Three seconds of an outage; nothing tells when enough was asked.
 	count.reset()
@@ -576,7 +750,10 @@ func TestRunWhileRedisIsAway(t *testing.T) {
 		t.Errorf("got %d commands in 3 s of an outage, want a few each second", n)
 	}
 	b.server.Start()
-	b.archived(ref("a"))
+	if err := s.Park(t.Context(), message(t, request("b")), request("b"), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	b.until("a parked job is published", func() bool { return b.out.counts()["b"] == 1 })
 }
 
 type commandCount struct {
@@ -614,7 +791,9 @@ func (c *commandCount) ProcessPipelineHook(next redis.ProcessPipelineHook) redis
 // TestRunEnds ends Run while a broker does not answer.
 func TestRunEnds(t *testing.T) {
 	b := setup(t)
-	b.keep(failure(t, "a"))
+	if err := b.store.Park(t.Context(), message(t, request("a")), request("a"), time.Now()); err != nil {
+		t.Fatal(err)
+	}
 	entered := make(chan struct{})
 	var once sync.Once
 	stop := b.run(b.store, func(ctx context.Context, _ bool, _ ...rabbit.Message) error {
@@ -622,8 +801,6 @@ func TestRunEnds(t *testing.T) {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	})
-	b.archived(ref("a"))
-	b.runTask(ref("a"))
 	<-entered
 	began := time.Now()
 	stop()
@@ -631,15 +808,11 @@ func TestRunEnds(t *testing.T) {
 		t.Errorf("Run took %v to end", took)
 	}
 	// The job is where it was, or on its way.
-	if b.info(ref("a")) == nil {
-		t.Error("the record is gone, want it left")
+	if b.info(QueueDelay, "a:0:0:0") == nil {
+		t.Error("the parked job is gone, want it left")
 	}
-	b.out = &outbox{}
 	b.run(b.newStore(Config{}), b.out.publish)
-	b.until("the job is archived, or run", func() bool {
-		info := b.info(ref("a"))
-		return info == nil || info.State.String() == "archived"
-	})
+	b.until("the job is published", func() bool { return b.out.counts()["a"] == 1 })
 }
 
 // TestFirst has a process that runs the store be listed while a job is parked: else there is nothing to answer for.
@@ -662,28 +835,21 @@ func TestFirst(t *testing.T) {
 func TestIdleStore(t *testing.T) {
 	b := setup(t)
 	b.run(b.store, b.out.publish)
-	asked := func() (n int) {
-		for line := range strings.Lines(b.client.Info(t.Context(), "commandstats").Val()) {
-			if _, rest, ok := strings.Cut(line, ":calls="); ok && !strings.HasPrefix(line, "cmdstat_info") {
-				count, _, _ := strings.Cut(rest, ",")
-				c, _ := strconv.Atoi(count)
-				n += c
-			}
-		}
-		return n
-	}
 	other := b.newStore(Config{})
-	for n, keeper := range []*Store{b.store, other} {
+	for n, s := range []*Store{b.store, other} {
 		id := fmt.Sprint(n)
-		if err := keeper.Keep(t.Context(), failure(t, id)); err != nil {
+		if err := s.Keep(t.Context(), failure(t, id)); err != nil {
 			t.Fatal(err)
 		}
-		b.archived(ref(id))
+		if err := s.Park(t.Context(), message(t, request(id)), request(id), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		b.until("the parked job is published", func() bool { return b.out.counts()[id] == 1 })
 	}
 	// The servers of asynq end a while after the last job.
 	b.until("it asks Redis at most five times a second", func() bool {
-		before := asked()
+		before := b.asked()
 		time.Sleep(2 * time.Second) // which are counted
-		return asked()-before <= 2*5
+		return b.asked()-before <= 2*5
 	})
 }

@@ -33,10 +33,10 @@ func TestRetention(t *testing.T) {
 		}
 	}
 	for id, want := range map[string]bool{"old": false, "older": false, "new": true, "unknown": true} {
-		if got := b.info(ref(id)) != nil; got != want {
+		if got := b.has(key(id)); got != want {
 			t.Errorf("record %s: got %v, want %v", id, got, want)
 		}
-		if got := b.client.Exists(t.Context(), b.pieces(id+":0")).Val() > 0; got != want {
+		if got := b.client.Exists(t.Context(), b.pieces(key(id))).Val() > 0; got != want {
 			t.Errorf("message of %s: got %v, want %v", id, got, want)
 		}
 	}
@@ -129,8 +129,8 @@ func TestPeriodicFails(t *testing.T) {
 	}
 	b.run(b.store, b.out.publish)
 	b.until("the work is repeated", func() bool { return runs.Load() == 2 })
-	b.archived(Ref{QueueUpkeep, "other:1"})
-	if got := b.info(Ref{QueueUpkeep, "other:1"}).LastErr; !strings.Contains(got, "not known to this version") {
+	b.archived(QueueUpkeep, "other:1")
+	if got := b.info(QueueUpkeep, "other:1").LastErr; !strings.Contains(got, "not known to this version") {
 		t.Errorf("got %q", got)
 	}
 }

@@ -39,28 +39,10 @@ func (b *bundle) record(id string) *failed.Record {
 	return r
 }
 
-// archived waits until the latest record of a failed job is in the archive of asynq: before that it
-// cannot be replayed.
-func (b *bundle) archived(id string) {
-	b.t.Helper()
-	b.until(func() bool {
-		refs, err := b.kept.Find(b.t.Context(), id)
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		for _, ref := range refs {
-			if b.keptClient.ZScore(b.t.Context(), "asynq:{"+ref.Queue+"}:archived", ref.Key).Err() != nil {
-				return false
-			}
-		}
-		return len(refs) > 0
-	})
-}
-
 // replay runs a failed job again.
 func (b *bundle) replay(id string) failed.Outcome {
 	b.t.Helper()
-	b.archived(id)
+	b.record(id)
 	refs, err := b.kept.Find(b.t.Context(), id)
 	if err != nil || len(refs) == 0 {
 		b.t.Fatalf("no record of %s: %v", id, err)

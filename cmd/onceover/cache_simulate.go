@@ -292,3 +292,13 @@ func (s *simulation) draw(out io.Writer) {
 		fmt.Fprintf(out, "\nlook at them and judge: %s (%s)\n", s.HTML, shown)
 	}
 }
+
+// barWidth is the length of the longest bar, in characters.
+const barWidth = 40
+
+func bar(n, most int) string {
+	if n == 0 || most == 0 {
+		return ""
+	}
+	return strings.Repeat("█", max(1, n*barWidth/most))
+}

@@ -84,7 +84,12 @@ func openFailed(ctx context.Context, s *config.Settings) (*failed.Store, func(),
 	log = log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))
 	marks := progress.New(clients[2], log)
 	s.Failed.BeforeReplay = tasks.ResetProgress(marks, s.Tasks)
-	return failed.New(s.Failed, clients[0], results.New(clients[1], log), marks, nil, log), closeAll, nil
+	store := failed.New(s.Failed, clients[0], results.New(clients[1], log), marks, nil, log)
+	if _, err := store.CarryOver(ctx); err != nil {
+		closeAll()
+		return nil, nil, err
+	}
+	return store, closeAll, nil
 }
 
 // selection says which failed jobs a command is about.
@@ -97,7 +102,7 @@ type selection struct {
 }
 
 // filterFlags are the flags that choose.
-var filterFlags = []string{"task", "error", "queue", "reason", "text", "older-than", "newer-than"}
+var filterFlags = []string{"task", "error", "queue", "reason", "cause", "text", "older-than", "newer-than"}
 
 func (sel *selection) bind(fs *pflag.FlagSet) {
 	sel.fs = fs
@@ -105,6 +110,7 @@ func (sel *selection) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&sel.filter.Error, "error", "", "only with this class of error, such as TimeoutError")
 	fs.StringVar(&sel.filter.Queue, "queue", "", "only from this queue")
 	fs.StringVar(&sel.filter.Reason, "reason", "", "only kept for this reason: failed, rejected, expired, maxlen, delivery_limit, poison, unknown-task, …")
+	fs.StringVar(&sel.filter.Cause, "cause", "", "only of this cause, by its `id` in failed stats")
 	fs.StringVar(&sel.filter.Text, "text", "", "only with this text in error, id, arguments or stage; case does not matter")
 	fs.DurationVar(&sel.olderThan, "older-than", 0, "only if the last failure is longer ago, such as 30m")
 	fs.DurationVar(&sel.newerThan, "newer-than", 0, "only if the last failure is less long ago")
@@ -189,8 +195,8 @@ func (sel *selection) filters() bool {
 
 // choose returns where the chosen records are, the newest first: those named, or
 // those that the filters choose.
-func (sel *selection) choose(ctx context.Context, store *failed.Store, names []string) ([]failed.Ref, error) {
-	var refs []failed.Ref
+func (sel *selection) choose(ctx context.Context, store *failed.Store, names []string) ([]failed.Key, error) {
+	var refs []failed.Key
 	for _, name := range names {
 		found, err := find(ctx, store, name)
 		if err != nil {
@@ -206,14 +212,14 @@ func (sel *selection) choose(ctx context.Context, store *failed.Store, names []s
 		return refs, nil
 	}
 	err := store.Each(ctx, sel.complete(), func(e failed.Entry) bool {
-		refs = append(refs, e.Ref)
+		refs = append(refs, e.Key)
 		return true
 	})
 	return refs, err
 }
 
 // open opens the store and chooses: what a command does that is told what it is about.
-func (sel *selection) open(ctx context.Context, s *config.Settings, names []string) (*failed.Store, []failed.Ref, func(), error) {
+func (sel *selection) open(ctx context.Context, s *config.Settings, names []string) (*failed.Store, []failed.Key, func(), error) {
 	if err := sel.checkChoice(names); err != nil {
 		return nil, nil, nil, err
 	}
@@ -230,7 +236,7 @@ func (sel *selection) open(ctx context.Context, s *config.Settings, names []stri
 }
 
 // find returns the records of a job, at least one.
-func find(ctx context.Context, store *failed.Store, name string) ([]failed.Ref, error) {
+func find(ctx context.Context, store *failed.Store, name string) ([]failed.Key, error) {
 	refs, err := store.Find(ctx, name)
 	if err == nil && len(refs) == 0 {
 		err = &exitCodeError{exitNotFinished, fmt.Errorf(

@@ -145,7 +145,7 @@ func (l lister) print(ctx context.Context, rows *tabwriter.Writer, batch []faile
 		if e.Replays > 0 {
 			tries += fmt.Sprintf("+%dr", e.Replays)
 		}
-		fmt.Fprintf(rows, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", plainLine(e.Ref.Name(), 60), age(e.Last), plainLine(orDash(e.Task), 40),
+		fmt.Fprintf(rows, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", plainLine(e.Key.Name(), 60), age(e.Last), plainLine(orDash(e.Task), 40),
 			plainLine(orDash(e.Queue), 24), now(&e.Record, states[i]), tries, l.fault(e))
 	}
 	return nil

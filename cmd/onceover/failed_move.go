@@ -72,7 +72,7 @@ secrets, such as signed URLs.`,
 	return cmd
 }
 
-func export(ctx context.Context, store *failed.Store, refs []failed.Ref, out io.Writer) (int, error) {
+func export(ctx context.Context, store *failed.Store, refs []failed.Key, out io.Writer) (int, error) {
 	buffered := bufio.NewWriter(out)
 	enc := json.NewEncoder(buffered)
 	enc.SetEscapeHTML(false)

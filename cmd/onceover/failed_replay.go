@@ -179,7 +179,7 @@ func (h *hints) print(out io.Writer, done int) {
 }
 
 // preview shows what would be replayed, without a change to anything.
-func (r replayer) preview(cmd *cobra.Command, s *config.Settings, refs []failed.Ref) error {
+func (r replayer) preview(cmd *cobra.Command, s *config.Settings, refs []failed.Key) error {
 	out := cmd.OutOrStdout()
 	conn, err := rabbit.Dial(cmd.Context(), "onceover failed replay", s.Worker.BrokerURLs)
 	if err != nil {
@@ -226,7 +226,7 @@ func (r replayer) preview(cmd *cobra.Command, s *config.Settings, refs []failed.
 	return nil
 }
 
-func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Ref) error {
+func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Key) error {
 	ctx, out := cmd.Context(), cmd.OutOrStdout()
 	if len(refs) == 0 {
 		fmt.Fprintln(out, "no failed job is chosen: nothing to do")
@@ -284,7 +284,7 @@ func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Ref)
 				over++
 			}
 			if o.Why != "" && ctx.Err() == nil {
-				why = append(why, fmt.Sprintf("not replayed: %s %s", plainLine(o.Ref.Name(), 60), plainLine(o.Why, 300)))
+				why = append(why, fmt.Sprintf("not replayed: %s %s", plainLine(o.Key.Name(), 60), plainLine(o.Why, 300)))
 			}
 		}
 		bar.add(len(batch))

@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -22,9 +20,13 @@ func newFailedStats() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "stats",
-		Short: "Count failed jobs by class of error and by hour",
-		Long: `Shows which errors the kept jobs have, and how many jobs failed in each of the last
-hours, including those that were replayed or discarded since.`,
+		Short: "Count failed jobs by cause and by hour",
+		Long: `Shows what jobs fail of: the message of an error without the ids, numbers and URLs
+that differ from job to job. HOUR and DAY count every failure, including jobs that
+were replayed or discarded since, to five minutes; KEPT is exact. Below is how many
+jobs failed in each of the last hours. The last column chooses a cause:
+
+  onceover failed replay --cause ID`,
 		Example: `  onceover failed stats
   onceover failed stats --hours 6 --json`,
 		Args: noArgs,
@@ -60,6 +62,7 @@ hours, including those that were replayed or discarded since.`,
 // failureStats is what stats shows.
 type failureStats struct {
 	Kept    int            `json:"kept"`
+	Causes  []failed.Cause `json:"causes"`  // the worst first
 	Classes map[string]int `json:"classes"` // of the kept jobs, by class of error
 	Tasks   map[string]int `json:"tasks"`   // by task
 	Oldest  *time.Time     `json:"oldest"`
@@ -74,18 +77,23 @@ type hourStats struct {
 
 func gatherStats(ctx context.Context, store *failed.Store, hours int) (*failureStats, error) {
 	s := &failureStats{Classes: map[string]int{}, Tasks: map[string]int{}}
-	err := store.Each(ctx, failed.Filter{}, func(e failed.Entry) bool {
-		s.Kept++
-		s.Classes[orDash(e.Error)]++
-		s.Tasks[orDash(e.Task)]++
-		if s.Oldest == nil || e.Last.Before(*s.Oldest) {
-			last := e.Last
-			s.Oldest = &last
+	var err error
+	if s.Causes, err = store.Causes(ctx); err != nil {
+		return nil, err
+	}
+	for _, c := range s.Causes {
+		if c.Kept > 0 {
+			s.Kept += c.Kept
+			s.Classes[orDash(c.Error)] += c.Kept
+			s.Tasks[orDash(c.Task)] += c.Kept
 		}
-		return true
-	})
+	}
+	oldest, err := store.Oldest(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if !oldest.IsZero() {
+		s.Oldest = &oldest
 	}
 	counts, err := store.Hours(ctx, hours)
 	if err != nil {
@@ -97,49 +105,59 @@ func gatherStats(ctx context.Context, store *failed.Store, hours int) (*failureS
 	return s, nil
 }
 
-// barWidth is the length of the longest bar, in characters.
-const barWidth = 40
-
-func bar(n, most int) string {
-	if n == 0 || most == 0 {
-		return ""
-	}
-	return strings.Repeat("█", max(1, n*barWidth/most))
-}
+// maxCausesShown is how many causes are shown, so that they fit on a terminal.
+const maxCausesShown = 12
 
 func (s *failureStats) draw(out io.Writer) {
 	if s.Kept == 0 {
 		fmt.Fprintln(out, "no failed jobs are kept")
 	} else {
 		fmt.Fprintf(out, "%s kept, the oldest failed %s ago\n\n", jobs(s.Kept), age(*s.Oldest))
-		rows := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-		for _, group := range []map[string]int{s.Classes, s.Tasks} {
-			names := slices.SortedFunc(maps.Keys(group), func(a, b string) int {
-				if group[a] != group[b] {
-					return group[b] - group[a]
-				}
-				return strings.Compare(a, b)
-			})
-			for _, name := range names[:min(len(names), 20)] {
-				fmt.Fprintf(rows, "%s\t%d\t%s\n", plainLine(name, 50), group[name], bar(group[name], group[names[0]]))
+	}
+	if len(s.Causes) > 0 {
+		rows := tabwriter.NewWriter(out, 0, 8, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintln(rows, "HOUR\tDAY\tKEPT\tLAST\t\tCAUSE")
+		for _, c := range s.Causes[:min(len(s.Causes), maxCausesShown)] {
+			what := c.Error + ": " + c.Text
+			if c.Reason != failed.ReasonFailed {
+				what = string(c.Reason) + ": " + what
 			}
-			rows.Flush()
-			fmt.Fprintln(out)
+			fmt.Fprintf(rows, "%d\t%d\t%d\t%s\t%s\t  %s\n", c.Hour, c.Day, c.Kept, age(c.Last), c.ID, plainLine(what, 40))
 		}
+		rows.Flush()
+		if n := len(s.Causes) - maxCausesShown; n > 0 {
+			fmt.Fprintf(out, "… and %d more: --json has all\n", n)
+		}
+		fmt.Fprintln(out)
 	}
 	most, total := 0, 0
 	for _, h := range s.Hours {
 		most, total = max(most, h.Failed), total+h.Failed
 	}
-	fmt.Fprintf(out, "failed in the last %d hours: %d\n", len(s.Hours), total)
-	for _, h := range s.Hours {
-		worst := ""
-		for _, class := range slices.Sorted(maps.Keys(h.Classes)) {
-			if worst == "" || h.Classes[class] > h.Classes[worst] {
-				worst = class
-			}
-		}
-		line := fmt.Sprintf("%s %6d %-*s %s", h.Hour.Local().Format("02 Jan 15:00"), h.Failed, barWidth, bar(h.Failed, most), plainLine(worst, 40))
-		fmt.Fprintln(out, strings.TrimRight(line, " "))
+	fmt.Fprintf(out, "failed in the last %d hours: %d, at most %d in one\n", len(s.Hours), total, most)
+	line := make([]rune, len(s.Hours))
+	for i, h := range s.Hours {
+		line[i] = level(h.Failed, most)
 	}
+	for part := range slices.Chunk(line, lineHours) {
+		fmt.Fprintln(out, string(part))
+	}
+	if len(s.Hours) > 0 {
+		fmt.Fprintf(out, "from %s, an hour each\n", s.Hours[0].Hour.Local().Format("02 Jan 15:00"))
+	}
+}
+
+// lineHours is how many hours are drawn on a line.
+const lineHours = 72
+
+// levels are the characters of which level draws, by height.
+const levels = "▁▂▃▄▅▆▇█"
+
+// level draws n as a part of most, 0 as a dot.
+func level(n, most int) rune {
+	if n <= 0 || most <= 0 {
+		return '·'
+	}
+	all := []rune(levels)
+	return all[min(len(all)-1, (n*len(all)-1)/most)]
 }

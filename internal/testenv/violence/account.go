@@ -64,8 +64,6 @@ func (r *run) moving(ctx context.Context) (string, error) {
 		n := info.Pending + info.Active + info.Retry + info.Scheduled
 		if q == failed.QueueDelay {
 			n += info.Archived // none must ever be
-		} else if r.cfg.Short {
-			n -= info.Active // may be a dead worker's, see run.held
 		}
 		if n > 0 && q != failed.QueueUpkeep {
 			return fmt.Sprintf("%d tasks in asynq's %s (%d pending, %d active, %d to be retried, %d scheduled, %d archived)",
@@ -233,8 +231,6 @@ func (j *judge) mended(t *task, kept []failed.Entry) {
 	case !final(t.state):
 		row.Lost++
 		j.fault(t, "lost: its state is %q, and it has %d records", t.state, len(kept))
-	case j.isHeld(t) && t.state != celery.Success && len(kept) == t.records:
-		j.report.Held += len(kept)
 	case t.state != celery.Success || len(kept) > 0:
 		row.Wrong++
 		j.fault(t, "state %q with %d records, want SUCCESS and none", t.state, len(kept))

@@ -45,15 +45,11 @@ var points = []point{
 	{"before-store", 30, false}, {"after-store", 30, false},
 	{"after-store-failure", 8, false}, {"before-keep", 8, false}, {"keep-before-ack", 8, false},
 	{"after-enqueue", 8, false}, {"park-before-ack", 5, false}, {"after-retry", 8, false},
-	{"due-before-publish", 5, true}, {"due-after-publish", 5, true}, {"before-archive", 5, true},
+	{"due-before-publish", 5, true}, {"due-after-publish", 5, true},
 }
 
-// replayPoints are those that workers pass when a record is run again in Asynqmon's
-// way, commandPoints those of the command.
-var (
-	replayPoints  = []string{"replay-before-publish", "after-replay"}
-	commandPoints = []string{"replay-before-publish", "replay-before-delete"}
-)
+// commandPoints are those that the command passes which replays records.
+var commandPoints = []string{"replay-before-publish", "replay-before-delete"}
 
 // point is a crash.Point.
 type point struct {

@@ -3,16 +3,11 @@ package violence
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
-	"syscall"
 	"time"
-
-	"github.com/hibiken/asynq"
 
 	"onceover/celery"
 	"onceover/failed"
@@ -20,8 +15,8 @@ import (
 	"onceover/rabbit"
 )
 
-// replay mends what was at fault and runs all records again, in all ways that there
-// are, until none is left.
+// replay mends what was at fault and replays all records, by the command and by the
+// package, until none is left.
 func (r *run) replay(ctx context.Context) error {
 	r.servers.host.mended.Store(true)
 	all := r.ledger.tasks()
@@ -34,25 +29,17 @@ func (r *run) replay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var refs, plainRefs []failed.Ref
+	var plain []failed.Key
 	for id, kept := range entries {
+		r.report.Records += len(kept)
 		for _, e := range kept {
-			refs = append(refs, e.Ref)
-			state, err := r.stateOf(e.Ref)
-			if err != nil {
-				return err
-			}
-			if t := byID[id]; t != nil && !t.kind.spoilt() && state == asynq.TaskStateArchived {
-				plainRefs = append(plainRefs, e.Ref)
+			if t := byID[id]; t != nil && !t.kind.spoilt() {
+				plain = append(plain, e.Key)
 			}
 		}
 	}
-	r.report.Records = len(refs)
-	r.tally.say("%d records are run again", len(refs))
-	if err := r.replayByCommand(ctx, plainRefs[:len(plainRefs)/3]); err != nil {
-		return err
-	}
-	if err := r.replayByRun(ctx, plainRefs[len(plainRefs)/3:2*len(plainRefs)/3]); err != nil {
+	r.tally.say("%d records are run again", r.report.Records)
+	if err := r.replayByCommand(ctx, plain[:len(plain)/2]); err != nil {
 		return err
 	}
 	publish, err := r.producer.kept(ctx)
@@ -106,23 +93,7 @@ func (r *run) mend(rec *failed.Record, t *task) error {
 	return err
 }
 
-// stateOf is where asynq has a record, 0 if it has gone.
-func (r *run) stateOf(ref failed.Ref) (asynq.TaskState, error) {
-	info, err := r.servers.inspector.GetTaskInfo(ref.Queue, ref.Key)
-	switch {
-	case errors.Is(err, asynq.ErrTaskNotFound):
-		return 0, nil
-	case err != nil:
-		return 0, fmt.Errorf("look up record %s: %w", ref.Key, err)
-	}
-	return info.State, nil
-}
-
-// isHeld tells a task whose record, or that of the step before it, is with a dead
-// worker.
-func (r *run) isHeld(t *task) bool { return r.held[t.id] || t.after != nil && r.held[t.after.id] }
-
-// replayRest replays what is archived, and discards what has succeeded although it
+// replayRest replays records, and discards what has succeeded although it
 // is there: whoever replayed it died before he could forget it. It returns how many
 // records were found.
 func (r *run) replayRest(ctx context.Context, publish failed.Publish, edit func(*failed.Record) error) (int, error) {
@@ -131,42 +102,30 @@ func (r *run) replayRest(ctx context.Context, publish failed.Publish, edit func(
 		return 0, err
 	}
 	found := 0
-	clear(r.held)
-	var refs []failed.Ref
+	var keys []failed.Key
 	for id, kept := range entries {
 		for _, e := range kept {
-			state, err := r.stateOf(e.Ref)
-			if err != nil {
-				return found, err
-			}
-			if r.cfg.Short && state == asynq.TaskStateActive {
-				r.held[id] = true
-				continue
-			}
 			found++
-			if state != asynq.TaskStateArchived {
-				continue // on its way
-			}
 			states, err := r.servers.results.States(ctx, []string{id})
 			if err != nil {
 				return found, err
 			}
 			if states[0] == celery.Success {
 				r.report.Left++
-				if err := r.servers.failed.Discard(ctx, e.Ref); err != nil {
+				if err := r.servers.failed.Discard(ctx, e.Key); err != nil {
 					return found, err
 				}
 				continue
 			}
-			if len(refs) < failed.ReplayBatch {
-				refs = append(refs, e.Ref)
+			if len(keys) < failed.ReplayBatch {
+				keys = append(keys, e.Key)
 			}
 		}
 	}
-	if len(refs) == 0 {
+	if len(keys) == 0 {
 		return found, nil
 	}
-	outcomes, err := r.servers.failed.Replay(ctx, refs, publish, edit)
+	outcomes, err := r.servers.failed.Replay(ctx, keys, publish, edit)
 	why := map[string]int{}
 	for _, o := range outcomes {
 		if !o.Done && o.Why != "" {
@@ -193,21 +152,20 @@ func (p *producer) kept(ctx context.Context) (failed.Publish, error) {
 
 // replayByCommand has "onceover failed replay" replay records, and be killed at each
 // of its points. In a short run it is not killed.
-func (r *run) replayByCommand(ctx context.Context, refs []failed.Ref) error {
+func (r *run) replayByCommand(ctx context.Context, keys []failed.Key) error {
 	stops := append([]string{}, commandPoints...)
 	if r.cfg.Short {
 		stops = []string{"replay-before-delete"} // leaves nothing to wait for
 	}
 	stops = append(stops, "")
 	for i, stop := range stops {
-		part := refs[i*len(refs)/len(stops) : (i+1)*len(refs)/len(stops)]
+		part := keys[i*len(keys)/len(stops) : (i+1)*len(keys)/len(stops)]
 		if len(part) == 0 {
 			continue
 		}
 		args := []string{"failed", "replay"}
-		for _, ref := range part {
-			id, _, _ := strings.Cut(ref.Key, ":")
-			args = append(args, id)
+		for _, k := range part {
+			args = append(args, k.Name())
 		}
 		cmd := exec.Command(r.servers.program, args...)
 		s := r.servers
@@ -244,37 +202,5 @@ func (r *run) replayByCommand(ctx context.Context, refs []failed.Ref) error {
 			r.tally.say("onceover failed replay of %d records: %s", len(part), bytes.TrimSpace(text))
 		}
 	}
-	return nil
-}
-
-// replayByRun replays records as the Run button of Asynqmon does. In a long run two
-// workers are killed meanwhile.
-func (r *run) replayByRun(ctx context.Context, refs []failed.Ref) error {
-	if !r.cfg.Short {
-		var armed []string
-		for _, p := range replayPoints {
-			armed = append(armed, p+":3")
-		}
-		r.crew.arm(armed)
-		for _, w := range r.crew.slots[:min(len(armed), len(r.crew.slots))] {
-			select {
-			case <-w.changed:
-			default:
-			}
-			r.tally.did(actTerm)
-			w.end("SIGTERM", syscall.SIGTERM)
-			select {
-			case <-w.changed:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-		}
-	}
-	for _, ref := range refs {
-		if err := r.servers.inspector.RunTask(ref.Queue, ref.Key); err != nil {
-			return fmt.Errorf("run record %s: %w", ref.Key, err)
-		}
-	}
-	r.tally.say("%d records run as Asynqmon does", len(refs))
 	return nil
 }

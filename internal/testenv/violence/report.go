@@ -39,7 +39,6 @@ type Report struct {
 	Kinds   []Row
 
 	Records  int // run again
-	Held     int // not run again, as a dead worker had them and the run is short
 	Left     int // that had succeeded although their record was still there
 	Repeated int // publications of the producer that were sent twice
 	Doubled  int // calls of the model
@@ -106,9 +105,6 @@ func (r *Report) Write(w io.Writer) {
 		fmt.Fprintf(w, "set aside as %s: %d\n", c.Name, c.N)
 	}
 	fmt.Fprintf(w, "records run again: %d, of which %d had succeeded before the record was gone\n", r.Records, r.Left)
-	if r.Held > 0 {
-		fmt.Fprintf(w, "records not run again, as asynq had not got them back from a dead worker yet: %d\n", r.Held)
-	}
 	fmt.Fprintf(w, "publications repeated by the producer: %d\n", r.Repeated)
 	if len(r.Faults) == 0 {
 		fmt.Fprintln(w, "faults: none")

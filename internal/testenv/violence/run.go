@@ -24,13 +24,9 @@ type run struct {
 	factory  *factory
 	producer *producer
 	report   *Report
-	limit    int // the queues' delivery limit, 0 if they have none
-	evidence int // tasks with a fault
-	// held are the jobs whose records were being archived when a worker died. Asynq
-	// gives them back after a minute, for which a short run does not wait: they
-	// count as kept, and are not run again.
-	held map[string]bool
-	told time.Time // when the log last had why records wait
+	limit    int       // the queues' delivery limit, 0 if they have none
+	evidence int       // tasks with a fault
+	told     time.Time // when the log last had why records wait
 }
 
 // Run does everything and returns the counts; the error says why it could not be
@@ -41,7 +37,7 @@ func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, cfg.Limit(), fmt.Errorf("not done within %v", cfg.Limit()))
 	defer cancel()
-	r := &run{cfg: cfg, tally: newTally(cfg.Log), ledger: newLedger(), report: newReport(cfg), held: map[string]bool{}}
+	r := &run{cfg: cfg, tally: newTally(cfg.Log), ledger: newLedger(), report: newReport(cfg)}
 	r.tally.say("seed %d: %d jobs, %d workers with %d at once, delivery limit %d (0: the release's)",
 		cfg.Seed, cfg.Jobs, cfg.Workers, cfg.Concurrency, cfg.deliveryLimit())
 	r.servers, err = openServers(ctx, cfg)
@@ -199,5 +195,5 @@ func (r *run) wantedPoints() []string {
 	if r.cfg.Short {
 		return append(out, "replay-before-delete")
 	}
-	return append(append(out, replayPoints...), commandPoints...)
+	return append(out, commandPoints...)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -125,7 +124,6 @@ func (b *bench) kept(ctx context.Context, n int, parked bool) error {
 	defer func() { _ = errors.Join(five.Close(), zero.Close(), two.Close()) }()
 	log := zap.NewNop()
 	store := failed.New(failed.Config{}, five, results.New(zero, log), progress.New(two, log), nil, log)
-	outer := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
 	due := time.Now().Add(24 * time.Hour)
@@ -138,43 +136,7 @@ func (b *bench) kept(ctx context.Context, n int, parked bool) error {
 			return keep(ctx, store, messages[0], parked, due)
 		})
 	}
-	if err := g.Wait(); err != nil || parked {
-		return err
-	}
-	return archived(outer, five, store)
-}
-
-// archived has a store work until asynq has archived what it was given.
-func archived(ctx context.Context, five *redis.Client, store *failed.Store) error {
-	ctx, stop := context.WithCancel(ctx)
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer stop()
-	running.Go(func() {
-		store.Run(ctx, func(context.Context, bool, ...rabbit.Message) error { return errors.New("nothing is to be published") })
-	})
-	for {
-		queues, err := five.SMembers(ctx, "asynq:queues").Result()
-		if err != nil {
-			return err
-		}
-		left := int64(0)
-		for _, q := range queues {
-			for _, kind := range []string{"pending", "active"} {
-				n, err := five.LLen(ctx, "asynq:{"+q+"}:"+kind).Result()
-				if err != nil {
-					return err
-				}
-				left += n
-			}
-		}
-		if left == 0 {
-			return nil
-		}
-		if err := wait(ctx, 50*time.Millisecond); err != nil {
-			return err
-		}
-	}
+	return g.Wait()
 }
 
 func keep(ctx context.Context, store *failed.Store, m rabbit.Message, parked bool, due time.Time) error {
