@@ -8,8 +8,11 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"go.uber.org/zap"
+
 	"onceover/cache"
 	"onceover/celery"
+	"onceover/internal/redact"
 	"onceover/phash"
 	"onceover/vision"
 )
@@ -39,6 +42,30 @@ var AnalyzeParameters = []string{"job_id", "image_url", "user_input", "user_id",
 func JobID(req *celery.Request) string {
 	a, _ := bind(req) // the id is set even beside an error
 	return a.JobID.text
+}
+
+// ImageURL returns where the picture of a job of image.analyze is.
+func ImageURL(req *celery.Request) (string, error) {
+	a, err := bind(req)
+	if err != nil {
+		return "", err
+	}
+	return a.ImageURL, nil
+}
+
+// LogFields says whose job it was and of which picture, without the query of its URL (worker.Detailer).
+func (t *ImageAnalyze) LogFields(req *celery.Request) []zap.Field {
+	a, _ := bind(req) // what can be read is set even beside an error
+	return []zap.Field{zap.String("job_id", a.JobID.text), zap.String("user_id", clip(userOf(a.UserID))), zap.String("image_url", clip(redact.Text(a.ImageURL)))}
+}
+
+// clip bounds what is logged of a text that came from elsewhere.
+func clip(text string) string {
+	const most = 500 // bytes
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
 // anyJSON is an argument that is accepted and not looked at.

@@ -182,7 +182,15 @@ func (j *job) end(v *verdict) {
 	if m, ok := v.value.(zapcore.ObjectMarshaler); ok && v.outcome == outcomeSuccess {
 		extra = append(extra, zap.Inline(m))
 	}
-	j.w.log.Info("task finished", j.fields(extra...)...)
+	level := zap.InfoLevel
+	if v.outcome != outcomeDuplicate && v.state() == celery.Failure {
+		level = zap.ErrorLevel // somebody has to look: nothing more is tried
+		extra = append(extra, zap.String("root_id", j.req.RootID))
+		if h, ok := j.task.Handler.(Detailer); ok {
+			extra = append(extra, h.LogFields(j.req)...)
+		}
+	}
+	j.w.log.Log(level, "task finished", j.fields(extra...)...)
 }
 
 // ack acknowledges the delivery, once. An error means that its channel is gone:

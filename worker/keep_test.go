@@ -13,6 +13,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/redis/go-redis/v9"
 
+	"go.uber.org/zap"
+
 	"onceover/celery"
 	"onceover/failed"
 	"onceover/internal/testenv"
@@ -74,6 +76,37 @@ func (f *flaky) Run(_ context.Context, r *celery.Request) (any, error) {
 		return r.Retries, nil
 	}
 	return nil, staged{celery.NewException("ValueError", "no such file: https://u:p@store.example/a.jpg?sig=secret", nil)}
+}
+
+// LogFields is what the log has of a job that fails.
+func (f *flaky) LogFields(req *celery.Request) []zap.Field {
+	return []zap.Field{zap.String("user_id", "user of "+req.ID)}
+}
+
+// TestFailureIsAnError has one line at level error of a job that has failed for good, with whose it
+// was and what it came of, and none of one that succeeds, is tried again or comes twice.
+func TestFailureIsAnError(t *testing.T) {
+	b := setup(t)
+	b.task("flaky", &flaky{})
+	b.task("well", value(1))
+	b.task("again", worker.HandlerFunc(func(_ context.Context, r *celery.Request) (any, error) {
+		if r.Retries == 0 {
+			return nil, &celery.Retry{Err: celery.NewException("ValueError", "once", nil)}
+		}
+		return 1, nil
+	}))
+	b.start()
+	root := uuid.NewString()
+	bad := b.send("flaky", func(r *celery.Request) { r.RootID = root }, "x")
+	e := b.outcome(bad)
+	if m := e.ContextMap(); e.Level != zap.ErrorLevel || m["root_id"] != root || m["user_id"] != "user of "+bad || m["state"] != "FAILURE" || m["error"] == nil {
+		t.Errorf("got %v %v, want an error with root and user", e.Level, m)
+	}
+	for _, id := range []string{b.send("well", nil), b.send("again", nil)} {
+		if e := b.outcome(id); e.Level != zap.InfoLevel || e.ContextMap()["root_id"] != nil {
+			t.Errorf("got %v %v, want info", e.Level, e.ContextMap())
+		}
+	}
 }
 
 // TestFailedJobIsKept fails a job in a chain, and replays it once its fault is

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
 	"onceover/celery"
@@ -111,6 +112,12 @@ type Preparer interface {
 	// Prepare is called before it is certain that the task runs, unless req.Memo is set, in which it may leave what it has begun. It must
 	// neither wait nor write.
 	Prepare(req *celery.Request)
+}
+
+// Detailer is a Handler that knows what the log should have of its jobs that fail, such as whose
+// they are. The fields must not have secrets.
+type Detailer interface {
+	LogFields(req *celery.Request) []zap.Field
 }
 
 // AfterReturner is a Handler that wants to know what was stored, like Celery's
