@@ -32,6 +32,8 @@ Redis. Start with "onceover demo": it needs nothing but this program.`,
 		return usageError(fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
 	})
 	root.AddCommand(
+		newParked(),
+		newQueue(),
 		newWorker(s), newGateway(), newDev(s), newDemo(),
 		newEnqueue(), newWatch(), newResult(), newFailed(), newCache(), newPrompts(), newVision(), newEval(s), newBench(), newBudget(), newPHash(), newTopology(), newVersion(),
 		&cobra.Command{
