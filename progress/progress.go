@@ -75,6 +75,33 @@ func (s *Store) Load(ctx context.Context, jobID string) (*Update, error) {
 	return &u, nil
 }
 
+// LoadAll returns the last updates of jobs, in their order, nil for those without one that can be read.
+func (s *Store) LoadAll(ctx context.Context, jobIDs []string) ([]*Update, error) {
+	out := make([]*Update, len(jobIDs))
+	if len(jobIDs) == 0 {
+		return out, nil
+	}
+	keys := make([]string, len(jobIDs))
+	for i, id := range jobIDs {
+		keys[i] = Key(id)
+	}
+	var docs []any
+	err := s.guard.Do(ctx, func(ctx context.Context) (err error) {
+		docs, err = s.client.MGet(ctx, keys...).Result()
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load progress of %d jobs: %w", len(jobIDs), err)
+	}
+	for i, doc := range docs {
+		var u Update
+		if text, ok := doc.(string); ok && json.Unmarshal([]byte(text), &u) == nil {
+			out[i] = &u
+		}
+	}
+	return out, nil
+}
+
 // timestamp is the time as it stands in updates.
 func (s *Store) timestamp() string { return s.now().UTC().Format("2006-01-02T15:04:05") }
 

@@ -156,6 +156,30 @@ func TestLoadNothing(t *testing.T) {
 }
 
 // TestCountRun counts the runs of a task, and forgets them with its marks.
+// TestLoadAll reads the updates of many jobs at once: also beside some that have none, or one that cannot be read.
+func TestLoadAll(t *testing.T) {
+	s, client := setup(t)
+	for i, id := range []string{"a", "b"} {
+		tr, err := s.Track(t.Context(), id, id, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tr.Show(t.Context(), 10*(i+1), "stage", "message"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := client.Set(t.Context(), "job:damaged:progress", "{", time.Minute).Err(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.LoadAll(t.Context(), []string{"b", "none", "damaged", "a"})
+	if err != nil || len(got) != 4 || got[0] == nil || got[0].Progress != 20 || got[1] != nil || got[2] != nil || got[3] == nil || got[3].Progress != 10 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if none, err := s.LoadAll(t.Context(), nil); err != nil || len(none) != 0 {
+		t.Errorf("got %v, %v of no jobs", none, err)
+	}
+}
+
 func TestCountRun(t *testing.T) {
 	s, c := setup(t)
 	ctx := t.Context()

@@ -47,6 +47,19 @@ func (p *Producer) Connect(ctx context.Context) error {
 	return err
 }
 
+// Conn returns a connection that is not known to be lost, which the producer keeps. The error is as that of Connect.
+func (p *Producer) Conn(ctx context.Context) (*Conn, error) {
+	if _, err := p.publisher(ctx); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conn == nil {
+		return nil, ErrNoConnection // it was lost just now
+	}
+	return p.conn, nil
+}
+
 // Publish sends messages as [Publisher.Publish] does. The error is an [ErrNoConnection] if none was sent.
 func (p *Producer) Publish(ctx context.Context, messages ...Message) error {
 	pub, err := p.publisher(ctx)

@@ -37,6 +37,13 @@ func TestProducer(t *testing.T) {
 	if n := connections(); n != 1 {
 		t.Errorf("got %d connections, want one for all", n)
 	}
+	conn, err := p.Conn(ctx)
+	if err != nil || conn.IsClosed() {
+		t.Fatalf("got %v, %v, want the connection", conn, err)
+	}
+	if s, err := Look(conn, "q.ai"); err != nil || s.Ready != 50 || connections() != 1 {
+		t.Errorf("got %+v, %v over %d connections, want what was published, over the same", s, err, connections())
+	}
 	m.RoutingKey = "nobody"
 	if err := p.Publish(ctx, m); !errors.Is(err, ErrUnroutable) || errors.Is(err, ErrNoConnection) {
 		t.Errorf("got %v for a message without a queue", err)

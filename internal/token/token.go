@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/big"
@@ -90,6 +91,7 @@ func (c Config) Validate() error {
 // Token is a token that was verified.
 type Token struct {
 	Subject string    // sub, "" if it names none
+	Scopes  []string  // scope, words in one text (RFC 8693, section 4.2), or scopes, a list as FastAPI's guide has it
 	Expires time.Time // until when it is taken: exp, and the leeway
 
 	keys []string // of Redis, any of which revokes it
@@ -152,7 +154,10 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Token, error) {
 	if strings.Trim(raw, alphabet) != "" {
 		return nil, &InvalidError{"it is not in the compact form of a JSON Web Token"}
 	}
-	var claims jwt.RegisteredClaims
+	var claims struct {
+		jwt.RegisteredClaims
+		scopes
+	}
 	parsed, err := v.parser.ParseWithClaims(raw, &claims, v.key)
 	var away *keysAwayError
 	switch {
@@ -161,7 +166,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Token, error) {
 	case err != nil:
 		return nil, &InvalidError{reason(err)}
 	}
-	t := &Token{Subject: claims.Subject, Expires: claims.ExpiresAt.Add(v.cfg.Leeway), keys: []string{Key(raw)}}
+	t := &Token{Subject: claims.Subject, Scopes: claims.all(), Expires: claims.ExpiresAt.Add(v.cfg.Leeway), keys: []string{Key(raw)}}
 	if parsed.Method == jwt.SigningMethodES256 {
 		t.keys = append(t.keys, Key(mirrored(raw, parsed.Signature)))
 	}
@@ -173,6 +178,29 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Token, error) {
 		return nil, ErrRevoked
 	}
 	return t, nil
+}
+
+// scopes are the claims that say what a token is for.
+type scopes struct {
+	Scope  words `json:"scope"`
+	Scopes words `json:"scopes"`
+}
+
+func (s scopes) all() []string { return append(s.Scope, s.Scopes...) }
+
+// words is a text of words, or a list of them. Anything else has none: it must not make a token bad that is good without.
+type words []string
+
+func (w *words) UnmarshalJSON(doc []byte) error {
+	var text string
+	var list []string
+	switch {
+	case json.Unmarshal(doc, &text) == nil:
+		*w = strings.Fields(text)
+	case json.Unmarshal(doc, &list) == nil:
+		*w = list
+	}
+	return nil
 }
 
 // mirrored is the same token with the other signature of its signer: where (r, s) is one by an elliptic curve, (r, n-s) is too, and

@@ -17,6 +17,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -484,4 +485,28 @@ func FuzzVerify(f *testing.F) {
 			t.Errorf("%q was taken", raw)
 		}
 	})
+}
+
+// TestScopes reads what a token is for, in the spellings of RFC 8693 and of FastAPI's guide. A claim of another form is no reason to refuse
+// a token that is good without.
+func TestScopes(t *testing.T) {
+	t.Parallel()
+	v, _, _ := verifier(t, token.Config{Secret: secret})
+	for _, tt := range []struct {
+		changes jwt.MapClaims
+		want    []string
+	}{
+		{nil, nil},
+		{jwt.MapClaims{"scope": "admin  read"}, []string{"admin", "read"}},
+		{jwt.MapClaims{"scopes": []string{"admin", "read all"}}, []string{"admin", "read all"}},
+		{jwt.MapClaims{"scope": []string{"admin"}, "scopes": "read"}, []string{"admin", "read"}},
+		{jwt.MapClaims{"scope": ""}, nil},
+		{jwt.MapClaims{"scope": 7, "scopes": map[string]any{"admin": true}}, nil},
+		{jwt.MapClaims{"scopes": []any{"admin", 7}}, nil},
+	} {
+		tok, err := v.Verify(t.Context(), hs(t, tt.changes))
+		if err != nil || !slices.Equal(tok.Scopes, tt.want) {
+			t.Errorf("%v: got %+v, %v, want %q", tt.changes, tok, err, tt.want)
+		}
+	}
 }

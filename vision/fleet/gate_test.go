@@ -306,6 +306,13 @@ func TestBreaker(t *testing.T) {
 	if f := other.Failing(); len(f) != 1 || !strings.Contains(f[0], "endpoint e fails") || !strings.Contains(f[0], "boom") {
 		t.Errorf("what fails: got %q", f)
 	}
+	states, err := other.States(t.Context())
+	if err != nil || len(states) != 1 {
+		t.Fatalf("got %+v, %v, want one endpoint", states, err)
+	}
+	if s := states[0]; s.Endpoint != "e" || s.Open.IsZero() || s.InFlight != 0 || s.Begun != 10 || s.Fails != 10 || s.Class == "" || !strings.Contains(s.Text, "boom") {
+		t.Errorf("got %+v, want the breaker open after 10 calls, and why", s)
+	}
 	probes := func() (n int) {
 		for range 20 {
 			if p, err := other.Enter(t.Context(), aCall()); err == nil {
@@ -325,6 +332,11 @@ func TestBreaker(t *testing.T) {
 	if f := other.Failing(); len(f) != 0 {
 		t.Errorf("what fails when it is well: got %q", f)
 	}
+	held := b.enter(g, aCall())
+	if states, err := other.States(t.Context()); err != nil || len(states) != 1 || !states[0].Open.IsZero() || states[0].InFlight != 1 || states[0].Class != "" {
+		t.Errorf("got %+v, %v, want the breaker closed and a call in flight", states, err)
+	}
+	held.Leave(answered)
 	if n := b.logs.FilterMessageSnippet("well again").Len(); n != 1 {
 		t.Errorf("%d lines of the log tell of the end, want 1", n)
 	}
