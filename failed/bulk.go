@@ -378,7 +378,7 @@ func (s *Store) runBulk(ctx context.Context, id, token string, publish Publish) 
 	}
 	for err == nil && ctx.Err() == nil {
 		var more bool
-		if more, err = s.bulkStep(ctx, b, publish); !more {
+		if more, err = s.bulkStep(ctx, b, token, publish); !more {
 			break
 		}
 	}
@@ -388,7 +388,7 @@ func (s *Store) runBulk(ctx context.Context, id, token string, publish Publish) 
 }
 
 // bulkStep does the next jobs of a bulk. more is set unless it has ended.
-func (s *Store) bulkStep(ctx context.Context, b *Bulk, publish Publish) (more bool, err error) {
+func (s *Store) bulkStep(ctx context.Context, b *Bulk, token string, publish Publish) (more bool, err error) {
 	at, err := s.client.HMGet(ctx, bulkKey(b.ID), bulkState, bulkCursor).Result()
 	if err != nil {
 		return false, err
@@ -410,7 +410,7 @@ func (s *Store) bulkStep(ctx context.Context, b *Bulk, publish Publish) (more bo
 	if err != nil {
 		return false, err
 	}
-	left, fault := s.bulkDo(ctx, b, page.Entries, publish)
+	left, fault := s.bulkDo(ctx, b, token, page.Entries, publish)
 	if fault != nil {
 		if ctx.Err() != nil {
 			return false, fault
@@ -441,7 +441,7 @@ func (s *Store) bulkStep(ctx context.Context, b *Bulk, publish Publish) (more bo
 
 // bulkDo replays or discards the jobs of one step, and returns why some were left as they were. An
 // error means that the step has to be done again.
-func (s *Store) bulkDo(ctx context.Context, b *Bulk, entries []Entry, publish Publish) (left map[string]any, err error) {
+func (s *Store) bulkDo(ctx context.Context, b *Bulk, token string, entries []Entry, publish Publish) (left map[string]any, err error) {
 	if len(entries) == 0 {
 		return nil, nil
 	}
@@ -460,8 +460,9 @@ func (s *Store) bulkDo(ctx context.Context, b *Bulk, entries []Entry, publish Pu
 	}
 	left = map[string]any{}
 	if b.Action == BulkDiscard {
-		for _, k := range keys {
+		for i, k := range keys {
 			if err := s.Discard(ctx, k); err != nil {
+				s.bulkUndone(ctx, b, token, names[i:])
 				return nil, err
 			}
 		}
@@ -469,21 +470,47 @@ func (s *Store) bulkDo(ctx context.Context, b *Bulk, entries []Entry, publish Pu
 	}
 	outcomes, err := s.Replay(ctx, keys, publish, nil)
 	if err != nil {
+		undone := slices.DeleteFunc(names, func(name any) bool {
+			return slices.ContainsFunc(outcomes, func(o Outcome) bool { return o.Done && string(o.Key) == name })
+		})
+		s.bulkUndone(ctx, b, token, undone)
 		return nil, err
 	}
-	busy := 0
+	var locked []any
 	for _, o := range outcomes {
 		switch {
 		case o.Busy:
-			busy++
+			locked = append(locked, string(o.Key))
 		case !o.Done:
 			left[string(o.Key)] = o.Why
 		}
 	}
-	if busy > 0 { // for a minute, if whoever worked on this bulk was killed
-		return nil, fmt.Errorf("%d of the next jobs are locked by another command, or by one that was killed less than a minute ago", busy)
+	if len(locked) > 0 { // for a minute, if whoever worked on this bulk was killed
+		s.bulkUndone(ctx, b, token, locked)
+		return nil, fmt.Errorf("%d of the next jobs are locked by another command, or by one that was killed less than a minute ago", len(locked))
 	}
 	return left, nil
+}
+
+// undoneScript takes back that a bulk has begun with records, unless another process has taken over: that may have done them by now.
+//
+// KEYS: the lease, the keys of records it has begun with. ARGV: the lease's token, keys.
+var undoneScript = redis.NewScript(`
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('SREM', KEYS[2], unpack(ARGV, 2))
+`)
+
+// bulkUndone notes that the records of a step are as they were, and count as neither done nor left.
+func (s *Store) bulkUndone(ctx context.Context, b *Bulk, token string, names []any) {
+	if len(names) == 0 {
+		return
+	}
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	keys := []string{bulkLeaseKey(b.ID), bulkTakenKey(b.ID)}
+	if err := undoneScript.Run(late, s.client, keys, append([]any{token}, names...)...).Err(); err != nil {
+		s.log.Debug("a bulk counts as done what it tries again", zap.String("bulk", b.ID), zap.Error(err))
+	}
 }
 
 // bulkWaits notes why a step did not go, and waits for the next attempt.

@@ -219,6 +219,25 @@ func TestBulkLeft(t *testing.T) {
 	}
 }
 
+// TestBulkLeavesAll has no queue for any of more jobs than a step has: each is tried once.
+func TestBulkLeavesAll(t *testing.T) {
+	b := setup(t)
+	all := b.kept(2*ReplayBatch+10, nil)
+	var tried atomic.Int64
+	b.out.refuse(func(m rabbit.Message) error {
+		if tried.Add(1) > int64(len(all)) {
+			return nil // so that it ends
+		}
+		return rabbit.ErrNoQueue
+	})
+	b.runBulks(b.store, b.out.publish)
+	bulk := b.begin(Bulk{Action: BulkReplay})
+	wantBulk(t, b.ended(bulk.ID), BulkDone, len(all), 0, len(all))
+	if n := len(b.out.messages()); n != 0 {
+		t.Errorf("got %d jobs tried again", n)
+	}
+}
+
 // TestBulkFailsAgain has every job fail again as soon as it is published: none is replayed twice.
 func TestBulkFailsAgain(t *testing.T) {
 	b := setup(t)
@@ -237,9 +256,14 @@ func TestBulkFailsAgain(t *testing.T) {
 	// Nothing runs before the bulk has begun, so that all fail later than it began.
 	bulk := b.begin(Bulk{Action: BulkReplay})
 	b.until("the next millisecond", func() bool { return time.Now().After(bulk.Began.Add(time.Millisecond)) })
+	late := failure(t, "late") // so that a step that is done again does not find it either
+	b.keep(late)
 	b.runBulks(b.store, publish)
 	wantBulk(t, b.ended(bulk.ID), BulkDone, len(all), len(all), 0)
 	wantOnce(t, b.out.counts(), all)
+	if err := b.store.Discard(t.Context(), key("late")); err != nil {
+		t.Fatal(err)
+	}
 	entries := b.entries()
 	if len(entries) != len(all) {
 		t.Fatalf("got %d failed jobs, want the %d that failed again", len(entries), len(all))
@@ -337,17 +361,31 @@ func TestBulkBrokerAway(t *testing.T) {
 	b.runBulks(b.store, b.out.publish)
 	bulk := b.begin(Bulk{Action: BulkReplay})
 	b.until("the fault is shown", func() bool { return strings.Contains(b.bulk(bulk.ID).Fault, errAway.Error()) })
-	wantBulk(t, b.bulk(bulk.ID), BulkRunning, len(all), b.bulk(bulk.ID).Done, 0)
+	wantBulk(t, b.bulk(bulk.ID), BulkRunning, len(all), 0, 0)
 	if got := len(b.entries()); got != len(all) {
 		t.Errorf("got %d failed jobs while the broker is away, want %d", got, len(all))
 	}
-	b.out.refuse(nil)
+	// It goes on: there is no fault any more while it does its second step.
+	inside, goOn := make(chan struct{}, 1), make(chan struct{})
+	var sent atomic.Int64
+	b.out.refuse(func(rabbit.Message) error {
+		if sent.Add(1) == ReplayBatch+1 {
+			inside <- struct{}{}
+			<-goOn
+		}
+		return nil
+	})
+	<-inside
+	if got := b.bulk(bulk.ID); got.State != BulkRunning || got.Fault != "" {
+		t.Errorf("got %s with the fault %q, want it to go on", got.State, got.Fault)
+	}
+	close(goOn)
 	wantBulk(t, b.ended(bulk.ID), BulkDone, len(all), len(all), 0)
 	wantOnce(t, b.out.counts(), all)
 
 	// One that is stopped while it waits says nothing of the broker any more, even if a step ends after that.
 	again := b.kept(3, func(_ int, r *Record) { r.ID += "-again"; r.Message.Headers["id"] = r.ID })
-	inside, goOn := make(chan struct{}, 1), make(chan struct{})
+	goOn = make(chan struct{})
 	b.out.refuse(func(rabbit.Message) error {
 		select {
 		case inside <- struct{}{}:
@@ -363,8 +401,9 @@ func TestBulkBrokerAway(t *testing.T) {
 	}
 	close(goOn)
 	b.until("the end of the step", func() bool { return b.client.Exists(t.Context(), bulkLeaseKey(bulk.ID)).Val() == 0 })
-	if got := b.bulk(bulk.ID); got.State != BulkStopped || got.Fault != "" || len(b.entries()) != len(again) {
-		t.Errorf("got %+v and %d failed jobs, want it stopped, without a fault, and all kept", got, len(b.entries()))
+	wantBulk(t, b.bulk(bulk.ID), BulkStopped, len(again), 0, 0)
+	if got := len(b.entries()); got != len(again) {
+		t.Errorf("got %d failed jobs, want all kept", got)
 	}
 }
 
@@ -534,6 +573,24 @@ func TestBulkLeaseLost(t *testing.T) {
 	}
 }
 
+// TestBulkLocked has another command replay one of the jobs: the bulk waits for it, and counts it once.
+func TestBulkLocked(t *testing.T) {
+	b := setup(t)
+	all := b.kept(5, nil)
+	if err := b.client.Set(t.Context(), lockKey(key(all[2])), "another", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	b.runBulks(b.store, b.out.publish)
+	bulk := b.begin(Bulk{Action: BulkReplay})
+	b.until("it waits", func() bool { return strings.Contains(b.bulk(bulk.ID).Fault, "1 of the next jobs are locked") })
+	wantBulk(t, b.bulk(bulk.ID), BulkRunning, 5, 4, 0)
+	if err := b.client.Del(t.Context(), lockKey(key(all[2]))).Err(); err != nil {
+		t.Fatal(err)
+	}
+	wantBulk(t, b.ended(bulk.ID), BulkDone, 5, 5, 0)
+	wantOnce(t, b.out.counts(), all)
+}
+
 // TestBulkTogether has two processes work on several bulks at once.
 func TestBulkTogether(t *testing.T) {
 	b := setup(t)
@@ -653,8 +710,9 @@ func TestBulkEndsWithItsContext(t *testing.T) {
 	if locks := b.keys("onceover:replaying:*"); len(locks) != 0 {
 		t.Errorf("got the locks %v, want none", locks)
 	}
-	if got := len(b.entries()); got != 2*ReplayBatch || b.bulk(bulk.ID).State != BulkRunning {
-		t.Errorf("got %d failed jobs, %+v, want the %d that were not published", got, b.bulk(bulk.ID), 2*ReplayBatch)
+	wantBulk(t, b.bulk(bulk.ID), BulkRunning, len(all), ReplayBatch, 0)
+	if got := len(b.entries()); got != 2*ReplayBatch {
+		t.Errorf("got %d failed jobs, want the %d that were not published", got, 2*ReplayBatch)
 	}
 	b.runBulks(b.newStore(Config{}), b.out.publish)
 	wantBulk(t, b.ended(bulk.ID), BulkDone, len(all), len(all), 0)

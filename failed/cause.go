@@ -51,7 +51,7 @@ const maxCauseText = 200
 // differing finds what differs between messages that say the same. Kept are a status of HTTP, and
 // quoted words without a digit, such as the name of a key. The others are URLs, paths, quoted values that are no names, addresses, and words with a digit in them.
 var differing = regexp.MustCompile(`(?i)` + strings.Join([]string{
-	`(?P<kept>\b(?:http|status|code)(?:/\d(?:\.\d)?)?[\s:=]+(?:code[\s:=]+)?[1-5]\d\d\b|\b[45]\d\d(?: [a-z]+)? error\b|'[\pL_]+'|"[\pL_ ]*")`,
+	`(?P<kept>\b(?:http|status|code|answered)(?:/\d(?:\.\d)?)?[\s:=]+(?:code[\s:=]+)?[1-5]\d\d\b|\b[45]\d\d(?: [a-z]+)? error\b|'[\pL_]+'|"[\pL_ ]*")`,
 	`\b(?:data:|[a-z][a-z0-9+.-]*:(?://|\\/\\/))[^\s'"<>]+`,
 	`(?:\.{0,2}/[^\s'"<>:,;]+){2,}`,
 	`'[^'\s]*[^'\w\s][^'\s]*'|"[^"\s]*[^"\w\s][^"\s]*"`,

@@ -63,10 +63,13 @@ func (f Filter) bounds() (high, low string) {
 		high = strconv.FormatInt(f.Before.UnixMilli(), 10)
 	}
 	if !f.After.IsZero() {
-		low = strconv.FormatInt(f.After.Add(time.Millisecond-1).UnixMilli(), 10) // rounded up
+		low = strconv.FormatInt(ceilMilli(f.After), 10)
 	}
 	return high, low
 }
+
+// ceilMilli is t in Unix milliseconds, rounded up.
+func ceilMilli(t time.Time) int64 { return t.Add(time.Millisecond - 1).UnixMilli() }
 
 // Cursor is a place in the list of records: behind the one of its key. The zero value is the beginning.
 type Cursor struct {
@@ -240,55 +243,75 @@ func (s *Store) Oldest(ctx context.Context) (time.Time, error) {
 	return time.UnixMilli(int64(first[0].Score)).UTC(), nil
 }
 
+// placesScript returns members of a sorted set with their scores, from the highest, beginning with a score at most, and behind a
+// member with that score if one is given, whether or not it is there.
+//
+// KEYS: the set. ARGV: the score, or +inf; the member, or ""; how many.
+var placesScript = redis.NewScript(`
+local function upTo(a, b) -- by bytes, as in the set: Lua compares by the server's locale
+  for i = 1, math.min(#a, #b) do
+    local x, y = a:byte(i), b:byte(i)
+    if x ~= y then return x > y end
+  end
+  return #a >= #b
+end
+local at = 0
+if ARGV[1] ~= '+inf' then at = redis.call('ZCOUNT', KEYS[1], '(' .. ARGV[1], '+inf') end
+if ARGV[2] ~= '' then -- those of one score are in the order of their texts
+  local past = at + redis.call('ZCOUNT', KEYS[1], ARGV[1], ARGV[1])
+  while at < past do
+    local middle = math.floor((at + past) / 2)
+    if upTo(redis.call('ZREVRANGE', KEYS[1], middle, middle)[1], ARGV[2]) then at = middle + 1 else past = middle end
+  end
+end
+return redis.call('ZREVRANGE', KEYS[1], at, at + ARGV[3] - 1, 'WITHSCORES')
+`)
+
 // places returns the next n places of several lists together.
 func (s *Store) places(ctx context.Context, lists []string, f Filter, from Cursor, n int) ([]Cursor, error) {
-	high, low := f.bounds()
+	high, _ := f.bounds()
 	if !from.IsZero() {
 		high = strconv.FormatInt(from.last, 10)
 	}
-	parts := make([]*redis.ZSliceCmd, len(lists))
+	parts := make([]*redis.Cmd, len(lists))
+	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, list := range lists {
+			parts[i] = placesScript.Eval(ctx, p, []string{list}, high, string(from.key), n)
+		}
+		return nil
+	})
+	if err != nil && len(lists) > 0 {
+		return nil, err
+	}
 	var all []Cursor
-	for offset := 0; ; offset += n { // more than once if so many failed in one millisecond
-		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for i, list := range lists {
-				parts[i] = p.ZRangeArgsWithScores(ctx, redis.ZRangeArgs{
-					Key: list, Start: high, Stop: low, ByScore: true, Rev: true, Offset: int64(offset), Count: int64(n),
-				})
-			}
-			return nil
-		})
+	var end Cursor // up to where all lists are known; zero: to their ends
+	for _, part := range parts {
+		flat, err := part.StringSlice()
 		if err != nil {
 			return nil, err
 		}
-		var end Cursor // up to where all lists are known; zero: to their ends
-		for _, part := range parts {
-			for i, z := range part.Val() {
-				c := Cursor{int64(math.Round(z.Score)), Key(z.Member.(string))}
-				if from.IsZero() || from.before(c) {
-					all = append(all, c)
-				}
-				if i == n-1 && (end.IsZero() || c.before(end)) {
-					end = c
-				}
+		for i := 0; i+1 < len(flat); i += 2 {
+			last, err := strconv.ParseFloat(flat[i+1], 64)
+			if err != nil {
+				return nil, fmt.Errorf("the time of failed job %s is %q: expected milliseconds", flat[i], flat[i+1])
+			}
+			c := Cursor{int64(math.Round(last)), Key(flat[i])}
+			if !f.After.IsZero() && c.last < ceilMilli(f.After) {
+				break
+			}
+			all = append(all, c)
+			if i/2 == n-1 && (end.IsZero() || c.before(end)) {
+				end = c
 			}
 		}
-		slices.SortFunc(all, func(a, b Cursor) int {
-			return cmp.Or(cmp.Compare(b.last, a.last), cmp.Compare(b.key, a.key))
-		})
-		all = slices.Compact(all)
-		known := len(all)
-		if !end.IsZero() {
-			known, _ = slices.BinarySearchFunc(all, end, func(c, end Cursor) int {
-				if end.before(c) {
-					return 1
-				}
-				return -1
-			})
-		}
-		if known > 0 || end.IsZero() {
-			return all[:min(n, known)], nil
-		}
 	}
+	slices.SortFunc(all, func(a, b Cursor) int {
+		return cmp.Or(cmp.Compare(b.last, a.last), cmp.Compare(b.key, a.key))
+	})
+	if !end.IsZero() {
+		all = slices.DeleteFunc(all, func(c Cursor) bool { return end.before(c) })
+	}
+	return all[:min(n, len(all))], nil
 }
 
 // entries reads the records at places. Those that have gone are left out.
