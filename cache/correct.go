@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -155,6 +156,7 @@ func (e Entry) answered(by Entry) Entry {
 
 // Corrected is what Correct did.
 type Corrected struct {
+	ID         string `json:"id"`         // for Undo
 	Key        string `json:"key"`        // of the picture's own entry
 	Entry      Entry  `json:"entry"`      // under Key
 	Copies     int    `json:"copies"`     // other pictures that had the same answer, as near hits, and have the new one
@@ -166,7 +168,7 @@ type Corrected struct {
 // pictures that show the same, uncropped; one that has no
 // entry gets the answer at its next lookup. With only, the picture is told apart
 // from the others instead: just its own entry changes, and it is no copy any
-// more. No model's answer replaces a correction. The error is ErrIncomplete where there is nothing to correct.
+// more. No model's answer replaces a correction. Undo takes it back. The error is ErrIncomplete where there is nothing to correct.
 func (c *Cache) Correct(ctx context.Context, p Picture, v Variant, correction Correction, only bool) (Corrected, error) {
 	done, err := c.correct(ctx, p, v, correction, only)
 	if err != nil {
@@ -217,7 +219,10 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 		}
 		corrected.DerivedFrom, corrected.Distance, corrected.DerivedFile, top, topKey = "", 0, "", h, key
 	}
-	done := Corrected{Key: key, Entry: corrected}
+	done := Corrected{ID: strings.ToLower(rand.Text()[:12]), Key: key, Entry: corrected}
+	if err := c.note(ctx, done.ID, place, corrected.CorrectedAt); err != nil {
+		return done, err
+	}
 	if err := c.replace(ctx, key, corrected, signature); err != nil || only {
 		return done, err
 	}
@@ -225,6 +230,9 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 	if topKey != key {
 		answer = root.entry.answered(corrected)
 		answer.DerivedFrom, answer.Distance, answer.DerivedFile = "", 0, "" // where it had become a copy of another one
+		if err := c.note(ctx, done.ID, root, corrected.CorrectedAt); err != nil {
+			return done, err
+		}
 		if err := c.replace(ctx, topKey, answer, nil); err != nil {
 			return done, err
 		}
@@ -241,7 +249,7 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 				others = append(others, f)
 				continue
 			}
-			new, err := c.hand(ctx, f, answer, top)
+			new, err := c.hand(ctx, done.ID, f, answer, top)
 			if err != nil {
 				return err
 			}
@@ -254,7 +262,7 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 			return err
 		}
 		for _, f := range takers {
-			new, err := c.hand(ctx, f, answer, top)
+			new, err := c.hand(ctx, done.ID, f, answer, top)
 			if err != nil {
 				return err
 			}
@@ -268,7 +276,7 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 }
 
 // hand gives an entry the answer of top. It reports whether the entry had not got it before.
-func (c *Cache) hand(ctx context.Context, f item, answer Entry, top phash.Hash) (bool, error) {
+func (c *Cache) hand(ctx context.Context, id string, f item, answer Entry, top phash.Hash) (bool, error) {
 	e := f.entry.answered(answer)
 	if e.DerivedFrom != top.String() {
 		e.DerivedFrom = top.String()
@@ -279,6 +287,9 @@ func (c *Cache) hand(ctx context.Context, f item, answer Entry, top phash.Hash) 
 	e.DerivedFile = answer.File
 	if e == *f.entry { // seen before
 		return false, nil
+	}
+	if err := c.note(ctx, id, f, answer.CorrectedAt); err != nil {
+		return false, err
 	}
 	return true, c.replace(ctx, f.key, e, nil)
 }

@@ -117,6 +117,65 @@ func TestCorrect(t *testing.T) {
 	}
 }
 
+// TestUndo takes corrections back: of a picture with copies and a neighbour, and of one of which nothing was known.
+func TestUndo(t *testing.T) {
+	c, client := setup(t)
+	c.cfg.Radius = 24
+	r := random()
+	root := randomHash(r)
+	one, two, same, apart := away(r, root, 14), away(r, root, 12), away(r, root, 8), away(r, root, 90)
+	store(t, c, picture(root), bottle)
+	load(t, c)
+	want(t, look(t, c, Query{Picture: picture(one)}), "near plastic 14")
+	want(t, look(t, c, Query{Picture: picture(two)}), "near plastic 12")
+	store(t, c, picture(same), named("same"))
+	hashes := []phash.Hash{root, one, two, same}
+	before := make([]Entry, len(hashes))
+	for i, h := range hashes {
+		before[i] = *mustGet(t, c, h)
+	}
+	check(t, client.PExpire(t.Context(), Key(root, Variant{}), time.Hour).Err())
+
+	done := correct(t, c, one, false)
+	is(t, whose(t, c, hashes...), []string{"right corrected", "right copied corrected", "right copied corrected", "right copied corrected"})
+	load(t, c)
+	next := away(r, root, 4)
+	want(t, look(t, c, Query{Picture: picture(next)}), "near right 4") // it has taken the correction over
+	// One is changed again: that stays.
+	_, err := c.Correct(t.Context(), hashOnly(two), Variant{}, Correction{WasteType: new("again")}, true)
+	check(t, err)
+	// As if it were later: times are whole seconds.
+	e := *mustGet(t, c, two)
+	e.CorrectedAt = "2099-01-01T00:00:00"
+	check(t, c.replace(t.Context(), Key(two, Variant{}), e, nil))
+
+	n, err := c.Undo(t.Context(), done.ID)
+	if err != nil || n != 3 {
+		t.Errorf("got %d, %v, want 3 entries put back", n, err)
+	}
+	is(t, whose(t, c, root, one, two, same, next), []string{"plastic", "plastic copied", "again corrected", "same", "-"})
+	for i, h := range hashes {
+		if h != two {
+			is(t, *mustGet(t, c, h), before[i])
+		}
+	}
+	lives(t, client, Key(root, Variant{}), time.Hour)
+	if _, err := c.Undo(t.Context(), done.ID); !errors.Is(err, ErrNothingToUndo) {
+		t.Errorf("got %v the second time, want that there is nothing to undo", err)
+	}
+
+	alone, err := c.Correct(t.Context(), hashOnly(apart), Variant{},
+		Correction{WasteType: new("w"), Feedback: new("f"), Category: new("c"), Recyclable: new(true)}, false)
+	check(t, err)
+	if n, err := c.Undo(t.Context(), alone.ID); err != nil || n != 1 {
+		t.Errorf("got %d, %v, want one entry removed", n, err)
+	}
+	is(t, whose(t, c, apart), []string{"-"})
+	if keys := client.Keys(t.Context(), undoPrefix+"*").Val(); len(keys) != 1 { // that of two
+		t.Errorf("got %v left", keys)
+	}
+}
+
 func TestCorrectOnly(t *testing.T) {
 	c, _ := setup(t)
 	r := random()

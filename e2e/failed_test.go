@@ -85,6 +85,7 @@ func TestFailedJobsFromTheCommandLine(t *testing.T) {
 	run("expected more than 0", 2, "discard", "--older-than", "-1h", "--yes")
 	run("both --all and filters", 2, "replay", "--all", "--error", "ValueError")
 	run("expected one of failed, rejected", 2, "list", "--reason", "bogus")
+	run("--timeout needs --wait", 2, "replay", "--all", "--timeout", "1s")
 	run("takes no argument", 0, "replay", bad.ID, "--set", "imageurl=x", "--dry-run")
 	run("does not exist", 0, "replay", bad.ID, "--to-queue", "nowhere", "--dry-run")
 	run("does not exist", 1, "replay", bad.ID, "--to-queue", "nowhere")
@@ -150,7 +151,9 @@ func TestFailedJobsFromTheCommandLine(t *testing.T) {
 	if out := run(worse.ID, 0, "list"); strings.Count(out, "FAILURE") != 2 {
 		t.Errorf("after the import: got %s", out)
 	}
-	run("1 failed job replayed", 0, "replay", worse.ID, "--set", "image_url="+b.picture("can.jpg"))
+	if out := run("1 failed job replayed", 0, "replay", worse.ID, "--set", "image_url="+b.picture("can.jpg"), "--wait", "--timeout", "1m"); !strings.Contains(out, "SUCCESS 1") {
+		t.Errorf("replay --wait: got %s", out)
+	}
 	if got := b.results([]outcome{worse})[0]; got.State != "SUCCESS" {
 		t.Errorf("got %+v, want the imported and replayed job's result", got)
 	}

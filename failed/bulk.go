@@ -419,6 +419,7 @@ func (s *Store) bulkStep(ctx context.Context, b *Bulk, token string, publish Pub
 	}
 	_, err = s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		p.HSet(ctx, bulkKey(b.ID), bulkCursor, page.Next.String())
+		p.Expire(ctx, bulkKey(b.ID), bulkTTL) // from when it was at work last
 		p.HDel(ctx, bulkKey(b.ID), bulkFault)
 		if len(left) > 0 {
 			p.HSet(ctx, bulkLeftKey(b.ID), left)
@@ -450,7 +451,9 @@ func (s *Store) bulkDo(ctx context.Context, b *Bulk, token string, entries []Ent
 		keys[i], names[i] = e.Key, string(e.Key)
 	}
 	// Before: should this process die, what has gone from the list is known to be done.
+	var taken *redis.BoolSliceCmd
 	_, err = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		taken = p.SMIsMember(ctx, bulkTakenKey(b.ID), names...)
 		p.SAdd(ctx, bulkTakenKey(b.ID), names...)
 		p.Expire(ctx, bulkTakenKey(b.ID), bulkTTL)
 		return nil
@@ -477,10 +480,14 @@ func (s *Store) bulkDo(ctx context.Context, b *Bulk, token string, entries []Ent
 		return nil, err
 	}
 	var locked []any
-	for _, o := range outcomes {
+	for i, o := range outcomes {
 		switch {
 		case o.Busy:
 			locked = append(locked, string(o.Key))
+		case o.Over && taken.Val()[i]: // it was this bulk's own doing, in a process that died before it forgot the record
+			if err := s.drop(ctx, o.Key); err != nil {
+				return nil, err
+			}
 		case !o.Done:
 			left[string(o.Key)] = o.Why
 		}

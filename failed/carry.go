@@ -3,6 +3,7 @@ package failed
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 )
 
@@ -36,12 +38,32 @@ func (s *Store) CarryOver(ctx context.Context) (n int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("look for failed jobs of a version before: %w", err)
 	}
+	if !slices.ContainsFunc(queues, isOld) {
+		return 0, nil
+	}
+	// One at a time: a list that was read a while ago would bring back what was replayed since.
+	token := rand.Text()
+	if err := s.client.SetArgs(ctx, carryKey, token, redis.SetArgs{Mode: "NX", TTL: carryLease}).Err(); err != nil {
+		if errors.Is(err, redis.Nil) {
+			return 0, nil // another process does it
+		}
+		return 0, fmt.Errorf("look for failed jobs of a version before: %w", err)
+	}
+	defer func() {
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		release.Run(late, s.client, []string{carryKey}, token) // else it runs out
+	}()
+	held := func() (bool, error) {
+		n, err := prolong.Run(ctx, s.client, []string{carryKey}, token, carryLease.Milliseconds()).Int()
+		return n == 1, err
+	}
 	slices.SortFunc(queues, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) }) // by age
 	for _, queue := range queues {
 		if !isOld(queue) {
 			continue
 		}
-		moved, err := s.carryQueue(ctx, queue)
+		moved, err := s.carryQueue(ctx, queue, held)
 		n += moved
 		if err != nil {
 			return n, fmt.Errorf("carry over failed jobs of asynq's queue %s: %w", queue, err)
@@ -52,6 +74,12 @@ func (s *Store) CarryOver(ctx context.Context) (n int, err error) {
 	}
 	return n, nil
 }
+
+// carryKey is held by the process that carries over, for carryLease after it has died.
+const (
+	carryKey   = prefix + "carry"
+	carryLease = 30 * time.Second
+)
 
 // carryEvery is the time between looks for failed jobs of a version before.
 const carryEvery = time.Minute
@@ -72,13 +100,13 @@ func (s *Store) carry(ctx context.Context) {
 	}
 }
 
-func (s *Store) carryQueue(ctx context.Context, queue string) (n int, err error) {
+func (s *Store) carryQueue(ctx context.Context, queue string, held func() (bool, error)) (n int, err error) {
 	for _, list := range []func(string, ...asynq.ListOption) ([]*asynq.TaskInfo, error){
 		s.inspector.ListArchivedTasks, s.inspector.ListRetryTasks, s.inspector.ListPendingTasks,
 	} {
 		for page := 1; ; {
-			if err := context.Cause(ctx); err != nil {
-				return n, err
+			if is, err := held(); err != nil || !is {
+				return n, cmp.Or(err, context.Cause(ctx))
 			}
 			tasks, err := list(queue, asynq.PageSize(pageSize), asynq.Page(page))
 			if gone(err) {
@@ -92,9 +120,12 @@ func (s *Store) carryQueue(ctx context.Context, queue string) (n int, err error)
 			}
 			before := n
 			for _, t := range tasks {
-				moved, err := s.carryTask(ctx, queue, t)
-				if err != nil {
-					return n, err
+				moved, err := s.carryTask(ctx, queue, t.ID)
+				if ctx.Err() != nil {
+					return n, context.Cause(ctx)
+				}
+				if err != nil { // of this one; others go on
+					s.log.Warn("failed job of a version before not carried over", zap.String("queue", queue), zap.String("key", t.ID), zap.Error(err))
 				}
 				if moved {
 					n++
@@ -105,31 +136,38 @@ func (s *Store) carryQueue(ctx context.Context, queue string) (n int, err error)
 			}
 		}
 	}
-	err = s.inspector.DeleteQueue(queue, false)
-	if err != nil && !gone(err) && !errors.Is(err, asynq.ErrQueueNotEmpty) {
-		return n, err
-	}
-	return n, nil
+	return n, nil // its queue stays: an older version may be about to add to it
 }
 
-func (s *Store) carryTask(ctx context.Context, queue string, t *asynq.TaskInfo) (moved bool, err error) {
-	j, err := s.read(ctx, queue, t.ID, t.Payload)
-	if errors.Is(err, errNotOurs) || errors.Is(err, errUnreadable) {
-		s.log.Debug("failed job not carried over", zap.String("queue", queue), zap.String("key", t.ID), zap.Error(err))
+// carryTask moves a task. One with a message that cannot be read is moved too, so that it is seen and can be discarded.
+func (s *Store) carryTask(ctx context.Context, queue, key string) (moved bool, err error) {
+	t, err := s.inspector.GetTaskInfo(queue, key) // as it is now: it may have been replayed
+	if gone(err) || err == nil && t.State == asynq.TaskStateActive {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	if _, err := s.Import(ctx, j.Record); err != nil {
+	j, err := s.read(ctx, queue, key, t.Payload)
+	switch {
+	case errors.Is(err, errNotOurs):
+		return false, nil
+	case errors.Is(err, errUnreadable):
+		if j, err = decodeJob(t.Payload); err != nil {
+			return false, err
+		}
+		_, err = s.add(ctx, Key(key), &j.Record, j.Message, false)
+	case err == nil:
+		_, err = s.Import(ctx, j.Record)
+	}
+	if err != nil {
 		return false, err
 	}
-	if err := s.inspector.DeleteTask(queue, t.ID); err != nil && !gone(err) {
-		s.log.Debug("failed job not taken out of asynq", zap.String("queue", queue), zap.String("key", t.ID), zap.Error(err))
+	if err := s.inspector.DeleteTask(queue, key); err != nil && !gone(err) {
 		return false, nil // somebody works on it
 	}
 	if j.Pieces == 0 {
 		return true, nil
 	}
-	return true, s.client.Unlink(ctx, piecesKey(queue, t.ID, j.Sum)).Err()
+	return true, s.client.Unlink(ctx, piecesKey(queue, key, j.Sum)).Err()
 }

@@ -36,7 +36,7 @@ type Cause struct {
 
 // causeOf returns the cause of a failure.
 func causeOf(r *Record) Cause {
-	c := Cause{Task: shorten(r.Task, 200), Reason: r.Reason, Error: shorten(r.Error, 200), Text: normalise(r.Text)}
+	c := Cause{Task: shorten(strings.ToValidUTF8(r.Task, "\uFFFD"), 200), Reason: r.Reason, Error: shorten(strings.ToValidUTF8(r.Error, "\uFFFD"), 200), Text: normalise(r.Text)}
 	sum := sha256.Sum256([]byte(strings.Join([]string{c.Task, string(c.Reason), c.Error, c.Text}, "\x00")))
 	c.ID = hex.EncodeToString(sum[:8])
 	return c

@@ -32,22 +32,29 @@ const maxCauses = 300
 // KEYS: the record, times, causes, the records of the cause, seen, the counts of the hour, the
 // pieces of the message, names, first. ARGV: the record's key, when it failed last in Unix milliseconds, the
 // cause's id and what is known of it, its field of the counts or "", how long these live in
-// seconds, maxCauses, then the fields of the record and their values.
+// seconds, maxCauses, in how many pieces the message is beside it, then the fields of the record and
+// their values.
 //
-// It returns 1 if the record was kept, 0 if it was there, -1 if there are too many causes.
+// It returns 1 if the record was kept, 0 if it was there, -1 if there are too many causes, -2 if
+// pieces are missing. What finds the record comes before it: should a command be refused, the next
+// attempt does the rest.
 var keepScript = redis.NewScript(`
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local pieces = tonumber(ARGV[8])
+if pieces > 0 then
+  if redis.call('HLEN', KEYS[7]) ~= pieces then return -2 end
+  redis.call('PERSIST', KEYS[7])
+end
 if redis.call('HEXISTS', KEYS[3], ARGV[3]) == 0 then
   if redis.call('HLEN', KEYS[3]) - redis.call('HEXISTS', KEYS[3], 'other') >= tonumber(ARGV[7]) then return -1 end
   redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
 end
-for i = 8, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i+1]) end
-redis.call('PERSIST', KEYS[7])
 redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
 redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
 redis.call('ZADD', KEYS[5], 'GT', ARGV[2], ARGV[3])
 redis.call('ZADD', KEYS[8], 0, ARGV[1])
 redis.call('ZADD', KEYS[9], 'LT', ARGV[2], ARGV[3])
+for i = 9, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i+1]) end
 if ARGV[5] ~= '' then
   redis.call('HINCRBY', KEYS[6], ARGV[5], 1)
   redis.call('EXPIRE', KEYS[6], ARGV[6])
@@ -75,11 +82,11 @@ func (s *Store) add(ctx context.Context, k Key, r *Record, message []byte, met b
 	if err != nil {
 		return false, redisretry.Final(err)
 	}
-	fields := []any{fieldRecord, doc}
-	long := longKey(k, "")
+	var fields []any
+	long, parts := longKey(k, ""), 0
 	if len(message) > pieceSize {
 		pieces, sum := cut(message)
-		long = longKey(k, sum)
+		long, parts = longKey(k, sum), len(pieces)
 		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			p.HSet(ctx, long, pieces)
 			unusedScript.Eval(ctx, p, []string{recordKey(k), long}, sum, int(unusedPieces.Seconds()))
@@ -88,9 +95,9 @@ func (s *Store) add(ctx context.Context, k Key, r *Record, message []byte, met b
 		if err != nil {
 			return false, err
 		}
-		fields = append(fields, fieldPieces, len(pieces), fieldSum, sum)
+		fields = []any{fieldPieces, len(pieces), fieldSum, sum, fieldRecord, doc}
 	} else {
-		fields = append(fields, fieldMessage, message)
+		fields = []any{fieldMessage, message, fieldRecord, doc}
 	}
 	for _, c := range []Cause{causeOf(r), otherCauses} {
 		about, err := json.Marshal(c)
@@ -106,10 +113,13 @@ func (s *Store) add(ctx context.Context, k Key, r *Record, message []byte, met b
 			most++
 		}
 		keys := []string{recordKey(k), timesKey, causesKey, causeKey(c.ID), seenKey, metKey(r.Last), long, namesKey, firstKey}
-		args := append([]any{string(k), r.Last.UnixMilli(), c.ID, about, count, int(metTTL.Seconds()), most, fieldCause, c.ID}, fields...)
+		args := append([]any{string(k), r.Last.UnixMilli(), c.ID, about, count, int(metTTL.Seconds()), most, parts, fieldCause, c.ID}, fields...)
 		n, err := keepScript.Run(ctx, s.client, keys, args...).Int()
 		if err != nil {
 			return false, err
+		}
+		if n == -2 {
+			return false, fmt.Errorf("keep failed job %s: parts of its message have gone from Redis before the rest was there", k) // tried again
 		}
 		if n >= 0 {
 			crash.Point("after-enqueue")
@@ -119,34 +129,44 @@ func (s *Store) add(ctx context.Context, k Key, r *Record, message []byte, met b
 	return false, fmt.Errorf("keep failed job %s: causes were forgotten and met with meanwhile", k) // tried again
 }
 
-// dropScript forgets a record.
+// dropScript forgets a record, if it is of the cause and has the pieces that it was seen with; else it returns -1.
 //
-// KEYS: the record, the pieces of its message, and sorted sets that it is in. ARGV: its key.
+// KEYS: the record, the pieces of its message, and sorted sets that it is in. ARGV: its key, its
+// cause and the sum of its pieces, "" for none.
 var dropScript = redis.NewScript(`
+local seen = redis.call('HMGET', KEYS[1], 'cause', 'sum')
+if (seen[1] or '') ~= ARGV[2] or (seen[2] or '') ~= ARGV[3] then return -1 end
+local was = redis.call('DEL', KEYS[1])
 for i = 3, #KEYS do redis.call('ZREM', KEYS[i], ARGV[1]) end
 redis.call('UNLINK', KEYS[2])
-return redis.call('DEL', KEYS[1])
+return was
 `)
 
 // drop forgets a record. It is no error if there is none.
 func (s *Store) drop(ctx context.Context, k Key) error {
-	about, err := s.client.HMGet(ctx, recordKey(k), fieldCause, fieldSum).Result()
-	if err != nil {
-		return err
-	}
-	cause, known := about[0].(string)
-	sum, _ := about[1].(string)
-	keys := []string{recordKey(k), longKey(k, sum), timesKey, namesKey, causeKey(cause)}
-	if !known { // the server has lost the hash, or somebody has deleted it
-		causes, err := s.client.HKeys(ctx, causesKey).Result()
+	for range 10 { // it may be kept anew meanwhile
+		about, err := s.client.HMGet(ctx, recordKey(k), fieldCause, fieldSum).Result()
 		if err != nil {
 			return err
 		}
-		for _, id := range causes {
-			keys = append(keys, causeKey(id))
+		cause, known := about[0].(string)
+		sum, _ := about[1].(string)
+		keys := []string{recordKey(k), longKey(k, sum), timesKey, namesKey, causeKey(cause)}
+		if !known { // the server has lost the hash, or somebody has deleted it
+			causes, err := s.client.HKeys(ctx, causesKey).Result()
+			if err != nil {
+				return err
+			}
+			for _, id := range causes {
+				keys = append(keys, causeKey(id))
+			}
+		}
+		n, err := dropScript.Run(ctx, s.client, keys, string(k), cause, sum).Int()
+		if err != nil || n >= 0 {
+			return err
 		}
 	}
-	return dropScript.Run(ctx, s.client, keys, string(k)).Err()
+	return fmt.Errorf("forget failed job %s: it is kept anew again and again", k)
 }
 
 // noteScript notes why a record was not replayed, unless it has gone.

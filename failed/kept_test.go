@@ -1,6 +1,7 @@
 package failed
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -228,5 +229,41 @@ func TestLostHash(t *testing.T) {
 	}
 	if found, err := b.store.Find(t.Context(), "a"); err != nil || len(found) != 0 {
 		t.Errorf("got %v, %v found", found, err)
+	}
+}
+
+// TestPiecesGoBeforeTheirRecord has the server evict the pieces of a long message before the record is there: they are written again.
+func TestPiecesGoBeforeTheirRecord(t *testing.T) {
+	b := setup(t)
+	r := sized(t, "a", 300<<10, "x")
+	b.store.client.AddHook(&beforeScript{f: func() {
+		if err := b.client.Del(t.Context(), b.keys(longKey(key("a"), "*"))...).Err(); err != nil {
+			t.Error(err)
+		}
+	}})
+	b.keep(r)
+	if got := b.get(key("a")); !bytes.Equal(got.Message.Body, r.Message.Body) {
+		t.Error("got another message back")
+	}
+}
+
+// TestKeepAfterHalf has Redis refuse one of the commands by which a record is kept: once that is mended, the record is found by all that
+// finds records.
+func TestKeepAfterHalf(t *testing.T) {
+	b := setup(t)
+	if err := b.client.Set(t.Context(), firstKey, "of another type", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.store.Keep(t.Context(), failure(t, "a")); err == nil {
+		t.Fatal("got kept, want an error")
+	}
+	if err := b.client.Del(t.Context(), firstKey).Err(); err != nil {
+		t.Fatal(err)
+	}
+	b.keep(failure(t, "a"))
+	found, err := b.store.Find(t.Context(), "a")
+	causes := b.causes()
+	if all := b.entries(); len(all) != 1 || err != nil || len(found) != 1 || len(causes) != 1 || causes["boom"].Kept != 1 {
+		t.Errorf("got %v, %v, %v, %+v, want the job", all, found, err, causes)
 	}
 }

@@ -179,7 +179,7 @@ const maxLists = 32
 // lists returns the sorted sets that have the records which a filter may choose. They are exactly
 // those if exact is set, but for the times.
 func (s *Store) lists(ctx context.Context, f Filter) (keys []string, exact bool, err error) {
-	exact = f.Text == "" && f.Queue == ""
+	exact = f.Text == "" && f.Queue == "" && len(f.Task) <= 200 && len(f.Error) <= 200 // causes have so much of a name
 	switch {
 	case f.Cause != "":
 		return []string{causeKey(f.Cause)}, exact && f.Task == "" && f.Error == "" && f.Reason == "", nil
@@ -231,16 +231,16 @@ func (s *Store) Size(ctx context.Context, f Filter) (n int, exact bool, err erro
 	return n, true, nil
 }
 
-// Oldest returns when the job failed that is kept for longest, zero if none is kept.
-func (s *Store) Oldest(ctx context.Context) (time.Time, error) {
+// Oldest returns when the job failed that is kept for longest; ok is false if none is kept.
+func (s *Store) Oldest(ctx context.Context) (at time.Time, ok bool, err error) {
 	first, err := s.client.ZRangeWithScores(ctx, timesKey, 0, 0).Result()
 	if err != nil {
-		return time.Time{}, fmt.Errorf("look for the oldest failed job: %w", err)
+		return at, false, fmt.Errorf("look for the oldest failed job: %w", err)
 	}
 	if len(first) == 0 {
-		return time.Time{}, nil
+		return at, false, nil
 	}
-	return time.UnixMilli(int64(first[0].Score)).UTC(), nil
+	return time.UnixMilli(int64(first[0].Score)).UTC(), true, nil
 }
 
 // placesScript returns members of a sorted set with their scores, from the highest, beginning with a score at most, and behind a
@@ -249,7 +249,9 @@ func (s *Store) Oldest(ctx context.Context) (time.Time, error) {
 // KEYS: the set. ARGV: the score, or +inf; the member, or ""; how many.
 var placesScript = redis.NewScript(`
 local function upTo(a, b) -- by bytes, as in the set: Lua compares by the server's locale
-  for i = 1, math.min(#a, #b) do
+  local from = 1
+  while a:sub(from, from + 63) == b:sub(from, from + 63) and from <= #a do from = from + 64 end
+  for i = from, math.min(#a, #b) do
     local x, y = a:byte(i), b:byte(i)
     if x ~= y then return x > y end
   end
@@ -329,7 +331,10 @@ func (s *Store) entries(ctx context.Context, places []Cursor) ([]Entry, error) {
 	out := make([]Entry, 0, len(places))
 	for i, c := range places {
 		doc, ok := fields[i].Val()[0].(string)
-		if !ok {
+		if !ok { // gone since, or lost: then it must not be counted any more
+			if err := s.drop(ctx, c.key); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		e := Entry{Key: c.key}
@@ -349,6 +354,9 @@ func (s *Store) entries(ctx context.Context, places []Cursor) ([]Entry, error) {
 // the beginning of an id if only one job has it. It returns nothing if there is no
 // such record.
 func (s *Store) Find(ctx context.Context, name string) ([]Key, error) {
+	if name == "" {
+		return nil, nil
+	}
 	if there, err := s.client.Exists(ctx, recordKey(Key(name))).Result(); err != nil || there > 0 {
 		if err != nil {
 			err = fmt.Errorf("look up failed job %s: %w", name, err)

@@ -307,3 +307,27 @@ func TestParkedName(t *testing.T) {
 		}
 	}
 }
+
+// TestRunParkedWithETA runs a job an hour early: its message says nothing of its time any more, for which a worker would park it again.
+func TestRunParkedWithETA(t *testing.T) {
+	b := setup(t)
+	eta := time.Now().Add(time.Hour)
+	req := request("early")
+	req.ETA = eta
+	m := message(t, req)
+	if err := b.store.Park(t.Context(), m, requestOf(t, m), eta); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := b.store.FindParked(t.Context(), "early")
+	if err != nil || len(keys) != 1 {
+		t.Fatalf("got %v, %v", keys, err)
+	}
+	if err := b.store.RunParked(t.Context(), keys[0]); err != nil {
+		t.Fatal(err)
+	}
+	b.run(b.store, b.out.publish)
+	b.until("the job to be published", func() bool { return b.out.counts()["early"] == 1 })
+	if got := requestOf(t, b.out.messages()[0]); !got.ETA.IsZero() || got.ID != "early" {
+		t.Errorf("got %+v, want no ETA", got)
+	}
+}

@@ -87,7 +87,11 @@ func (s *Store) Replay(ctx context.Context, keys []Key, publish Publish, edit fu
 			g.Go(func() error {
 				err := step(ctx, p)
 				var why *SkippedError
-				if errors.As(err, &why) {
+				var refused interface{ Refused() bool }
+				if errors.As(err, &refused) && refused.Refused() { // a value of this job, which no waiting mends
+					why = &SkippedError{Why: err.Error(), noted: true}
+				}
+				if why != nil || errors.As(err, &why) {
 					p.outcome.Why, p.outcome.Over, p.outcome.Busy, p.sent = why.Why, why.Over, why.busy, why.perhaps
 					if why.noted {
 						return s.note(ctx, p.key, why.Why)
@@ -144,7 +148,7 @@ func (s *Store) Replay(ctx context.Context, keys []Key, publish Publish, edit fu
 // forget deletes the record of a job that is in its queue.
 func (s *Store) forget(ctx context.Context, p *replay) error {
 	s.metrics.replayed.Inc()
-	if err := s.drop(ctx, p.key); err != nil {
+	if err := s.guard.Do(ctx, func(ctx context.Context) error { return s.drop(ctx, p.key) }); err != nil {
 		return fmt.Errorf("forget failed job %s, which has been replayed: %w", p.key, err)
 	}
 	return nil
@@ -192,6 +196,15 @@ func (s *Store) prepare(ctx context.Context, p *replay, edit func(*Record) error
 	case r == nil:
 		return &SkippedError{Why: "is no longer there: replayed or discarded meanwhile", Over: true}
 	}
+	if again, err := s.replayedBefore(ctx, r); err != nil || again {
+		if err == nil {
+			err = s.drop(ctx, p.key)
+		}
+		if err != nil {
+			return err
+		}
+		return &SkippedError{Why: "was replayed by a command that was killed then, and has failed again since: that is another record", Over: true}
+	}
 	if edit != nil {
 		if err := edit(r); err != nil {
 			return err
@@ -205,6 +218,18 @@ func (s *Store) prepare(ctx context.Context, p *replay, edit func(*Record) error
 		return skipped("%v", err)
 	}
 	return nil
+}
+
+// replayedBefore reports whether the record of the next replay is there: then this one was replayed, and whoever did it died before it
+// was forgotten.
+func (s *Store) replayedBefore(ctx context.Context, r *Record) (bool, error) {
+	if r.ID == "" {
+		return false, nil
+	}
+	next := *r
+	next.Replays++
+	n, err := s.client.Exists(ctx, recordKey(next.key())).Result()
+	return n > 0, err
 }
 
 // lock keeps others from replaying the record.
@@ -263,10 +288,19 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) 
 return 0
 `)
 
+// unlock gives the locks back. Those that cannot be given back run out.
 func (s *Store) unlock(ctx context.Context, all []*replay) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	pipe := s.client.Pipeline()
 	for _, p := range all {
 		if token := p.held.Load(); token != nil {
-			release.Run(ctx, s.client, []string{lockKey(p.key)}, *token) // else it runs out
+			release.Eval(ctx, pipe, []string{lockKey(p.key)}, *token)
+		}
+	}
+	if pipe.Len() > 0 {
+		if _, err := pipe.Exec(ctx); err != nil {
+			s.log.Debug("replayed jobs stay locked for a minute", zap.Error(err))
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"onceover/celery"
 	"onceover/rabbit"
+	"onceover/results"
 )
 
 // TestReplay replays a job: as it was sent, once, and nothing of it is left.
@@ -434,5 +435,38 @@ func TestLockOfAnother(t *testing.T) {
 	}
 	if n := b.client.Exists(t.Context(), lock).Val(); n != 1 {
 		t.Error("the lock of another process is gone, want it left")
+	}
+}
+
+// TestReplayedBefore replays a record whose job was replayed and has failed again, as whoever replayed it died before it was forgotten.
+func TestReplayedBefore(t *testing.T) {
+	b := setup(t)
+	b.keep(failure(t, "a"))
+	again := failure(t, "a")
+	again.Replays = 1
+	b.keep(again)
+	out, err := b.store.Replay(t.Context(), []Key{key("a")}, b.out.publish, nil)
+	if err != nil || out[0].Done || !out[0].Over || !strings.Contains(out[0].Why, "another record") {
+		t.Errorf("got %+v, %v", out, err)
+	}
+	if n := len(b.out.messages()); n != 0 || b.has(key("a")) || !b.has("a:1") {
+		t.Errorf("got %d messages, and %v listed, want only the later record", n, b.entries())
+	}
+}
+
+// TestReplayPassesOverAJob has a job whose result's key is of another type, which no waiting mends: it is left with its reason, and others go.
+func TestReplayPassesOverAJob(t *testing.T) {
+	b := setup(t)
+	b.keep(failure(t, "bad"))
+	b.keep(failure(t, "good"))
+	if err := b.connect(0).HSet(t.Context(), results.Key("bad"), "x", "y").Err(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := b.store.Replay(t.Context(), []Key{key("bad"), key("good")}, b.out.publish, nil)
+	if err != nil || out[0].Done || out[0].Why == "" || !out[1].Done {
+		t.Errorf("got %+v, %v, want the good one replayed", out, err)
+	}
+	if all := b.entries(); len(all) != 1 || all[0].ID != "bad" || !strings.Contains(all[0].Note, "WRONGTYPE") {
+		t.Errorf("got %+v, want the bad one with why", all)
 	}
 }

@@ -160,6 +160,11 @@ func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) err
 	if revoked > 0 {
 		j.Record.Message.Own.Revoked = true
 	}
+	if !j.Record.Message.Own.Revoked && time.Until(j.Due) > early {
+		if err := runNow(&j.Record); err != nil {
+			s.log.Warn("parked job that was to run now waits for its time", zap.String("task_id", j.ID), zap.Error(err))
+		}
+	}
 	crash.Point("due-before-publish")
 	if err := publish(ctx, true, j.Record.Message); err != nil {
 		if s.isNews(err) {
@@ -170,6 +175,24 @@ func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) err
 	s.isNews(nil)
 	crash.Point("due-after-publish")
 	return s.dropPieces(ctx, key, j)
+}
+
+// early is how much earlier than asked for asynq may hand over what is due.
+const early = 2 * time.Second
+
+// runNow takes the time out of a message for which its worker would park it again.
+func runNow(r *Record) error {
+	m := r.Message.Clone()
+	req, err := m.Request()
+	if err != nil {
+		return err
+	}
+	req.ETA = time.Time{}
+	if err := m.SetRequest(req); err != nil {
+		return err
+	}
+	r.Message = m
+	return nil
 }
 
 // isNews tells whether the error is another than the last, which many jobs may have.

@@ -445,6 +445,7 @@ func TestFind(t *testing.T) {
 		{"44", []Key{"44:9"}, ""}, // not 444, whose beginning it is
 		{"44:9", []Key{"44:9"}, ""},
 		{"none", nil, ""},
+		{"", nil, ""},
 		{"55", []Key{"55:0", "55:7"}, ""},
 		{"a", []Key{"a:0"}, ""},
 		{"a:", nil, "such as a"},

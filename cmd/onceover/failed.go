@@ -85,12 +85,16 @@ func openFailed(ctx context.Context, s *config.Settings) (*failed.Store, func(),
 	marks := progress.New(clients[2], log)
 	s.Failed.BeforeReplay = tasks.ResetProgress(marks, s.Tasks)
 	store := failed.New(s.Failed, clients[0], results.New(clients[1], log), marks, nil, log)
-	if _, err := store.CarryOver(ctx); err != nil {
-		closeAll()
-		return nil, nil, err
+	carrying, cancel := context.WithTimeout(ctx, carryTime)
+	defer cancel()
+	if _, err := store.CarryOver(carrying); err != nil && ctx.Err() == nil {
+		log.Warn("failed jobs of a version before are not all here yet: a worker goes on with it", zap.Error(err))
 	}
 	return store, closeAll, nil
 }
+
+// carryTime is how long a command carries over failed jobs of a version before.
+const carryTime = 10 * time.Second
 
 // selection says which failed jobs a command is about.
 type selection struct {
@@ -237,6 +241,9 @@ func (sel *selection) open(ctx context.Context, s *config.Settings, names []stri
 
 // find returns the records of a job, at least one.
 func find(ctx context.Context, store *failed.Store, name string) ([]failed.Key, error) {
+	if name == "" {
+		return nil, usageError(errors.New("the id of a job is empty: expected one, or its beginning")) // an unset variable
+	}
 	refs, err := store.Find(ctx, name)
 	if err == nil && len(refs) == 0 {
 		err = &exitCodeError{exitNotFinished, fmt.Errorf(

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -18,6 +19,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/time/rate"
 
+	"onceover/celery"
 	"onceover/failed"
 	"onceover/internal/config"
 	"onceover/rabbit"
@@ -55,6 +57,8 @@ by its number from 0: for a signed URL that has run out.`,
 	f.StringVar(&perSecond, "rate", "", "at most so many, such as 20/s, 100/m or 500/h (default: as fast as the broker takes them)")
 	f.StringArrayVar(&r.set, "set", nil, "change an argument: NAME=VALUE; a VALUE that is JSON is taken as such, else as text")
 	f.StringArrayVar(&r.unset, "unset", nil, "leave out a keyword argument")
+	f.BoolVar(&r.wait, "wait", false, "wait until the replayed jobs have ended, and say how; exit code 3 if one did not succeed; those whose result is not stored are waited for in vain")
+	f.DurationVar(&r.timeout, "timeout", 0, "with --wait: give up after this, with exit code 4 (default: wait for ever)")
 	f.StringVar(&r.toQueue, "to-queue", "", "publish to this queue instead of the one that the job came from")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := load(settings, cmd.Flags()); err != nil {
@@ -68,6 +72,9 @@ by its number from 0: for a signed URL that has run out.`,
 			if name, _, ok := strings.Cut(s, "="); !ok || name == "" {
 				return usageError(fmt.Errorf("--set %q: expected NAME=VALUE, such as image_url=https://example.com/a.jpg", s))
 			}
+		}
+		if r.timeout != 0 && !r.wait || r.timeout < 0 || r.wait && r.dryRun {
+			return usageError(errors.New("--timeout needs --wait and is more than 0, and --wait has no place beside --dry-run"))
 		}
 		if cmd.Flags().Changed("to-queue") && r.toQueue == "" {
 			return usageError(errors.New("--to-queue is empty: expected the name of a queue"))
@@ -108,6 +115,8 @@ type replayer struct {
 	set     []string // NAME=VALUE
 	unset   []string
 	toQueue string
+	wait    bool
+	timeout time.Duration
 }
 
 // edit changes a record as the flags want it.
@@ -268,7 +277,8 @@ func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Key)
 	limiter := rate.NewLimiter(r.limit, size)
 	bar := newCounter(len(refs))
 	defer bar.close()
-	done, over := 0, 0
+	over := 0
+	var replayed []string // ids
 	var why []string
 	var failure error
 	for batch := range slices.Chunk(refs, size) {
@@ -279,7 +289,7 @@ func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Key)
 		for _, o := range outcomes {
 			switch {
 			case o.Done:
-				done++
+				replayed = append(replayed, o.Key.Name())
 			case o.Over:
 				over++
 			}
@@ -299,18 +309,74 @@ func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Key)
 	if len(why) > 50 {
 		fmt.Fprintf(out, "… and %d more that were not replayed\n", len(why)-50)
 	}
-	fmt.Fprintf(out, "%s replayed\n", jobs(done))
-	h.print(out, done)
-	left := len(refs) - done - over
+	fmt.Fprintf(out, "%s replayed\n", jobs(len(replayed)))
+	h.print(out, len(replayed))
+	left := len(refs) - len(replayed) - over
 	switch {
 	case failure != nil && errors.Is(failure, context.Canceled):
 		return fmt.Errorf("interrupted: %s left as they were; the same command goes on", jobs(left))
 	case failure != nil:
 		return fmt.Errorf("%w; %s left, the same command goes on", failure, jobs(left))
-	case left > 0:
-		return fmt.Errorf("%s not replayed", jobs(left))
+	}
+	var ends error
+	if r.wait && len(replayed) > 0 {
+		ends = r.await(ctx, out, replayed)
+	}
+	if left > 0 {
+		return errors.Join(fmt.Errorf("%s not replayed", jobs(left)), ends)
+	}
+	return ends
+}
+
+// await waits until jobs have ended, and says how.
+func (r replayer) await(ctx context.Context, out io.Writer, ids []string) error {
+	ctx, cancel := withTimeout(ctx, r.timeout)
+	defer cancel()
+	ended := map[celery.State]int{}
+	bar := newCounter(len(ids))
+	defer bar.close()
+	for open := ids; len(open) > 0; {
+		var still []string
+		for part := range slices.Chunk(open, 500) {
+			states, err := r.store.States(ctx, part)
+			if err != nil {
+				return err
+			}
+			for i, state := range states {
+				if state == celery.Success || state == celery.Failure || state == celery.Revoked {
+					ended[state]++
+					bar.add(1)
+				} else {
+					still = append(still, part[i])
+				}
+			}
+		}
+		if open = still; len(open) == 0 {
+			break
+		}
+		select {
+		case <-time.After(awaitEvery):
+		case <-ctx.Done():
+			bar.close()
+			printEnds(out, ended)
+			return &exitCodeError{exitNotFinished, fmt.Errorf("%s not ended: %w", jobs(len(open)), context.Cause(ctx))}
+		}
+	}
+	bar.close()
+	printEnds(out, ended)
+	if n := len(ids) - ended[celery.Success]; n > 0 {
+		return &exitCodeError{exitJobFailed, fmt.Errorf("%s did not succeed: they are kept again; see onceover failed list --newer-than 1h", jobs(n))}
 	}
 	return nil
+}
+
+// awaitEvery is the time between looks at how replayed jobs are.
+const awaitEvery = 500 * time.Millisecond
+
+func printEnds(out io.Writer, ended map[celery.State]int) {
+	for _, state := range slices.Sorted(maps.Keys(ended)) {
+		fmt.Fprintf(out, "%s %d\n", state, ended[state])
+	}
 }
 
 func newFailedDiscard() *cobra.Command {

@@ -88,11 +88,11 @@ func gatherStats(ctx context.Context, store *failed.Store, hours int) (*failureS
 			s.Tasks[orDash(c.Task)] += c.Kept
 		}
 	}
-	oldest, err := store.Oldest(ctx)
+	oldest, ok, err := store.Oldest(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if !oldest.IsZero() {
+	if ok {
 		s.Oldest = &oldest
 	}
 	counts, err := store.Hours(ctx, hours)
@@ -109,7 +109,7 @@ func gatherStats(ctx context.Context, store *failed.Store, hours int) (*failureS
 const maxCausesShown = 12
 
 func (s *failureStats) draw(out io.Writer) {
-	if s.Kept == 0 {
+	if s.Kept == 0 || s.Oldest == nil {
 		fmt.Fprintln(out, "no failed jobs are kept")
 	} else {
 		fmt.Fprintf(out, "%s kept, the oldest failed %s ago\n\n", jobs(s.Kept), age(*s.Oldest))
