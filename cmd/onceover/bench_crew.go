@@ -80,7 +80,6 @@ func (c *benchCrew) start(ctx context.Context, t *loadtest.Test, n int, fail con
 			"ONCEOVER_DRAIN_DEAD_LETTERS":    "false", // they are others'
 			"ONCEOVER_FAILED_ALLOW_EVICTION": "true",  // nothing of it is kept
 			"ONCEOVER_HTTP_ADDR":             "127.0.0.1:0",
-			"ONCEOVER_ASYNQMON":              "off",
 			"ONCEOVER_LOG_LEVEL":             "info",
 			"ONCEOVER_LOG_FORMAT":            "json",
 			"ONCEOVER_IMAGE_ALLOW":           strings.Join(append(append([]string{}, s.Image.Allow...), host), ","),

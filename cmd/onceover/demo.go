@@ -17,6 +17,7 @@ import (
 
 	"onceover/celery"
 	"onceover/internal/config"
+	"onceover/internal/console"
 	"onceover/internal/samples"
 	"onceover/progress"
 	"onceover/tasks"
@@ -27,7 +28,7 @@ import (
 const demoTimeout = 5 * time.Minute
 
 func newDemo() *cobra.Command {
-	var asJSON, showLog bool
+	var asJSON, showLog, page bool
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Analyse the sample pictures on an embedded broker and Redis",
@@ -38,17 +39,21 @@ repeats (the same file, re-encoded, resized, cropped), a broken file and a missi
 which fail on purpose.
 
 With no ONCEOVER_VISION_URL the offline describer answers: it measures the
-picture and pretends nothing.`,
+picture and pretends nothing.
+
+With --page it goes on serving the operators' page, where the jobs that failed can be
+looked at and replayed, and a picture of yours be tried, until Ctrl-C.`,
 		Example: `  onceover demo
+  onceover demo --page
   onceover demo --json`,
 		Args: noArgs,
 	}
 	settings := config.Bind(cmd.Flags(), "vision-url", "vision-model", "prompts", "concurrency", "lang")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a job, and one with the totals")
+	cmd.Flags().BoolVar(&page, "page", false, "serve the operators' page afterwards")
 	cmd.Flags().BoolVar(&showLog, "log", false, "show the worker's log instead of the progress")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		ctx, cancel := withTimeout(cmd.Context(), demoTimeout)
-		defer cancel()
+		settings.ServeAPI = page
 		fs := cmd.Flags()
 		// A few at a time, so that repeats come after their originals.
 		for name, value := range map[string]string{"concurrency": "2", "lang": "en"} {
@@ -75,17 +80,29 @@ picture and pretends nothing.`,
 		}
 		defer l.close()
 		defer svc.close()
-		stopService := runInBackground(ctx, svc)
+		stopService := runInBackground(cmd.Context(), svc)
+		ctx, cancel := withTimeout(cmd.Context(), demoTimeout)
+		defer cancel()
 		d := demo{local: l, svc: svc, settings: settings, quiet: asJSON || showLog}
 		rows, err := d.run(ctx)
-		if err := errors.Join(err, stopService()); err != nil {
-			return err
+		if !page {
+			err = errors.Join(err, stopService())
 		}
-		print := printDemo
-		if asJSON {
-			print = printDemoJSON
+		if err == nil {
+			print := printDemo
+			if asJSON {
+				print = printDemoJSON
+			}
+			err = print(cmd.OutOrStdout(), rows, settings.Vision.BaseURL == "")
 		}
-		if err := print(cmd.OutOrStdout(), rows, settings.Vision.BaseURL == ""); err != nil {
+		if page {
+			if err == nil {
+				fmt.Fprintf(cmd.OutOrStdout(), "\nThe operators' page, until Ctrl-C:\n\n    http://%s%s\n\n", svc.gateway.Addr(), console.Base)
+				<-cmd.Context().Done()
+			}
+			err = errors.Join(err, stopService())
+		}
+		if err != nil {
 			return err
 		}
 		return unexpected(rows)

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"onceover/internal/config"
+	"onceover/internal/console"
 	"onceover/internal/embedded"
 	"onceover/internal/samples"
 )
@@ -140,8 +141,8 @@ func (l *local) banner(out io.Writer, svc *service) {
 	http, api := "off", ""
 	if svc.gateway != nil {
 		base := "http://" + svc.gateway.Addr()
-		http = base + "/readyz  /healthz  /metrics  /asynqmon/  /openapi.json"
-		api = fmt.Sprintf("A picture of yours:\n\n    curl -F file=@photo.jpg %s/api/v1/%s/analyze\n\n", base, svc.front.settings.Domain)
+		http = base + "/readyz  /healthz  /metrics  /openapi.json"
+		api = fmt.Sprintf("The operators' page:\n\n    %s%s\n\nA picture of yours:\n\n    curl -F file=@photo.jpg %s/api/v1/%s/analyze\n\n", base, console.Base, base, svc.front.settings.Domain)
 	}
 	fmt.Fprintf(out, `onceover dev: everything in this process, in memory only
 

@@ -17,6 +17,7 @@ import (
 	"onceover/celery"
 	"onceover/internal/api"
 	"onceover/internal/config"
+	"onceover/internal/console"
 	"onceover/internal/gateway"
 	"onceover/internal/ratelimit"
 	"onceover/internal/token"
@@ -29,8 +30,9 @@ import (
 
 // gatewayFlags are the settings that mean something to the gateway.
 var gatewayFlags = []string{
-	"broker-url", "redis-url", "results-url", "progress-url", "limits-url", "blacklist-url", "image-max-bytes", "prompts", "lang",
-	"http-addr", "domain", "uploads", "uploads-keep", "rate-limit", "rate-limit-sliding", "rate-limit-outage", "trusted-proxies",
+	"broker-url", "redis-url", "results-url", "cache-url", "progress-url", "limits-url", "blacklist-url", "failed-url", "failed-replicas", "queues",
+	"image-allow", "image-root", "image-max-bytes", "image-max-pixels", "prompts", "lang", "budget",
+	"http-addr", "ops", "ops-read-scope", "ops-admin-scope", "domain", "uploads", "uploads-keep", "rate-limit", "rate-limit-sliding", "rate-limit-outage", "trusted-proxies",
 	"jwt-secret", "jwt-jwks-url", "jwt-audience", "jwt-issuer", "grace", "log-level", "log-format",
 }
 
@@ -81,7 +83,13 @@ func runGateway(ctx context.Context, s *config.Settings, log *zap.Logger) error 
 	rs, ps := results.New(resultsClient, log.Named("results")), progress.New(progressClient, log.Named("progress"))
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	f, err := newFront(s, &servers, rs, ps, metrics, log)
+	var st *stores
+	if s.Ops {
+		if st, err = openStoresOf(s, &servers, rs, ps, metrics, log); err != nil {
+			return err
+		}
+	}
+	f, err := newFront(s, &servers, st, rs, ps, metrics, log)
 	if err != nil {
 		return err
 	}
@@ -117,6 +125,9 @@ func (f *front) during(ctx context.Context, serve func() error) error {
 	var upkeep sync.WaitGroup
 	upkeep.Go(func() { f.sweep(upkeepCtx) })
 	upkeep.Go(func() { f.feed.Run(upkeepCtx) })
+	if f.ops != nil {
+		upkeep.Go(func() { f.ops.console.Run(upkeepCtx) })
+	}
 	err := serve()
 	end()
 	upkeep.Wait()
@@ -137,11 +148,12 @@ type front struct {
 	uploads  upload.Store       // nil if none are taken
 	limiter  *ratelimit.Limiter // nil if nothing is limited
 	tokens   *token.Verifier    // nil if none are asked for
+	ops      *ops               // nil if there is no operators' page
 	stopping atomic.Bool
 }
 
-// newFront builds the API; nothing is connected yet.
-func newFront(s *config.Settings, servers *redisServers, rs *results.Store, ps *progress.Store, metrics prometheus.Registerer, log *zap.Logger) (_ *front, err error) {
+// newFront builds the API, and the operators' page if it is given what to look at; nothing is connected yet.
+func newFront(s *config.Settings, servers *redisServers, st *stores, rs *results.Store, ps *progress.Store, metrics prometheus.Registerer, log *zap.Logger) (_ *front, err error) {
 	if !s.Tokens.Enabled() && !isLoopback(s.HTTPAddr) {
 		return nil, usageError(fmt.Errorf("http-addr is %s, and no token is asked for: expected jwt-secret or jwt-jwks-url, or an address of this machine only, such as 127.0.0.1:8080", s.HTTPAddr))
 	}
@@ -185,7 +197,10 @@ func newFront(s *config.Settings, servers *redisServers, rs *results.Store, ps *
 		Publish: f.publish, Progress: ps, Feed: f.feed, Results: rs, Uploads: f.uploads, Keys: f.keys,
 		Limiter: f.limiter, Proxies: s.Proxies, Tokens: f.tokens, Metrics: metrics,
 	}, log.Named("api"))
-	return f, nil
+	if st != nil {
+		f.ops, err = newOps(s, *st, f.api.Handler(), f.producer, servers.probes, f.tokens, log)
+	}
+	return f, err
 }
 
 // Where jobs of image.analyze go.
@@ -209,6 +224,9 @@ func (f *front) pages() map[string]http.Handler {
 	out := map[string]http.Handler{}
 	for _, path := range f.api.Paths() {
 		out[path] = handler
+	}
+	if f.ops != nil {
+		out[console.Base] = f.ops.handler()
 	}
 	return out
 }
@@ -274,6 +292,9 @@ func (f *front) sweep(ctx context.Context) {
 func (f *front) close() {
 	if f.producer != nil {
 		f.producer.Close()
+	}
+	if f.ops != nil {
+		f.ops.close()
 	}
 	if f.uploads != nil {
 		f.uploads.Close()

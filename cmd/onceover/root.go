@@ -32,10 +32,9 @@ Redis. Start with "onceover demo": it needs nothing but this program.`,
 		return usageError(fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
 	})
 	root.AddCommand(
-		newParked(),
-		newQueue(),
+		newParked(), newQueue(),
 		newWorker(s), newGateway(), newDev(s), newDemo(),
-		newEnqueue(), newWatch(), newResult(), newFailed(), newCache(), newPrompts(), newVision(), newEval(s), newBench(), newBudget(), newPHash(), newTopology(), newVersion(),
+		newEnqueue(), newWatch(), newResult(), newTop(), newFailed(), newCache(), newPrompts(), newVision(), newEval(s), newBench(), newBudget(), newPHash(), newTopology(), newVersion(),
 		&cobra.Command{
 			Use:   "exit-codes",
 			Short: "What the exit codes mean",

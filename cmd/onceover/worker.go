@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hibiken/asynqmon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/redis/go-redis/v9"
@@ -23,7 +22,6 @@ import (
 	"onceover/cache"
 	"onceover/celery"
 	"onceover/failed"
-	"onceover/internal/api"
 	"onceover/internal/config"
 	"onceover/internal/gateway"
 	"onceover/internal/source"
@@ -78,8 +76,7 @@ finish, what is left goes back to the queue. A second signal returns it at once.
 type service struct {
 	log      *zap.Logger
 	worker   *worker.Worker
-	gateway  *gateway.Server       // nil without an HTTP address
-	asynqmon *asynqmon.HTTPHandler // nil if it is not wanted
+	gateway  *gateway.Server // nil without an HTTP address
 	cache    *cache.Cache
 	results  *results.Store
 	progress *progress.Store
@@ -198,14 +195,12 @@ func newService(s *config.Settings, log *zap.Logger) (_ *service, err error) {
 	}
 	if s.HTTPAddr != "" {
 		pages := map[string]http.Handler{}
-		if svc.asynqmon, err = newAsynqmon(s); err != nil {
-			return nil, err
-		}
-		if svc.asynqmon != nil {
-			pages[asynqmonPath+"/"] = api.Guard(svc.asynqmon, isLoopback(s.HTTPAddr))
-		}
 		if s.ServeAPI {
-			if svc.front, err = newFront(s, &svc.servers, svc.results, svc.progress, svc.metrics, log); err != nil {
+			var st *stores
+			if s.Ops {
+				st = &stores{failed: svc.failed, kept: failedClient, progress: svc.progress, cache: svc.cache, gate: svc.gate}
+			}
+			if svc.front, err = newFront(s, &svc.servers, st, svc.results, svc.progress, svc.metrics, log); err != nil {
 				return nil, err
 			}
 			maps.Copy(pages, svc.front.pages())
@@ -382,9 +377,6 @@ func (svc *service) close() {
 	}
 	if svc.fetcher != nil {
 		svc.fetcher.Close()
-	}
-	if svc.asynqmon != nil {
-		svc.asynqmon.Close() // its connections are of no more use
 	}
 	if svc.front != nil {
 		svc.front.close()

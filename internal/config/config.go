@@ -80,7 +80,6 @@ type Settings struct {
 	BlacklistURL string
 	FailedURL    string
 	Failed       failed.Config
-	Asynqmon     string // "auto", "on" or "off"
 
 	// Of the gateway.
 	ServeAPI        bool   // by a worker too; no setting
@@ -91,6 +90,9 @@ type Settings struct {
 	RefuseUncounted bool
 	Proxies         ratelimit.Proxies
 	Tokens          token.Config
+	Ops             bool   // serve the operators' page
+	OpsReadScope    string // that a token needs for it, "" for none
+	OpsAdminScope   string // that a token needs to change something there
 
 	HTTPAddr  string // "" for none
 	LogLevel  string
@@ -145,7 +147,7 @@ type setting struct {
 func Bind(fs *pflag.FlagSet, only ...string) *Settings {
 	s := &Settings{
 		Worker: worker.DefaultConfig(), Tasks: tasks.DefaultConfig(), Cache: cache.DefaultConfig(), Image: source.DefaultConfig(),
-		RedisURL: "redis://127.0.0.1:6379", HTTPAddr: "127.0.0.1:8080", LogLevel: "info", Asynqmon: "auto", over: "wait",
+		RedisURL: "redis://127.0.0.1:6379", HTTPAddr: "127.0.0.1:8080", LogLevel: "info", over: "wait", Ops: true, OpsAdminScope: "admin",
 		Domain: "waste", UploadsKeep: 7 * 24 * time.Hour, rateLimit: "60/60s", uncounted: "allow", Tokens: token.DefaultConfig(),
 	}
 	s.Vision.Timeout, s.only = 120*time.Second, only
@@ -200,7 +202,6 @@ func (s *Settings) table() []setting {
 		{"failed-allow-eviction", []string{"ONCEOVER_FAILED_ALLOW_EVICTION"}, yes(&s.Failed.AllowEviction), "start although that server evicts, and may lose failed and parked jobs"},
 		{"failed-retention", []string{"ONCEOVER_FAILED_RETENTION"}, dur(&s.Failed.Retention), "discard failed jobs after this; 0: keep them until they are replayed or discarded"},
 		{"failed-replicas", []string{"ONCEOVER_FAILED_REPLICAS"}, num(&s.Failed.Replicas), "at how many `replicas` of that server a job has to be before it counts as failed or parked"},
-		{"asynqmon", []string{"ONCEOVER_ASYNQMON"}, str(&s.Asynqmon), "show failed and parked jobs with Asynqmon below /asynqmon/, where anybody who gets there may replay and delete: on, off, or auto, which is on if http-addr is a loopback address"},
 		{"queues", []string{"ONCEOVER_QUEUES"}, list(&s.Worker.Queues), "queues to consume, comma separated"},
 		{"concurrency", []string{"ONCEOVER_CONCURRENCY"}, num(&s.Worker.Concurrency), "jobs in flight"},
 		{"prefetch-multiplier", []string{"ONCEOVER_PREFETCH_MULTIPLIER"}, num(&s.Worker.PrefetchMultiplier), "prefetch = concurrency x this"},
@@ -258,6 +259,9 @@ func (s *Settings) table() []setting {
 		{"jwt-jwks-url", []string{"ONCEOVER_JWT_JWKS_URL"}, str(&s.Tokens.JWKSURL), "gateway: ask for tokens that are signed with a key of this JSON Web Key Set (RS256, ES256)"},
 		{"jwt-audience", []string{"ONCEOVER_JWT_AUDIENCE"}, str(&s.Tokens.Audience), "gateway: the aud that a token has to name (default: any)"},
 		{"jwt-issuer", []string{"ONCEOVER_JWT_ISSUER"}, str(&s.Tokens.Issuer), "gateway: the iss that a token has to name (default: any)"},
+		{"ops", []string{"ONCEOVER_OPS"}, yes(&s.Ops), "gateway: serve the operators' page below /ops/"},
+		{"ops-read-scope", []string{"ONCEOVER_OPS_READ_SCOPE"}, str(&s.OpsReadScope), "gateway: the `scope` that a token needs to see that page (default: any token may); set it where users of the API have tokens of their own"},
+		{"ops-admin-scope", []string{"ONCEOVER_OPS_ADMIN_SCOPE"}, str(&s.OpsAdminScope), "gateway: the `scope` that a token needs to replay, discard and pause there"},
 		{"log-level", []string{"ONCEOVER_LOG_LEVEL"}, str(&s.LogLevel), "debug, info, warn or error"},
 		{"log-format", []string{"ONCEOVER_LOG_FORMAT"}, str(&s.LogFormat), "console or json (default: console on a terminal)"},
 	}
@@ -413,8 +417,8 @@ func (s *Settings) complete(env map[string]string) []error {
 	if s.Failed.Replicas < 0 {
 		faults = append(faults, fmt.Errorf("failed-replicas is %d: expected 0 (none) or more", s.Failed.Replicas))
 	}
-	if !slices.Contains([]string{"auto", "on", "off"}, s.Asynqmon) {
-		faults = append(faults, fmt.Errorf("asynqmon is %q: expected auto, on or off", s.Asynqmon))
+	if s.OpsAdminScope == "" {
+		faults = append(faults, errors.New("ops-admin-scope is empty: expected the scope of a token that may change things, such as admin"))
 	}
 	faults = append(faults, s.completeGateway()...)
 	if s.HTTPAddr == "off" {

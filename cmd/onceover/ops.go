@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"onceover/cache"
+	"onceover/celery"
+	"onceover/failed"
+	"onceover/internal/api"
+	"onceover/internal/config"
+	"onceover/internal/console"
+	"onceover/internal/control"
+	"onceover/internal/gateway"
+	"onceover/internal/source"
+	"onceover/internal/token"
+	"onceover/phash"
+	"onceover/progress"
+	"onceover/rabbit"
+	"onceover/results"
+	"onceover/tasks"
+	"onceover/vision"
+	"onceover/vision/fleet"
+)
+
+// ops is the operators' page with what it needs besides the stores of jobs.
+type ops struct {
+	console *console.Console
+	sender  *resender
+	control *control.Client
+	fetcher *source.Fetcher
+}
+
+// stores are those that the page looks at.
+type stores struct {
+	failed   *failed.Store
+	kept     redis.UniversalClient // the database of failed
+	progress *progress.Store
+	cache    *cache.Cache
+	gate     *fleet.Gate
+	probes   []gateway.Probe // of servers that are not among those of the process's readiness
+}
+
+// openStoresOf opens what the page looks at, for a process that is no worker.
+func openStoresOf(s *config.Settings, servers *redisServers, rs *results.Store, ps *progress.Store, metrics prometheus.Registerer, log *zap.Logger) (*stores, error) {
+	before := len(servers.probes)
+	kept, err := servers.open("failed", s.FailedURL, frontConcurrency)
+	if err != nil {
+		return nil, usageError(err)
+	}
+	cached, err := servers.open("cache", s.CacheURL, frontConcurrency)
+	if err != nil {
+		return nil, usageError(err)
+	}
+	limits, err := servers.open("limits", s.LimitsURL, frontConcurrency)
+	if err != nil {
+		return nil, usageError(err)
+	}
+	// A gateway takes pictures without these servers: its readiness does not ask them.
+	probes := slices.Clone(servers.probes[before:])
+	servers.probes = servers.probes[:before]
+	s.Failed.BeforeReplay = tasks.ResetProgress(ps, s.Tasks)
+	return &stores{
+		failed: failed.New(s.Failed, kept, rs, ps, metrics, log.Named("failed")), kept: kept, progress: ps,
+		cache: cache.New(s.Cache, cached, metrics, log.Named("cache")),
+		gate:  fleet.New(s.Fleet, limits, metrics, log.Named("vision")), probes: probes,
+	}, nil
+}
+
+// newOps builds the page; nothing is connected yet. The caller closes producer before it.
+func newOps(s *config.Settings, st stores, clients http.Handler, producer *rabbit.Producer, probes []gateway.Probe, tokens *token.Verifier, log *zap.Logger) (*ops, error) {
+	fetcher, err := source.New(s.Image)
+	if err != nil {
+		return nil, err
+	}
+	o := &ops{sender: &resender{producer: producer}, control: control.New("onceover operators", s.Worker.BrokerURLs), fetcher: fetcher}
+	servers := []console.Server{{Name: "RabbitMQ", Ping: producer.Connect}}
+	for _, p := range append(slices.Clone(probes), st.probes...) {
+		servers = append(servers, console.Server{Name: p.Name, Ping: p.Ping})
+	}
+	o.console = console.New(console.Config{ReadScope: s.OpsReadScope, AdminScope: s.OpsAdminScope}, console.Needs{
+		Failed: st.failed, Publish: o.sender.send, Progress: st.progress, Cache: st.cache, Gate: st.gate,
+		Workers: o.control, Pauses: control.NewPauses(st.kept), Look: o.sender.look, Queues: s.Worker.Queues,
+		Servers: servers, Picture: o.pictures(s.Tasks.MaxPixels), Tokens: tokens, API: clients, Domain: s.Domain,
+	}, log.Named("ops"))
+	return o, nil
+}
+
+// handler answers below console.Base.
+func (o *ops) handler() http.Handler { return o.console.Handler() }
+
+// close releases what newOps opened, after the requests have ended.
+func (o *ops) close() {
+	o.sender.close()
+	o.control.Close()
+	o.fetcher.Close()
+}
+
+// picturesAtOnce is how many pictures the page decodes at once: it must not take the memory of the requests beside it.
+const picturesAtOnce = 2
+
+// pictures returns what makes a small JPEG file of the picture of a job.
+func (o *ops) pictures(maxPixels int) func(context.Context, *celery.Request) ([]byte, error) {
+	slots := make(chan struct{}, picturesAtOnce)
+	return func(ctx context.Context, req *celery.Request) ([]byte, error) {
+		url, err := tasks.ImageURL(req)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		data, err := o.fetcher.Fetch(ctx, url)
+		if err != nil {
+			return nil, err
+		}
+		info, err := phash.Inspect(data)
+		if err != nil {
+			return nil, err
+		}
+		if info.Width*info.Height > maxPixels {
+			return nil, fmt.Errorf("it has %d x %d pixels: at most %d are decoded", info.Width, info.Height, maxPixels)
+		}
+		p, err := vision.NewPreview(data)
+		if err != nil {
+			return nil, err
+		}
+		return p.JPEG, nil
+	}
+}
+
+// resender publishes failed jobs anew, on the connection that a producer has.
+type resender struct {
+	producer *rabbit.Producer
+
+	looks sync.WaitGroup // under way
+
+	mu     sync.Mutex
+	conn   *rabbit.Conn
+	sender *rabbit.Sender
+}
+
+// on returns a sender on a connection that is not known to be lost.
+func (r *resender) on(ctx context.Context) (*rabbit.Sender, error) {
+	conn, err := r.producer.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.conn != conn {
+		if r.sender != nil {
+			r.sender.Close() // its connection is lost: nothing is waited for
+		}
+		r.conn, r.sender = conn, &rabbit.Sender{Conn: conn, Waiting: func(*rabbit.FullError) {}, Idle: func(string, time.Duration) {}}
+	}
+	return r.sender, nil
+}
+
+func (r *resender) send(ctx context.Context, _ bool, messages ...rabbit.Message) error {
+	sender, err := r.on(ctx)
+	if err != nil {
+		return err
+	}
+	return sender.Send(ctx, messages...)
+}
+
+// look returns how a queue stands. A channel that waits for a broker that has gone ends with its connection.
+func (r *resender) look(ctx context.Context, queue string) (rabbit.Standing, error) {
+	conn, err := r.producer.Conn(ctx)
+	if err != nil {
+		return rabbit.Standing{}, err
+	}
+	type answer struct {
+		standing rabbit.Standing
+		err      error
+	}
+	done := make(chan answer, 1)
+	r.looks.Go(func() {
+		standing, err := rabbit.Look(conn, queue)
+		done <- answer{standing, err}
+	})
+	select {
+	case a := <-done:
+		return a.standing, a.err
+	case <-ctx.Done():
+		return rabbit.Standing{}, errors.Join(errors.New("the broker does not answer"), context.Cause(ctx))
+	}
+}
+
+// close waits for what was begun, once the producer was closed.
+func (r *resender) close() {
+	r.looks.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sender != nil {
+		r.sender.Close()
+	}
+}
+
+// isLoopback reports whether only this machine can reach an address to listen on.
+func isLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	return err == nil && api.IsLocalName(host)
+}
