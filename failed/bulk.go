@@ -251,13 +251,17 @@ type Left struct {
 
 // BulkLeft returns up to so many of the records that a bulk has left as they were, in the order of their keys.
 func (s *Store) BulkLeft(ctx context.Context, id string, most int) ([]Left, error) {
-	all, err := s.client.HGetAll(ctx, bulkLeftKey(id)).Result()
-	if err != nil {
-		return nil, fmt.Errorf("list what bulk %s has left: %w", id, err)
+	var out []Left
+	scan := s.client.HScan(ctx, bulkLeftKey(id), 0, "", int64(most)).Iterator()
+	for len(out) < most && scan.Next(ctx) {
+		k := Key(scan.Val())
+		if !scan.Next(ctx) {
+			break
+		}
+		out = append(out, Left{k, scan.Val()})
 	}
-	out := make([]Left, 0, len(all))
-	for k, why := range all {
-		out = append(out, Left{Key(k), why})
+	if err := scan.Err(); err != nil {
+		return nil, fmt.Errorf("list what bulk %s has left: %w", id, err)
 	}
 	slices.SortFunc(out, func(a, b Left) int { return cmp.Compare(a.Key, b.Key) })
 	return out[:min(most, len(out))], nil

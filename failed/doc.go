@@ -16,7 +16,8 @@
 // The package does not decide which jobs fail, and talks to no broker: it is handed a [Publish].
 //
 // Jobs that wait are scheduled tasks of asynq, in a queue "delay". A failed job is a hash, and its
-// key is in two sorted sets by the time of its last failure: that of all, and that of its cause. So
-// a page of the list, and a count, cost the same however many there are. What versions before this
+// key is in two sorted sets by the time of its last failure, that of all and that of its cause, and
+// in one by its text. So a page of the list, a count, and a search by the beginning of an id cost the
+// same however many there are. What versions before this
 // one kept in archives of asynq is carried over, see [Store.CarryOver].
 package failed

@@ -63,8 +63,8 @@ var (
 	errStaysDamaged   = errors.New("it would not be published: it can only be discarded")
 )
 
-// maxParkedPage is the longest page of parked jobs: the messages of some are read with them, of up to pieceSize each.
-const maxParkedPage = 1000
+// maxParkedPage is the longest page of parked jobs: one script of asynq reads them with their messages, of up to pieceSize each.
+const maxParkedPage = 100
 
 // parkedLists are asynq's lists of parked jobs, in the order in which they are shown.
 func (s *Store) parkedLists() []func(string, ...asynq.ListOption) ([]*asynq.TaskInfo, error) {
@@ -83,7 +83,7 @@ var parkedKeys = [...]struct {
 func parkedKey(name string) string { return "asynq:{" + QueueDelay + "}:" + name }
 
 // ParkedPage returns a page of the parked jobs, from 1, and how many there are: those that wait by when they are due, then those that are
-// due, being published, and damaged. A job that moves on meanwhile may be missed or come twice. size is 1 to 1000.
+// due, being published, and damaged. A job that moves on meanwhile may be missed or come twice. size is 1 to 100.
 func (s *Store) ParkedPage(ctx context.Context, page, size int) (jobs []ParkedJob, total int, err error) {
 	if page < 1 || page > 1e9 || size < 1 || size > maxParkedPage {
 		return nil, 0, fmt.Errorf("page %d of %d parked jobs: expected a page from 1, of 1 to %d", page, size, maxParkedPage)

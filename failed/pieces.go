@@ -57,6 +57,9 @@ func (s *Store) join(ctx context.Context, key string, pieces int) ([]byte, error
 // errUnreadable says that the message of a job is damaged.
 var errUnreadable = errors.New("the message cannot be read: it can only be discarded")
 
+// Unreadable reports whether an error says that a record is there and damaged: it can only be discarded.
+func Unreadable(err error) bool { return errors.Is(err, errUnreadable) }
+
 // errMessageGone says that the pieces of a message are not in Redis any more.
 var errMessageGone = fmt.Errorf("%w: parts of it have gone from Redis", errUnreadable)
 

@@ -108,9 +108,10 @@ type Sender struct {
 	// messages; 0 if it does not, or is not of the topology.
 	Idle func(queue string, ttl time.Duration)
 
-	once sync.Once
-	pub  *Publisher
-	told sync.Map
+	once  sync.Once
+	pub   *Publisher
+	told  sync.Map
+	looks sync.WaitGroup // at the queues; each ends with the connection at the latest
 }
 
 // Send publishes messages and returns once the broker has confirmed each. It waits for queues that
@@ -132,7 +133,7 @@ const sendTimeout = 30 * time.Second
 // room waits until no queue is full.
 func (s *Sender) room(ctx context.Context, messages []Message) (Errors, error) {
 	for {
-		err := HaveRoom(s.Conn, messages, s.idle)
+		err := s.haveRoom(ctx, messages)
 		var full *FullError
 		if !errors.As(err, &full) {
 			return ErrorsOf(err, len(messages)), nil
@@ -146,6 +147,18 @@ func (s *Sender) room(ctx context.Context, messages []Message) (Errors, error) {
 	}
 }
 
+// haveRoom is HaveRoom, whether or not the broker answers: one that is short of memory reads nothing of a connection that publishes.
+func (s *Sender) haveRoom(ctx context.Context, messages []Message) error {
+	looked := make(chan error, 1)
+	s.looks.Go(func() { looked <- HaveRoom(s.Conn, messages, s.idle) })
+	select {
+	case err := <-looked:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("look whether the queues have room: the broker does not answer, as one does that is short of memory or disk: %w", context.Cause(ctx))
+	}
+}
+
 func (s *Sender) idle(q Queue) {
 	if _, told := s.told.LoadOrStore(q.Name, true); !told {
 		ttl, _ := q.Args["x-message-ttl"].(int32)
@@ -153,9 +166,10 @@ func (s *Sender) idle(q Queue) {
 	}
 }
 
-// Close waits for what Send has begun.
+// Close waits for what Send has begun. The caller has closed the connection, if the broker may not answer.
 func (s *Sender) Close() {
 	if s.pub != nil {
 		s.pub.Close()
 	}
+	s.looks.Wait()
 }

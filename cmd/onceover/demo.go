@@ -80,6 +80,9 @@ looked at and replayed, and a picture of yours be tried, until Ctrl-C.`,
 		}
 		defer l.close()
 		defer svc.close()
+		if page && (svc.front == nil || svc.front.ops == nil) {
+			return usageError(errors.New("--page needs an HTTP address and the page: expected http-addr other than off, and ops not false"))
+		}
 		stopService := runInBackground(cmd.Context(), svc)
 		ctx, cancel := withTimeout(cmd.Context(), demoTimeout)
 		defer cancel()

@@ -142,7 +142,10 @@ func (l *local) banner(out io.Writer, svc *service) {
 	if svc.gateway != nil {
 		base := "http://" + svc.gateway.Addr()
 		http = base + "/readyz  /healthz  /metrics  /openapi.json"
-		api = fmt.Sprintf("The operators' page:\n\n    %s%s\n\nA picture of yours:\n\n    curl -F file=@photo.jpg %s/api/v1/%s/analyze\n\n", base, console.Base, base, svc.front.settings.Domain)
+		if svc.front.ops != nil {
+			api = fmt.Sprintf("The operators' page:\n\n    %s%s\n\n", base, console.Base)
+		}
+		api += fmt.Sprintf("A picture of yours:\n\n    curl -F file=@photo.jpg %s/api/v1/%s/analyze\n\n", base, svc.front.settings.Domain)
 	}
 	fmt.Fprintf(out, `onceover dev: everything in this process, in memory only
 

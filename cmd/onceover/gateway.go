@@ -95,8 +95,14 @@ func runGateway(ctx context.Context, s *config.Settings, log *zap.Logger) error 
 	}
 	defer func() {
 		f.close()
+		if st != nil {
+			st.cache.Close()
+		}
 		servers.close()
 		f.wait()
+		if st != nil {
+			st.cache.Wait()
+		}
 		rs.Wait()
 		ps.Wait()
 	}()
@@ -255,6 +261,9 @@ func (f *front) notes() []string {
 	}
 	if f.settings.Tokens.Insecure() {
 		out = append(out, "jwt-jwks-url is not https: whoever is between here and the issuer can have any token taken")
+	}
+	if f.ops != nil && f.tokens != nil && f.settings.OpsReadScope == "" {
+		out = append(out, "any token may see the operators' page below /ops/, with everybody's jobs: set ops-read-scope where users of the API have tokens of their own, or ops=false")
 	}
 	if f.uploads == nil {
 		out = append(out, "no uploads are taken: set uploads to a folder below the worker's image-root, or to s3://bucket/prefix")

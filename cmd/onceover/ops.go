@@ -37,8 +37,10 @@ import (
 type ops struct {
 	console *console.Console
 	sender  *resender
+	looker  *rabbit.Producer // never publishes: a broker that is short of memory or disk still answers on its connection
 	control *control.Client
 	fetcher *source.Fetcher
+	looks   sync.WaitGroup // under way, at the broker
 }
 
 // stores are those that the page looks at.
@@ -83,14 +85,16 @@ func newOps(s *config.Settings, st stores, clients http.Handler, producer *rabbi
 	if err != nil {
 		return nil, err
 	}
-	o := &ops{sender: &resender{producer: producer}, control: control.New("onceover operators", s.Worker.BrokerURLs), fetcher: fetcher}
-	servers := []console.Server{{Name: "RabbitMQ", Ping: producer.Connect}}
+	o := &ops{sender: &resender{producer: producer}, looker: rabbit.NewProducer("onceover operators", s.Worker.BrokerURLs), control: control.New("onceover operators", s.Worker.BrokerURLs), fetcher: fetcher}
+	servers := []console.Server{{Name: "RabbitMQ", Ping: o.looker.Connect}}
 	for _, p := range append(slices.Clone(probes), st.probes...) {
-		servers = append(servers, console.Server{Name: p.Name, Ping: p.Ping})
+		if !slices.ContainsFunc(servers, func(s console.Server) bool { return s.Name == p.Name }) {
+			servers = append(servers, console.Server{Name: p.Name, Ping: p.Ping})
+		}
 	}
 	o.console = console.New(console.Config{ReadScope: s.OpsReadScope, AdminScope: s.OpsAdminScope}, console.Needs{
 		Failed: st.failed, Publish: o.sender.send, Progress: st.progress, Cache: st.cache, Gate: st.gate,
-		Workers: o.control, Pauses: control.NewPauses(st.kept), Look: o.sender.look, Queues: s.Worker.Queues,
+		Workers: o.control, Pauses: control.NewPauses(st.kept), Look: o.look, Queues: s.Worker.Queues,
 		Servers: servers, Picture: o.pictures(s.Tasks.MaxPixels), Tokens: tokens, API: clients, Domain: s.Domain,
 	}, log.Named("ops"))
 	return o, nil
@@ -101,6 +105,8 @@ func (o *ops) handler() http.Handler { return o.console.Handler() }
 
 // close releases what newOps opened, after the requests have ended.
 func (o *ops) close() {
+	o.looker.Close()
+	o.looks.Wait()
 	o.sender.close()
 	o.control.Close()
 	o.fetcher.Close()
@@ -146,8 +152,6 @@ func (o *ops) pictures(maxPixels int) func(context.Context, *celery.Request) ([]
 type resender struct {
 	producer *rabbit.Producer
 
-	looks sync.WaitGroup // under way
-
 	mu     sync.Mutex
 	conn   *rabbit.Conn
 	sender *rabbit.Sender
@@ -160,14 +164,18 @@ func (r *resender) on(ctx context.Context) (*rabbit.Sender, error) {
 		return nil, err
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.conn != conn {
-		if r.sender != nil {
-			r.sender.Close() // its connection is lost: nothing is waited for
-		}
-		r.conn, r.sender = conn, &rabbit.Sender{Conn: conn, Waiting: func(*rabbit.FullError) {}, Idle: func(string, time.Duration) {}}
+	old := r.sender
+	if r.conn == conn || r.sender != nil && conn.IsClosed() { // what is older than another caller's sends no more
+		r.mu.Unlock()
+		return old, nil
 	}
-	return r.sender, nil
+	sender := &rabbit.Sender{Conn: conn, Waiting: func(*rabbit.FullError) {}, Idle: func(string, time.Duration) {}}
+	r.conn, r.sender = conn, sender
+	r.mu.Unlock()
+	if old != nil {
+		old.Close() // its connection is lost: nothing is waited for
+	}
+	return sender, nil
 }
 
 func (r *resender) send(ctx context.Context, _ bool, messages ...rabbit.Message) error {
@@ -178,9 +186,9 @@ func (r *resender) send(ctx context.Context, _ bool, messages ...rabbit.Message)
 	return sender.Send(ctx, messages...)
 }
 
-// look returns how a queue stands. A channel that waits for a broker that has gone ends with its connection.
-func (r *resender) look(ctx context.Context, queue string) (rabbit.Standing, error) {
-	conn, err := r.producer.Conn(ctx)
+// look returns how a queue stands. What waits for a broker that does not answer ends with the connection.
+func (o *ops) look(ctx context.Context, queue string) (rabbit.Standing, error) {
+	conn, err := o.looker.Conn(ctx)
 	if err != nil {
 		return rabbit.Standing{}, err
 	}
@@ -189,7 +197,7 @@ func (r *resender) look(ctx context.Context, queue string) (rabbit.Standing, err
 		err      error
 	}
 	done := make(chan answer, 1)
-	r.looks.Go(func() {
+	o.looks.Go(func() {
 		standing, err := rabbit.Look(conn, queue)
 		done <- answer{standing, err}
 	})
@@ -203,7 +211,6 @@ func (r *resender) look(ctx context.Context, queue string) (rabbit.Standing, err
 
 // close waits for what was begun, once the producer was closed.
 func (r *resender) close() {
-	r.looks.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.sender != nil {

@@ -37,7 +37,7 @@ A job is named by its task id, or by the beginning of it.`,
 }
 
 // parkedPage is how many parked jobs are read at once where all are listed.
-const parkedPage = 500
+const parkedPage = 50
 
 func newParkedList() *cobra.Command {
 	var limit, page int
@@ -155,7 +155,7 @@ func newParkedRun() *cobra.Command {
 		Use:   "run KEY...",
 		Short: "Publish parked jobs before their time",
 		Long: `Has parked jobs published now, to the queues that they came from: by a worker, in a
-few seconds. A worker that takes one before its ETA waits for that no more.`,
+few seconds. Their ETA is taken out: a worker would park them again for it.`,
 		Example: `  onceover parked run 6f1c`,
 		Args:    someArgs,
 	}

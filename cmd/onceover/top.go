@@ -10,7 +10,6 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
@@ -212,13 +211,8 @@ func table(out io.Writer, fill func(io.Writer)) {
 	}
 }
 
-// fitLine is text on one line of the terminal.
-func fitLine(text string) string {
-	if utf8.RuneCountInString(text) <= topWidth && !strings.ContainsAny(text, "\x1b\n\r") {
-		return text
-	}
-	return plainLine(text, topWidth)
-}
+// fitLine is text on one line of the terminal, without what would draw on it.
+func fitLine(text string) string { return plainLine(text, topWidth) }
 
 // known is a number, or a question mark.
 func known(is bool, n int) string {

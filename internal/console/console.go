@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
 
 	"onceover/cache"
 	"onceover/celery"
@@ -48,10 +49,11 @@ type Needs struct {
 	Look     func(ctx context.Context, queue string) (rabbit.Standing, error)
 	Queues   []string // shown whether or not somebody consumes them
 	Servers  []Server
-	Picture  func(ctx context.Context, req *celery.Request) ([]byte, error) // a small JPEG file of the picture of a job
-	Tokens   *token.Verifier                                                // nil: no token is asked for
-	API      http.Handler                                                   // for clients, of whole paths
-	Domain   string                                                         // in its paths
+	Picture  func(ctx context.Context, req *celery.Request) ([]byte, error)  // a small JPEG file of the picture of a job
+	States   func(ctx context.Context, ids []string) ([]celery.State, error) // of jobs in DB0; nil: Failed's
+	Tokens   *token.Verifier                                                 // nil: no token is asked for
+	API      http.Handler                                                    // for clients, of whole paths
+	Domain   string                                                          // in its paths
 }
 
 // Server is a server that jobs need.
@@ -67,8 +69,14 @@ type Console struct {
 	log   *zap.Logger
 	pages map[string]*template.Template
 
-	want chan struct{} // has an element when somebody waits for news
-	ring ring
+	want  chan struct{} // has an element when somebody waits for news
+	ring  ring
+	tally tally
+	scans chan struct{} // has an element for each look at records that no index answers
+	ends  singleflight.Group
+
+	endsMu sync.Mutex
+	ended  map[string]bulkEnds // by the bulk's id
 
 	mu     sync.Mutex
 	now    *Snapshot     // the last one
@@ -85,7 +93,10 @@ var (
 
 // New returns a Console; [Console.Run] has it know something.
 func New(cfg Config, needs Needs, log *zap.Logger) *Console {
-	c := &Console{cfg: cfg, Needs: needs, log: log, want: make(chan struct{}, 1), next: make(chan struct{}), pages: map[string]*template.Template{}}
+	c := &Console{cfg: cfg, Needs: needs, log: log, want: make(chan struct{}, 1), scans: make(chan struct{}, scansAtOnce), ended: map[string]bulkEnds{}, next: make(chan struct{}), pages: map[string]*template.Template{}}
+	if c.States == nil {
+		c.States = needs.Failed.States
+	}
 	layout := template.Must(template.New("layout.html").Funcs(functions(tongues[0])).ParseFS(pageFiles, "pages/layout.html", "pages/parts.html"))
 	names, err := fs.Glob(pageFiles, "pages/*.html")
 	if err != nil {
@@ -162,11 +173,11 @@ func (c *Console) orRefuse(mux *http.ServeMux) http.Handler {
 			}
 		}
 		if len(allowed) == 0 {
-			c.refuse(p, http.StatusNotFound, "There is nothing at this address.")
+			c.refuse(p, http.StatusNotFound, p.lang.text("There is nothing at this address."))
 			return
 		}
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
-		c.refuse(p, http.StatusMethodNotAllowed, fmt.Sprintf("%s is not answered here: expected %s.", req.Method, strings.Join(allowed, " or ")))
+		c.refuse(p, http.StatusMethodNotAllowed, p.lang.text("%s is not answered here: expected %s.", req.Method, strings.Join(allowed, " or ")))
 	})
 }
 
@@ -225,25 +236,26 @@ func (c *Console) answer(w http.ResponseWriter, req *http.Request, r route) {
 	switch {
 	case err == nil:
 	case errors.As(err, &known):
-		c.refuse(p, known.status, known.text)
+		c.refuse(p, known.status, p.lang.text(known.format, known.args...))
 	default:
 		if req.Context().Err() == nil { // else the reader has gone
 			c.log.Warn("a page cannot be shown", zap.String("path", req.URL.Path), zap.Error(err))
 		}
-		c.refuse(p, http.StatusServiceUnavailable, "A server does not answer as it should: "+err.Error())
+		c.refuse(p, http.StatusServiceUnavailable, p.lang.text("A server does not answer as it should: %s", err.Error()))
 	}
 }
 
 // statusError is an answer that is no page.
 type statusError struct {
 	status int
-	text   string
+	format string
+	args   []any
 }
 
-func (e *statusError) Error() string { return e.text }
+func (e *statusError) Error() string { return fmt.Sprintf(e.format, e.args...) }
 
 func refusal(status int, format string, args ...any) error {
-	return &statusError{status, fmt.Sprintf(format, args...)}
+	return &statusError{status, format, args}
 }
 
 // refuse answers with a page that says why.

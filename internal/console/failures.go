@@ -82,6 +82,11 @@ func (c *Console) list(p *page) error {
 		return refusal(http.StatusBadRequest, "%v", err)
 	}
 	ctx := p.Context()
+	done, err := c.scan(ctx, f)
+	if err != nil {
+		return err
+	}
+	defer done()
 	found, err := c.Failed.Page(ctx, f, from, pageRows)
 	if err != nil {
 		return err
@@ -93,9 +98,7 @@ func (c *Console) list(p *page) error {
 	if !data.Exact {
 		data.Total = len(found.Entries)
 	}
-	if data.Rows, err = c.rows(ctx, found.Entries); err != nil {
-		return err
-	}
+	data.Rows = c.rows(ctx, found.Entries)
 	if s := c.latest(ctx); s != nil {
 		data.Causes = s.Causes.Value
 		for _, cause := range s.Causes.Value {
@@ -107,20 +110,51 @@ func (c *Console) list(p *page) error {
 	return p.show("failed", "Failed jobs", data)
 }
 
-func (c *Console) rows(ctx context.Context, entries []failed.Entry) ([]row, error) {
+// scansAtOnce is how many readers may have records looked at that no index answers for: others wait.
+const scansAtOnce = 2
+
+// scan waits until records may be looked at, if a filter makes that necessary, until done is called.
+func (c *Console) scan(ctx context.Context, f failed.Filter) (done func(), err error) {
+	if f.Text == "" && f.Queue == "" {
+		return func() {}, nil
+	}
+	select {
+	case c.scans <- struct{}{}:
+		return func() { <-c.scans }, nil
+	case <-ctx.Done():
+		return nil, refusal(http.StatusServiceUnavailable, "Too many look through the failed jobs at this moment. Try again, or choose by cause, task or error.")
+	}
+}
+
+// stateTime is how long a page waits for what is known elsewhere of its jobs.
+const stateTime = time.Second
+
+// rows adds the states of jobs, as far as they are told in a moment: the jobs themselves are on another server.
+func (c *Console) rows(ctx context.Context, entries []failed.Entry) []row {
 	ids := make([]string, len(entries))
 	for i, e := range entries {
 		ids[i] = e.ID
 	}
-	states, err := c.Failed.States(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
+	states := c.states(ctx, ids)
 	out := make([]row, len(entries))
 	for i, e := range entries {
 		out[i] = row{e, stateNow(&e.Record, states[i])}
 	}
-	return out, nil
+	return out
+}
+
+// unknown is the state of a job that cannot be asked for.
+const unknown celery.State = "?"
+
+// states returns what DB0 says of jobs, unknown where it does not answer.
+func (c *Console) states(ctx context.Context, ids []string) []celery.State {
+	ctx, cancel := context.WithTimeout(ctx, stateTime)
+	defer cancel()
+	states, err := c.States(ctx, ids)
+	if err != nil {
+		return slices.Repeat([]celery.State{unknown}, len(ids))
+	}
+	return states
 }
 
 // stateNow is a state as Celery names it, and a dash for a job of which nothing is ever stored.
@@ -150,6 +184,7 @@ type recordShown struct {
 	Body    string
 	Bytes   int
 	Picture bool
+	Damaged bool // it can only be discarded
 }
 
 // find returns the failed job that the path names.
@@ -164,13 +199,13 @@ func (c *Console) find(p *page) (failed.Key, *failed.Record, error) {
 
 func (c *Console) record(p *page) error {
 	k, r, err := c.find(p)
+	if failed.Unreadable(err) {
+		return p.show("record", "Failed job", recordShown{Key: k, Record: &failed.Record{ID: k.Name(), Text: err.Error()}, Now: unknown, Damaged: true})
+	}
 	if err != nil {
 		return err
 	}
-	states, err := c.Failed.States(p.Context(), []string{r.ID})
-	if err != nil {
-		return err
-	}
+	states := c.states(p.Context(), []string{r.ID})
 	data := recordShown{Key: k, Record: r, Now: stateNow(r, states[0]), Stuck: failed.Blocks(states[0]), Bytes: len(r.Message.Body)}
 	if req, err := r.Request(); err == nil {
 		data.Picture = c.Picture != nil
@@ -192,12 +227,15 @@ func (c *Console) record(p *page) error {
 				text = fmt.Sprint(value)
 			}
 		}
-		data.Headers = append(data.Headers, pair{name, clip(redact.Text(text), 1000)})
+		data.Headers = append(data.Headers, pair{name, clip(redact.Text(clip(text, maxRedacted)), 1000)})
 	}
 	slices.SortFunc(data.Headers, func(a, b pair) int { return strings.Compare(a.Name, b.Name) })
-	data.Body = clip(redact.Text(string(sent.Body)), 4000)
+	data.Body = clip(redact.Text(clip(string(sent.Body), maxRedacted)), 4000)
 	return p.show("record", "Failed job", data)
 }
+
+// maxRedacted is how much of a text is searched for secrets, in bytes: no more of it is shown.
+const maxRedacted = 16 << 10
 
 // clip cuts a text to so many bytes.
 func clip(text string, most int) string {
@@ -233,6 +271,7 @@ func (c *Console) replay(p *page) error {
 	}
 	out, err := c.Failed.Replay(p.Context(), []failed.Key{k}, c.Publish, edit)
 	if err != nil {
+		p.changed("replay", string(k)+said, "not known: "+err.Error())
 		return err
 	}
 	if !out[0].Done {
@@ -268,7 +307,7 @@ func editOf(p *page) (edit func(*failed.Record) error, said string, err error) {
 
 func (c *Console) discard(p *page) error {
 	k, _, err := c.find(p)
-	if err != nil {
+	if err != nil && !failed.Unreadable(err) { // that can be discarded only
 		return err
 	}
 	if p.PostFormValue("sure") != "yes" {
@@ -289,7 +328,9 @@ type planned struct {
 	Cause  *failed.Cause
 	Total  int
 	Exact  bool
-	Typed  bool // its number has to be typed
+	Typed  bool  // its number has to be typed
+	After  int64 // nor earlier, 0 for any time
+	Before int64 // no job is chosen that failed later, in Unix milliseconds: what was counted is what is begun with
 }
 
 // typedFrom is the number of jobs from which it has to be typed before they are changed at once.
@@ -305,6 +346,22 @@ func (c *Console) plan(p *page, values url.Values) (planned, failed.Filter, erro
 	if out.Action != failed.BulkReplay && out.Action != failed.BulkDiscard {
 		return out, f, refusal(http.StatusBadRequest, "The action is %q: expected replay or discard.", out.Action)
 	}
+	out.Before = time.Now().UnixMilli()
+	if shown, err := strconv.ParseInt(values.Get("before"), 10, 64); err == nil && shown < out.Before {
+		out.Before = shown
+	}
+	f.Before = time.UnixMilli(out.Before).UTC()
+	if shown, err := strconv.ParseInt(values.Get("after"), 10, 64); err == nil && !f.After.IsZero() {
+		f.After = time.UnixMilli(shown).UTC()
+	}
+	if !f.After.IsZero() {
+		out.After = f.After.UnixMilli()
+	}
+	done, err := c.scan(p.Context(), f)
+	if err != nil {
+		return out, f, err
+	}
+	defer done()
 	if out.Total, out.Exact, err = c.Failed.CountChosen(p.Context(), f); err != nil {
 		return out, f, err
 	}
@@ -334,11 +391,11 @@ func (c *Console) beginBulk(p *page) error {
 	}
 	if plan.Typed {
 		typed := strings.Join(strings.Fields(strings.ReplaceAll(p.PostFormValue("typed"), ",", "")), "")
-		want := plan.Total
-		if n, err := strconv.Atoi(p.PostFormValue("counted")); err == nil { // it was not exact: each count gets another way in its time
-			want = n
+		counted, err := strconv.Atoi(p.PostFormValue("counted")) // as it was shown: some may have been replayed since
+		if err != nil {
+			counted = plan.Total
 		}
-		if n, err := strconv.Atoi(typed); err != nil || n != want {
+		if n, err := strconv.Atoi(typed); err != nil || n != counted || plan.Exact && plan.Total > counted {
 			return refusal(http.StatusConflict, "Nothing was begun: %d failed jobs are chosen by now, and %q was typed. Go back and look again.", plan.Total, clip(typed, 20))
 		}
 	}
@@ -382,12 +439,69 @@ type bulkShown struct {
 	Left   []failed.Left
 	Ends   []stateCount
 	Closed bool // of all replayed jobs it is known how they ended
+	At     time.Time
 }
 
 // stateCount is how many jobs are in a state.
 type stateCount struct {
 	State celery.State
 	Count int
+}
+
+// bulkEnds is what is known of the jobs of a bulk.
+type bulkEnds struct {
+	at     time.Time
+	left   []failed.Left
+	ends   []stateCount
+	closed bool // it will not change any more
+	state  string
+}
+
+// endsTime is how old that may be: all of the bulk is looked at.
+const endsTime = 10 * time.Second
+
+// bulkEnds looks what became of the jobs of a bulk, once for all readers.
+func (c *Console) bulkEnds(ctx context.Context, b *failed.Bulk) (bulkEnds, error) {
+	c.endsMu.Lock()
+	known, ok := c.ended[b.ID]
+	c.endsMu.Unlock()
+	if ok && known.state == b.State && (known.closed || time.Since(known.at) < endsTime) {
+		return known, nil
+	}
+	found, err, _ := c.ends.Do(b.ID+b.State, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endsTime) // of whoever came first
+		defer cancel()
+		out := bulkEnds{at: time.Now(), closed: b.State != failed.BulkRunning, state: b.State}
+		var err error
+		if b.Left > 0 {
+			if out.left, err = c.Failed.BulkLeft(ctx, b.ID, leftShown); err != nil {
+				return out, err
+			}
+		}
+		if b.Action == failed.BulkReplay {
+			counts, err := c.Failed.BulkEnds(ctx, b.ID)
+			if err != nil {
+				return out, err
+			}
+			for state, n := range counts {
+				if state == "" {
+					state = celery.Pending
+				}
+				out.closed = out.closed && (state == celery.Success || state == celery.Failure || state == celery.Revoked)
+				out.ends = append(out.ends, stateCount{state, n})
+			}
+			slices.SortFunc(out.ends, func(a, b stateCount) int { return strings.Compare(string(a.State), string(b.State)) })
+		}
+		c.endsMu.Lock()
+		defer c.endsMu.Unlock()
+		if len(c.ended) > 100 {
+			clear(c.ended)
+		}
+		c.ended[b.ID] = out
+		return out, nil
+	})
+	ends, _ := found.(bulkEnds)
+	return ends, err
 }
 
 // leftShown is how many jobs are listed that a bulk has left as they were.
@@ -401,7 +515,7 @@ func (c *Console) bulk(p *page) error {
 	case b == nil:
 		return refusal(http.StatusNotFound, "There is no such bulk: it was more than a week ago, or the address is wrong.")
 	}
-	data := bulkShown{Bulk: *b, Query: template.URL(queryOf(b.Filter).Encode()), Closed: true}
+	data := bulkShown{Bulk: *b, Query: template.URL(queryOf(b.Filter).Encode())}
 	if s := c.latest(p.Context()); s != nil {
 		for _, cause := range s.Causes.Value {
 			if cause.ID == b.Filter.Cause {
@@ -409,25 +523,11 @@ func (c *Console) bulk(p *page) error {
 			}
 		}
 	}
-	if b.Left > 0 {
-		if data.Left, err = c.Failed.BulkLeft(p.Context(), b.ID, leftShown); err != nil {
-			return err
-		}
+	ends, err := c.bulkEnds(p.Context(), b)
+	if err != nil {
+		return err
 	}
-	if b.Action == failed.BulkReplay {
-		ends, err := c.Failed.BulkEnds(p.Context(), b.ID)
-		if err != nil {
-			return err
-		}
-		for state, n := range ends {
-			if state == "" {
-				state = celery.Pending
-			}
-			data.Closed = data.Closed && (state == celery.Success || state == celery.Failure || state == celery.Revoked)
-			data.Ends = append(data.Ends, stateCount{state, n})
-		}
-		slices.SortFunc(data.Ends, func(a, b stateCount) int { return strings.Compare(string(a.State), string(b.State)) })
-	}
+	data.Left, data.Ends, data.Closed, data.At = ends.left, ends.ends, ends.closed, ends.at
 	return p.show("bulk", "Bulk", data)
 }
 

@@ -372,6 +372,65 @@ func TestBulk(t *testing.T) {
 	}
 }
 
+// TestBulkWhileJobsFail begins a bulk of the jobs that were counted, while others of its kind go on to fail: these are not among them.
+func TestBulkWhileJobsFail(t *testing.T) {
+	b := setup(t)
+	b.jobs(120, func(int, *failed.Record) {})
+	b.run()
+	read := b.reader()
+	plan := read.get(read.get(Base + "failed?error=ValueError").link("Replay all that match"))
+	action, fields := plan.form(t, "/bulk")
+	late := job(t, "late", nil)
+	late.Error, late.Last = "ValueError", time.Now().Add(time.Second) // after the plan was shown, whatever the clocks say
+	b.keep(late)
+	fields.Set("typed", "120")
+	path, page := read.post(action, fields)
+	if !strings.HasPrefix(path, Base+"bulk/") {
+		t.Fatalf("got to %s: %s", path, page.text())
+	}
+	b.until("the bulk is done", func() bool { return strings.Contains(read.get(path).text(), "120 / 120 done") })
+	if got := len(b.out.messages()); got != 120 || !b.has("late:0") {
+		t.Errorf("got %d jobs replayed, late there: %v; want those that were counted", got, b.has("late:0"))
+	}
+}
+
+// TestDamagedRecord shows a failed job of which the message has gone, and discards it.
+func TestDamagedRecord(t *testing.T) {
+	b := setup(t)
+	b.keep(job(t, "damaged", nil))
+	if err := b.connect(5).HSet(t.Context(), "onceover:{failed}:job:damaged:0", "message", "{").Err(); err != nil {
+		t.Fatal(err)
+	}
+	b.run()
+	read := b.reader()
+	page := read.get(read.get(Base + "failed").jobLinks()[0])
+	if page.status != http.StatusOK || !strings.Contains(page.text(), "can only be discarded") || strings.Contains(page.text(), "Replay this job") {
+		t.Errorf("got %d %s", page.status, page.text())
+	}
+	action, fields := page.form(t, "/discard")
+	fields.Set("sure", "yes")
+	if _, page := read.post(action, fields); b.has("damaged:0") {
+		t.Errorf("it is still there: %s", page.text())
+	}
+}
+
+// TestWithoutResults shows failed jobs while the server of the results is away: the jobs are on another one.
+func TestWithoutResults(t *testing.T) {
+	b := setup(t, func(_ *Config, n *Needs) {
+		n.States = func(context.Context, []string) ([]celery.State, error) { return nil, errors.New("away") }
+	})
+	b.keep(job(t, "a", nil))
+	b.run()
+	read := b.reader()
+	list := read.get(Base + "failed")
+	if list.status != http.StatusOK || !strings.Contains(list.text(), "?") {
+		t.Errorf("got %d %s", list.status, list.text())
+	}
+	if page := read.get(list.jobLinks()[0]); page.status != http.StatusOK || !strings.Contains(page.text(), "ValueError") {
+		t.Errorf("got %d %s", page.status, page.text())
+	}
+}
+
 // TestBulkOfAll has no filter.
 func TestBulkOfAll(t *testing.T) {
 	b := setup(t)

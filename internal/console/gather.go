@@ -42,6 +42,7 @@ type Snapshot struct {
 	Servers   []ServerState
 	Queues    []Queue
 	Rates     Rates
+	AgesKnown bool // whether it is known what workers have begun, by which messages are found to wait for long
 	Paused    Part[map[string]control.Pause]
 	Workers   Part[[]control.Worker]
 	Counts    Part[failed.Counts]
@@ -86,6 +87,7 @@ func (c *Console) Run(ctx context.Context) {
 	var last *Snapshot
 	for ctx.Err() == nil {
 		last = c.gather(ctx, last)
+		c.enforce(ctx, last)
 		c.mu.Lock()
 		c.now = last
 		close(c.next)
@@ -130,6 +132,21 @@ func (c *Console) Watch(ctx context.Context, show func(*Snapshot) error) error {
 	}
 }
 
+// enforce tells workers that began later to leave the queues that are paused.
+func (c *Console) enforce(ctx context.Context, s *Snapshot) {
+	if !s.Paused.OK() || !s.Workers.OK() || len(s.Paused.Value) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, gathering)
+	defer cancel()
+	if err := c.Workers.Enforce(ctx, c.Pauses, s.Workers.Value); err != nil && ctx.Err() == nil {
+		c.log.Warn("a worker that began later consumes a paused queue", zap.Error(err))
+	}
+}
+
+// staleTime is how long a page waits for news of servers, if what is known is old: it has its times.
+const staleTime = 300 * time.Millisecond
+
 // latest returns what was found last, gathered anew if that is long ago. It is nil if nothing was found in time.
 func (c *Console) latest(ctx context.Context) *Snapshot {
 	c.mu.Lock()
@@ -143,7 +160,11 @@ func (c *Console) latest(ctx context.Context) *Snapshot {
 	case c.want <- struct{}{}:
 	default:
 	}
-	timer := time.NewTimer(gathering)
+	patience := staleTime
+	if now == nil || time.Since(now.At) > unwatched {
+		patience = gathering
+	}
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case <-next:
@@ -195,11 +216,6 @@ func (c *Console) gather(ctx context.Context, last *Snapshot) *Snapshot {
 	}
 	work.Wait()
 	c.lookAtQueues(ctx, s)
-	if s.Paused.OK() && s.Workers.OK() && len(s.Paused.Value) > 0 {
-		if err := c.Workers.Enforce(ctx, c.Pauses, s.Workers.Value); err != nil && ctx.Err() == nil {
-			c.log.Warn("a worker that began later consumes a paused queue", zap.Error(err))
-		}
-	}
 	return s
 }
 
@@ -209,9 +225,7 @@ func (c *Console) lookAtQueues(ctx context.Context, s *Snapshot) {
 	for _, name := range c.Queues {
 		names[name] = true
 	}
-	accepted := 0
 	for _, w := range s.Workers.Value {
-		accepted += w.Accepted
 		for _, name := range w.Queues {
 			names[name] = true
 		}
@@ -244,14 +258,74 @@ func (c *Console) lookAtQueues(ctx context.Context, s *Snapshot) {
 		})
 	}
 	work.Wait()
-	if !s.Workers.OK() {
+	begun, sure := c.tally.count(s.Workers, s.At)
+	if c.tally.lost {
+		c.ring, c.tally.lost = ring{}, false
+	}
+	if s.AgesKnown = sure; !sure {
 		return
 	}
-	c.ring.add(s.At, accepted, s.Queues)
+	c.ring.add(s.At, begun, s.Queues)
 	for i := range s.Queues {
-		c.ring.age(&s.Queues[i], s.At, accepted)
+		c.ring.age(&s.Queues[i], s.At, begun)
 	}
-	s.Rates = c.ring.rates(s.Queues, s.At, accepted)
+	if s.At.Sub(c.tally.jumped) > rateTime {
+		s.Rates = c.ring.rates(s.Queues, s.At, begun)
+	}
+}
+
+// tally counts the jobs that workers have begun since the page looks: each worker counts from its own start.
+type tally struct {
+	nodes  map[string]heard
+	total  int
+	jumped time.Time // when a worker was first heard of, with all that it had begun before
+	lost   bool      // a worker has gone, and what it had begun since it was last heard of is not known
+}
+
+// heard is what a worker said last.
+type heard struct {
+	accepted int
+	at       time.Time
+}
+
+// goneAfter is how long a worker may be silent before it is taken to have gone.
+const goneAfter = time.Minute
+
+// count adds what workers say. It is not sure while one of them is silent, or does not say all.
+func (t *tally) count(workers Part[[]control.Worker], now time.Time) (total int, sure bool) {
+	if !workers.OK() {
+		return t.total, false
+	}
+	if t.nodes == nil {
+		t.nodes = map[string]heard{}
+	}
+	sure = true
+	for _, w := range workers.Value {
+		if w.Fault != "" {
+			sure = false
+			continue
+		}
+		last, known := t.nodes[w.Node]
+		if !known {
+			t.jumped = now
+		}
+		if w.Accepted < last.accepted { // it was started again
+			last.accepted = 0
+		}
+		t.total += w.Accepted - last.accepted
+		t.nodes[w.Node] = heard{w.Accepted, now}
+	}
+	for node, last := range t.nodes {
+		switch {
+		case last.at.Equal(now):
+		case now.Sub(last.at) > goneAfter:
+			delete(t.nodes, node)
+			t.lost = true
+		default:
+			sure = false
+		}
+	}
+	return t.total, sure
 }
 
 // ring remembers how the queues stood in the last hour, in a fixed room.
@@ -315,7 +389,7 @@ func (r *ring) age(q *Queue, now time.Time, accepted int) {
 	}
 	r.each(accepted, func(s *sample) bool {
 		waited, known := s.ready[q.Name]
-		if !known || q.TTL > 0 && now.Sub(s.at) >= q.TTL { // what waited then may have expired
+		if !known || waited == 0 || q.TTL > 0 && now.Sub(s.at) >= q.TTL { // none of what waits now, or what waited then may have expired
 			return false
 		}
 		if waited > accepted-s.accepted {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"onceover/failed"
+	"onceover/internal/control"
 	"onceover/rabbit"
 )
 
@@ -396,5 +397,52 @@ func TestManyFailedJobs(t *testing.T) {
 		if name := strings.ToLower(slow.Args[0]); name != "bgrewriteaof" && name != "hello" && name != "client" {
 			t.Errorf("Redis took %v for %.200q", slow.Duration, slow.Args)
 		}
+	}
+}
+
+// TestTally counts what workers have begun, as they start, fall silent, come back, start again and go.
+func TestTally(t *testing.T) {
+	t.Parallel()
+	began := time.Date(2026, 12, 1, 3, 0, 0, 0, time.UTC)
+	say := func(accepted ...int) Part[[]control.Worker] { // of a, b, …; -1: silent, -2: it does not say all
+		p := Part[[]control.Worker]{At: began}
+		for i, n := range accepted {
+			w := control.Worker{Node: string(rune('a' + i)), Accepted: n}
+			switch n {
+			case -1:
+				continue
+			case -2:
+				w.Accepted, w.Fault = 0, "stats: no answer in time"
+			}
+			p.Value = append(p.Value, w)
+		}
+		return p
+	}
+	var c tally
+	for _, step := range []struct {
+		second int
+		heard  Part[[]control.Worker]
+		total  int
+		sure   bool
+		lost   bool
+	}{
+		{0, say(1000), 1000, true, false},
+		{5, say(1010, 7), 1017, true, false}, // one more
+		{10, say(1020, -1), 1027, false, false},
+		{15, say(1030, 9), 1039, true, false}, // it is back
+		{20, say(1030, -2), 1039, false, false},
+		{25, Part[[]control.Worker]{Err: errors.New("no broker")}, 1039, false, false},
+		{30, say(3, 9), 1042, true, false}, // started again
+		{40, say(3, -1), 1042, false, false},
+		{100, say(4, -1), 1043, true, true}, // it has gone
+		{105, say(5, -1), 1044, true, true},
+	} {
+		total, sure := c.count(step.heard, began.Add(time.Duration(step.second)*time.Second))
+		if total != step.total || sure != step.sure || c.lost != step.lost {
+			t.Errorf("after %d s: got %d, sure %v, lost %v, want %d, %v, %v", step.second, total, sure, c.lost, step.total, step.sure, step.lost)
+		}
+	}
+	if want := began.Add(5 * time.Second); !c.jumped.Equal(want) {
+		t.Errorf("a worker was first heard of at %v, want %v", c.jumped, want)
 	}
 }

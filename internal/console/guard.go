@@ -37,7 +37,7 @@ func (c *Console) enter(p *page, r route) bool {
 		return r.open
 	case err != nil:
 		if !r.open {
-			c.refuse(p, http.StatusServiceUnavailable, "Tokens cannot be verified at the moment: "+err.Error())
+			c.refuse(p, http.StatusServiceUnavailable, p.lang.text("Tokens cannot be verified at the moment: %s", err.Error()))
 		}
 		return r.open
 	}
@@ -48,10 +48,10 @@ func (c *Console) enter(p *page, r route) bool {
 	switch {
 	case r.open:
 	case c.cfg.ReadScope != "" && !p.admin && !slices.Contains(t.Scopes, c.cfg.ReadScope):
-		c.refuse(p, http.StatusForbidden, "This token may not see this page: expected one with the scope "+c.cfg.ReadScope+".")
+		c.refuse(p, http.StatusForbidden, p.lang.text("This token may not see this page: expected one with the scope %s.", c.cfg.ReadScope))
 		return false
 	case r.admin && !p.admin:
-		c.refuse(p, http.StatusForbidden, "This token may only read: expected one with the scope "+c.cfg.AdminScope+".")
+		c.refuse(p, http.StatusForbidden, p.lang.text("This token may only read: expected one with the scope %s.", c.cfg.AdminScope))
 		return false
 	}
 	return true
@@ -80,7 +80,7 @@ func (p *page) returnTo() string {
 	if p.Method == http.MethodGet && strings.HasPrefix(p.URL.Path, Base) {
 		return strings.TrimPrefix(p.URL.RequestURI(), Base)
 	}
-	return ""
+	return strings.TrimPrefix(below(p.PostForm.Get("to")), Base) // of who has given a wrong token
 }
 
 func (c *Console) signInForm(p *page) error {
@@ -90,6 +90,9 @@ func (c *Console) signInForm(p *page) error {
 	return p.show("signin", "Sign in", map[string]any{"Fault": "", "To": ""})
 }
 
+// maxCookie is how much browsers keep of a cookie, with some room for its name and attributes.
+const maxCookie = 3800
+
 func (c *Console) signIn(p *page) error {
 	if c.Tokens == nil {
 		return p.back("", "")
@@ -98,6 +101,9 @@ func (c *Console) signIn(p *page) error {
 	t, err := c.Tokens.Verify(p.Context(), raw)
 	var invalid *token.InvalidError
 	switch {
+	case len(raw) > maxCookie:
+		c.askToSignIn(p, p.lang.text("The token has %d bytes, and browsers keep %d in a cookie: use a program that sends it in the header Authorization.", len(raw), maxCookie))
+		return nil
 	case errors.Is(err, token.ErrRevoked), errors.As(err, &invalid):
 		c.askToSignIn(p, err.Error())
 		return nil

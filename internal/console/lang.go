@@ -69,10 +69,10 @@ func (l *tongue) text(english string, args ...any) string {
 func functions(l *tongue) template.FuncMap {
 	return template.FuncMap{
 		"t":      l.text,
-		"ago":    func(t time.Time) string { return l.text("%s ago", span(time.Since(t))) },
-		"ahead":  func(t time.Time) string { return l.text("in %s", span(max(0, time.Until(t)))) },
-		"span":   span,
-		"clock":  func(t time.Time) string { return t.Local().Format("15:04:05") },
+		"ago":    func(t time.Time) string { return l.text("%s ago", l.span(time.Since(t))) },
+		"ahead":  func(t time.Time) string { return l.text("in %s", l.span(max(0, time.Until(t)))) },
+		"span":   l.span,
+		"clock":  func(t time.Time) string { return t.Local().Format("15:04:05 MST") },
 		"moment": func(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") },
 		"number": number,
 		"money":  money,
@@ -93,18 +93,18 @@ func functions(l *tongue) template.FuncMap {
 }
 
 // span is a length of time in its largest unit that makes sense.
-func span(d time.Duration) string {
+func (l *tongue) span(d time.Duration) string {
 	switch {
 	case d < time.Second:
-		return fmt.Sprintf("%d ms", max(0, d.Milliseconds()))
+		return l.text("%d ms", max(0, d.Milliseconds()))
 	case d < time.Minute:
-		return fmt.Sprintf("%d s", int(d.Seconds()))
+		return l.text("%d s", int(d.Seconds()))
 	case d < time.Hour:
-		return fmt.Sprintf("%d min", int(d.Minutes()))
+		return l.text("%d min", int(d.Minutes()))
 	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h", int(d.Hours()))
+		return l.text("%d h", int(d.Hours()))
 	}
-	return fmt.Sprintf("%d d", int(d.Hours()/24))
+	return l.text("%d d", int(d.Hours()/24))
 }
 
 // number is n with thin spaces between thousands.

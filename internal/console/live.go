@@ -38,6 +38,8 @@ type runningShown struct {
 	Err  error
 	Jobs []runningJob
 	More int // jobs that are not listed
+
+	NoProgress error // why their progress is not shown, nil if it is
 }
 
 // runningRows is how many running jobs are listed.
@@ -62,12 +64,13 @@ func (c *Console) running(p *page) error {
 	for i, j := range data.Jobs {
 		ids[i] = jobIDOf(j.Job)
 	}
-	updates, err := c.Progress.LoadAll(p.Context(), ids)
-	if err != nil {
-		return err
-	}
-	for i := range data.Jobs {
-		data.Jobs[i].Update = updates[i]
+	ctx, cancel := context.WithTimeout(p.Context(), stateTime)
+	defer cancel()
+	updates, err := c.Progress.LoadAll(ctx, ids)
+	if data.NoProgress = err; err == nil {
+		for i := range data.Jobs {
+			data.Jobs[i].Update = updates[i]
+		}
 	}
 	return p.show("running", "Running jobs", data)
 }
@@ -153,14 +156,16 @@ func (c *Console) pause(p *page) error {
 		by = "this machine"
 	}
 	why := clip(strings.TrimSpace(p.PostFormValue("why")), 200)
-	pause := control.Pause{By: by, Since: time.Now().UTC(), Why: why}
-	if s := c.latest(p.Context()); s != nil {
-		for _, w := range s.Workers.Value {
-			if slices.Contains(w.Queues, name) {
-				pause.Nodes = append(pause.Nodes, w.Node)
-			}
+	workers, err := c.Workers.Workers(p.Context()) // now: those that are noted are told when it ends
+	if err != nil {
+		return err
+	}
+	for _, w := range workers {
+		if w.Fault != "" {
+			return refusal(http.StatusConflict, "Nothing was paused: worker %s does not say which queues it consumes (%s). Try again.", w.Node, w.Fault)
 		}
 	}
+	pause := control.Pause{By: by, Since: time.Now().UTC(), Why: why, Nodes: control.Consumers(workers, name)}
 	if err := c.Pauses.Set(p.Context(), name, pause); err != nil {
 		return err
 	}
@@ -182,12 +187,20 @@ func (c *Console) resume(p *page) error {
 	if !was {
 		return p.back("queues", p.lang.text("Queue %s was not paused.", name))
 	}
+	if len(pause.Nodes) == 0 { // Resume would tell all workers, also those that never consumed it
+		p.changed("resume", "queue "+name, "resumed, nobody had consumed it")
+		return p.back("queues", p.lang.text("Queue %s is not paused any more. Nobody consumed it when it was paused, and nobody is told to.", name))
+	}
 	told, err := c.Workers.Resume(p.Context(), name, pause.Nodes...)
 	if err != nil { // who was told to stop is known by the pause alone
 		late, cancel := context.WithTimeout(context.WithoutCancel(p.Context()), 2*time.Second)
 		defer cancel()
 		return fmt.Errorf("the queue stays paused: %w", errors.Join(err, c.Pauses.Set(late, name, pause)))
 	}
-	p.changed("resume", "queue "+name, fmt.Sprintf("resumed, %d workers told", len(told.Nodes)))
-	return p.back("queues", p.lang.text("Queue %s is consumed again.", name))
+	outcome := fmt.Sprintf("resumed, %d workers of %d that had consumed it", len(told.Nodes), len(pause.Nodes))
+	for node, why := range told.Refused {
+		outcome += "; " + node + " refused: " + why
+	}
+	p.changed("resume", "queue "+name, outcome)
+	return p.back("queues", p.lang.text("Queue %s is not paused any more: %d of the %d workers that had consumed it do so again.", name, len(told.Nodes), len(pause.Nodes)))
 }

@@ -11,11 +11,13 @@ import (
 
 // answered is what the API for clients has answered.
 type answered struct {
-	status int
-	header http.Header
-	body   bytes.Buffer
+	http.ResponseWriter // of the reader: deadlines are set on his connection
+	status              int
+	header              http.Header
+	body                bytes.Buffer
 }
 
+func (a *answered) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 func (a *answered) Header() http.Header         { return a.header }
 func (a *answered) WriteHeader(status int)      { a.status = status }
 func (a *answered) Write(b []byte) (int, error) { return a.body.Write(b) }
@@ -31,7 +33,7 @@ func (p *page) ask(method, path string) *answered {
 	if method == http.MethodGet {
 		req.Body, req.ContentLength = http.NoBody, 0
 	}
-	out := &answered{status: http.StatusOK, header: http.Header{}}
+	out := &answered{ResponseWriter: p.w, status: http.StatusOK, header: http.Header{}}
 	p.c.API.ServeHTTP(out, req)
 	return out
 }

@@ -79,6 +79,7 @@ func (p *Pauses) change(ctx context.Context, queue string, f func(old *Pause) *P
 			}
 			slices.Sort(pause.Nodes)
 			pause.Nodes = slices.Compact(pause.Nodes)
+			pause.Nodes = pause.Nodes[:min(len(pause.Nodes), maxNodes)] // containers come and go under new names
 			text, err := json.Marshal(pause)
 			if err != nil || doc == string(text) {
 				return err
