@@ -5,6 +5,7 @@
 # make matrix each pair of releases of RabbitMQ and of Redis or Valkey; writes docs/tested-with.md
 # make arm64  the tests of the hash as arm64 runs them, under qemu
 # make violence   twelve minutes of kill -9, restarts, lost rights and time-outs, and an account of every job
+# make screenshots   those of the operators' page, into docs/images
 # make bench  how fast it is beside Celery's worker; make soak: an hour in which nothing may grow
 # make fleet  25 minutes of limits, outages and budgets; make measure says how fast it is
 # make near PHOTOS=folder   what counts as the same picture: the tables of docs/near-duplicates.md
@@ -13,7 +14,7 @@
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: bench soak demo dev test test-short newest matrix arm64 celery-suite violence fleet measure near near-benchmark setup modules build image clean
+.PHONY: bench screenshots soak demo dev test test-short newest matrix arm64 celery-suite violence fleet measure near near-benchmark setup modules build image clean
 
 demo:
 	go run ./cmd/onceover demo
@@ -64,6 +65,12 @@ measure: setup
 # docs/performance.md. FLAGS="-only hits,latency -rounds 5 -program bin/onceover-before -profile cpu.prof"
 bench: setup
 	. .cache/test.env && go run ./internal/testenv/cmd/bench -page docs/performance.md -plot docs/growth.svg $(FLAGS)
+
+# The screenshots of docs/operators.md. They look as they do with the fonts Inter and Nanum: apt-get install fonts-inter fonts-nanum
+screenshots: setup
+	CGO_ENABLED=0 go build -buildvcs=false -o .cache/bin/ ./internal/testenv/cmd/withservers
+	mkdir -p docs/images
+	. .cache/test.env && ONCEOVER_TEST_REQUIRE=1 ONCEOVER_TEST_SCREENSHOTS=$(CURDIR)/docs/images .cache/bin/withservers go test -count=1 -timeout 10m -run '^TestPage$$' ./e2e
 
 # One worker for an hour under changing load, with restarts and cut connections: nothing of it may grow. FLAGS="-for 15m"
 soak:

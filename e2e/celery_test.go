@@ -353,7 +353,7 @@ func metric(p *process, name string) float64 {
 var keyForms = map[int]*regexp.Regexp{
 	0: regexp.MustCompile(`^(celery-task-meta-.+|onceover:run:.+)$`),
 	1: regexp.MustCompile(`^(cache:image:hash:[0-9a-f]{64}(:lang=[A-Za-z-]+)?(:model=.+)?` +
-		`|cache:image:(digest|refused):[0-9a-f]{64}(:analysis.*|:signature:1)?|cache:(tag|stats|unique|top|lock):.+|phash:log:2:[0-9]+)$`),
+		`|cache:image:(digest|refused):[0-9a-f]{64}(:analysis.*|:signature:1)?|cache:(tag|stats|unique|top|lock|undo):.+|phash:log:2:[0-9]+)$`),
 	2: regexp.MustCompile(`^job:(.+:(progress|progress:resumed|finished|runs|run|paid)|events:\{job:.+:progress\})$`),
 	3: regexp.MustCompile(`^ratelimit:((vision|vision-user|vision-learned|budget):.+|vision-endpoints)$`),
 	5: regexp.MustCompile(`^(asynq:.+|onceover:(failures|revoked|replaying|\{failed\}):.+)$`),

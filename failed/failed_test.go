@@ -337,14 +337,6 @@ func failedAgain(t testing.TB, m rabbit.Message) Record {
 // key is that of a job which was not replayed.
 func key(id string) Key { return Key(id + ":0") }
 
-func keysOf(ids []string) []Key {
-	out := make([]Key, len(ids))
-	for i, id := range ids {
-		out[i] = key(id)
-	}
-	return out
-}
-
 func ids(n int) []string {
 	out := make([]string, n)
 	for i := range out {

@@ -46,7 +46,7 @@ its perceptual hash, or by those of the SHA-256 of its file.`,
 		Args:                       unknownCommand,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newCacheStats(), newCacheGet(), newCacheInspect(), newCacheSet(), newCacheInvalidate(),
+	cmd.AddCommand(newCacheStats(), newCacheGet(), newCacheInspect(), newCacheSet(), newCacheUndo(), newCacheInvalidate(),
 		newCacheReindex(), newCacheSimulate())
 	return cmd
 }

@@ -38,7 +38,7 @@ again and again. Entries in other languages or of other models have corrections 
 their own.
 
 --json is the object itself, - to read it from the standard input, or @FILE. With
---print-json the outcome is printed as JSON: key, entry, copies, neighbours.`,
+--print-json the outcome is printed as JSON: id, key, entry, copies, neighbours.`,
 		Example: `  onceover cache set photo.jpg --json '{"category": "유리병", "waste_type": "유리병"}'
   onceover cache set 9a4abef7… --json @correction.json
   onceover cache set photo.jpg --only --json '{"recyclable": false, "feedback": "…"}'`,
@@ -82,7 +82,7 @@ their own.
 		if printed {
 			return printJSON(out, done)
 		}
-		fmt.Fprintf(out, "corrected %s\n", done.Key)
+		fmt.Fprintf(out, "corrected %s; undo it with: onceover cache undo %s\n", done.Key, done.ID)
 		lines := fields{out}
 		lines.answer(done.Entry)
 		if only {
@@ -91,6 +91,40 @@ their own.
 		}
 		fmt.Fprintf(out, "and %s of the same answer, %s that had been looked at itself\n",
 			count(done.Copies, "other entry", "other entries"), count(done.Neighbours, "near picture", "near pictures"))
+		return nil
+	}
+	return cmd
+}
+
+func newCacheUndo() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "undo ID",
+		Short: "Take a correction back",
+		Long: `Gives the entries that a correction has changed their former answers. Those that were
+changed again since stay as they are; those that have taken the correction over since
+are removed, and the model is asked again. Corrections can be undone for 7 days; the
+id is in what cache set has printed, and in the list of changes of the operators' page.`,
+		Example: `  onceover cache undo 4k2vj7x3q5za`,
+		Args:    exactArgs(1),
+	}
+	s := bindCache(cmd, "redis-url", "cache-url")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := s.load(); err != nil {
+			return err
+		}
+		c, closeCache, err := s.open(cmd.Context())
+		if err != nil {
+			return err
+		}
+		defer closeCache()
+		n, err := c.Undo(cmd.Context(), args[0])
+		if errors.Is(err, cache.ErrNothingToUndo) {
+			return &exitCodeError{exitNotFinished, err}
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "undone: %s as before\n", count(n, "entry is", "entries are"))
 		return nil
 	}
 	return cmd

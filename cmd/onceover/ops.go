@@ -86,6 +86,7 @@ func newOps(s *config.Settings, st stores, clients http.Handler, producer *rabbi
 		return nil, err
 	}
 	o := &ops{sender: &resender{producer: producer}, looker: rabbit.NewProducer("onceover operators", s.Worker.BrokerURLs), control: control.New("onceover operators", s.Worker.BrokerURLs), fetcher: fetcher}
+	pictures := newOpsPictures(s, st.cache, fetcher)
 	servers := []console.Server{{Name: "RabbitMQ", Ping: o.looker.Connect}}
 	for _, p := range append(slices.Clone(probes), st.probes...) {
 		if !slices.ContainsFunc(servers, func(s console.Server) bool { return s.Name == p.Name }) {
@@ -95,7 +96,7 @@ func newOps(s *config.Settings, st stores, clients http.Handler, producer *rabbi
 	o.console = console.New(console.Config{ReadScope: s.OpsReadScope, AdminScope: s.OpsAdminScope}, console.Needs{
 		Failed: st.failed, Publish: o.sender.send, Progress: st.progress, Cache: st.cache, Gate: st.gate,
 		Workers: o.control, Pauses: control.NewPauses(st.kept), Look: o.look, Queues: s.Worker.Queues,
-		Servers: servers, Picture: o.pictures(s.Tasks.MaxPixels), Tokens: tokens, API: clients, Domain: s.Domain,
+		Servers: servers, Picture: previews(pictures), Pictures: pictures, Tokens: tokens, API: clients, Domain: s.Domain,
 	}, log.Named("ops"))
 	return o, nil
 }
@@ -115,37 +116,35 @@ func (o *ops) close() {
 // picturesAtOnce is how many pictures the page decodes at once: it must not take the memory of the requests beside it.
 const picturesAtOnce = 2
 
-// pictures returns what makes a small JPEG file of the picture of a job.
-func (o *ops) pictures(maxPixels int) func(context.Context, *celery.Request) ([]byte, error) {
+// previews returns what makes a small JPEG file of the picture of a job.
+func previews(p *opsPictures) func(context.Context, *celery.Request) ([]byte, error) {
 	slots := make(chan struct{}, picturesAtOnce)
 	return func(ctx context.Context, req *celery.Request) ([]byte, error) {
-		url, err := tasks.ImageURL(req)
-		if err != nil {
-			return nil, err
-		}
 		select {
 		case slots <- struct{}{}:
 			defer func() { <-slots }()
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
-		data, err := o.fetcher.Fetch(ctx, url)
+		data, err := p.File(ctx, req)
 		if err != nil {
 			return nil, err
 		}
-		info, err := phash.Inspect(data)
+		small, err := vision.NewPreview(data)
 		if err != nil {
 			return nil, err
 		}
-		if info.Width*info.Height > maxPixels {
-			return nil, fmt.Errorf("it has %d x %d pixels: at most %d are decoded", info.Width, info.Height, maxPixels)
-		}
-		p, err := vision.NewPreview(data)
-		if err != nil {
-			return nil, err
-		}
-		return p.JPEG, nil
+		return small.JPEG, nil
 	}
+}
+
+// checkPixels refuses a picture that is too large to be decoded.
+func checkPixels(data []byte, most int) error {
+	info, err := phash.Inspect(data)
+	if err == nil && info.Width*info.Height > most {
+		err = fmt.Errorf("it has %d x %d pixels: at most %d are decoded", info.Width, info.Height, most)
+	}
+	return err
 }
 
 // resender publishes failed jobs anew, on the connection that a producer has.

@@ -52,8 +52,9 @@ type Needs struct {
 	Picture  func(ctx context.Context, req *celery.Request) ([]byte, error)  // a small JPEG file of the picture of a job
 	States   func(ctx context.Context, ids []string) ([]celery.State, error) // of jobs in DB0; nil: Failed's
 	Tokens   *token.Verifier                                                 // nil: no token is asked for
-	API      http.Handler                                                    // for clients, of whole paths
-	Domain   string                                                          // in its paths
+	Pictures Pictures
+	API      http.Handler // for clients, of whole paths
+	Domain   string       // in its paths
 }
 
 // Server is a server that jobs need.
@@ -138,6 +139,9 @@ var routes = []route{
 	{"POST", "queues/{queue}/pause", true, false, (*Console).pause, false},
 	{"POST", "queues/{queue}/resume", true, false, (*Console).resume, false},
 	{"GET", "changes", false, false, (*Console).changes, false},
+	{"GET", "pictures", false, false, (*Console).pictures, false},
+	{"POST", "pictures", true, false, (*Console).correct, false},
+	{"POST", "corrections/{id}/undo", true, false, (*Console).undo, false},
 	{"GET", "try", false, false, (*Console).try, false},
 	{"POST", "try", true, false, (*Console).send, true},
 	{"GET", "try/{id}", false, false, (*Console).tried, false},

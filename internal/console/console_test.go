@@ -113,6 +113,7 @@ func setup(t *testing.T, change ...func(*Config, *Needs)) *bundle {
 		},
 		API: http.NotFoundHandler(), Domain: "waste",
 	}
+	needs.Pictures = cached{needs.Cache}
 	cfg := Config{AdminScope: adminScope}
 	for _, c := range change {
 		c(&cfg, &needs)

@@ -118,11 +118,16 @@ func (c *Console) scan(ctx context.Context, f failed.Filter) (done func(), err e
 	if f.Text == "" && f.Queue == "" {
 		return func() {}, nil
 	}
+	return c.turn(ctx)
+}
+
+// turn waits until something heavy may be done, until done is called.
+func (c *Console) turn(ctx context.Context) (done func(), err error) {
 	select {
 	case c.scans <- struct{}{}:
 		return func() { <-c.scans }, nil
 	case <-ctx.Done():
-		return nil, refusal(http.StatusServiceUnavailable, "Too many look through the failed jobs at this moment. Try again, or choose by cause, task or error.")
+		return nil, refusal(http.StatusServiceUnavailable, "Too many look for something at this moment. Try again.")
 	}
 }
 
@@ -563,10 +568,26 @@ func (c *Console) stopBulk(p *page) error {
 	return p.back("bulk/"+url.PathEscape(id), p.lang.text("It had ended before."))
 }
 
+// changeShown is a change in the list.
+type changeShown struct {
+	failed.Change
+	Undo string // id of the correction, "" if it is none
+}
+
+// corrected begins the outcome of a correction, before its id and a colon.
+const corrected = "corrected as "
+
 func (c *Console) changes(p *page) error {
 	all, err := c.Failed.Changes(p.Context(), 200)
 	if err != nil {
 		return err
 	}
-	return p.show("changes", "Changes", all)
+	shown := make([]changeShown, len(all))
+	for i, change := range all {
+		shown[i].Change = change
+		if id, ok := strings.CutPrefix(change.Outcome, corrected); ok && change.Action == "correct" {
+			shown[i].Undo, _, _ = strings.Cut(id, ":")
+		}
+	}
+	return p.show("changes", "Changes", shown)
 }

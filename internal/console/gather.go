@@ -176,6 +176,27 @@ func (c *Console) latest(ctx context.Context) *Snapshot {
 	return c.now
 }
 
+// renew waits until what was changed just now can be seen, for a while.
+func (c *Console) renew(ctx context.Context) {
+	for range 2 { // a round that is under way may have asked before
+		c.mu.Lock()
+		c.viewed = time.Now()
+		next := c.next
+		c.mu.Unlock()
+		select {
+		case c.want <- struct{}{}:
+		default:
+		}
+		timer := time.NewTimer(gathering / 2)
+		select {
+		case <-next:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
 // read fills a part.
 func read[T any](ctx context.Context, work *sync.WaitGroup, to *Part[T], ask func(context.Context) (T, error)) {
 	work.Go(func() {

@@ -175,6 +175,7 @@ func (c *Console) pause(p *page) error {
 		return err
 	}
 	p.changed("pause", "queue "+name, fmt.Sprintf("paused, %d workers told: %s", len(told.Nodes), why))
+	c.renew(p.Context())
 	return p.back("queues", p.lang.text("Queue %s is paused: jobs in flight are finished, and no new ones are taken.", name))
 }
 
@@ -202,5 +203,6 @@ func (c *Console) resume(p *page) error {
 		outcome += "; " + node + " refused: " + why
 	}
 	p.changed("resume", "queue "+name, outcome)
+	c.renew(p.Context())
 	return p.back("queues", p.lang.text("Queue %s is not paused any more: %d of the %d workers that had consumed it do so again.", name, len(told.Nodes), len(pause.Nodes)))
 }
