@@ -1,12 +1,18 @@
 package testenv
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/url"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 )
+
+// inheritedTime is how long a program may take to start.
+const inheritedTime = 5 * time.Second
 
 // Proxy passes TCP connections on to a server and can interrupt them, as a
 // network does. Its methods are safe for concurrent use.
@@ -106,13 +112,24 @@ func (p *Proxy) restore() error {
 	if p.listener != nil {
 		return nil
 	}
-	l, err := net.Listen("tcp", p.Addr())
+	l, err := p.listen()
 	if err != nil {
 		return err
 	}
 	p.listener = l
 	p.wg.Go(func() { p.accept(l) })
 	return nil
+}
+
+// listen takes the proxy's port, which nobody else is given. A process that the test started a moment ago holds what was open then until
+// it has become another program: the listener that Cut closed, too.
+func (p *Proxy) listen() (net.Listener, error) {
+	for end := time.Now().Add(inheritedTime); ; time.Sleep(time.Millisecond) {
+		l, err := net.Listen("tcp", p.Addr())
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			return l, err
+		}
+	}
 }
 
 func (p *Proxy) accept(listener net.Listener) {

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
+	"sync"
 	"testing"
 	"time"
 )
@@ -148,4 +150,35 @@ func roundTrip(conn net.Conn, text string) (string, error) {
 	got := make([]byte, len(text))
 	_, err := io.ReadFull(conn, got)
 	return string(got), err
+}
+
+// TestRestoreBesidePrograms cuts and restores a proxy while programs are started, each of which holds the closed listener for a moment.
+func TestRestoreBesidePrograms(t *testing.T) {
+	p := NewProxy(t, "127.0.0.1:1")
+	done := make(chan struct{})
+	var programs sync.WaitGroup
+	for range 4 {
+		programs.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if err := exec.CommandContext(t.Context(), "true").Run(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 2000 {
+		p.Cut()
+		p.Restore()
+		if t.Failed() {
+			break
+		}
+	}
+	close(done)
+	programs.Wait()
 }
