@@ -133,7 +133,7 @@ func (c *Client) Tell(ctx context.Context, command string, args map[string]any, 
 		select {
 		case <-taken.Done():
 			if !taken.Acked() { // the client says so of what was under way when the connection ended
-				err = ErrLost
+				err = l.awaitLost(ctx)
 			}
 		case <-l.lost:
 			err = ErrLost

@@ -162,6 +162,16 @@ func (l *link) isLost() bool {
 	}
 }
 
+// awaitLost returns [ErrLost] once everybody can see that the link is lost, so that who asks again does not get it. The AMQP client
+// closes a channel before it says so.
+func (l *link) awaitLost(ctx context.Context) error {
+	select {
+	case <-l.lost:
+	case <-ctx.Done():
+	}
+	return ErrLost
+}
+
 // receive passes replies on to whoever asked, until the connection or one of the channels ends. Then nobody waits any more.
 func (l *link) receive() {
 	defer l.end()
@@ -223,7 +233,10 @@ func (l *link) publish(ctx context.Context, request amqp.Publishing) (*amqp.Defe
 	}
 	select {
 	case s := <-done:
-		return s.taken, s.err
+		if s.err != nil {
+			return nil, fmt.Errorf("%w: %w", l.awaitLost(ctx), s.err)
+		}
+		return s.taken, nil
 	case <-l.lost:
 		return nil, ErrLost
 	case <-ctx.Done():
@@ -237,9 +250,6 @@ func (l *link) send() {
 		select {
 		case o := <-l.out:
 			taken, err := l.requests.PublishWithDeferredConfirm(controlExchange, "", false, false, o.request)
-			if err != nil {
-				err = fmt.Errorf("%w: %w", ErrLost, err)
-			}
 			o.sent <- sent{taken, err}
 		case <-l.lost:
 			return
