@@ -220,7 +220,7 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 		corrected.DerivedFrom, corrected.Distance, corrected.DerivedFile, top, topKey = "", 0, "", h, key
 	}
 	done := Corrected{ID: strings.ToLower(rand.Text()[:12]), Key: key, Entry: corrected}
-	if err := c.note(ctx, done.ID, place, corrected.CorrectedAt); err != nil {
+	if err := c.note(ctx, done.ID, place, corrected); err != nil {
 		return done, err
 	}
 	if err := c.replace(ctx, key, corrected, signature); err != nil || only {
@@ -230,7 +230,7 @@ func (c *Cache) correct(ctx context.Context, p Picture, v Variant, correction Co
 	if topKey != key {
 		answer = root.entry.answered(corrected)
 		answer.DerivedFrom, answer.Distance, answer.DerivedFile = "", 0, "" // where it had become a copy of another one
-		if err := c.note(ctx, done.ID, root, corrected.CorrectedAt); err != nil {
+		if err := c.note(ctx, done.ID, root, answer); err != nil {
 			return done, err
 		}
 		if err := c.replace(ctx, topKey, answer, nil); err != nil {
@@ -288,7 +288,7 @@ func (c *Cache) hand(ctx context.Context, id string, f item, answer Entry, top p
 	if e == *f.entry { // seen before
 		return false, nil
 	}
-	if err := c.note(ctx, id, f, answer.CorrectedAt); err != nil {
+	if err := c.note(ctx, id, f, e); err != nil {
 		return false, err
 	}
 	return true, c.replace(ctx, f.key, e, nil)

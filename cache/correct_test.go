@@ -160,8 +160,8 @@ func TestUndo(t *testing.T) {
 		}
 	}
 	lives(t, client, Key(root, Variant{}), time.Hour)
-	if _, err := c.Undo(t.Context(), done.ID); !errors.Is(err, ErrNothingToUndo) {
-		t.Errorf("got %v the second time, want that there is nothing to undo", err)
+	if n, err := c.Undo(t.Context(), done.ID); n != 0 || err != nil { // what was changed again may be put back once that is undone
+		t.Errorf("got %d, %v the second time, want nothing put back", n, err)
 	}
 
 	alone, err := c.Correct(t.Context(), hashOnly(apart), Variant{},
@@ -171,9 +171,30 @@ func TestUndo(t *testing.T) {
 		t.Errorf("got %d, %v, want one entry removed", n, err)
 	}
 	is(t, whose(t, c, apart), []string{"-"})
-	if keys := client.Keys(t.Context(), undoPrefix+"*").Val(); len(keys) != 1 { // that of two
-		t.Errorf("got %v left", keys)
+	if _, err := c.Undo(t.Context(), alone.ID); !errors.Is(err, ErrNothingToUndo) {
+		t.Errorf("got %v the second time, want that there is nothing to undo", err)
 	}
+
+	// Two corrections in one second, of an entry that never runs out: each is undone by itself, the later one first.
+	check(t, client.Set(t.Context(), Key(apart, Variant{}), canByPython, 0).Err())
+	first, err := c.Correct(t.Context(), hashOnly(apart), Variant{}, Correction{WasteType: new("first")}, true)
+	check(t, err)
+	second, err := c.Correct(t.Context(), hashOnly(apart), Variant{}, Correction{WasteType: new("second")}, true)
+	check(t, err)
+	if n, err := c.Undo(t.Context(), first.ID); n != 0 || err != nil {
+		t.Errorf("got %d, %v, want the later correction to stay", n, err)
+	}
+	is(t, whose(t, c, apart), []string{"second corrected"})
+	for _, id := range []string{second.ID, first.ID} {
+		if n, err := c.Undo(t.Context(), id); n != 1 || err != nil {
+			t.Errorf("got %d, %v, want it put back", n, err)
+		}
+	}
+	is(t, whose(t, c, apart), []string{"can"})
+	if ttl := client.TTL(t.Context(), Key(apart, Variant{})).Val(); ttl != -1 {
+		t.Errorf("it runs out in %v, want never, as before", ttl)
+	}
+	check(t, client.Del(t.Context(), Key(apart, Variant{})).Err())
 }
 
 func TestCorrectOnly(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"onceover/celery"
 )
 
 // undoKey is a hash with what a correction has replaced: a was in JSON by the key of its entry.
@@ -18,17 +20,26 @@ const undoPrefix = "cache:undo:"
 
 // was is an entry as it was before a correction.
 type was struct {
-	Doc  string `json:"doc"`  // "" if there was none
-	Left int64  `json:"left"` // milliseconds until it would have run out, -1 for never
-	At   string `json:"at"`   // CorrectedAt of the entry that replaced it
+	Doc    string `json:"doc"`    // "" if there was none
+	Left   int64  `json:"left"`   // milliseconds until it would have run out, -1 for never
+	Became string `json:"became"` // what replaced it
+	At     string `json:"at"`     // CorrectedAt of that
 }
 
 // ErrNothingToUndo says that nothing is known of a correction: it was more than 7 days ago, or was undone.
 var ErrNothingToUndo = errors.New("nothing is known of this correction: it was undone, or is more than 7 days old")
 
 // note keeps what a correction is about to replace.
-func (c *Cache) note(ctx context.Context, id string, old item, at string) error {
-	doc, err := json.Marshal(was{string(old.doc), old.ttl.Milliseconds(), at})
+func (c *Cache) note(ctx context.Context, id string, old item, by Entry) error {
+	became, err := celery.MarshalJSON(by)
+	if err != nil {
+		return err
+	}
+	left := int64(-1)
+	if old.ttl >= 0 {
+		left = max(1, old.ttl.Milliseconds())
+	}
+	doc, err := json.Marshal(was{string(old.doc), left, string(became), by.CorrectedAt})
 	if err != nil {
 		return err
 	}
@@ -59,22 +70,25 @@ func (c *Cache) Undo(ctx context.Context, id string) (n int, err error) {
 		if !strings.HasPrefix(key, hashPrefix) && !strings.HasPrefix(key, digestPrefix) || json.Unmarshal([]byte(doc), &old) != nil {
 			continue // written by nobody of ours
 		}
-		if h, ok := hashOfKey(key); ok {
-			roots[h.String()] = old.At
-		}
 		there, err := c.get(ctx, key)
 		if err != nil {
 			return n, err
 		}
-		if e := there[0].entry; e == nil || e.CorrectedAt != old.At {
+		if string(there[0].doc) != old.Became {
 			continue
 		}
-		if err := c.putBack(ctx, key, old); err != nil {
+		if err := c.putBack(ctx, id, key, old); err != nil {
 			return n, err
+		}
+		if h, ok := hashOfKey(key); ok {
+			roots[h.String()] = old.At
 		}
 		n++
 	}
-	err = c.each(ctx, entries, func(string) bool { return true }, nil, func(found []item) error {
+	if n == 0 {
+		return 0, nil
+	}
+	return n, c.each(ctx, entries, func(string) bool { return true }, nil, func(found []item) error {
 		return c.pipeline(ctx, func(p redis.Pipeliner) {
 			for _, f := range found {
 				if e := f.entry; e != nil && e.DerivedFrom != "" && e.CorrectedAt != "" && roots[e.DerivedFrom] == e.CorrectedAt {
@@ -83,24 +97,26 @@ func (c *Cache) Undo(ctx context.Context, id string) (n int, err error) {
 			}
 		})
 	})
-	if err != nil {
-		return n, err
-	}
-	err = c.pipeline(ctx, func(p redis.Pipeliner) { p.Unlink(ctx, undoKey(id)) })
-	return n, err
 }
 
-// putBack makes an entry what it was.
-func (c *Cache) putBack(ctx context.Context, key string, old was) error {
-	if old.Doc == "" {
-		return c.pipeline(ctx, func(p redis.Pipeliner) { p.Unlink(ctx, key) })
+// putBack makes an entry what it was, and forgets that it was corrected.
+func (c *Cache) putBack(ctx context.Context, id, key string, old was) error {
+	if before := itemOf(key, old.Doc, time.Duration(old.Left)*time.Millisecond); before.entry != nil {
+		if err := c.replace(ctx, key, *before.entry, nil); err != nil {
+			return err
+		}
+	} else {
+		old.Left = 0 // there was none
 	}
-	before := itemOf(key, old.Doc, time.Duration(old.Left)*time.Millisecond)
-	if before.entry == nil {
-		return nil // it was no entry
-	}
-	if err := c.replace(ctx, key, *before.entry, nil); err != nil || old.Left < 0 {
-		return err
-	}
-	return c.pipeline(ctx, func(p redis.Pipeliner) { p.PExpire(ctx, key, before.ttl) })
+	return c.pipeline(ctx, func(p redis.Pipeliner) {
+		switch {
+		case old.Left < 0:
+			p.Persist(ctx, key)
+		case old.Left > 0:
+			p.PExpire(ctx, key, time.Duration(old.Left)*time.Millisecond)
+		default:
+			p.Unlink(ctx, key)
+		}
+		p.HDel(ctx, undoKey(id), key)
+	})
 }
