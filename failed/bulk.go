@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"onceover/celery"
+	"onceover/rabbit"
 )
 
 // What a Bulk does.
@@ -249,7 +250,8 @@ type Left struct {
 	Why string
 }
 
-// BulkLeft returns up to so many of the records that a bulk has left as they were, in the order of their keys.
+// BulkLeft returns up to so many of the records that a bulk has left as they were, in the order of their keys. If there are more, any
+// of them.
 func (s *Store) BulkLeft(ctx context.Context, id string, most int) ([]Left, error) {
 	var out []Left
 	scan := s.client.HScan(ctx, bulkLeftKey(id), 0, "", int64(most)).Iterator()
@@ -475,7 +477,7 @@ func (s *Store) bulkDo(ctx context.Context, b *Bulk, token string, entries []Ent
 		}
 		return left, nil
 	}
-	outcomes, err := s.Replay(ctx, keys, publish, nil)
+	outcomes, err := s.Replay(ctx, keys, inTime(publish), nil)
 	if err != nil {
 		undone := slices.DeleteFunc(names, func(name any) bool {
 			return slices.ContainsFunc(outcomes, func(o Outcome) bool { return o.Done && string(o.Key) == name })
@@ -501,6 +503,18 @@ func (s *Store) bulkDo(ctx context.Context, b *Bulk, token string, entries []Ent
 		return nil, fmt.Errorf("%d of the next jobs are locked by another command, or by one that was killed less than a minute ago", len(locked))
 	}
 	return left, nil
+}
+
+// bulkPublish is how long the messages of a step may take: a queue that is full, or a broker that does not answer, is told of, and the
+// jobs are given back.
+const bulkPublish = 30 * time.Second
+
+func inTime(publish Publish) Publish {
+	return func(ctx context.Context, create bool, messages ...rabbit.Message) error {
+		ctx, cancel := context.WithTimeoutCause(ctx, bulkPublish, fmt.Errorf("the messages were not taken within %v", bulkPublish))
+		defer cancel()
+		return publish(ctx, create, messages...)
+	}
 }
 
 // undoneScript takes back that a bulk has begun with records, unless another process has taken over: that may have done them by now.

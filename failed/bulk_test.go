@@ -202,8 +202,8 @@ func TestBulkLeft(t *testing.T) {
 		!strings.Contains(left[0].Why, "succeeded") || !strings.Contains(left[1].Why, "start a worker that consumes it") {
 		t.Errorf("got left %+v, %v, want the two with their reasons", left, err)
 	}
-	if few, err := b.store.BulkLeft(t.Context(), bulk.ID, 1); err != nil || len(few) != 1 || few[0] != left[0] {
-		t.Errorf("got left %+v, %v, want the first alone", few, err)
+	if few, err := b.store.BulkLeft(t.Context(), bulk.ID, 1); err != nil || len(few) != 1 || !slices.Contains(left, few[0]) {
+		t.Errorf("got left %+v, %v, want one of the two", few, err)
 	}
 	if !b.has(key(all[1])) || !b.has(key(all[3])) || b.has(key(all[0])) {
 		t.Error("want the two that were left to be kept, and no other")

@@ -164,7 +164,10 @@ func (s *Store) carryTask(ctx context.Context, queue, key string) (moved bool, e
 		return false, err
 	}
 	if err := s.inspector.DeleteTask(queue, key); err != nil && !gone(err) {
-		return false, nil // somebody works on it
+		if t, again := s.inspector.GetTaskInfo(queue, key); again == nil && t.State == asynq.TaskStateActive {
+			return false, nil // somebody works on it
+		}
+		return false, fmt.Errorf("it is kept here, and not taken out of asynq: %w", err)
 	}
 	if j.Pieces == 0 {
 		return true, nil

@@ -169,6 +169,28 @@ func (s *Store) drop(ctx context.Context, k Key) error {
 	return fmt.Errorf("forget failed job %s: it is kept anew again and again", k)
 }
 
+// lostScript takes a key out of what finds records, unless its record is there.
+//
+// KEYS: the record, and sorted sets. ARGV: its key.
+var lostScript = redis.NewScript(`
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+for i = 2, #KEYS do redis.call('ZREM', KEYS[i], ARGV[1]) end
+return 1
+`)
+
+// forgetLost has a record found no more whose hash the server has lost. One that is there, by now, stays.
+func (s *Store) forgetLost(ctx context.Context, k Key) error {
+	causes, err := s.client.HKeys(ctx, causesKey).Result()
+	if err != nil {
+		return err
+	}
+	keys := []string{recordKey(k), timesKey, namesKey}
+	for _, id := range causes {
+		keys = append(keys, causeKey(id))
+	}
+	return lostScript.Run(ctx, s.client, keys, string(k)).Err()
+}
+
 // noteScript notes why a record was not replayed, unless it has gone.
 //
 // KEYS: the record. ARGV: the field, the note.

@@ -332,7 +332,7 @@ func (s *Store) entries(ctx context.Context, places []Cursor) ([]Entry, error) {
 	for i, c := range places {
 		doc, ok := fields[i].Val()[0].(string)
 		if !ok { // gone since, or lost: then it must not be counted any more
-			if err := s.drop(ctx, c.key); err != nil {
+			if err := s.forgetLost(ctx, c.key); err != nil {
 				return nil, err
 			}
 			continue

@@ -286,6 +286,9 @@ func (s *Store) runParked(ctx context.Context, key string) error {
 	} else if err != nil {
 		return err
 	}
+	if err := s.client.Set(ctx, nowKey(key), 1, nowTTL).Err(); err != nil {
+		return err
+	}
 	if err := s.inspector.RunTask(QueueDelay, key); err != nil {
 		// It may be due already, or have been published.
 		info, again := s.parkedTask(key)

@@ -77,7 +77,7 @@ func (s *Store) Replay(ctx context.Context, keys []Key, publish Publish, edit fu
 			}
 		}
 	}()
-	each := func(step func(ctx context.Context, p *replay) error) error {
+	each := func(sent bool, step func(ctx context.Context, p *replay) error) error {
 		var g errgroup.Group // an error of one does not end the others
 		g.SetLimit(8)
 		for _, p := range all {
@@ -88,7 +88,7 @@ func (s *Store) Replay(ctx context.Context, keys []Key, publish Publish, edit fu
 				err := step(ctx, p)
 				var why *SkippedError
 				var refused interface{ Refused() bool }
-				if errors.As(err, &refused) && refused.Refused() { // a value of this job, which no waiting mends
+				if !sent && errors.As(err, &refused) && refused.Refused() { // a value of this job, which no waiting mends
 					why = &SkippedError{Why: err.Error(), noted: true}
 				}
 				if why != nil || errors.As(err, &why) {
@@ -103,7 +103,7 @@ func (s *Store) Replay(ctx context.Context, keys []Key, publish Publish, edit fu
 		}
 		return g.Wait()
 	}
-	err := each(func(ctx context.Context, p *replay) error {
+	err := each(false, func(ctx context.Context, p *replay) error {
 		// Before the look: who had it may have done all of it since.
 		if err := s.lock(ctx, p); err != nil {
 			return err
@@ -135,7 +135,7 @@ func (s *Store) Replay(ctx context.Context, keys []Key, publish Publish, edit fu
 	// others are not there.
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	err = each(func(_ context.Context, p *replay) error {
+	err = each(true, func(_ context.Context, p *replay) error {
 		if p.fault != nil {
 			return p.fault
 		}
@@ -228,8 +228,16 @@ func (s *Store) replayedBefore(ctx context.Context, r *Record) (bool, error) {
 	}
 	next := *r
 	next.Replays++
-	n, err := s.client.Exists(ctx, recordKey(next.key())).Result()
-	return n > 0, err
+	for _, k := range []Key{next.key(), next.key() + Key("~"+r.callSum())} { // see put
+		there, err := s.Get(ctx, k)
+		if err != nil && !errors.Is(err, errUnreadable) {
+			return false, err
+		}
+		if err == nil && there != nil && sameCall(there, r) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // lock keeps others from replaying the record.

@@ -454,6 +454,40 @@ func TestReplayedBefore(t *testing.T) {
 	}
 }
 
+// TestReplayedBeforeAnotherCall has two calls of one id, the second of which was replayed and failed again: the first was not, whatever
+// the key of that says. One that was replayed by a command which was killed then is known by its call, under either key.
+func TestReplayedBeforeAnotherCall(t *testing.T) {
+	b := setup(t)
+	first, second := sized(t, "job", 1, "x"), sized(t, "job", 1, "y")
+	twin := key("job") + Key("~"+second.callSum())
+	b.keep(first)
+	b.keep(second)
+	again := second
+	again.Replays = 1
+	b.keep(again) // under the key that the first would have
+
+	out, err := b.store.Replay(t.Context(), []Key{key("job"), twin}, b.out.publish, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range out {
+		if done := o.Key == key("job"); o.Done != done {
+			t.Errorf("got %+v, want done %v", o, done)
+		}
+	}
+
+	b.keep(first)
+	again = first
+	again.Replays = 1
+	b.keep(again) // beside that of the second
+	if out, err = b.store.Replay(t.Context(), []Key{key("job")}, b.out.publish, nil); err != nil || len(out) != 1 || out[0].Done {
+		t.Errorf("got %+v, %v, want it known as replayed", out, err)
+	}
+	if n := len(b.out.messages()); n != 1 {
+		t.Errorf("got %d messages, want that of the first alone", n)
+	}
+}
+
 // TestReplayPassesOverAJob has a job whose result's key is of another type, which no waiting mends: it is left with its reason, and others go.
 func TestReplayPassesOverAJob(t *testing.T) {
 	b := setup(t)

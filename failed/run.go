@@ -160,7 +160,11 @@ func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) err
 	if revoked > 0 {
 		j.Record.Message.Own.Revoked = true
 	}
-	if !j.Record.Message.Own.Revoked && time.Until(j.Due) > early {
+	now, err := s.client.Exists(ctx, nowKey(key)).Result()
+	if err != nil {
+		return fmt.Errorf("look whether job %s is to run now: %w", j.ID, err)
+	}
+	if now > 0 {
 		if err := runNow(&j.Record); err != nil {
 			s.log.Warn("parked job that was to run now waits for its time", zap.String("task_id", j.ID), zap.Error(err))
 		}
@@ -177,8 +181,10 @@ func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) err
 	return s.dropPieces(ctx, key, j)
 }
 
-// early is how much earlier than asked for asynq may hand over what is due.
-const early = 2 * time.Second
+// nowKey is there for a parked job that an operator has asked to run now, for a day: its message may be published more than once.
+func nowKey(key string) string { return prefix + "now:" + key }
+
+const nowTTL = 24 * time.Hour
 
 // runNow takes the time out of a message for which its worker would park it again.
 func runNow(r *Record) error {
