@@ -219,7 +219,7 @@ func (s *site) keyboard(w *tab) {
 		}
 		menu = append(menu, where)
 	}
-	for _, page := range []string{"/ops/", "/ops/failed", "/ops/parked", "/ops/running", "/ops/queues", "/ops/bulk", "/ops/try", "/ops/changes"} {
+	for _, page := range []string{"/ops/", "/ops/failed", "/ops/parked", "/ops/running", "/ops/queues", "/ops/bulk", "/ops/pictures", "/ops/try", "/ops/changes"} {
 		if !slices.Contains(menu, page) {
 			s.t.Errorf("the keyboard does not come by %s on its way to the first cause: got %v", page, menu)
 		}

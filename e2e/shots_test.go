@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/chromedp/cdproto/emulation"
 	cdppage "github.com/chromedp/cdproto/page"
@@ -217,7 +218,7 @@ func (s *site) looks() {
 	s.excuse(`status of 40[04]`)
 	for _, path := range []string{
 		"/ops/", "/ops/failed", "/ops/failed?cause=nothing", record, "/ops/bulk", bulk, "/ops/bulk/new?action=replay", "/ops/bulk/new?action=discard&error=ValueError",
-		"/ops/parked", "/ops/running", "/ops/queues", "/ops/try", "/ops/changes", "/ops/nothing",
+		"/ops/parked", "/ops/running", "/ops/queues", "/ops/pictures", "/ops/pictures?hash=" + strings.Repeat("a5c3", 16), "/ops/try", "/ops/changes", "/ops/nothing",
 	} {
 		w.visit(path)
 		w.audit()

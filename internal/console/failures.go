@@ -445,6 +445,7 @@ type bulkShown struct {
 	Ends   []stateCount
 	Closed bool // of all replayed jobs it is known how they ended
 	At     time.Time
+	NoEnds error // why it is not known how they ended, nil if it is
 }
 
 // stateCount is how many jobs are in a state.
@@ -460,43 +461,25 @@ type bulkEnds struct {
 	ends   []stateCount
 	closed bool // it will not change any more
 	state  string
+	err    error // why it is not known
 }
 
 // endsTime is how old that may be: all of the bulk is looked at.
 const endsTime = 10 * time.Second
 
 // bulkEnds looks what became of the jobs of a bulk, once for all readers.
-func (c *Console) bulkEnds(ctx context.Context, b *failed.Bulk) (bulkEnds, error) {
+func (c *Console) bulkEnds(ctx context.Context, b *failed.Bulk) bulkEnds {
 	c.endsMu.Lock()
 	known, ok := c.ended[b.ID]
 	c.endsMu.Unlock()
 	if ok && known.state == b.State && (known.closed || time.Since(known.at) < endsTime) {
-		return known, nil
+		return known
 	}
-	found, err, _ := c.ends.Do(b.ID+b.State, func() (any, error) {
+	looked := c.ends.DoChan(b.ID+b.State, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endsTime) // of whoever came first
 		defer cancel()
-		out := bulkEnds{at: time.Now(), closed: b.State != failed.BulkRunning, state: b.State}
-		var err error
-		if b.Left > 0 {
-			if out.left, err = c.Failed.BulkLeft(ctx, b.ID, leftShown); err != nil {
-				return out, err
-			}
-		}
-		if b.Action == failed.BulkReplay {
-			counts, err := c.Failed.BulkEnds(ctx, b.ID)
-			if err != nil {
-				return out, err
-			}
-			for state, n := range counts {
-				if state == "" {
-					state = celery.Pending
-				}
-				out.closed = out.closed && (state == celery.Success || state == celery.Failure || state == celery.Revoked)
-				out.ends = append(out.ends, stateCount{state, n})
-			}
-			slices.SortFunc(out.ends, func(a, b stateCount) int { return strings.Compare(string(a.State), string(b.State)) })
-		}
+		out := c.lookAtEnds(ctx, b)
+		out.at, out.state = time.Now(), b.State
 		c.endsMu.Lock()
 		defer c.endsMu.Unlock()
 		if len(c.ended) > 100 {
@@ -505,8 +488,44 @@ func (c *Console) bulkEnds(ctx context.Context, b *failed.Bulk) (bulkEnds, error
 		c.ended[b.ID] = out
 		return out, nil
 	})
-	ends, _ := found.(bulkEnds)
-	return ends, err
+	limited, cancel := context.WithTimeout(ctx, stateTime)
+	defer cancel()
+	select {
+	case found := <-looked:
+		return found.Val.(bulkEnds)
+	case <-limited.Done():
+		if ok {
+			return known // as it was
+		}
+		return bulkEnds{at: time.Now(), err: errors.New("they are being counted")}
+	}
+}
+
+func (c *Console) lookAtEnds(ctx context.Context, b *failed.Bulk) (out bulkEnds) {
+	out.closed = b.State != failed.BulkRunning
+	if b.Left > 0 {
+		if out.left, out.err = c.Failed.BulkLeft(ctx, b.ID, leftShown); out.err != nil {
+			out.closed = false
+			return out
+		}
+	}
+	if b.Action != failed.BulkReplay {
+		return out
+	}
+	counts, err := c.Failed.BulkEnds(ctx, b.ID)
+	if err != nil {
+		out.err, out.closed = err, false
+		return out
+	}
+	for state, n := range counts {
+		if state == "" {
+			state = celery.Pending
+		}
+		out.closed = out.closed && (state == celery.Success || state == celery.Failure || state == celery.Revoked)
+		out.ends = append(out.ends, stateCount{state, n})
+	}
+	slices.SortFunc(out.ends, func(a, b stateCount) int { return strings.Compare(string(a.State), string(b.State)) })
+	return out
 }
 
 // leftShown is how many jobs are listed that a bulk has left as they were.
@@ -528,11 +547,8 @@ func (c *Console) bulk(p *page) error {
 			}
 		}
 	}
-	ends, err := c.bulkEnds(p.Context(), b)
-	if err != nil {
-		return err
-	}
-	data.Left, data.Ends, data.Closed, data.At = ends.left, ends.ends, ends.closed, ends.at
+	ends := c.bulkEnds(p.Context(), b)
+	data.Left, data.Ends, data.Closed, data.At, data.NoEnds = ends.left, ends.ends, ends.closed, ends.at, ends.err
 	return p.show("bulk", "Bulk", data)
 }
 

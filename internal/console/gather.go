@@ -290,9 +290,7 @@ func (c *Console) lookAtQueues(ctx context.Context, s *Snapshot) {
 	for i := range s.Queues {
 		c.ring.age(&s.Queues[i], s.At, begun)
 	}
-	if s.At.Sub(c.tally.jumped) > rateTime {
-		s.Rates = c.ring.rates(s.Queues, s.At, begun)
-	}
+	s.Rates = c.ring.rates(s.Queues, s.At, begun, c.tally.jumped)
 }
 
 // tally counts the jobs that workers have begun since the page looks: each worker counts from its own start.
@@ -423,11 +421,12 @@ func (r *ring) age(q *Queue, now time.Time, accepted int) {
 // rateTime is over how long rates are taken.
 const rateTime = 30 * time.Second
 
-func (r *ring) rates(queues []Queue, now time.Time, accepted int) (out Rates) {
+// rates goes back to since at most.
+func (r *ring) rates(queues []Queue, now time.Time, accepted int, since time.Time) (out Rates) {
 	present := newSample(now, accepted, queues)
 	r.each(accepted, func(s *sample) bool {
 		ago := now.Sub(s.at)
-		if len(s.ready) != len(present.ready) {
+		if len(s.ready) != len(present.ready) || s.at.Before(since) {
 			return false // a queue is new, or did not answer
 		}
 		if ago < rateTime {

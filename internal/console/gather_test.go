@@ -111,7 +111,7 @@ func TestRates(t *testing.T) {
 		"a queue is new":          {[]noted{{0, 0, map[string]int{"a": 1, "b": 2}}}, 40, 5, 3, Rates{}},
 	} {
 		r, at := filled(tt.before)
-		if got := r.rates([]Queue{standing("a", tt.ready)}, at(tt.second), tt.accepted); got != tt.want {
+		if got := r.rates([]Queue{standing("a", tt.ready)}, at(tt.second), tt.accepted, time.Time{}); got != tt.want {
 			t.Errorf("%s: got %+v, want %+v", name, got, tt.want)
 		}
 	}

@@ -217,6 +217,7 @@ var korean = map[string]string{
 	"failed job matches":                 "건의 실패 작업이 일치",
 	"failed jobs match":                  "건의 실패 작업이 일치",
 	"failed jobs match from here on":     "건의 실패 작업이 여기부터 일치",
+	"failed job matches from here on":    "건의 실패 작업이 여기부터 일치",
 	"first":                              "처음",
 	"jobs are parked until they are due": "건의 작업이 예정 시각까지 보류됨",
 	"last":                               "마지막",

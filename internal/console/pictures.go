@@ -98,9 +98,14 @@ func (c *Console) pictures(p *page) error {
 	return p.show("pictures", "Pictures", data)
 }
 
+// correctTime is how long a correction may take, whether or not its reader waits: it looks at the whole cache for those that look the same.
+const correctTime = 5 * time.Minute
+
 func (c *Console) correct(p *page) error {
 	name := p.PostFormValue("hash")
-	done, err := c.Pictures.Correct(p.Context(), name, []byte(p.PostFormValue("doc")), p.PostFormValue("only") == "yes")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.Context()), correctTime)
+	defer cancel()
+	done, err := c.Pictures.Correct(ctx, name, []byte(p.PostFormValue("doc")), p.PostFormValue("only") == "yes")
 	var wrong *CorrectionError
 	switch {
 	case errors.As(err, &wrong):
@@ -108,7 +113,11 @@ func (c *Console) correct(p *page) error {
 	case errors.Is(err, ErrNoPicture):
 		return refusal(http.StatusBadRequest, "This is no picture: %v.", err)
 	case err != nil:
-		p.changed("correct", "picture "+name, "not known: "+err.Error())
+		outcome := "not known: " + err.Error()
+		if done.ID != "" {
+			outcome = corrected + done.ID + ": in part: " + err.Error()
+		}
+		p.changed("correct", "picture "+name, outcome)
 		return err
 	}
 	p.changed("correct", "picture "+name, corrected+done.ID+": "+p.PostFormValue("doc"))
@@ -117,7 +126,9 @@ func (c *Console) correct(p *page) error {
 
 func (c *Console) undo(p *page) error {
 	id := p.PathValue("id")
-	n, err := c.Pictures.Undo(p.Context(), id)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.Context()), correctTime)
+	defer cancel()
+	n, err := c.Pictures.Undo(ctx, id)
 	if errors.Is(err, cache.ErrNothingToUndo) {
 		return refusal(http.StatusNotFound, "Nothing is known of this correction: it was undone, or is more than 7 days old.")
 	}
