@@ -412,7 +412,7 @@ func TestBulkBrokerAway(t *testing.T) {
 	}
 }
 
-// Where a process that works on a bulk is killed, see TestBulkChild.
+// Where a process that works on a bulk is killed, see bulkChild.
 const (
 	killAtPublish = "publish" // before the jobs of a step are published
 	killAtCursor  = "cursor"  // after they were replayed, before it is noted where to go on
@@ -421,16 +421,12 @@ const (
 	childList            = "published" // in DB9: ids
 )
 
-// TestBulkChild is no test but the process that TestBulkKilled kills: it works on bulks, with a list in Redis as its broker.
-func TestBulkChild(t *testing.T) {
-	url := os.Getenv(childURL)
-	if url == "" {
-		t.Skip("only as the process that another test kills")
-	}
+// bulkChild is the process that TestBulkKilled kills: it works on bulks, with a list in Redis as its broker. It returns after two minutes.
+func bulkChild(url string) {
 	connect := func(db int) *redis.Client {
 		opt, err := redisretry.Options(url)
 		if err != nil {
-			t.Fatal(err)
+			panic(err)
 		}
 		opt.DB = db
 		return redis.NewClient(opt)
@@ -441,7 +437,9 @@ func TestBulkChild(t *testing.T) {
 	kill := &killer{point: os.Getenv(childPoint)}
 	kill.left.Store(4)
 	db5.AddHook(kill)
-	s.RunBulks(t.Context(), func(ctx context.Context, _ bool, messages ...rabbit.Message) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	s.RunBulks(ctx, func(ctx context.Context, _ bool, messages ...rabbit.Message) error {
 		kill.at(killAtPublish)
 		return pushTo(ctx, list, messages)
 	})
@@ -491,7 +489,7 @@ func TestBulkKilled(t *testing.T) {
 			all := b.kept(1000, nil)
 			b.store.times = shortTimes
 			bulk := b.begin(Bulk{Action: BulkReplay})
-			child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestBulkChild$", "-test.timeout=5m")
+			child := exec.CommandContext(t.Context(), os.Args[0])
 			child.Env = append(os.Environ(), childURL+"="+b.server.URL(), childPoint+"="+point)
 			said, err := child.CombinedOutput()
 			var exit *exec.ExitError

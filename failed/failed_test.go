@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -24,7 +25,13 @@ import (
 	"onceover/results"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+func TestMain(m *testing.M) {
+	if url := os.Getenv(childURL); url != "" {
+		bulkChild(url)
+		return
+	}
+	testenv.Main(m)
+}
 
 // bundle is a store on a real Redis.
 type bundle struct {

@@ -357,13 +357,15 @@ func TestNothingKnown(t *testing.T) {
 	}
 }
 
-// TestManyFailedJobs looks at 100,000 failed jobs, and says how long each page takes. No command takes Redis 5 ms.
+// TestManyFailedJobs looks at many failed jobs, and says how long each page takes: 3,000, or with ONCEOVER_TEST_FULL=1 100,000, of which
+// no command may take Redis 5 ms.
 func TestManyFailedJobs(t *testing.T) {
-	if os.Getenv("ONCEOVER_TEST_FULL") != "1" {
-		t.Skip("only with ONCEOVER_TEST_FULL=1")
+	n, full := 3_000, os.Getenv("ONCEOVER_TEST_FULL") == "1"
+	if full {
+		n = 100_000
 	}
 	b := setup(t)
-	b.jobs(100_000, func(i int, r *failed.Record) {
+	b.jobs(n, func(i int, r *failed.Record) {
 		if i%3 == 0 {
 			r.Error = "KeyError"
 		}
@@ -380,6 +382,9 @@ func TestManyFailedJobs(t *testing.T) {
 		began := time.Now()
 		a := read.do(http.MethodGet, path, nil)
 		t.Logf("%8v %d %s", time.Since(began).Round(100*time.Microsecond), a.status, path)
+		if a.status != http.StatusOK {
+			t.Errorf("%s: got %d, %s", path, a.status, a.text())
+		}
 	}
 	// A count that does not look at all of them may come out otherwise when it is done again.
 	plan := read.get(Base + "bulk/new?action=discard&text=boom")
@@ -392,6 +397,9 @@ func TestManyFailedJobs(t *testing.T) {
 		b.until("the bulk has begun", func() bool { return !strings.Contains(read.get(path).text(), "discard: 0 /") })
 		stop, _ := read.get(path).form(t, "/stop")
 		read.post(stop, nil)
+	}
+	if !full { // the machine is busy with other tests
+		return
 	}
 	for _, slow := range b.client.SlowLogGet(t.Context(), 100).Val() {
 		if name := strings.ToLower(slow.Args[0]); name != "bgrewriteaof" && name != "hello" && name != "client" {
