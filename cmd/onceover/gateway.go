@@ -33,7 +33,7 @@ var gatewayFlags = []string{
 	"broker-url", "redis-url", "results-url", "cache-url", "progress-url", "limits-url", "blacklist-url", "failed-url", "failed-replicas", "queues",
 	"image-allow", "image-root", "image-max-bytes", "image-max-pixels", "prompts", "lang", "budget",
 	"cache-radius", "cache-turned", "cache-corner", "cache-any-prompt", "pillow", "vision-url", "vision-model",
-	"http-addr", "ops", "ops-read-scope", "ops-admin-scope", "domain", "uploads", "uploads-keep", "rate-limit", "rate-limit-sliding", "rate-limit-outage", "trusted-proxies",
+	"http-addr", "ops", "ops-read-scope", "ops-admin-scope", "domain", "uploads", "uploads-keep", "rate-limit", "rate-limit-sliding", "rate-limit-ipv6-prefix", "rate-limit-outage", "trusted-proxies",
 	"jwt-secret", "jwt-jwks-url", "jwt-audience", "jwt-issuer", "grace", "log-level", "log-format",
 }
 

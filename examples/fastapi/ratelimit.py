@@ -14,8 +14,9 @@ Both sides run the same script on the same keys of Redis (database 3), so that
     async def analyze(): ...
 
 Run uvicorn with --no-proxy-headers: with them it replaces the address of the
-connection before this can look at it. limit, window and trusted_proxies are
-those of ONCEOVER_RATE_LIMIT and ONCEOVER_TRUSTED_PROXIES, where the window is fixed.
+connection before this can look at it. limit, window, trusted_proxies and
+ipv6_prefix are those of ONCEOVER_RATE_LIMIT, ONCEOVER_TRUSTED_PROXIES and
+ONCEOVER_RATE_LIMIT_IPV6_PREFIX, where the window is fixed.
 """
 
 import asyncio
@@ -46,11 +47,13 @@ class RateLimit:
     second it admits all, or with allow_in_outage=False answers 503 to all.
     """
 
-    def __init__(self, redis: Redis, limit: int = 60, window: float = 60, trusted_proxies=(), allow_in_outage: bool = True):
+    def __init__(self, redis: Redis, limit: int = 60, window: float = 60, trusted_proxies=(), ipv6_prefix: int = 128,
+                 allow_in_outage: bool = True):
         if limit < 1 or not 1 <= window <= 86400:
             raise ValueError(f"limit is {limit}, window {window}: expected at least 1, and 1 to 86400 seconds")
         self.limit, self.window = limit, window
         self.proxies = [ipaddress.ip_network(p, strict=False) for p in trusted_proxies]
+        self.ipv6_prefix = ipv6_prefix
         self.allow_in_outage = allow_in_outage
         self.take = redis.register_script(SCRIPT)
 
@@ -87,6 +90,8 @@ class RateLimit:
                 client = forwarded(entries.pop().strip())
             except ValueError:
                 break
+        if client.version == 6:
+            client = ipaddress.ip_network((client, self.ipv6_prefix), strict=False).network_address
         return str(client)
 
 

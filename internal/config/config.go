@@ -148,7 +148,7 @@ func Bind(fs *pflag.FlagSet, only ...string) *Settings {
 	s := &Settings{
 		Worker: worker.DefaultConfig(), Tasks: tasks.DefaultConfig(), Cache: cache.DefaultConfig(), Image: source.DefaultConfig(),
 		RedisURL: "redis://127.0.0.1:6379", HTTPAddr: "127.0.0.1:8080", LogLevel: "info", over: "wait", Ops: true, OpsAdminScope: "admin",
-		Domain: "waste", UploadsKeep: 7 * 24 * time.Hour, rateLimit: "60/60s", uncounted: "allow", Tokens: token.DefaultConfig(),
+		Domain: "waste", UploadsKeep: 7 * 24 * time.Hour, rateLimit: "60/60s", RateLimit: ratelimit.Rule{IPv6Prefix: 128}, uncounted: "allow", Tokens: token.DefaultConfig(),
 	}
 	s.Vision.Timeout, s.only = 120*time.Second, only
 	s.brokers = strings.Join(s.Worker.BrokerURLs, ",")
@@ -253,6 +253,7 @@ func (s *Settings) table() []setting {
 		{"uploads-keep", []string{"ONCEOVER_UPLOADS_KEEP"}, dur(&s.UploadsKeep), "gateway: remove uploads from a folder after this; a bucket needs a lifecycle rule"},
 		{"rate-limit", []string{"ONCEOVER_RATE_LIMIT"}, str(&s.rateLimit), "gateway: `requests/window` of one address to one path that makes work, or off"},
 		{"rate-limit-sliding", []string{"ONCEOVER_RATE_LIMIT_SLIDING"}, yes(&s.RateLimit.Sliding), "gateway: the window slides, instead of beginning with a request; Python services cannot share it"},
+		{"rate-limit-ipv6-prefix", []string{"ONCEOVER_RATE_LIMIT_IPV6_PREFIX"}, num(&s.RateLimit.IPv6Prefix), "gateway: `bits` of an IPv6 address that are counted as one; 64 for the network of a subscriber"},
 		{"rate-limit-outage", []string{"ONCEOVER_RATE_LIMIT_OUTAGE"}, str(&s.uncounted), "gateway: allow or refuse requests while Redis cannot count them"},
 		{"trusted-proxies", []string{"ONCEOVER_TRUSTED_PROXIES"}, list(&s.proxies), "gateway: addresses or CIDRs whose X-Forwarded-For is believed, comma separated"},
 		{"jwt-secret", []string{"ONCEOVER_JWT_SECRET"}, secret(&s.jwtSecret), "gateway: ask for tokens that are signed with this (HS256); at least 32 bytes"},
@@ -447,6 +448,9 @@ func (s *Settings) completeGateway() []error {
 	rule, err := ratelimit.ParseRule(s.rateLimit)
 	fault("rate-limit", err)
 	s.RateLimit.Limit, s.RateLimit.Window = rule.Limit, rule.Window
+	if b := s.RateLimit.IPv6Prefix; b < 32 || b > 128 {
+		faults = append(faults, fmt.Errorf("rate-limit-ipv6-prefix is %d: expected 32 to 128 bits, such as 64, the network of a subscriber", b))
+	}
 	if s.RefuseUncounted = s.uncounted == "refuse"; s.uncounted != "refuse" && s.uncounted != "allow" {
 		faults = append(faults, fmt.Errorf("rate-limit-outage is %q: expected allow or refuse", s.uncounted))
 	}

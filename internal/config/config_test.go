@@ -234,20 +234,20 @@ func TestDefaultsAreThoseOfTheDocs(t *testing.T) {
 // TestGateway has what only the gateway uses.
 func TestGateway(t *testing.T) {
 	s, _, err := load(t, []string{"--rate-limit-sliding"}, "ONCEOVER_RATE_LIMIT=5/1m", "ONCEOVER_TRUSTED_PROXIES=10.0.0.0/8, ::1", "ONCEOVER_JWT_SECRET=hunter2",
-		"ONCEOVER_RATE_LIMIT_OUTAGE=refuse", "ONCEOVER_UPLOADS=s3://photos/in", "ONCEOVER_REDIS_URL=redis://h")
+		"ONCEOVER_RATE_LIMIT_OUTAGE=refuse", "ONCEOVER_RATE_LIMIT_IPV6_PREFIX=64", "ONCEOVER_UPLOADS=s3://photos/in", "ONCEOVER_REDIS_URL=redis://h")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (ratelimit.Rule{Limit: 5, Window: time.Minute, Sliding: true}); s.RateLimit != want || len(s.Proxies) != 2 || !s.RefuseUncounted ||
+	if want := (ratelimit.Rule{Limit: 5, Window: time.Minute, Sliding: true, IPv6Prefix: 64}); s.RateLimit != want || len(s.Proxies) != 2 || !s.RefuseUncounted ||
 		s.Tokens.Secret != "hunter2" || s.Uploads != "s3://photos/in" || s.BlacklistURL != "redis://h/4" {
 		t.Errorf("got %+v", s)
 	}
 	_, _, err = load(t, nil, "ONCEOVER_RATE_LIMIT=5", "ONCEOVER_TRUSTED_PROXIES=proxy", "ONCEOVER_JWT_SECRET=hunter2", "ONCEOVER_JWT_JWKS_URL=https://h",
-		"ONCEOVER_RATE_LIMIT_OUTAGE=open", "ONCEOVER_UPLOADS=in", "ONCEOVER_UPLOADS_KEEP=1m", "ONCEOVER_DOMAIN=a/b")
+		"ONCEOVER_RATE_LIMIT_OUTAGE=open", "ONCEOVER_RATE_LIMIT_IPV6_PREFIX=129", "ONCEOVER_UPLOADS=in", "ONCEOVER_UPLOADS_KEEP=1m", "ONCEOVER_DOMAIN=a/b")
 	if err == nil {
 		t.Fatal("got no error")
 	}
-	for _, setting := range []string{"rate-limit: ", "trusted-proxies", "jwt-secret", "rate-limit-outage", "uploads: ", "uploads-keep", "domain"} {
+	for _, setting := range []string{"rate-limit: ", "trusted-proxies", "jwt-secret", "rate-limit-outage", "rate-limit-ipv6-prefix", "uploads: ", "uploads-keep", "domain"} {
 		if !strings.Contains(err.Error(), setting) {
 			t.Errorf("got %v, want %s named", err, setting)
 		}

@@ -102,7 +102,8 @@ func TestPythonAgrees(t *testing.T) {
 		}
 		rows = append(rows, row{host, tt.headers})
 	}
-	in, err := json.Marshal(map[string]any{"rows": rows, "trusted": trusted[:2]})
+	const prefix = 64 // of a second limit
+	in, err := json.Marshal(map[string]any{"rows": rows, "trusted": trusted[:2], "prefix": prefix})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,11 +117,13 @@ class Redis:
 
 plan = json.load(sys.stdin)
 limit = ratelimit.RateLimit(Redis(), trusted_proxies=plan["trusted"])
+networks = ratelimit.RateLimit(Redis(), trusted_proxies=plan["trusted"], ipv6_prefix=plan["prefix"])
 def request(row):
     return types.SimpleNamespace(
         client=types.SimpleNamespace(host=row["host"]) if row["host"] else None,
         headers=types.SimpleNamespace(getlist=lambda name: row["headers"] or []))
-json.dump({"clients": [limit.client(request(r)) for r in plan["rows"]], "script": limit.take}, sys.stdout)
+json.dump({"clients": [limit.client(request(r)) for r in plan["rows"]],
+    "networks": [networks.client(request(r)) for r in plan["rows"]], "script": limit.take}, sys.stdout)
 `)
 	cmd.Dir = "../../examples/fastapi"
 	cmd.Stdin = bytes.NewReader(in)
@@ -131,10 +134,11 @@ json.dump({"clients": [limit.client(request(r)) for r in plan["rows"]], "script"
 		t.Fatalf("%v: %s", err, stderr.String())
 	}
 	var got struct {
-		Clients []string `json:"clients"`
-		Script  string   `json:"script"`
+		Clients  []string `json:"clients"`
+		Networks []string `json:"networks"`
+		Script   string   `json:"script"`
 	}
-	if err := json.Unmarshal(out, &got); err != nil || len(got.Clients) != len(forged) {
+	if err := json.Unmarshal(out, &got); err != nil || len(got.Clients) != len(forged) || len(got.Networks) != len(forged) {
 		t.Fatalf("got %s, %v", out, err)
 	}
 	for i, tt := range forged {
@@ -144,6 +148,10 @@ json.dump({"clients": [limit.client(request(r)) for r in plan["rows"]], "script"
 		}
 		if got.Clients[i] != want {
 			t.Errorf("%s: Python counts %s, want %s", tt.name, got.Clients[i], want)
+		}
+		client, _ := netip.ParseAddr(tt.want)
+		if want := (ratelimit.Rule{IPv6Prefix: prefix}).Key(client, endpoint); "ratelimit:ip:"+got.Networks[i]+":"+endpoint != want {
+			t.Errorf("%s: Python counts the network %s in another key than %s", tt.name, got.Networks[i], want)
 		}
 	}
 	script, err := os.ReadFile("fixed.lua")

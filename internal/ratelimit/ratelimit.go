@@ -26,6 +26,10 @@ type Rule struct {
 	Limit   int           // requests in a window, at least 1
 	Window  time.Duration // whole milliseconds, at least a second
 	Sliding bool          // the window ends now, wherever it began; else it begins with a request and ends after Window
+
+	// IPv6Prefix is how many bits of an IPv6 address make a client, 1 to 128. A subscriber has a network of 64 bits or fewer, with all its
+	// addresses (RFC 6177). 0 is 128.
+	IPv6Prefix int
 }
 
 // String returns the rule in the form that [ParseRule] reads.
@@ -101,7 +105,7 @@ const patience = time.Second
 // /api/v1/waste/analyze, not a path with an id in it: each would have a counter of its own. The error says that Redis did not
 // answer, so that nothing is known.
 func (l *Limiter) Take(ctx context.Context, client netip.Addr, endpoint string) (Decision, error) {
-	key := Key(client, endpoint)
+	key := l.rule.Key(client, endpoint)
 	if f := l.guard.Fault(); f != nil {
 		return Decision{}, fmt.Errorf("count a request of %s: %w", key, f.Err)
 	}
@@ -127,9 +131,14 @@ func (l *Limiter) Take(ctx context.Context, client netip.Addr, endpoint string) 
 	}, nil
 }
 
-// Key is the key in which the requests of a client to an endpoint are counted.
-func Key(client netip.Addr, endpoint string) string {
+// Key is the key in which the requests of a client to an endpoint are counted. It names a network by its first address.
+func (r Rule) Key(client netip.Addr, endpoint string) string {
 	text := "unknown"
+	if client.Is6() && r.IPv6Prefix > 0 {
+		if network, err := client.Prefix(r.IPv6Prefix); err == nil {
+			client = network.Addr()
+		}
+	}
 	if client.IsValid() {
 		text = client.String()
 	}

@@ -137,6 +137,23 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// TestNetwork counts the addresses of a network of IPv6 as one, and those of IPv4 and of another network by themselves.
+func TestNetwork(t *testing.T) {
+	l, _, _ := limited(t, ratelimit.Rule{Limit: 1, Window: time.Minute, IPv6Prefix: 64})
+	for _, tt := range []struct {
+		ip   string
+		want bool
+	}{
+		{"2001:db8::1", true}, {"2001:db8::2:0:0:1", false}, {"2001:db8:0:1::1", true},
+		{"192.0.2.7", true}, {"192.0.2.8", true}, {"192.0.2.7", false}, {"", true}, {"", false},
+	} {
+		addr, _ := netip.ParseAddr(tt.ip)
+		if d, err := l.Take(t.Context(), addr, endpoint); err != nil || d.Admitted != tt.want {
+			t.Errorf("%q: got %+v, %v, want admitted %v", tt.ip, d, err, tt.want)
+		}
+	}
+}
+
 func TestSlidingWindow(t *testing.T) {
 	l, c, _ := limited(t, ratelimit.Rule{Limit: 2, Window: time.Minute, Sliding: true})
 	key := "ratelimit:ip:192.0.2.7:/api/v1/waste/analyze:sliding"
