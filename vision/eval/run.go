@@ -105,9 +105,20 @@ func Run(begin, calls context.Context, cfg Config) error {
 		if more.Err() != nil {
 			break
 		}
-		group.Go(func() error { return r.do(more, calls, t) })
+		group.Go(func() error {
+			err := r.do(more, calls, t)
+			if err != nil && !errors.Is(err, ErrMaxCost) {
+				r.mu.Lock()
+				r.fault = err
+				r.mu.Unlock()
+			}
+			return err
+		})
 	}
 	if err := group.Wait(); err != nil {
+		if r.fault != nil && errors.Is(err, ErrMaxCost) {
+			return r.fault // what was spent on it has left too little for others
+		}
 		return err
 	}
 	if r.judged < r.total {
@@ -138,6 +149,7 @@ type run struct {
 	mu                  sync.Mutex // of the calls of Progress, and what follows
 	done, judged, right int
 	failing             map[string]int // by model: pictures in a row that the endpoint failed
+	fault               error          // one that is not ErrMaxCost
 }
 
 type task struct {
