@@ -29,6 +29,12 @@ const Heartbeat = 10 * time.Second
 // Conn is a connection to RabbitMQ.
 type Conn = amqp.Connection
 
+// goodbye is how long a broker may take to say goodbye.
+const goodbye = 2 * time.Second
+
+// HangUp closes a connection, which may be lost already. A broker that does not answer, as one does that has an alarm, is not waited for.
+func HangUp(conn *Conn) { _ = conn.CloseDeadline(time.Now().Add(goodbye)) }
+
 // Dial connects to one of the brokers, which are tried in an order drawn at random: after the
 // restart of one node of a cluster the clients spread over all of them again. name is what the
 // broker lists the connection as. Dial does not retry. The error is a *[ConfigError] where the

@@ -36,7 +36,17 @@ const (
 	mostKept         = 64 << 10 // room that is kept for the next frame
 )
 
+// Read reads what the peer sends. An error is the end of the connection, which Read closes: the AMQP client would wait for a write that is
+// under way before it does, and a peer that takes nothing any more lets no write end.
 func (c *longIntConn) Read(p []byte) (int, error) {
+	n, err := c.read(p)
+	if err != nil {
+		c.Conn.Close() // the error to show is that of reading
+	}
+	return n, err
+}
+
+func (c *longIntConn) read(p []byte) (int, error) {
 	for {
 		switch {
 		case len(c.ready) > 0:

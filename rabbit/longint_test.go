@@ -3,10 +3,13 @@ package rabbit
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"testing/iotest"
+	"time"
 )
 
 // frame builds an AMQP frame.
@@ -59,6 +62,48 @@ type pipeConn struct {
 }
 
 func (c pipeConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+func (c pipeConn) Close() error               { return nil }
+
+// TestFailedReadEndsWrites has a peer that takes nothing any more: once reading has failed, a write that is under way ends.
+func TestFailedReadEndsWrites(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	raw, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	peer, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	c := newLongIntConn(raw)
+	ended := make(chan error, 1)
+	go func() {
+		for chunk := make([]byte, 1<<20); ; {
+			if _, err := c.Write(chunk); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	if err := c.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got %v, want the deadline", err)
+	}
+	select {
+	case <-ended:
+	case <-time.After(30 * time.Second):
+		t.Error("the write goes on although reading has failed")
+	}
+}
 
 func TestLongIntConn(t *testing.T) {
 	in, want := rewritable()

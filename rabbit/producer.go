@@ -76,7 +76,7 @@ func (p *Producer) Close() {
 	conn, pub := p.conn, p.pub
 	p.mu.Unlock()
 	if conn != nil {
-		conn.Close() // it may be lost already
+		HangUp(conn)
 		pub.Close()
 	}
 	p.work.Wait()
@@ -126,7 +126,7 @@ func (p *Producer) held() (*Publisher, <-chan struct{}, error) {
 		case err != nil:
 			p.fault = fmt.Errorf("%w: %w", ErrNoConnection, err)
 		case p.ctx.Err() != nil:
-			conn.Close() // nobody wants it any more
+			HangUp(conn) // nobody wants it any more
 		default:
 			p.conn, p.pub = conn, NewPublisher(conn)
 		}
@@ -141,7 +141,7 @@ func (p *Producer) dial() (*Conn, error) {
 		return conn, err
 	}
 	if _, err := Declare(p.ctx, conn, p.queues...); err != nil {
-		conn.Close() // the first error is the one to show
+		HangUp(conn)
 		return nil, err
 	}
 	return conn, nil

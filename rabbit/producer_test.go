@@ -115,3 +115,31 @@ func TestProducerWithoutABroker(t *testing.T) {
 		t.Errorf("Close took %v, want it not to wait for the handshake", took)
 	}
 }
+
+// TestCloseInAnAlarm closes a producer whose broker takes no messages, and says no goodbye.
+func TestCloseInAnAlarm(t *testing.T) {
+	t.Parallel()
+	server := testenv.RabbitMQ(t)
+	p := NewProducer("producer test", []string{server.URL()}, QueueNamed("q.ai"))
+	if err := p.Publish(t.Context(), to("q.ai", "before")); err != nil {
+		t.Fatal(err)
+	}
+	server.Ctl("set_vm_memory_high_watermark", "absolute", "1")
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := p.Publish(ctx, to("q.ai", "during")); !errors.Is(err, ErrUnconfirmed) {
+		t.Errorf("got %v, want that it is not confirmed", err)
+	}
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		p.Close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(30 * time.Second):
+		t.Error("Close goes on after 30 s")
+		server.Ctl("set_vm_memory_high_watermark", "0.6")
+		<-closed
+	}
+}

@@ -102,11 +102,17 @@ type Publisher struct {
 	lines   sync.WaitGroup // the goroutines of all channels
 	mu      sync.Mutex
 	closing bool
-	lanes   map[string]*lane // by destination
+	lanes   map[destination]*lane
 }
 
 // maxLanes is how many destinations keep their channel while nothing is on its way to them.
 const maxLanes = 64
+
+// destination is where messages go on one channel. Large ones, over which the broker may close it, have their own.
+type destination struct {
+	exchange, routingKey string
+	large                bool
+}
 
 // lane is what goes to one destination.
 type lane struct {
@@ -117,7 +123,7 @@ type lane struct {
 
 // NewPublisher returns a publisher on conn. It opens channels when they are used.
 func NewPublisher(conn *amqp.Connection) *Publisher {
-	return &Publisher{conn: conn, lanes: map[string]*lane{}}
+	return &Publisher{conn: conn, lanes: map[destination]*lane{}}
 }
 
 // Close closes the channels and waits for the goroutines. Messages that are on their way end with
@@ -156,7 +162,7 @@ var errClosed = fmt.Errorf("%w: the publisher is closed", ErrLost)
 // *[UndeliverableError] (also for [ErrUnroutable]), [ErrRefused], [ErrUnconfirmed] or [ErrLost].
 func (p *Publisher) Publish(ctx context.Context, messages ...Message) error {
 	faults := make(Errors, len(messages))
-	batches := map[string][]*parcel{}
+	batches := map[destination][]*parcel{}
 	for i, m := range messages {
 		pc, err := p.wrap(m)
 		if err != nil {
@@ -164,12 +170,12 @@ func (p *Publisher) Publish(ctx context.Context, messages ...Message) error {
 			continue
 		}
 		pc.index = i
-		batches[pc.lane()] = append(batches[pc.lane()], pc)
+		batches[pc.destination()] = append(batches[pc.destination()], pc)
 	}
 	var all sync.WaitGroup
-	for name, batch := range batches {
+	for to, batch := range batches {
 		work := func() {
-			for i, err := range p.publish(ctx, name, batch) {
+			for i, err := range p.publish(ctx, to, batch) {
 				faults[batch[i].index] = err
 			}
 		}
@@ -184,9 +190,9 @@ func (p *Publisher) Publish(ctx context.Context, messages ...Message) error {
 }
 
 // publish sends a batch to one destination.
-func (p *Publisher) publish(ctx context.Context, name string, batch []*parcel) []error {
+func (p *Publisher) publish(ctx context.Context, to destination, batch []*parcel) []error {
 	faults := make([]error, len(batch))
-	l, err := p.open(ctx, name)
+	l, err := p.open(ctx, to)
 	if err == nil {
 		l.send(ctx, batch)
 	}
@@ -222,15 +228,8 @@ type parcel struct {
 // RabbitMQ's smallest usual max_message_size is 16 MiB.
 const largeBody = 1 << 20
 
-// lane names the channel on which a message goes: that of its destination; large ones, over
-// which the broker may close it, have their own.
-func (pc *parcel) lane() string {
-	switch {
-	case len(pc.publishing.Body) > largeBody:
-		return "large\x00" + pc.exchange + "\x00" + pc.routingKey
-	default:
-		return pc.exchange + "\x00" + pc.routingKey
-	}
+func (pc *parcel) destination() destination {
+	return destination{pc.exchange, pc.routingKey, len(pc.publishing.Body) > largeBody}
 }
 
 // wrap encodes m, and refuses one that the connection could not carry.
@@ -264,8 +263,8 @@ func (pc *parcel) wrapped(err error) error {
 }
 
 // open returns the channel of a destination, or opens one.
-func (p *Publisher) open(ctx context.Context, name string) (*line, error) {
-	lane, l := p.laneOf(name)
+func (p *Publisher) open(ctx context.Context, to destination) (*line, error) {
+	lane, l := p.laneOf(to)
 	if l != nil {
 		return l, nil
 	}
@@ -275,7 +274,7 @@ func (p *Publisher) open(ctx context.Context, name string) (*line, error) {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: open channel for publishing: %w", ErrUnconfirmed, context.Cause(ctx))
 	}
-	if lane, l = p.laneOf(name); l != nil {
+	if lane, l = p.laneOf(to); l != nil {
 		return l, nil
 	}
 	l, err := p.newLineWithin(ctx)
@@ -289,14 +288,14 @@ func (p *Publisher) open(ctx context.Context, name string) (*line, error) {
 }
 
 // laneOf returns the lane of a destination, with its channel if that is open.
-func (p *Publisher) laneOf(name string) (*lane, *line) {
+func (p *Publisher) laneOf(to destination) (*lane, *line) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l, known := p.lanes[name]
+	l, known := p.lanes[to]
 	if !known {
 		p.retire()
 		l = &lane{opening: make(chan struct{}, 1)}
-		p.lanes[name] = l
+		p.lanes[to] = l
 	}
 	l.used = time.Now()
 	if l.line == nil || l.line.ch.IsClosed() {
@@ -313,20 +312,21 @@ func (p *Publisher) retire() {
 }
 
 func (p *Publisher) retireOne() bool {
-	oldest := ""
-	for name, l := range p.lanes {
+	var oldest *lane
+	var of destination
+	for to, l := range p.lanes {
 		idle := len(l.opening) == 0 && (l.line == nil || !l.line.busy())
-		if idle && time.Since(l.used) > time.Second && (oldest == "" || l.used.Before(p.lanes[oldest].used)) {
-			oldest = name
+		if idle && time.Since(l.used) > time.Second && (oldest == nil || l.used.Before(oldest.used)) {
+			oldest, of = l, to
 		}
 	}
-	if oldest == "" {
+	if oldest == nil {
 		return false
 	}
-	if l := p.lanes[oldest].line; l != nil && !p.closing {
+	if l := oldest.line; l != nil && !p.closing {
 		p.lines.Go(l.close)
 	}
-	delete(p.lanes, oldest)
+	delete(p.lanes, of)
 	return true
 }
 

@@ -42,6 +42,24 @@ func TestReturnsAreMatched(t *testing.T) {
 	}
 }
 
+// TestLikeDestinations publishes to an exchange that is not there, whose name and key are together like those of a queue that is.
+func TestLikeDestinations(t *testing.T) {
+	b := setup(t)
+	b.queue("q", nil)
+	large := to("q", "large")
+	large.Body = make([]byte, largeBody+1)
+	bad := to("\x00q", "a")
+	bad.Exchange = "large"
+	split := to("b\x00q", "a")
+	split.Exchange = "a"
+	err := b.pub.Publish(b.within(), bad, large, split, to("q", "small"))
+	for i, err := range ErrorsOf(err, 4) {
+		if refused := i == 0 || i == 2; Undeliverable(err) != refused || (err == nil) == refused {
+			t.Errorf("message %d: got %v", i, err)
+		}
+	}
+}
+
 // TestOptional publishes to a queue that has gone.
 func TestOptional(t *testing.T) {
 	b := setup(t)

@@ -99,6 +99,18 @@ func HaveRoom(conn *Conn, messages []Message, idle func(Queue)) error {
 	return each.OrNil()
 }
 
+// unsentError is why a message was not sent.
+type unsentError struct{ err error }
+
+func (e *unsentError) Error() string { return e.err.Error() }
+func (e *unsentError) Unwrap() error { return e.err }
+
+// Unsent reports whether a message was certainly not sent: there was no connection, or its queue could not be looked at.
+func Unsent(err error) bool {
+	var unsent *unsentError
+	return errors.Is(err, ErrNoConnection) || errors.As(err, &unsent)
+}
+
 // Sender publishes messages back to queues that exist, for commands.
 type Sender struct {
 	Conn *Conn
@@ -136,13 +148,19 @@ func (s *Sender) room(ctx context.Context, messages []Message) (Errors, error) {
 		err := s.haveRoom(ctx, messages)
 		var full *FullError
 		if !errors.As(err, &full) {
-			return ErrorsOf(err, len(messages)), nil
+			faults := ErrorsOf(err, len(messages))
+			for i, err := range faults {
+				if err != nil {
+					faults[i] = &unsentError{err}
+				}
+			}
+			return faults, nil
 		}
 		s.Waiting(full)
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), full)
+			return nil, &unsentError{fmt.Errorf("%w: %w", context.Cause(ctx), full)}
 		}
 	}
 }

@@ -239,14 +239,14 @@ func newProducer(ctx context.Context, brokers []string, queue string) (*producer
 		err = d.Err()
 	}
 	if err != nil {
-		conn.Close()
+		rabbit.HangUp(conn)
 		return nil, err
 	}
 	return &producer{conn, rabbit.NewPublisher(conn)}, nil
 }
 
 func (p *producer) close() {
-	p.conn.Close()
+	rabbit.HangUp(p.conn)
 	p.pub.Close()
 }
 

@@ -40,7 +40,7 @@ exists is left as it is, whatever its arguments.`,
 			if err != nil {
 				return err
 			}
-			defer conn.Close()
+			defer rabbit.HangUp(conn)
 			d, err := rabbit.Declare(cmd.Context(), conn, queues...)
 			if err != nil {
 				return err
