@@ -48,7 +48,7 @@ func (n *node) Jobs() remote.Jobs {
 	var out remote.Jobs
 	for _, j := range n.held.list() {
 		j.mu.Lock()
-		entry := remote.Job{Request: j.req, Acknowledged: j.acked}
+		entry := remote.Job{Request: j.req, Redelivered: j.req.Delivery.Redelivered, Acknowledged: j.acked}
 		switch j.phase {
 		case active:
 			entry.Started = j.began
@@ -317,5 +317,7 @@ func (n *node) Revoke(match func(*celery.Request) bool, terminate bool, signal i
 	}
 	return ran
 }
+
+func (n *node) Problems() []string { return n.worker().Problems() }
 
 func (n *node) Shutdown() { n.downOnce.Do(func() { close(n.shutdown) }) }

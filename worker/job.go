@@ -349,12 +349,19 @@ func (j *job) prepare(p Preparer) {
 	p.Prepare(j.req)
 }
 
+// hasBeenAtWork has the handler and those who inspect see that this is not the job's first run.
+func (j *job) hasBeenAtWork() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.req.Delivery.Redelivered = true
+}
+
 // backInLine undoes what a run has begun that met an obstacle.
 func (j *job) backInLine(v *verdict) {
 	j.release(&verdict{}, false)
 	j.goesRound()
-	j.req.Delivery.Redelivered = true // it has been at work
-	j.again = true                    // what it has started it may start once more
+	j.hasBeenAtWork()
+	j.again = true // what it has started it may start once more
 	j.reserve()
 	if !j.delayed {
 		j.delayed = true

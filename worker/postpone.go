@@ -24,7 +24,7 @@ func (j *job) postpone(jobs, waits context.Context, v *verdict) (again bool, err
 		return false, j.postponeAway(jobs, waits, v)
 	}
 	j.message.Own.Trying = later(j.message.Own.Trying, v.wait)
-	j.req.Delivery.Redelivered = true // it has been at work
+	j.hasBeenAtWork()
 	j.release(&verdict{}, false)
 	j.goesRound()
 	j.again = true // what it has started it may start once more

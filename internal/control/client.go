@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -25,6 +24,17 @@ var (
 	ErrUnconfirmed = errors.New("the broker did not take the command in time: it may be short of memory or disk, see its log")
 )
 
+// BlockedError says that the broker takes no messages while it has an alarm (connection.blocked). Workers cannot answer then: it takes
+// none of theirs either. It is an [ErrUnconfirmed].
+type BlockedError struct{ Reason string } // such as "low on disk"
+
+func (e *BlockedError) Error() string {
+	return fmt.Sprintf("the broker takes no messages, as it is %s: free memory or disk there, see rabbitmq-diagnostics alarms", e.Reason)
+}
+
+// Unwrap returns [ErrUnconfirmed].
+func (e *BlockedError) Unwrap() error { return ErrUnconfirmed }
+
 const (
 	defaultWait = time.Second      // as celery inspect waits
 	openTime    = 10 * time.Second // to connect and declare
@@ -40,7 +50,7 @@ type Client struct {
 
 	name  string
 	urls  []string
-	clock atomic.Int64 // Lamport's (kombu/clocks.py)
+	clock celery.Clock
 
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
@@ -76,8 +86,8 @@ func (c *Client) Close() {
 // within [Client.Wait] of the request or before ctx ended. It returns as soon as all nodes of destination have answered. The reply of
 // a node that refused is {"error": …}, see [Refusal]; that of one which said too much is one, too.
 //
-// The error is a [rabbit.ErrNoConnection], [ErrLost], with the replies that came before, or [ErrUnconfirmed]. That ctx ended before the
-// request was sent is an error, too.
+// The error is a [rabbit.ErrNoConnection], [ErrLost], with the replies that came before, or [ErrUnconfirmed], with a *[BlockedError] where
+// the broker says so. That ctx ended before the request was sent is an error, too.
 func (c *Client) Ask(ctx context.Context, command string, args map[string]any, destination []string) (map[string]json.RawMessage, error) {
 	l, err := c.connected(ctx)
 	if err != nil {
@@ -103,7 +113,7 @@ func (c *Client) Ask(ctx context.Context, command string, args map[string]any, d
 		err = ErrLost
 	case <-limited.Done():
 		if ctx.Err() == nil && !taken.Acked() {
-			err = ErrUnconfirmed
+			err = l.cause(limited)
 		}
 	}
 	whole := g.isComplete()
@@ -138,7 +148,7 @@ func (c *Client) Tell(ctx context.Context, command string, args map[string]any, 
 		case <-l.lost:
 			err = ErrLost
 		case <-ctx.Done():
-			err = context.Cause(ctx)
+			err = l.cause(ctx)
 		}
 	}
 	if err != nil {
@@ -177,33 +187,9 @@ func (c *Client) request(command string, args map[string]any, destination []stri
 	expires := float64(time.Now().Add(c.wait()).UnixMilli()) / 1000 // Unix seconds
 	return amqp.Publishing{
 		ContentType: celery.ContentTypeJSON, ContentEncoding: "utf-8", DeliveryMode: amqp.Transient,
-		Headers: amqp.Table{"clock": c.clock.Add(1), "expires": expires}, Body: body,
+		Headers: amqp.Table{"clock": c.clock.Forward(), "expires": expires}, Body: body,
 	}, nil
 }
-
-// adjust moves the clock to that of a reply, which may have none (kombu/clocks.py, LamportClock.adjust).
-func (c *Client) adjust(headers amqp.Table) {
-	var seen int64
-	switch v := headers["clock"].(type) {
-	case int64:
-		seen = v
-	case int32:
-		seen = int64(v)
-	case int16:
-		seen = int64(v)
-	case int8:
-		seen = int64(v)
-	}
-	for {
-		now := c.clock.Load()
-		if seen <= now || seen > maxClock || c.clock.CompareAndSwap(now, seen) {
-			return
-		}
-	}
-}
-
-// maxClock is a clock that no worker has reached by counting.
-const maxClock = 1 << 53
 
 // connected returns a link that is not known to be lost.
 func (c *Client) connected(ctx context.Context) (*link, error) {

@@ -48,8 +48,8 @@ func TestRequest(t *testing.T) {
 	if string(got.Body) != want {
 		t.Errorf("got the request %s, want %s", got.Body, want)
 	}
-	if got.Headers["clock"] != int64(8) {
-		t.Errorf("got the clock %v, want it behind that of the reply, which was 7", got.Headers["clock"])
+	if got.Headers["clock"] != int64(9) { // the reply was sent at 7 and received at 8
+		t.Errorf("got the clock %v, want 9", got.Headers["clock"])
 	}
 }
 

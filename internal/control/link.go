@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,7 +23,7 @@ const (
 // replyQueueExpires is how long the broker keeps a reply queue that nobody consumes, in milliseconds (kombu's reply_queue_expires).
 const replyQueueExpires = 10_000
 
-// link is one connection, with a queue for replies. It has two goroutines: one takes replies, one sends requests.
+// link is one connection, with a queue for replies. It has three goroutines: one takes replies, one sends requests, one hears of alarms.
 type link struct {
 	c        *Client
 	conn     *rabbit.Conn
@@ -32,6 +33,8 @@ type link struct {
 	refused  chan *amqp.Error // has an element, or is closed, when the broker has closed the channel of the requests
 	out      chan outgoing
 	lost     chan struct{} // closed when the link is of no use any more
+	alarms   <-chan amqp.Blocking
+	alarm    atomic.Pointer[BlockedError] // nil while the broker takes messages
 
 	mu      sync.Mutex
 	waiting map[string]*gathering // by ticket
@@ -80,6 +83,7 @@ func (c *Client) open() (_ *link, err error) {
 	if err := l.requests.Confirm(false); err != nil {
 		return nil, fmt.Errorf("ask for confirms of remote control: %w", err)
 	}
+	l.alarms = conn.NotifyBlocked(make(chan amqp.Blocking, 1))
 	return l, nil
 }
 
@@ -148,6 +152,7 @@ func (l *link) start(over bool) {
 	}
 	l.c.work.Go(l.receive)
 	l.c.work.Go(l.send)
+	l.c.work.Go(l.watch)
 }
 
 // end closes the connection, upon which the goroutines end.
@@ -191,7 +196,7 @@ func (l *link) receive() {
 
 // reply passes one reply on. Those that nobody waits for, or that make no sense, are passed over.
 func (l *link) reply(d amqp.Delivery) {
-	l.c.adjust(d.Headers)
+	l.c.clock.AdjustTo(d.Headers["clock"])
 	ticket, _ := d.Headers["ticket"].(string)
 	l.mu.Lock()
 	g := l.waiting[ticket]
@@ -220,16 +225,39 @@ func (l *link) forget(ticket string) {
 	delete(l.waiting, ticket)
 }
 
+// watch notes whether the broker takes messages, until the connection ends.
+func (l *link) watch() {
+	for b := range l.alarms {
+		var alarm *BlockedError
+		if b.Active {
+			alarm = &BlockedError{b.Reason}
+		}
+		l.alarm.Store(alarm)
+	}
+}
+
+// cause is why a wait has ended.
+func (l *link) cause(ctx context.Context) error {
+	err := context.Cause(ctx)
+	if alarm := l.alarm.Load(); alarm != nil && errors.Is(err, ErrUnconfirmed) {
+		return alarm
+	}
+	return err
+}
+
 // publish has the sender send a request, and returns when it is sent: writing to a connection that takes nothing waits for nobody's
-// context.
+// context. Nothing is sent during an alarm: it would be old when the broker reads it.
 func (l *link) publish(ctx context.Context, request amqp.Publishing) (*amqp.DeferredConfirmation, error) {
+	if alarm := l.alarm.Load(); alarm != nil {
+		return nil, alarm
+	}
 	done := make(chan sent, 1)
 	select {
 	case l.out <- outgoing{request, done}:
 	case <-l.lost:
 		return nil, ErrLost
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return nil, l.cause(ctx)
 	}
 	select {
 	case s := <-done:
@@ -240,7 +268,7 @@ func (l *link) publish(ctx context.Context, request amqp.Publishing) (*amqp.Defe
 	case <-l.lost:
 		return nil, ErrLost
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return nil, l.cause(ctx)
 	}
 }
 

@@ -192,6 +192,7 @@ func (a answers) want(t *testing.T, want string) {
 // node is one of our workers, which holds a job and consumes queues.
 type node struct {
 	remote.Node // the methods that no test calls
+	problems    []string
 
 	mu     sync.Mutex
 	queues map[string]remote.Queue
@@ -203,6 +204,7 @@ func (n *node) Jobs() remote.Jobs {
 		ID: "running", Task: "image.analyze", Kwargs: map[string]json.RawMessage{"image_url": json.RawMessage(`"https://h/안녕.jpg"`)},
 	}}}}
 }
+func (n *node) Problems() []string     { return n.problems }
 func (n *node) Totals() map[string]int { return map[string]int{"image.analyze": 4, "x": 1} }
 func (n *node) Pool() remote.Pool      { return remote.Pool{Size: 4, Prefetch: 8} }
 func (n *node) Broker() remote.Broker  { return remote.Broker{Host: "h", Port: 1} }

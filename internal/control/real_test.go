@@ -2,6 +2,7 @@ package control
 
 import (
 	"bufio"
+	"errors"
 	"os"
 	"os/exec"
 	"slices"
@@ -55,6 +56,7 @@ func TestRealWorkers(t *testing.T) {
 	url, interpreter := testenv.SharedRabbitMQ(t), testenv.Python(t, "celery")
 	pythonWorker(t, interpreter, url, "py@h")
 	ours := start(t, url, "go@h", "celery")
+	ours.problems = []string{"redis refuses commands"}
 	send := exec.Command(interpreter, "testdata/peer.py", "send")
 	send.Dir = "../remote"
 	send.Env = append(os.Environ(), "TEST_BROKER="+url, "PYTHONDONTWRITEBYTECODE=1")
@@ -80,6 +82,14 @@ func TestRealWorkers(t *testing.T) {
 	if len(py.Jobs) != 1 || py.Jobs[0].Task != "sleep" || py.Jobs[0].Kwargs != "{'who': '안녕'}" || len(py.Jobs[0].ID) != 36 ||
 		time.Since(py.Jobs[0].Started) > 10*time.Minute || time.Since(py.Jobs[0].Started) < -time.Minute {
 		t.Errorf("got the jobs %+v", py.Jobs)
+	}
+
+	workers, err := c.Workers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := slices.IndexFunc(workers, func(w Worker) bool { return w.Node == "go@h" }); i < 0 || !slices.Equal(workers[i].Problems, ours.problems) {
+		t.Errorf("got %+v, want the problems of our worker", workers)
 	}
 
 	consume := func(want ...string) {
@@ -121,5 +131,46 @@ func TestRealOtherExchange(t *testing.T) {
 	_, err := client(t, url).Ask(t.Context(), "ping", nil, nil)
 	if err == nil || !strings.Contains(err.Error(), "declare exchange "+controlExchange) {
 		t.Errorf("got %v, want that the exchange cannot be had", err)
+	}
+}
+
+// TestRealAlarm has RabbitMQ take no messages for a while.
+func TestRealAlarm(t *testing.T) {
+	t.Parallel()
+	server := testenv.RabbitMQ(t)
+	start(t, server.URL(), "go@h")
+	c := client(t, server.URL())
+	if a := wait(t, "answers", ask(t.Context(), c, "ping", "go@h")); a.err != nil {
+		t.Fatal(a.err)
+	}
+	server.Ctl("set_vm_memory_high_watermark", "absolute", "1")
+	c.Wait = 100 * time.Millisecond
+	var blocked *BlockedError
+	for deadline := time.Now().Add(patience); blocked == nil; { // RabbitMQ says so once something is published
+		if time.Now().After(deadline) {
+			t.Fatal("the client does not hear of the alarm")
+		}
+		a := wait(t, "answers", ask(t.Context(), c, "ping", "go@h"))
+		errors.As(a.err, &blocked)
+	}
+	if blocked.Reason != "low on memory" || !errors.Is(blocked, ErrUnconfirmed) {
+		t.Errorf("got the reason %q", blocked.Reason)
+	}
+	c.Wait = patience // nobody waits for what cannot be sent
+	if err := c.Tell(t.Context(), "heartbeat", nil, nil); !errors.As(err, &blocked) {
+		t.Errorf("Tell: got %v, want a BlockedError", err)
+	}
+
+	server.Ctl("set_vm_memory_high_watermark", "0.6")
+	for deadline := time.Now().Add(patience); ; {
+		a := wait(t, "answers", ask(t.Context(), c, "ping", "go@h"))
+		if a.err == nil {
+			a.want(t, `{"go@h":{"ok":"pong"}}`)
+			return
+		}
+		if !errors.As(a.err, &blocked) || time.Now().After(deadline) {
+			t.Fatalf("after the alarm: %v", a.err)
+		}
+		wait(t, "tick", time.After(10*time.Millisecond))
 	}
 }

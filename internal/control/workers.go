@@ -19,13 +19,14 @@ type Worker struct {
 	Node     string   `json:"node"`
 	Software string   `json:"software"` // "onceover" or "celery", by its pool; "" if it is neither
 	PID      int      `json:"pid"`
-	Slots    int      `json:"slots"`    // how many jobs may run at once
-	Active   int      `json:"active"`   // how many run
-	Accepted int      `json:"accepted"` // how many jobs it has begun since it was started
-	Prefetch int      `json:"prefetch"` // how many messages the broker may send it ahead
-	Jobs     []Job    `json:"jobs"`     // those that run, in the worker's order
-	Queues   []string `json:"queues"`   // it consumes these, sorted
-	Fault    string   `json:"fault"`    // which of its answers is missing, or why it was refused; "" if none
+	Slots    int      `json:"slots"`              // how many jobs may run at once
+	Active   int      `json:"active"`             // how many run
+	Accepted int      `json:"accepted"`           // how many jobs it has begun since it was started
+	Prefetch int      `json:"prefetch"`           // how many messages the broker may send it ahead
+	Jobs     []Job    `json:"jobs"`               // those that run, in the worker's order
+	Queues   []string `json:"queues"`             // it consumes these, sorted
+	Problems []string `json:"problems,omitempty"` // why it cannot run jobs as it should, where it says so; secrets are not taken out
+	Fault    string   `json:"fault"`              // which of its answers is missing, or why it was refused; "" if none
 }
 
 // Job is a job that runs.
@@ -105,6 +106,9 @@ func workersOf(all []question, answers []map[string]json.RawMessage) []Worker {
 	return workers
 }
 
+// maxProblems bounds what is shown of one worker.
+const maxProblems = 10
+
 // readStats reads what differs little between pools (celery/worker/worker.py, stats; celery/concurrency/base.py, info).
 func (w *Worker) readStats(answer json.RawMessage) error {
 	var stats struct {
@@ -112,11 +116,18 @@ func (w *Worker) readStats(answer json.RawMessage) error {
 		Prefetch json.RawMessage `json:"prefetch_count"`
 		Total    json.RawMessage
 		Pool     json.RawMessage
+		Problems json.RawMessage
 	}
 	if err := json.Unmarshal(answer, &stats); err != nil {
 		return fmt.Errorf("expected an object: %w", err)
 	}
 	w.PID, w.Prefetch = count(stats.PID), count(stats.Prefetch)
+	var problems []string // no worker of Celery says any
+	if json.Unmarshal(stats.Problems, &problems) == nil {
+		for _, text := range problems[:min(len(problems), maxProblems)] {
+			w.Problems = append(w.Problems, shorten(text))
+		}
+	}
 	var total map[string]json.RawMessage // by the name of the task
 	if json.Unmarshal(stats.Total, &total) == nil {
 		for _, n := range total {

@@ -36,7 +36,7 @@ func (r *Remote) info(j Job, safe bool) map[string]any {
 		"hostname": r.cfg.NodeName, "time_start": started, "acknowledged": j.Acknowledged, "worker_pid": pid,
 		"delivery_info": map[string]any{
 			"exchange": req.Delivery.Exchange, "routing_key": req.Delivery.RoutingKey,
-			"priority": req.Priority(), "redelivered": req.Delivery.Redelivered,
+			"priority": req.Priority(), "redelivered": j.Redelivered,
 		},
 	}
 }
@@ -204,6 +204,9 @@ func stats(r *Remote, _ arguments) (any, error) {
 			"alternates": []any{}, "credential_provider": nil,
 		},
 		"rusage": usage(),
+	}
+	if problems := r.node.Problems(); len(problems) > 0 { // Celery has no such thing
+		out["problems"] = problems
 	}
 	if p.Autoscaled {
 		active := len(r.node.Jobs().Active)

@@ -24,9 +24,10 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 // still is a node that holds jobs and notes what it is told.
 type still struct {
-	jobs    Jobs
-	autoErr error
-	addErr  error
+	jobs     Jobs
+	problems []string
+	autoErr  error
+	addErr   error
 	// gates, where they are not nil, hold up the methods of these names until they are
 	// closed, once they have been noted.
 	gates map[string]chan struct{}
@@ -71,6 +72,7 @@ func (s *still) AddConsumer(q Queue) error {
 	return s.addErr
 }
 func (s *still) CancelConsumer(queue string) { s.note("cancel", queue) }
+func (s *still) Problems() []string          { return s.problems }
 func (s *still) Shutdown()                   { s.note("shutdown") }
 func (s *still) Revoke(match func(*celery.Request) bool, terminate bool, signal int) (ran []string) {
 	s.note("revoke", terminate, signal)

@@ -92,7 +92,7 @@ func (r *Remote) handle(d amqp.Delivery, send func(*reply)) {
 		r.log.Warn("remote control request ignored", zap.Error(err))
 		return
 	}
-	r.adjust(d.Headers)
+	r.Clock.AdjustTo(d.Headers["clock"])
 	mine, err := m.isFor(r.cfg.NodeName)
 	if err != nil {
 		r.log.Warn("remote control request ignored", zap.String("method", m.Method), zap.Error(err))
@@ -182,22 +182,6 @@ func (r *Remote) conclude(c command, value any, err error) (answer any, answered
 		r.log.Info("remote control", zap.String("method", c.name))
 	}
 	return value, true
-}
-
-// adjust moves the clock by that of a message, which may have none.
-func (r *Remote) adjust(headers amqp.Table) {
-	var seen int64
-	switch v := headers["clock"].(type) {
-	case int64:
-		seen = v
-	case int32:
-		seen = int64(v)
-	case int16:
-		seen = int64(v)
-	case int8:
-		seen = int64(v)
-	}
-	r.Clock.Adjust(seen)
 }
 
 // errNoAnswer is returned by a command that is not answered.

@@ -63,6 +63,8 @@ type Node interface {
 	Revoke(match func(*celery.Request) bool, terminate bool, signal int) []string
 	// Shutdown begins a warm shutdown.
 	Shutdown()
+	// Problems says why jobs cannot be run as they should, nothing if all is well.
+	Problems() []string
 }
 
 // Errors of Node's methods.
@@ -81,6 +83,7 @@ type Jobs struct {
 // Job is one request that the worker holds.
 type Job struct {
 	Request      *celery.Request
+	Redelivered  bool
 	Started      time.Time // zero unless running
 	Acknowledged bool
 }
@@ -131,7 +134,7 @@ type Config struct {
 
 // Remote answers remote control and sends events. Create it with New.
 type Remote struct {
-	Clock   *Clock
+	Clock   *celery.Clock
 	Revoked *Revoked
 
 	cfg     Config
@@ -149,7 +152,7 @@ type Remote struct {
 // New returns a Remote that asks node.
 func New(cfg Config, node Node, log *zap.Logger) *Remote {
 	r := &Remote{
-		Clock: &Clock{}, Revoked: newRevoked(),
+		Clock: &celery.Clock{}, Revoked: newRevoked(),
 		cfg: cfg, node: node, log: log, started: time.Now(), ready: make(chan struct{}),
 		parked: newLane(), queues: newLane(),
 	}

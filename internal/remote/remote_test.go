@@ -3,7 +3,6 @@ package remote
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -304,22 +303,6 @@ func TestParseRate(t *testing.T) {
 		if got, err := ParseRate(text); err == nil {
 			t.Errorf("%q: got %v, want an error", text, got)
 		}
-	}
-}
-
-func TestClock(t *testing.T) {
-	var c Clock
-	c.Forward()
-	c.Adjust(10)
-	if c.Value() != 11 {
-		t.Errorf("got %d after 1 and 10, want 11", c.Value())
-	}
-	c.Adjust(3)
-	if c.Forward() != 13 {
-		t.Errorf("got %d, want 13: it never goes back", c.Value())
-	}
-	if c.Adjust(math.MaxInt64); c.Value() != 14 {
-		t.Errorf("got %d after a time that is nobody's, want 14", c.Value())
 	}
 }
 

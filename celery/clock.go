@@ -1,4 +1,4 @@
-package remote
+package celery
 
 import "sync/atomic"
 
@@ -26,6 +26,23 @@ func (c *Clock) Adjust(seen int64) {
 			return
 		}
 	}
+}
+
+// AdjustTo is Adjust for the field "clock" of a message's headers, which may be missing or no number: then it counts as 0. The client
+// library returns an integer in the size in which it was sent.
+func (c *Clock) AdjustTo(field any) {
+	var seen int64
+	switch v := field.(type) {
+	case int64:
+		seen = v
+	case int32:
+		seen = int64(v)
+	case int16:
+		seen = int64(v)
+	case int8:
+		seen = int64(v)
+	}
+	c.Adjust(seen)
 }
 
 // Value is the clock as it is.
