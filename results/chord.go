@@ -200,16 +200,18 @@ func (s *Store) ChordFailed(ctx context.Context, groupID string) error {
 // the last task of its header is published.
 //
 // It also forgets that a chord of the same id was done, as Celery does since 5.7, because a
-// frozen chord that is applied once more keeps its id (celery/backends/redis.py, set_chord_size).
-// With again, for a run that is redelivered, it does not: it would open a chord that the first run
+// frozen chord that is applied once more keeps its id (celery/backends/redis.py, set_chord_size), and
+// the parts of one that has failed, which are kept. With again, for a run that is redelivered, it does not: it would open a chord that the first run
 // began and that has ended.
 func (s *Store) BeginChord(ctx context.Context, c celery.ChordSize, again bool) error {
 	key := GroupKey(c.Group)
 	err := s.guard.Do(ctx, func(ctx context.Context) error {
 		// As Celery does, these are not one step: both may be repeated.
 		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-			if !again {
-				p.Del(ctx, key+".c")
+			if !again { // parts of an earlier chord of this id, which has failed, are none of this one's
+				for _, k := range []string{key + ".c", key + ".j", key + ".d", key + ".t", grownKey(c.Group)} { // on a cluster each is elsewhere
+					p.Del(ctx, k)
+				}
 			}
 			p.Set(ctx, key+".s", c.Size, TTL)
 			return nil

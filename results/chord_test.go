@@ -202,3 +202,27 @@ func TestFreshChord(t *testing.T) {
 	}
 	count(part(0, celery.Success, "1"), true)
 }
+
+// TestChordAfterAFailedOne begins a chord whose id had a chord before that failed, of which the parts are kept: they are none of this one's.
+func TestChordAfterAFailedOne(t *testing.T) {
+	t.Parallel()
+	store, count := chordStore(t)
+	begin(t, store, 2)
+	if err := store.GrowChord(t.Context(), "g", "grown"); err != nil {
+		t.Fatal(err)
+	}
+	count(part(0, celery.Failure, `{"exc_type": "ValueError", "exc_message": ["x"], "exc_module": "builtins"}`), false)
+	count(part(1, celery.Success, "1"), false)
+	count(results.Part{TaskID: "grown", Group: "g", State: celery.Success, Result: json.RawMessage("2")}, true)
+	if err := store.ChordFailed(t.Context(), "g"); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.BeginChord(t.Context(), celery.ChordSize{Group: "g", Size: 2}, false); err != nil {
+		t.Fatal(err)
+	}
+	count(part(0, celery.Success, "10"), false)
+	count(part(1, celery.Success, "20"), true)
+	if got, err := store.Header(t.Context(), "g"); string(got) != "[10,20]" || err != nil {
+		t.Errorf("got header %s, %v, want that of the second chord", got, err)
+	}
+}

@@ -153,12 +153,14 @@ func (b *bundle) otherQueue() string {
 }
 
 // TestAttemptBeforeComesAgain redelivers an attempt that was retried, whose acknowledgement was lost,
-// while the next one is at work and STARTED is on record: it leaves that one alone.
+// while the next one is at work and STARTED is on record: it leaves that one alone, and tells nobody of an end.
 func TestAttemptBeforeComesAgain(t *testing.T) {
 	b := setup(t)
 	b.cfg.TrackStarted = true
 	g := newGate()
 	b.task("t", g)
+	var told atomic.Int32
+	b.task("told", worker.HandlerFunc(func(context.Context, *celery.Request) (any, error) { return told.Add(1), nil }))
 	b.start()
 	id := uuid.NewString()
 	b.saveState(id, celery.Retried, nil, 0)
@@ -166,15 +168,26 @@ func TestAttemptBeforeComesAgain(t *testing.T) {
 	<-g.entered
 	b.until(func() bool { return b.state(id) == celery.Started })
 	queue := b.otherQueue()
-	b.sendTo(queue, "t", func(r *celery.Request) { r.ID = id })
+	step := celery.NewSignature("told")
+	step.Options.TaskID = uuid.NewString()
+	b.sendTo(queue, "t", func(r *celery.Request) {
+		r.ID, r.Errbacks, r.Chain = id, celery.Signatures{celery.NewSignature("told")}, celery.Signatures{step}
+	})
 	b.redeliverOf(queue)
 	b.start()
 	b.until(func() bool { return len(b.outcomes(id)) == 1 || g.runs.Load() > 1 })
 	if n := g.runs.Load(); n != 1 {
 		t.Errorf("got %d runs at once, want that of the next attempt", n)
 	}
+	if s := b.state(step.Options.TaskID); s == celery.Failure {
+		t.Errorf("got %s of the next step, want that it is not told", s)
+	}
 	close(g.release)
 	b.wait(id)
+	b.wait(b.send("told", nil)) // an errback would have come before it
+	if n := told.Load(); n != 1 {
+		t.Errorf("got %d runs, want that of the last job alone: no errback", n)
+	}
 }
 
 // TestCopyDoesNotAcknowledge has a copy of a failed job end as a duplicate. The job itself comes

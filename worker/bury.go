@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
@@ -64,6 +65,10 @@ func (j *job) bury(jobs context.Context, unreadable *celery.MessageError) error 
 		return errors.Join(context.Cause(j.consumer.waits), err)
 	}
 	j.look(now)
+	// While its run is there, or what it has said of its end, it is known whether an end on record is this message's.
+	if done, err := j.endedBefore(jobs, j.consumer.waits); done || err != nil {
+		return err
+	}
 	died, err := j.untilNotAtWork()
 	if err != nil {
 		return err
@@ -134,19 +139,34 @@ func (j *job) endedMeanwhile(ctx context.Context) bool {
 
 // resume publishes a job once more that was delivered in time, and whose process died: that its
 // message has run out since, in its queue, is no wish of its producer.
+//
+// Until the dead letter is acknowledged it has the id, as a run does that has died: should it come again, it is published once more,
+// rather than ending the job whose copy waits in its queue.
 func (j *job) resume(jobs context.Context) error {
 	ctx := j.w.writing
+	run := uuid.NewString()
+	if _, _, err := j.book.Begin(ctx, j.req.ID, run, "", ""); err != nil {
+		return stopped(ctx, err)
+	}
 	m := j.delivery.Clone()
 	m.ForgetDeaths()
 	m.Own.Again = true
 	err := j.publish(ctx, m)
-	if unpublishable(err) != nil {
-		return j.conclude(jobs, verdictOnDeath(*j.death, j.req))
+	if err != nil && unpublishable(err) == nil {
+		return stopped(ctx, err) // its lease runs out
+	}
+	var ackErr error
+	if err == nil {
+		ackErr = j.ack()
+	}
+	if ackErr == nil {
+		if err := j.book.Release(ctx, j.req.ID, run); err != nil {
+			j.w.log.Debug("id not released", zap.String("task_id", j.req.ID), zap.Error(err))
+		}
 	}
 	if err != nil {
-		return stopped(ctx, err)
+		return j.conclude(jobs, verdictOnDeath(*j.death, j.req))
 	}
-	ackErr := j.ack()
 	j.w.metrics.jobs.WithLabelValues(j.w.taskLabel(j.req.Task), outcomeResumed).Inc()
 	j.w.log.Warn("job whose process died is published once more: its message had run out in its queue",
 		j.fields(zap.String("queue", j.death.Queue), zap.Bool("ack_lost", ackErr != nil))...)

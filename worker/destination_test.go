@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"onceover/celery"
@@ -60,7 +61,9 @@ func TestDestinationWithoutConfirms(t *testing.T) {
 	}
 	const limit = 3 * time.Second
 	began := time.Now()
-	limited := b.send("t", callback("stuck", func(r *celery.Request) { r.TimeLimit = limit }))
+	step := celery.NewSignature("t")
+	step.Options.Queue, step.Options.TaskID = "stuck", uuid.NewString()
+	limited := b.send("t", callback("stuck", func(r *celery.Request) { r.TimeLimit, r.Chain = limit, celery.Signatures{step} }))
 	if exc, err := b.wait(limited).Exception(); err != nil || exc == nil || exc.Type != "OperationalError" {
 		t.Errorf("the job with a time limit: got %v, %v, want OperationalError", exc, err)
 	}
@@ -91,6 +94,23 @@ func TestDestinationWithoutConfirms(t *testing.T) {
 	if n := told(); n != 1 {
 		t.Errorf("got %d lines that name the destination, want 1", n)
 	}
+	// The next step of the job with a time limit has failed with it, although its message was taken in the end: it does not run.
+	for range 20 {
+		d := b.get("stuck")
+		if d.Headers["id"] != step.Options.TaskID {
+			continue
+		}
+		err := b.publishTo("", "q.ai", amqp.Publishing{Headers: d.Headers, Body: d.Body, ContentType: d.ContentType, ContentEncoding: d.ContentEncoding, CorrelationId: d.CorrelationId})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.until(func() bool { return len(b.outcomes(step.Options.TaskID)) == 1 })
+		if b.state(step.Options.TaskID) != celery.Failure || !b.outcomes(step.Options.TaskID)[0] {
+			t.Errorf("got %s, duplicate %v, want the step's FAILURE to stand", b.state(step.Options.TaskID), b.outcomes(step.Options.TaskID))
+		}
+		return
+	}
+	t.Error("the message of the next step is not in its queue")
 }
 
 // TestFullDestination has a job call back into a queue that is full and refuses messages: the job

@@ -32,7 +32,7 @@ type ending struct {
 	started time.Time     // of the run, zero if there was none
 
 	shortened bool // the exception was too large for the server, or could not be written
-	perhaps   bool // it failed for want of a confirm, and the next attempt may be in its queue all the same
+	perhaps   fate // what it failed to publish for want of a confirm, and may be in its queue all the same; none otherwise
 	recorded  bool // verdict is on record: settle goes on behind that
 	verdict   *verdict
 	meta      *celery.Meta // the document of the verdict, made once
@@ -119,7 +119,9 @@ func (e *ending) record(ctx context.Context, v *verdict) (*verdict, error) {
 		}
 		if err := follow(ctx); err != nil {
 			if exc := unpublishable(err); exc != nil {
-				e.perhaps = v.fate == retry && errors.Is(err, rabbit.ErrUnconfirmed)
+				if errors.Is(err, rabbit.ErrUnconfirmed) {
+					e.perhaps = v.fate
+				}
 				return e.record(ctx, v.instead(exc))
 			}
 			return v, err
@@ -127,6 +129,15 @@ func (e *ending) record(ctx context.Context, v *verdict) (*verdict, error) {
 	}
 	if v.state() == "" || e.req.ID == "" {
 		return v, nil
+	}
+	if _, last := e.book.(marked); last && e.again && follow == nil { // what another run has marked would be seen too late
+		now, err := e.look(ctx, v)
+		if err != nil {
+			return v, err
+		}
+		if !e.isMine(now) && e.overtaken(e.since, now) {
+			return verdictOn(now.Meta), nil
+		}
 	}
 	crash.Point("before-store")
 	m, err := e.document(v)
@@ -160,6 +171,10 @@ func (e *ending) record(ctx context.Context, v *verdict) (*verdict, error) {
 		}
 	}
 	if err == nil && theirs.Meta != nil && v.fate != retry {
+		if theirs.Meta.Status == celery.Retried && theirs.Meta.Attempt() < e.req.Attempt() {
+			e.since = theirs // of the attempt before, which was slow to record it
+			return e.record(ctx, v)
+		}
 		v = verdictOn(theirs.Meta)
 	}
 	return v, err
@@ -207,12 +222,18 @@ func (e *ending) document(v *verdict) (*celery.Meta, error) {
 	if err != nil {
 		return nil, err
 	}
-	if e.perhaps { // says to the next attempt that it is none
+	switch e.perhaps { // see isNone
+	case retry:
 		m.Retries, m.Nesting = &e.req.Retries, e.req.ReplacedTaskNesting
+	case replace:
+		m.Retries, m.Nesting = &beforeFirst, e.req.ReplacedTaskNesting+1
 	}
 	e.meta = &m
 	return e.meta, nil
 }
+
+// beforeFirst is the number before that of a first attempt.
+var beforeFirst = -1
 
 // metaOf is the document of a state of the task. result is any JSON value.
 func (e *ending) metaOf(state celery.State, result any, children []*celery.Result) (celery.Meta, error) {

@@ -379,6 +379,18 @@ func TestDeadLetterOfWhatGoesOn(t *testing.T) {
 	if r := b.record(id); r.Error != "ValueError" || r.Replays != 0 {
 		t.Errorf("got record %+v", r)
 	}
+	// Its run died before it could say that the end is its own.
+	id = uuid.NewString()
+	if _, holder, err := b.results.Begin(t.Context(), id, "run", "", ""); err != nil || holder != "run" {
+		t.Fatal(holder, err)
+	}
+	b.saveState(id, celery.Failure, celery.NewException("ValueError", "no picture", nil), 0)
+	dead(id)
+	dropped(3)
+	b.wantException(b.wait(id), celery.Failure, "ValueError: no picture")
+	if r := b.record(id); r.Error != "ValueError" {
+		t.Errorf("got record %+v", r)
+	}
 	// An earlier message with its id failed, long ago.
 	id = uuid.NewString()
 	b.saveState(id, celery.Failure, celery.NewException("ValueError", "no picture", nil), 0)

@@ -18,6 +18,19 @@ type outage struct{ error }
 
 func (outage) Unavailable() bool { return true }
 
+// TestVerdictOn is a table of what another run has recorded.
+func TestVerdictOn(t *testing.T) {
+	t.Parallel()
+	for state, want := range map[celery.State]fate{
+		celery.Success: succeed, celery.Failure: fail, celery.Revoked: revoke, celery.Retried: retry, celery.Started: retry, "PROGRESS": retry,
+	} {
+		v := verdictOn(&celery.Meta{Status: state})
+		if v.fate != want || v.exc != nil || v.reason != "" || v.outcome != outcomeDuplicate {
+			t.Errorf("%s: got %+v, want fate %d", state, v, want)
+		}
+	}
+}
+
 func TestDecide(t *testing.T) {
 	boom := errors.New("boom")
 	exc := celery.NewException("ValueError", "bad", nil)

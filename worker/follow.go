@@ -116,6 +116,9 @@ func (e *ending) countPart(ctx context.Context, req *celery.Request, state celer
 		} else {
 			exc = &celery.Exception{Type: "ChordError", Module: celery.ModuleCelery,
 				Args: []any{"Callback error: " + err.Error()}, Err: err}
+			if errors.Is(err, rabbit.ErrUnconfirmed) {
+				e.perhaps = succeed // as of a next step: the body may be in its queue
+			}
 		}
 	} else if !errors.As(err, &exc) {
 		return err
@@ -280,6 +283,9 @@ func (e *ending) failID(ctx context.Context, id string, exc *celery.Exception, c
 		if m.Children, err = celery.MarshalJSON(children); err != nil {
 			return err
 		}
+	}
+	if e.perhaps == succeed { // see isNone
+		m.Retries = &beforeFirst
 	}
 	_, _, err = e.w.bookOf(other).Result(ctx, "", m, celery.Stored{}, e.req.ReplyTo)
 	return err

@@ -67,7 +67,10 @@ func (b marked) Done(ctx context.Context, m celery.Meta, since celery.Stored) er
 	if !m.Status.Final() && m.Status != celery.Retried {
 		return nil
 	}
-	_, err := b.Record(ctx, m, since)
+	theirs, err := b.Record(ctx, m, since)
+	if err == nil && m.Status != celery.Retried && theirs.Meta != nil && theirs.Meta.Status == celery.Retried {
+		_, err = b.Record(ctx, m, theirs) // of the attempt before, which was slow to record it
+	}
 	return err
 }
 
@@ -107,8 +110,9 @@ func (w *Worker) reply(ctx context.Context, m celery.Meta, replyTo string) error
 	err = w.outbox.publish(ctx, confirmLimit, rabbit.Message{RoutingKey: replyTo, Optional: true, Body: body, Properties: celery.Properties{
 		ContentType: celery.ContentTypeJSON, ContentEncoding: "utf-8", CorrelationID: m.TaskID, DeliveryMode: 1,
 	}})
-	if errors.Is(err, rabbit.ErrUnconfirmed) && ctx.Err() == nil { // it may be there, and cannot hold the job for ever
-		w.log.Warn("a result was sent to its caller's queue, which does not confirm", zap.String("task_id", m.TaskID), zap.Error(err))
+	unfit := errors.Is(err, rabbit.ErrUnconfirmed) || errors.Is(err, rabbit.ErrRefused) || rabbit.Undeliverable(err) && !rabbit.Forbidden(err)
+	if unfit && ctx.Err() == nil { // a queue of the caller's own cannot hold the job for ever
+		w.log.Warn("a result was sent to its caller's queue, which does not take or confirm it", zap.String("task_id", m.TaskID), zap.String("queue", replyTo), zap.Error(err))
 		return nil
 	}
 	return err

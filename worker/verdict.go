@@ -97,16 +97,16 @@ func verdictOn(m *celery.Meta) *verdict {
 	switch m.Status {
 	case celery.Success:
 		v.fate = succeed
-	case celery.Retried:
-		v.fate = retry
-	case celery.Revoked:
-		v.fate = revoke
-		v.exc, _ = m.Exception() // there is none for a mark
-	default:
+	case celery.Failure:
 		v.fate = fail
-		if v.exc, _ = m.Exception(); v.exc != nil {
+		if v.exc, _ = m.Exception(); v.exc != nil { // there is none for a mark
 			v.reason = failed.ReasonFailed
 		}
+	case celery.Revoked:
+		v.fate = revoke
+		v.exc, _ = m.Exception()
+	default: // RETRY, or STARTED of the next attempt: that has an end of its own
+		v.fate = retry
 	}
 	return v
 }

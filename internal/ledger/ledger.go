@@ -66,7 +66,7 @@ func (l *Ledger) stored(taskID, raw string) celery.Stored {
 //
 // KEYS: the document, and the lease that ends with it, if one does
 // ARGV: document, what was on record when the run began, "" for nothing, the state in that,
-// "1" for RETRY, TTL in seconds, "1" to publish, the run whose lease ends
+// "1" for RETRY, TTL in seconds, "1" to publish, the run whose lease ends, "1" for FAILURE and REVOKED
 // Returns nil if the end is this run's, else what is on record.
 //
 // PUBLISH is repeated when the document is there already: it may have been stored by a try
@@ -83,6 +83,7 @@ if stored ~= doc then
 	elseif stored then
 		local now = state(stored)
 		if not now or now == 'SUCCESS' or now == 'FAILURE' or now == 'REVOKED' then return stored end
+		if now == 'RETRY' and ARGV[8] == '1' then return stored end
 	end
 	if doc then redis.call('SET', KEYS[1], doc, 'EX', ARGV[5]) end
 end
@@ -97,6 +98,9 @@ return false
 // since is what was on record when this run began ([Ledger.Begin]). An end that stands there is
 // one of an earlier life of the id: FAILURE and REVOKED are overwritten; SUCCESS stays, as in
 // Celery (celery/backends/base.py, store_result), and m counts as recorded.
+//
+// FAILURE and REVOKED are not stored over a RETRY that was not there since: another run has retried the task, which goes on. That comes
+// back.
 //
 // RETRY is stored only if exactly since is still on record, since the next attempt is published
 // first and may have begun or ended: else what is on record comes back. A run that recorded
@@ -130,7 +134,7 @@ func (l *Ledger) recordAs(ctx context.Context, run string, m celery.Meta, since 
 			return celery.Stored{}, fmt.Errorf("store %s of task %s: %w", m.Status, m.TaskID, err)
 		}
 		theirs = l.stored(m.TaskID, raw)
-		if theirs.Ended() || m.Status == celery.Retried {
+		if theirs.Ended() || m.Status == celery.Retried || bad(m.Status) && theirs.Meta != nil && theirs.Meta.Status == celery.Retried {
 			return theirs, nil
 		}
 		since = theirs // no end, which Lua could not see: replaced if it still is there
@@ -148,12 +152,15 @@ func (l *Ledger) put(ctx context.Context, run string, m celery.Meta, doc string,
 		keys = append(keys, l.format.LeaseKey(m.TaskID))
 	}
 	answer, err := l.guard.Run(ctx, l.record, keys, doc, since.Raw, string(was),
-		flag(m.Status == celery.Retried), int(l.format.TTL.Seconds()), flag(l.format.Publish), run)
+		flag(m.Status == celery.Retried), int(l.format.TTL.Seconds()), flag(l.format.Publish), run, flag(bad(m.Status)))
 	if err != nil {
 		return "", err
 	}
 	return answer.Text()
 }
+
+// bad reports whether a state is an end that does not stand over a RETRY.
+func bad(s celery.State) bool { return s == celery.Failure || s == celery.Revoked }
 
 func flag(set bool) string {
 	if set {

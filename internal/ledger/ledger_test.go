@@ -167,7 +167,13 @@ func TestRecord(t *testing.T) {
 		}
 		for _, was := range []celery.State{celery.Started, celery.Retried} {
 			for _, s := range []celery.State{celery.Success, celery.Failure, celery.Revoked, celery.Started} {
-				rows = append(rows, row{fmt.Sprintf("%s, then %s", was, s), k.foreign(was), false, "", s, ours})
+				want := ours
+				if was == celery.Retried && (s == celery.Failure || s == celery.Revoked) {
+					want = theirs // another run has retried the task, which goes on
+				}
+				rows = append(rows,
+					row{fmt.Sprintf("%s, then %s", was, s), k.foreign(was), false, "", s, want},
+					row{fmt.Sprintf("%s untouched, then %s", was, s), k.foreign(was), true, "", s, ours})
 			}
 			rows = append(rows,
 				row{string(was) + " untouched, retried", k.foreign(was), true, "", celery.Retried, ours},
@@ -241,9 +247,9 @@ func TestDeepResult(t *testing.T) {
 	c := client(t, testenv.Redis(t).URL(), nil)
 	l := results.New(c, zap.NewNop())
 	for _, tt := range []struct {
-		state celery.State
-		ours  bool
-	}{{celery.Success, false}, {celery.Retried, true}} {
+		state       celery.State
+		ours, ended bool
+	}{{celery.Success, false, true}, {celery.Retried, false, false}, {celery.Started, true, false}} {
 		m := meta(t, "t", tt.state)
 		m.Result = json.RawMessage(strings.Repeat("[", 3000) + strings.Repeat("]", 3000))
 		c.FlushDB(t.Context())
@@ -251,7 +257,7 @@ func TestDeepResult(t *testing.T) {
 			t.Fatal(err)
 		}
 		theirs, err := l.Record(t.Context(), meta(t, "t", celery.Failure), celery.Stored{})
-		if err != nil || (theirs.Raw == "") != tt.ours || theirs.Ended() == tt.ours {
+		if err != nil || (theirs.Raw == "") != tt.ours || theirs.Ended() != tt.ended {
 			t.Errorf("%s: got ended %t, %v, want ours %t", tt.state, theirs.Ended(), err, tt.ours)
 		}
 	}
