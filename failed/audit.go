@@ -26,8 +26,11 @@ type Change struct {
 }
 
 // Audit notes a change.
-func (s *Store) Audit(ctx context.Context, c Change) error {
-	err := s.client.XAdd(ctx, &redis.XAddArgs{
+func (s *Store) Audit(ctx context.Context, c Change) error { return Audit(ctx, s.client, c) }
+
+// Audit notes a change of what is kept beside the failed jobs, in the database that client has selected (DB5).
+func Audit(ctx context.Context, client redis.UniversalClient, c Change) error {
+	err := client.XAdd(ctx, &redis.XAddArgs{
 		Stream: auditKey, MaxLen: auditLength, Approx: true,
 		Values: []string{"by", shorten(c.By, 200), "action", c.Action, "target", shorten(c.Target, 1000), "outcome", shorten(c.Outcome, 1000)},
 	}).Err()

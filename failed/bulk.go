@@ -105,9 +105,11 @@ type times struct {
 	lease time.Duration // a dead process holds a bulk
 	look  time.Duration // between looks for bulks to work on
 	pause time.Duration // before another attempt at a bulk, while the broker is away
+
+	confirm time.Duration // a parked message that is due waits for its confirm
 }
 
-var usualTimes = times{lock: replayLock, lease: 15 * time.Second, look: time.Second, pause: 2 * time.Second}
+var usualTimes = times{lock: replayLock, lease: 15 * time.Second, look: time.Second, pause: 2 * time.Second, confirm: 10 * time.Second}
 
 // countTime is how long a count may take that looks at records.
 const countTime = 2 * time.Second
@@ -382,6 +384,9 @@ func (s *Store) runBulk(ctx context.Context, id, token string, publish Publish) 
 		s.client.SRem(ctx, runningKey, id)
 		return
 	}
+	if err == nil {
+		err = s.understands(ctx, id)
+	}
 	for err == nil && ctx.Err() == nil {
 		var more bool
 		if more, err = s.bulkStep(ctx, b, token, publish); !more {
@@ -391,6 +396,24 @@ func (s *Store) runBulk(ctx context.Context, id, token string, publish Publish) 
 	if err != nil && ctx.Err() == nil {
 		s.log.Warn("bulk interrupted, it goes on in a moment", zap.String("bulk", id), zap.Error(err))
 	}
+}
+
+// understands is an error for a bulk that a newer version has begun with more than is known here: it would choose other jobs.
+func (s *Store) understands(ctx context.Context, id string) error {
+	doc, err := s.client.HGet(ctx, bulkKey(id), bulkAbout).Result()
+	if err != nil {
+		return err
+	}
+	known := json.NewDecoder(strings.NewReader(doc))
+	known.DisallowUnknownFields()
+	if err := known.Decode(new(Bulk)); err != nil {
+		fault := fmt.Errorf("it was begun by another version of onceover, which goes on with it: %w", err)
+		if err := s.bulkWaits(ctx, &Bulk{ID: id}, fault); err != nil {
+			return err
+		}
+		return fault
+	}
+	return nil
 }
 
 // bulkStep does the next jobs of a bulk. more is set unless it has ended.
@@ -439,11 +462,23 @@ func (s *Store) bulkStep(ctx context.Context, b *Bulk, token string, publish Pub
 	if page.Next.IsZero() {
 		ended, err := s.endBulk(ctx, b.ID, BulkDone)
 		if ended {
+			s.auditBulk(ctx, b)
 			s.log.Info("bulk done", zap.String("bulk", b.ID), zap.String("action", b.Action), zap.String("by", b.By))
 		}
 		return false, err
 	}
 	return true, s.bulkPace(ctx, b, len(page.Entries), began)
+}
+
+// auditBulk notes how a bulk has ended.
+func (s *Store) auditBulk(ctx context.Context, b *Bulk) {
+	outcome := "done"
+	if now, err := s.BulkOf(ctx, b.ID); err == nil && now != nil {
+		outcome = fmt.Sprintf("done: %d, and %d left as they were", now.Done, now.Left)
+	}
+	if err := s.Audit(ctx, Change{By: b.By, Action: b.Action + " all", Target: "bulk " + b.ID, Outcome: outcome}); err != nil {
+		s.log.Error("the end of a bulk is not in the list of changes", zap.String("bulk", b.ID), zap.Error(err))
+	}
 }
 
 // bulkDo replays or discards the jobs of one step, and returns why some were left as they were. An
@@ -485,22 +520,30 @@ func (s *Store) bulkDo(ctx context.Context, b *Bulk, token string, entries []Ent
 		s.bulkUndone(ctx, b, token, undone)
 		return nil, err
 	}
-	var locked []any
+	var undone []any // if the step has to be done again
+	locked := 0
 	for i, o := range outcomes {
 		switch {
-		case o.Busy:
-			locked = append(locked, string(o.Key))
 		case o.Over && taken.Val()[i]: // it was this bulk's own doing, in a process that died before it forgot the record
-			if err := s.drop(ctx, o.Key); err != nil {
-				return nil, err
+			if derr := s.drop(ctx, o.Key); derr != nil && err == nil {
+				err = derr
 			}
-		case !o.Done:
+			continue
+		case o.Done:
+			continue
+		case o.Busy:
+			locked++
+		default:
 			left[string(o.Key)] = o.Why
 		}
+		undone = append(undone, string(o.Key))
 	}
-	if len(locked) > 0 { // for a minute, if whoever worked on this bulk was killed
-		s.bulkUndone(ctx, b, token, locked)
-		return nil, fmt.Errorf("%d of the next jobs are locked by another command, or by one that was killed less than a minute ago", len(locked))
+	if err == nil && locked > 0 { // for a minute, if whoever worked on this bulk was killed
+		err = fmt.Errorf("%d of the next jobs are locked by another command, or by one that was killed less than a minute ago", locked)
+	}
+	if err != nil {
+		s.bulkUndone(ctx, b, token, undone)
+		return nil, err
 	}
 	return left, nil
 }

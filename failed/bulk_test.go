@@ -28,7 +28,7 @@ import (
 )
 
 // shortTimes let a test wait for what usually takes a while. The lease is long enough for a busy machine to prolong it.
-var shortTimes = times{lock: 3 * time.Second, lease: 3 * time.Second, look: 20 * time.Millisecond, pause: 20 * time.Millisecond}
+var shortTimes = times{lock: 3 * time.Second, lease: 3 * time.Second, look: 20 * time.Millisecond, pause: 20 * time.Millisecond, confirm: 500 * time.Millisecond}
 
 // runBulks works on bulks until stop, or until the test ends.
 func (b *bundle) runBulks(s *Store, publish Publish) (stop func()) {
@@ -578,22 +578,40 @@ func TestBulkLeaseLost(t *testing.T) {
 	wantBulk(t, b.bulk(bulk.ID), BulkRunning, 3*ReplayBatch, ReplayBatch, 0)
 }
 
-// TestBulkLocked has another command replay one of the jobs: the bulk waits for it, and counts it once.
+// TestBulkLocked has another command replay one of the jobs: the bulk waits for it, and counts it once. Meanwhile a job that was skipped is
+// neither done nor left.
 func TestBulkLocked(t *testing.T) {
 	b := setup(t)
 	all := b.kept(5, nil)
+	b.end(all[0], celery.Success)
 	if err := b.client.Set(t.Context(), lockKey(key(all[2])), "another", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
 	b.runBulks(b.store, b.out.publish)
 	bulk := b.begin(Bulk{Action: BulkReplay})
 	b.until("it waits", func() bool { return strings.Contains(b.bulk(bulk.ID).Fault, "1 of the next jobs are locked") })
-	wantBulk(t, b.bulk(bulk.ID), BulkRunning, 5, 4, 0)
+	wantBulk(t, b.bulk(bulk.ID), BulkRunning, 5, 3, 0)
 	if err := b.client.Del(t.Context(), lockKey(key(all[2]))).Err(); err != nil {
 		t.Fatal(err)
 	}
-	wantBulk(t, b.ended(bulk.ID), BulkDone, 5, 5, 0)
-	wantOnce(t, b.out.counts(), all)
+	wantBulk(t, b.ended(bulk.ID), BulkDone, 5, 4, 1)
+	wantOnce(t, b.out.counts(), all[1:])
+}
+
+// TestBulkOfAnotherVersion has a newer version begin a bulk with a filter that this one does not know: it does nothing, and says why.
+func TestBulkOfAnotherVersion(t *testing.T) {
+	b := setup(t)
+	b.kept(3, nil)
+	bulk := b.begin(Bulk{Action: BulkDiscard, Filter: Filter{Error: "none of them"}})
+	if err := b.client.HSet(t.Context(), bulkKey(bulk.ID), bulkAbout, `{"id":"`+bulk.ID+`","action":"discard","filter":{"colour":"red"}}`).Err(); err != nil {
+		t.Fatal(err)
+	}
+	b.runBulks(b.store, b.out.publish)
+	b.until("it waits", func() bool { return strings.Contains(b.bulk(bulk.ID).Fault, "another version") })
+	wantBulk(t, b.bulk(bulk.ID), BulkRunning, 0, 0, 0)
+	if n := len(b.entries()); n != 3 {
+		t.Errorf("got %d failed jobs, want all three", n)
+	}
 }
 
 // TestBulkTogether has two processes work on several bulks at once.

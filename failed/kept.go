@@ -30,7 +30,7 @@ const maxCauses = 300
 // keepScript keeps a record with all that finds it, unless there is one of its key.
 //
 // KEYS: the record, times, causes, the records of the cause, seen, the counts of the hour, the
-// pieces of the message, names, first. ARGV: the record's key, when it failed last in Unix milliseconds, the
+// pieces of the message, names, first, and what says that it was forgotten. ARGV: the record's key, when it failed last in Unix milliseconds, the
 // cause's id and what is known of it, its field of the counts or "", how long these live in
 // seconds, maxCauses, in how many pieces the message is beside it, then the fields of the record and
 // their values.
@@ -55,6 +55,7 @@ redis.call('ZADD', KEYS[5], 'GT', ARGV[2], ARGV[3])
 redis.call('ZADD', KEYS[8], 0, ARGV[1])
 redis.call('ZADD', KEYS[9], 'LT', ARGV[2], ARGV[3])
 for i = 9, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i+1]) end
+redis.call('UNLINK', KEYS[10])
 if ARGV[5] ~= '' then
   redis.call('HINCRBY', KEYS[6], ARGV[5], 1)
   redis.call('EXPIRE', KEYS[6], ARGV[6])
@@ -87,7 +88,8 @@ func (s *Store) add(ctx context.Context, k Key, r *Record, message []byte, met b
 	if len(message) > pieceSize {
 		pieces, sum := cut(message)
 		long, parts = longKey(k, sum), len(pieces)
-		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		// Together: nothing else would remove pieces that never expire and have no record.
+		_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
 			p.HSet(ctx, long, pieces)
 			unusedScript.Eval(ctx, p, []string{recordKey(k), long}, sum, int(unusedPieces.Seconds()))
 			return nil
@@ -112,7 +114,7 @@ func (s *Store) add(ctx context.Context, k Key, r *Record, message []byte, met b
 		if c.ID == otherCauses.ID {
 			most++
 		}
-		keys := []string{recordKey(k), timesKey, causesKey, causeKey(c.ID), seenKey, metKey(r.Last), long, namesKey, firstKey}
+		keys := []string{recordKey(k), timesKey, causesKey, causeKey(c.ID), seenKey, metKey(r.Last), long, namesKey, firstKey, goneKey(k)}
 		args := append([]any{string(k), r.Last.UnixMilli(), c.ID, about, count, int(metTTL.Seconds()), most, parts, fieldCause, c.ID}, fields...)
 		n, err := keepScript.Run(ctx, s.client, keys, args...).Int()
 		if err != nil {
@@ -129,21 +131,32 @@ func (s *Store) add(ctx context.Context, k Key, r *Record, message []byte, met b
 	return false, fmt.Errorf("keep failed job %s: causes were forgotten and met with meanwhile", k) // tried again
 }
 
-// dropScript forgets a record, if it is of the cause and has the pieces that it was seen with; else it returns -1.
+// dropScript forgets a record, if it is of the cause and has the pieces that it was seen with; else it returns -1. It returns -2 if
+// somebody is replaying it, and that is to be heeded.
 //
-// KEYS: the record, the pieces of its message, and sorted sets that it is in. ARGV: its key, its
-// cause and the sum of its pieces, "" for none.
+// KEYS: the record, the pieces of its message, the lock of replays, what says that it was forgotten, and sorted
+// sets that it is in. ARGV: its key, its cause and the sum of its pieces, "" for none, whether the lock is
+// heeded, and for how many seconds it is said that it was forgotten.
 var dropScript = redis.NewScript(`
+if ARGV[4] == '1' and redis.call('EXISTS', KEYS[3]) == 1 then return -2 end
 local seen = redis.call('HMGET', KEYS[1], 'cause', 'sum')
 if (seen[1] or '') ~= ARGV[2] or (seen[2] or '') ~= ARGV[3] then return -1 end
 local was = redis.call('DEL', KEYS[1])
-for i = 3, #KEYS do redis.call('ZREM', KEYS[i], ARGV[1]) end
+for i = 5, #KEYS do redis.call('ZREM', KEYS[i], ARGV[1]) end
 redis.call('UNLINK', KEYS[2])
+if was == 1 and ARGV[5] ~= '0' then redis.call('SET', KEYS[4], '', 'EX', ARGV[5]) end
 return was
 `)
 
-// drop forgets a record. It is no error if there is none.
-func (s *Store) drop(ctx context.Context, k Key) error {
+// drop forgets a record, whether or not it is locked: the caller has the lock, or had it. It is no error if there is none.
+func (s *Store) drop(ctx context.Context, k Key) error { return s.dropUnless(ctx, k, false) }
+
+// dropUnless is drop, unless somebody is replaying the record and locked is set: that is a *SkippedError.
+func (s *Store) dropUnless(ctx context.Context, k Key, locked bool) error {
+	said := 0
+	if s.cfg.Replicas > 0 {
+		said = int(goneTTL.Seconds())
+	}
 	for range 10 { // it may be kept anew meanwhile
 		about, err := s.client.HMGet(ctx, recordKey(k), fieldCause, fieldSum).Result()
 		if err != nil {
@@ -151,7 +164,7 @@ func (s *Store) drop(ctx context.Context, k Key) error {
 		}
 		cause, known := about[0].(string)
 		sum, _ := about[1].(string)
-		keys := []string{recordKey(k), longKey(k, sum), timesKey, namesKey, causeKey(cause)}
+		keys := []string{recordKey(k), longKey(k, sum), lockKey(k), goneKey(k), timesKey, namesKey, causeKey(cause)}
 		if !known { // the server has lost the hash, or somebody has deleted it
 			causes, err := s.client.HKeys(ctx, causesKey).Result()
 			if err != nil {
@@ -161,9 +174,12 @@ func (s *Store) drop(ctx context.Context, k Key) error {
 				keys = append(keys, causeKey(id))
 			}
 		}
-		n, err := dropScript.Run(ctx, s.client, keys, string(k), cause, sum).Int()
+		n, err := dropScript.Run(ctx, s.client, keys, string(k), cause, sum, locked, said).Int()
 		if err != nil || n >= 0 {
 			return err
+		}
+		if n == -2 {
+			return &SkippedError{busy: true, Why: locking}
 		}
 	}
 	return fmt.Errorf("forget failed job %s: it is kept anew again and again", k)
@@ -232,9 +248,10 @@ func (s *Store) Get(ctx context.Context, k Key) (*Record, error) {
 	return &r, nil
 }
 
-// Discard throws a record away. It is no error if it is not there.
+// Discard throws a record away. It is no error if it is not there. One that is being replayed stays: its job may run in a moment. The
+// error wraps a *[SkippedError] then.
 func (s *Store) Discard(ctx context.Context, k Key) error {
-	if err := s.drop(ctx, k); err != nil {
+	if err := s.dropUnless(ctx, k, true); err != nil {
 		return fmt.Errorf("discard failed job %s: %w", k, err)
 	}
 	return nil
@@ -244,9 +261,10 @@ func (s *Store) Discard(ctx context.Context, k Key) error {
 // not known when.
 func (s *Store) expire(ctx context.Context, before time.Time) (n int, err error) {
 	unknown := "(" + strconv.FormatInt(time.Time{}.UnixMilli(), 10)
+	locked := 0 // are being replayed, and stay
 	for {
 		old, err := s.client.ZRangeArgs(ctx, redis.ZRangeArgs{
-			Key: timesKey, Start: unknown, Stop: "(" + strconv.FormatInt(before.UnixMilli(), 10), ByScore: true, Count: pageSize,
+			Key: timesKey, Start: unknown, Stop: "(" + strconv.FormatInt(before.UnixMilli(), 10), ByScore: true, Offset: int64(locked), Count: pageSize,
 		}).Result()
 		if err != nil {
 			return n, fmt.Errorf("look for old failed jobs: %w", err)
@@ -255,10 +273,15 @@ func (s *Store) expire(ctx context.Context, before time.Time) (n int, err error)
 			return n, nil
 		}
 		for _, k := range old {
-			if err := s.Discard(ctx, Key(k)); err != nil {
+			var busy *SkippedError
+			switch err := s.Discard(ctx, Key(k)); {
+			case errors.As(err, &busy):
+				locked++
+			case err != nil:
 				return n, err
+			default:
+				n++
 			}
-			n++
 		}
 	}
 }

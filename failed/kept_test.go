@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"onceover/celery"
 	"onceover/rabbit"
 )
 
@@ -151,6 +152,65 @@ func TestKeepAnotherCall(t *testing.T) {
 	}
 	if err := b.store.Keep(t.Context(), another); err == nil || !strings.Contains(err.Error(), "another call's") {
 		t.Errorf("got %v, want that its key is another call's", err)
+	}
+}
+
+// TestSameCall has calls of one id that differ in what the body does not say, or in what follows: none is taken for another one. One that
+// is written anew is.
+func TestSameCall(t *testing.T) {
+	t.Parallel()
+	of := func(change func(*celery.Request)) *Record {
+		req := request("a")
+		change(req)
+		r := Failure(message(t, req), req, boom, ReasonFailed)
+		return &r
+	}
+	next := func(task string) celery.Signatures { return celery.Signatures{celery.NewSignature(task)} }
+	calls := map[string]*Record{
+		"plain":        of(func(*celery.Request) {}),
+		"another task": of(func(r *celery.Request) { r.Task = "ship" }),
+		"an argument":  of(func(r *celery.Request) { r.Kwargs = map[string]json.RawMessage{"n": json.RawMessage("1")} }),
+		"a link":       of(func(r *celery.Request) { r.Callbacks = next("x") }),
+		"another link": of(func(r *celery.Request) { r.Callbacks = next("y") }),
+		"an errback":   of(func(r *celery.Request) { r.Errbacks = next("x") }),
+		"a chain":      of(func(r *celery.Request) { r.Chain = next("x") }),
+		"a chord":      of(func(r *celery.Request) { r.Chord = celery.NewSignature("x") }),
+		"another time": of(func(r *celery.Request) { r.ETA = time.Unix(1800000000, 0) }),
+	}
+	sums := map[string]string{}
+	for name, r := range calls {
+		if other, there := sums[r.callSum()]; there {
+			t.Errorf("%s has the sum of %s", name, other)
+		}
+		sums[r.callSum()] = name
+		for of, other := range calls {
+			if got := sameCall(r, other); got != (name == of) {
+				t.Errorf("%s and %s: got %v", name, of, got)
+			}
+		}
+		again := *r
+		again.Message.Body = append([]byte(" "), r.Message.Body...)
+		if !sameCall(r, &again) {
+			t.Errorf("%s: written in another form it is taken for another call", name)
+		}
+	}
+}
+
+// TestKeepAnotherTask keeps two calls that have one id and one body, and differ in their task.
+func TestKeepAnotherTask(t *testing.T) {
+	b := setup(t)
+	charge, ship := request("order-7"), request("order-7")
+	charge.Task, ship.Task = "charge", "ship"
+	for _, req := range []*celery.Request{charge, ship, charge, ship} {
+		b.keep(Failure(message(t, req), req, boom, ReasonFailed))
+	}
+	var kept []string
+	for _, e := range b.entries() {
+		kept = append(kept, e.Task)
+	}
+	slices.Sort(kept)
+	if !slices.Equal(kept, []string{"charge", "ship"}) {
+		t.Errorf("got %v kept, want both", kept)
 	}
 }
 

@@ -29,6 +29,12 @@ func causeKey(id string) string { return prefix + "cause:" + id }
 // each piece. sum is that of the message: two that come for one record do not disturb each other.
 func longKey(k Key, sum string) string { return prefix + "message:" + string(k) + ":" + sum }
 
+// goneKey is there for an hour after a record was forgotten, where replicas are asked for: whoever waits for them with the record does not
+// take it for lost with a server.
+func goneKey(k Key) string { return prefix + "gone:" + string(k) }
+
+const goneTTL = time.Hour
+
 // metKey counts the failures of an hour: a hash with a field for each five minutes and cause.
 func metKey(hour time.Time) string { return prefix + "met:" + hour.UTC().Format(hourLayout) }
 

@@ -33,6 +33,7 @@ type Filter struct {
 	Queue  string    `json:"queue,omitempty"`  // where it was taken from
 	Reason string    `json:"reason,omitempty"` // why it is kept
 	Cause  string    `json:"cause,omitempty"`  // id of a Cause
+	User   string    `json:"user,omitempty"`   // its keyword argument user_id
 	Text   string    `json:"text,omitempty"`   // part of the error, the id or the arguments, in any case
 	After  time.Time `json:"after,omitzero"`   // that failed last after this,
 	Before time.Time `json:"before,omitzero"`  // or before this
@@ -41,7 +42,7 @@ type Filter struct {
 // Match reports whether the filter chooses r, as far as r says: not by its cause.
 func (f Filter) Match(r *Record) bool {
 	is := func(want, have string) bool { return want == "" || want == have }
-	if !is(f.Task, r.Task) || !is(f.Error, r.Error) || !is(f.Queue, r.Queue) || !is(f.Reason, string(r.Reason)) {
+	if !is(f.Task, r.Task) || !is(f.Error, r.Error) || !is(f.Queue, r.Queue) || !is(f.Reason, string(r.Reason)) || !is(f.User, r.User) {
 		return false
 	}
 	if !f.After.IsZero() && r.Last.Before(f.After) || !f.Before.IsZero() && r.Last.After(f.Before) {
@@ -55,6 +56,9 @@ func (f Filter) Match(r *Record) bool {
 		return strings.Contains(strings.ToLower(s), part)
 	})
 }
+
+// Looks reports whether every record has to be looked at, as no index tells which are chosen.
+func (f Filter) Looks() bool { return f.Text != "" || f.Queue != "" || f.User != "" }
 
 // bounds are the scores of a filter in timesKey, the later first.
 func (f Filter) bounds() (high, low string) {
@@ -179,7 +183,7 @@ const maxLists = 32
 // lists returns the sorted sets that have the records which a filter may choose. They are exactly
 // those if exact is set, but for the times.
 func (s *Store) lists(ctx context.Context, f Filter) (keys []string, exact bool, err error) {
-	exact = f.Text == "" && f.Queue == "" && len(f.Task) <= 200 && len(f.Error) <= 200 // causes have so much of a name
+	exact = !f.Looks() && len(f.Task) <= 200 && len(f.Error) <= 200 // causes have so much of a name
 	switch {
 	case f.Cause != "":
 		return []string{causeKey(f.Cause)}, exact && f.Task == "" && f.Error == "" && f.Reason == "", nil

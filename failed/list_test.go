@@ -151,6 +151,7 @@ func TestPages(t *testing.T) {
 		{"reason", Filter{Reason: "failed"}, func(r *listed) bool { return r.Reason == ReasonFailed }, false},
 		{"many causes", Filter{Task: "t.three"}, func(r *listed) bool { return r.Task == "t.three" }, false},
 		{"queue", Filter{Queue: "q.other"}, func(r *listed) bool { return r.Queue == "q.other" }, false},
+		{"unknown user", Filter{User: "nobody"}, func(*listed) bool { return false }, false},
 		{"cause", Filter{Cause: one.cause}, func(r *listed) bool { return r.cause == one.cause }, true},
 		{"cause and its task", Filter{Cause: one.cause, Task: one.Task}, func(r *listed) bool { return r.cause == one.cause }, false},
 		{"cause and another task", Filter{Cause: one.cause, Task: "t.none"}, func(r *listed) bool { return false }, false},

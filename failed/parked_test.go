@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -330,4 +332,39 @@ func TestRunParkedWithETA(t *testing.T) {
 	if got := requestOf(t, b.out.messages()[0]); !got.ETA.IsZero() || got.ID != "early" {
 		t.Errorf("got %+v, want no ETA", got)
 	}
+}
+
+// TestDestinationWithoutConfirms has more jobs due than are published at once, to a queue that does not confirm: one to another queue does
+// not wait for them, and they go when the queue confirms again.
+func TestDestinationWithoutConfirms(t *testing.T) {
+	b := setup(t)
+	b.store.times = shortTimes
+	due := time.Now().Add(time.Second)
+	var stuck []string
+	for i := range 60 {
+		id := fmt.Sprintf("stuck-%02d", i)
+		b.park(id, due, 0, func(m *rabbit.Message) { m.Queue = "q.stuck" })
+		stuck = append(stuck, id)
+	}
+	var well atomic.Bool
+	waiting := make(chan struct{}, 1000)
+	b.run(b.store, func(ctx context.Context, create bool, messages ...rabbit.Message) error {
+		if messages[0].Queue == "q.stuck" && !well.Load() {
+			waiting <- struct{}{}
+			<-ctx.Done()
+			return fmt.Errorf("%w: %w", rabbit.ErrUnconfirmed, context.Cause(ctx))
+		}
+		return b.out.publish(ctx, create, messages...)
+	})
+	for range 20 { // all that are published at once
+		<-waiting
+	}
+	b.park("other", time.Now(), 0, nil)
+	b.until("the other job is published", func() bool { return slices.Contains(slices.Collect(maps.Keys(b.out.counts())), "other") })
+	if n := len(b.out.messages()); n != 1 {
+		t.Errorf("got %d messages, want that of the other job", n)
+	}
+	well.Store(true)
+	b.within(5*patience, "the others are published", func() bool { return len(b.out.counts()) == len(stuck)+1 })
+	wantOnce(t, b.out.counts(), append(stuck, "other"))
 }

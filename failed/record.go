@@ -46,10 +46,11 @@ type Record struct {
 	Replays   int            `json:"replays"`
 	Worker    string         `json:"worker"` // node name of who kept it
 	Queue     string         `json:"queue"`
-	First     time.Time      `json:"first"`  // when it failed for the first time,
-	Last      time.Time      `json:"last"`   // and for the last time
-	Args      string         `json:"args"`   // as Celery shows them, shortened, without
-	Kwargs    string         `json:"kwargs"` // the queries of URLs
+	First     time.Time      `json:"first"`          // when it failed for the first time,
+	Last      time.Time      `json:"last"`           // and for the last time
+	Args      string         `json:"args"`           // as Celery shows them, shortened, without
+	Kwargs    string         `json:"kwargs"`         // the queries of URLs
+	User      string         `json:"user,omitempty"` // the keyword argument user_id
 	Message   rabbit.Message `json:"message"`
 }
 
@@ -66,6 +67,7 @@ func Failure(m rabbit.Message, req *celery.Request, exc *celery.Exception, reaso
 	}
 	if req != nil {
 		r.ID, r.Task, r.Attempts, r.Ignored = req.ID, req.Task, req.Retries+1, req.IgnoreResult
+		r.User = userOf(req)
 		r.Args, r.Kwargs = shorten(redact.Text(req.ArgsText()), 1<<10), shorten(redact.Text(req.KwargsText()), 1<<10)
 	}
 	r.Previous = m.Own.Previous
@@ -73,6 +75,20 @@ func Failure(m rabbit.Message, req *celery.Request, exc *celery.Exception, reaso
 		r.First = m.Own.First
 	}
 	return r
+}
+
+// userOf returns the keyword argument user_id, a text or a number; "" if there is none.
+func userOf(req *celery.Request) string {
+	raw := req.Kwargs["user_id"]
+	var text string
+	if json.Unmarshal(raw, &text) == nil {
+		return shorten(text, 200)
+	}
+	var number json.Number
+	if json.Unmarshal(raw, &number) == nil {
+		return shorten(number.String(), 200)
+	}
+	return ""
 }
 
 // Key names a record: by the id of the job and how often it was replayed.
@@ -107,8 +123,11 @@ func (r *Record) key() Key {
 func (r *Record) callSum() string {
 	sum := sha256.New()
 	sum.Write(r.Message.Body)
-	if req, err := r.Request(); err == nil && req.Retries == 0 && !req.ETA.IsZero() {
-		sum.Write([]byte(req.ETA.UTC().Format(time.RFC3339Nano)))
+	if req, err := r.Request(); err == nil {
+		fmt.Fprintf(sum, "\x00%s\x00", req.Task)
+		if req.Retries == 0 && !req.ETA.IsZero() {
+			sum.Write([]byte(req.ETA.UTC().Format(time.RFC3339Nano)))
+		}
 	}
 	return hex.EncodeToString(sum.Sum(nil)[:8])
 }

@@ -41,7 +41,7 @@ func TestFilter(t *testing.T) {
 	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 	r := Record{
 		ID: "Id-1", Task: "image.analyze", Error: "ValueError", Queue: "q.ai", Reason: ReasonFailed, Last: at,
-		Text: "No such file", Args: "('A.jpg',)", Kwargs: "{'tenant': 7}", Stage: "Upload",
+		Text: "No such file", Args: "('A.jpg',)", Kwargs: "{'tenant': 7}", Stage: "Upload", User: "user-7",
 	}
 	tests := []struct {
 		f    Filter
@@ -52,6 +52,8 @@ func TestFilter(t *testing.T) {
 		{Filter{Task: "image"}, false},
 		{Filter{Error: "valueerror"}, false},
 		{Filter{Queue: "q.other"}, false},
+		{Filter{User: "user-7"}, true},
+		{Filter{User: "user-70"}, false},
 		{Filter{Reason: "expired"}, false},
 		{Filter{Task: "image.analyze", Error: "KeyError"}, false},
 		{Filter{Text: "such FILE"}, true},
@@ -110,6 +112,25 @@ func TestKey(t *testing.T) {
 		if same := (&Record{Message: m}).key(); same != key {
 			t.Errorf("got %s and %s for one message", key, same)
 		}
+	}
+}
+
+// TestUser is a table of whose job a failed job is said to be.
+func TestUser(t *testing.T) {
+	t.Parallel()
+	for raw, want := range map[string]string{
+		`"user-7"`: "user-7", `"안녕"`: "안녕", `7`: "7", `12345678901234567890123`: "12345678901234567890123", `""`: "", `null`: "", `true`: "", `{"id": 7}`: "", `[7]`: "",
+		`"` + strings.Repeat("u", 300) + `"`: shorten(strings.Repeat("u", 300), 200),
+	} {
+		req := request("a")
+		req.Kwargs = map[string]json.RawMessage{"user_id": json.RawMessage(raw)}
+		if got := Failure(message(t, req), req, boom, ReasonFailed).User; got != want {
+			t.Errorf("%.40s: got %q, want %q", raw, got, want)
+		}
+	}
+	req := request("a")
+	if got := Failure(message(t, req), req, boom, ReasonFailed).User; got != "" {
+		t.Errorf("got %q without the argument", got)
 	}
 }
 

@@ -36,7 +36,7 @@ type Outcome struct {
 	Why  string // why not done
 }
 
-// SkippedError says why a job is not replayed. The record stays.
+// SkippedError says why a job is not replayed, or not discarded. The record stays.
 type SkippedError struct {
 	Why  string
 	Over bool // there is nothing to be done
@@ -47,6 +47,9 @@ type SkippedError struct {
 }
 
 func (e *SkippedError) Error() string { return e.Why }
+
+// locking is why nothing is done with a record that somebody has locked.
+const locking = "is being replayed by somebody else, or was by a command that was killed less than a minute ago"
 
 func skipped(format string, args ...any) error {
 	return &SkippedError{Why: fmt.Sprintf(format, args...), noted: true}
@@ -127,7 +130,7 @@ func (s *Store) Replay(ctx context.Context, keys []Key, publish Publish, edit fu
 	faults := rabbit.ErrorsOf(publish(ctx, false, messages...), len(messages))
 	for _, p := range all {
 		if p.sent {
-			p.fault, faults = refusal(faults[0]), faults[1:]
+			p.fault, p.sent, faults = refusal(faults[0]), !rabbit.Unsent(faults[0]), faults[1:]
 		}
 	}
 	crash.Point("replay-before-delete")
@@ -159,6 +162,8 @@ func refusal(err error) error {
 	var full *rabbit.FullError
 	var config *rabbit.ConfigError
 	switch {
+	case errors.Is(err, rabbit.ErrNoConnection): // whyever: it is no fault of a message
+		return err
 	case errors.Is(err, rabbit.ErrUnconfirmed):
 		return &SkippedError{perhaps: true, noted: true, Why: fmt.Sprintf("%v: the job is known by its id if it is there, and may be replayed again once the queue confirms", err)}
 	case errors.As(err, &config):
@@ -248,7 +253,7 @@ func (s *Store) lock(ctx context.Context, p *replay) error {
 	case err != nil:
 		return err
 	case !locked:
-		return &SkippedError{busy: true, Why: "is being replayed by somebody else, or was by a command that was killed less than a minute ago"}
+		return &SkippedError{busy: true, Why: locking}
 	}
 	p.held.Store(&token)
 	return nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"onceover/celery"
 	"onceover/rabbit"
@@ -390,6 +391,57 @@ func TestReplayOvertaken(t *testing.T) {
 	wantOnce(t, b.out.counts(), []string{"a"})
 	if n := len(b.entries()); n != 0 {
 		t.Errorf("got %d records left, want none", n)
+	}
+}
+
+// TestDiscardWhileReplayed discards a record whose job is about to be published: it stays until that is done, and its job runs once.
+func TestDiscardWhileReplayed(t *testing.T) {
+	b := setup(t)
+	b.keep(failure(t, "a"))
+	out, err := b.store.Replay(t.Context(), []Key{key("a")}, func(ctx context.Context, create bool, messages ...rabbit.Message) error {
+		var busy *SkippedError
+		if err := b.store.Discard(ctx, key("a")); !errors.As(err, &busy) || !strings.Contains(err.Error(), "somebody else") {
+			t.Errorf("got %v, want that it is being replayed", err)
+		}
+		if n, err := b.store.expire(ctx, time.Now().Add(time.Hour)); n != 0 || err != nil {
+			t.Errorf("got %d discarded as old, %v, want none", n, err)
+		}
+		if n := len(b.entries()); n != 1 {
+			t.Errorf("got %d records, want it", n)
+		}
+		return b.out.publish(ctx, create, messages...)
+	}, nil)
+	if err != nil || !out[0].Done {
+		t.Errorf("got %+v, %v", out, err)
+	}
+	wantOnce(t, b.out.counts(), []string{"a"})
+	b.keep(failure(t, "a"))
+	if err := b.store.Discard(t.Context(), key("a")); err != nil || len(b.entries()) != 0 {
+		t.Errorf("got %v, %v left, want it discarded afterwards", err, b.entries())
+	}
+}
+
+// TestReplayWithoutABroker replays a job while there is no connection, and while the broker refuses the login: nothing was sent, the result
+// is as it was, and it is no fault of the job.
+func TestReplayWithoutABroker(t *testing.T) {
+	b := setup(t)
+	b.keep(failure(t, "a"))
+	b.end("a", celery.Failure)
+	for _, fault := range []error{
+		rabbit.ErrNoConnection,
+		fmt.Errorf("%w: %w", rabbit.ErrNoConnection, &rabbit.ConfigError{Doing: "connect", Err: errors.New("ACCESS_REFUSED"), Remedy: "check the password"}),
+	} {
+		b.out.refuse(func(rabbit.Message) error { return fault })
+		out, err := b.store.Replay(t.Context(), []Key{key("a")}, b.out.publish, nil)
+		if !errors.Is(err, rabbit.ErrNoConnection) || out[0].Done || out[0].Why != "" {
+			t.Errorf("%v: got %+v, %v, want the fault of all", fault, out[0], err)
+		}
+		if s := b.state("a"); s != celery.Failure {
+			t.Errorf("%v: got the state %q, want it as it was", fault, s)
+		}
+		if all := b.entries(); len(all) != 1 || all[0].Note != "" {
+			t.Errorf("%v: got %+v, want the record without a note", fault, all)
+		}
 	}
 }
 

@@ -201,3 +201,28 @@ func TestTooFewReplicas(t *testing.T) {
 		t.Errorf("got %v, want one line with what is missing", lines)
 	}
 }
+
+// TestDiscardedWhileWaiting discards a job that is listed while a replica that should have it is behind: it does not come back.
+func TestDiscardedWhileWaiting(t *testing.T) {
+	b := setup(t)
+	s := newSuccessor(b)
+	s.link.Pause()
+	store := b.newStore(Config{Replicas: 1})
+	kept := make(chan error, 1)
+	go func() { kept <- store.Keep(t.Context(), failure(t, "a")) }()
+	b.until("the job is listed", func() bool { return len(b.entries()) == 1 })
+	if err := store.Discard(t.Context(), key("a")); err != nil {
+		t.Fatal(err)
+	}
+	s.link.Restore()
+	if err := <-kept; err != nil {
+		t.Error(err)
+	}
+	if all := b.entries(); len(all) != 0 {
+		t.Errorf("got %v, want the job discarded", all)
+	}
+	// Another job of its id is kept as any is.
+	if err := store.Keep(t.Context(), failure(t, "a")); err != nil || len(b.entries()) != 1 {
+		t.Errorf("got %v, %v, want the job kept", err, b.entries())
+	}
+}

@@ -136,8 +136,11 @@ func (s *Store) hasWork() {
 
 // retryDelay is the pause before a task is tried again that could not be published.
 func retryDelay(n int, err error, _ *asynq.Task) time.Duration {
-	if errors.Is(err, asynq.ErrLeaseExpired) {
+	switch {
+	case errors.Is(err, asynq.ErrLeaseExpired):
 		return 0 // whoever had it died
+	case errors.Is(err, errLate):
+		return min(2*time.Second<<min(n, 5), 30*time.Second)
 	}
 	return 2 * time.Second
 }
@@ -170,8 +173,8 @@ func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) err
 		}
 	}
 	crash.Point("due-before-publish")
-	if err := publish(ctx, true, j.Record.Message); err != nil {
-		if s.isNews(err) {
+	if err := s.confirms.publish(ctx, s.times.confirm, publish, j.Record.Message); err != nil {
+		if !errors.Is(err, errLate) && s.isNews(err) {
 			s.log.Warn("parked job is due and not published, trying again", zap.String("task_id", j.ID), zap.Error(err))
 		}
 		return fmt.Errorf("publish job %s, which is due: %w", j.ID, err)
@@ -179,6 +182,52 @@ func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) err
 	s.isNews(nil)
 	crash.Point("due-after-publish")
 	return s.dropPieces(ctx, key, j)
+}
+
+// confirms are the destinations that did not confirm a message in time. One message at a time tries such a destination, so that those for
+// others need not wait for it.
+type confirms struct {
+	mu   sync.Mutex
+	late map[string]bool // by destination: whether a message tries it at this moment
+}
+
+// errLate says that a message waits for another one to its destination.
+var errLate = errors.New("its destination does not confirm messages at the moment: one of the others that are due tries it")
+
+// publish publishes a message, within limit where the broker is there and does not confirm it.
+func (c *confirms) publish(ctx context.Context, limit time.Duration, publish Publish, m rabbit.Message) error {
+	to := m.Destination()
+	if !c.enter(to) {
+		return errLate
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the broker did not take it within %v", limit))
+	defer cancel()
+	err := publish(ctx, true, m)
+	c.leave(to, errors.Is(err, rabbit.ErrUnconfirmed))
+	return err
+}
+
+func (c *confirms) enter(to string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	tried, late := c.late[to]
+	if late {
+		c.late[to] = true
+	}
+	return !late || !tried
+}
+
+func (c *confirms) leave(to string, late bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.late, to)
+	if !late {
+		return
+	}
+	if c.late == nil {
+		c.late = map[string]bool{}
+	}
+	c.late[to] = false
 }
 
 // nowKey is there for a parked job that an operator has asked to run now, for a day: its message may be published more than once.

@@ -63,6 +63,7 @@ type Store struct {
 	metrics   *metrics
 	periodic  []Periodic
 	times     times
+	confirms  confirms
 
 	evicting atomic.Bool
 	work     chan struct{} // has an element when a queue has got something to do
@@ -137,6 +138,9 @@ func (s *Store) Import(ctx context.Context, r Record) (isNew bool, err error) {
 }
 
 func (s *Store) keep(ctx context.Context, r Record, met bool) (isNew bool, err error) {
+	if req, rerr := r.Request(); r.User == "" && rerr == nil { // as of a record that an earlier version has exported
+		r.User = userOf(req)
+	}
 	message, err := json.Marshal(r.Message)
 	if err == nil {
 		isNew, err = s.put(ctx, &r, string(r.key()), time.Time{}, shelf{
@@ -167,7 +171,7 @@ type shelf struct {
 // put adds r to a shelf under a key, unless it is there, and waits for the replicas. It reports
 // whether it was not there. due is when it leaves by itself, zero if it does not.
 func (s *Store) put(ctx context.Context, r *Record, key string, due time.Time, to shelf) (isNew bool, err error) {
-	placed, times := "", 0
+	placed, under, times := "", "", 0
 	err = s.guard.Do(ctx, func(ctx context.Context) error {
 		if err := s.refuseEviction(ctx); err != nil {
 			return err
@@ -176,6 +180,12 @@ func (s *Store) put(ctx context.Context, r *Record, key string, due time.Time, t
 			err := s.replicated(ctx, placed)
 			if !errors.Is(err, errGone) {
 				return err
+			}
+			// A failed job was replayed or discarded meanwhile, or lost with the server that had it.
+			if due.IsZero() {
+				if said, err := s.client.Exists(ctx, goneKey(Key(under))).Result(); err != nil || said > 0 {
+					return err
+				}
 			}
 			// A job that was due is published, or lost with the server that had it: it is
 			// published twice rather than never, and not again and again.
@@ -201,7 +211,7 @@ func (s *Store) put(ctx context.Context, r *Record, key string, due time.Time, t
 				same = err == nil && sameCall(there, r)
 			}
 			if same {
-				placed = to.at(key)
+				placed, under = to.at(key), key
 				return s.replicated(ctx, placed)
 			}
 			key += "~" + r.callSum()
@@ -280,17 +290,20 @@ func sameCall(a, b *Record) bool {
 	if x.Retries == 0 && y.Retries == 0 && !x.ETA.Equal(y.ETA) {
 		return false
 	}
+	if x.Task != y.Task { // which is in the headers
+		return false
+	}
 	if sameBody {
 		return true
 	}
-	if x.Task != y.Task {
-		return false
+	asked := func(r *celery.Request) ([]byte, error) {
+		return celery.MarshalJSON([]any{r.Args, r.Kwargs, r.Callbacks, r.Errbacks, r.Chain, r.Chord})
 	}
-	mine, err := celery.MarshalJSON([]any{x.Args, x.Kwargs})
+	mine, err := asked(x)
 	if err != nil {
 		return false
 	}
-	theirs, err := celery.MarshalJSON([]any{y.Args, y.Kwargs})
+	theirs, err := asked(y)
 	return err == nil && bytes.Equal(mine, theirs)
 }
 

@@ -106,7 +106,7 @@ type selection struct {
 }
 
 // filterFlags are the flags that choose.
-var filterFlags = []string{"task", "error", "queue", "reason", "cause", "text", "older-than", "newer-than"}
+var filterFlags = []string{"task", "error", "queue", "reason", "cause", "user", "text", "older-than", "newer-than"}
 
 func (sel *selection) bind(fs *pflag.FlagSet) {
 	sel.fs = fs
@@ -115,6 +115,7 @@ func (sel *selection) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&sel.filter.Queue, "queue", "", "only from this queue")
 	fs.StringVar(&sel.filter.Reason, "reason", "", "only kept for this reason: failed, rejected, expired, maxlen, delivery_limit, poison, unknown-task, …")
 	fs.StringVar(&sel.filter.Cause, "cause", "", "only of this cause, by its `id` in failed stats")
+	fs.StringVar(&sel.filter.User, "user", "", "only of this `user_id`")
 	fs.StringVar(&sel.filter.Text, "text", "", "only with this text in error, id, arguments or stage; case does not matter")
 	fs.DurationVar(&sel.olderThan, "older-than", 0, "only if the last failure is longer ago, such as 30m")
 	fs.DurationVar(&sel.newerThan, "newer-than", 0, "only if the last failure is less long ago")
@@ -186,6 +187,29 @@ func (sel *selection) complete() failed.Filter {
 		f.Before = now.Add(-sel.olderThan)
 	}
 	return f
+}
+
+// describe says which jobs are chosen, for the list of changes.
+func (sel *selection) describe(names []string) string {
+	names = slices.Clone(names)
+	for _, name := range filterFlags {
+		if f := sel.fs.Lookup(name); f.Changed {
+			names = append(names, name+"="+f.Value.String())
+		}
+	}
+	if len(names) == 0 {
+		return "all"
+	}
+	return strings.Join(names, ", ")
+}
+
+// auditChange is noteChange for a store of failed jobs.
+func auditChange(ctx context.Context, store *failed.Store, action, target, outcome string) {
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := store.Audit(late, failed.Change{By: operator(), Action: action, Target: target, Outcome: outcome}); err != nil {
+		fmt.Fprintln(os.Stderr, "onceover: warning:", err)
+	}
 }
 
 func (sel *selection) filters() bool {

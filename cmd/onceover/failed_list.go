@@ -286,6 +286,7 @@ func showRecord(out io.Writer, r *failed.Record, state celery.State, raw bool) {
 	field("first failed", moment(r.First))
 	field("last failed", moment(r.Last))
 	field("worker", r.Worker)
+	field("user", r.User)
 	field("queue", r.Queue)
 	field("published", fmt.Sprintf("to exchange %q with key %q", r.Message.Exchange, r.Message.RoutingKey))
 	args, kwargs := r.Args, r.Kwargs

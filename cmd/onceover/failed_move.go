@@ -139,6 +139,7 @@ as soon as a worker runs on this store.`,
 			return err
 		}
 		fresh, known, err := importRecords(ctx, store, interruptible{ctx, in})
+		auditChange(ctx, store, "import", args[0], fmt.Sprintf("%d imported, %d were kept already", fresh, known))
 		if err != nil {
 			return fmt.Errorf("%w\n%s imported, %d were kept already", err, jobs(fresh), known)
 		}

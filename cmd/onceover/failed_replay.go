@@ -84,7 +84,7 @@ by its number from 0: for a signed URL that has run out.`,
 			return err
 		}
 		defer closeStore()
-		r.store = store
+		r.store, r.chosen = store, sel.describe(args)
 		if r.dryRun {
 			return r.preview(cmd, settings, refs)
 		}
@@ -110,6 +110,7 @@ func parseRate(text string) (rate.Limit, error) {
 // replayer runs failed jobs again.
 type replayer struct {
 	store   *failed.Store
+	chosen  string // which jobs, for the list of changes
 	dryRun  bool
 	limit   rate.Limit
 	set     []string // NAME=VALUE
@@ -194,7 +195,7 @@ func (r replayer) preview(cmd *cobra.Command, s *config.Settings, refs []failed.
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer rabbit.HangUp(conn)
 	queues := map[string]error{}
 	var h hints
 	would := 0
@@ -245,7 +246,7 @@ func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Key)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer rabbit.HangUp(conn)
 	var told string
 	sender := &rabbit.Sender{Conn: conn, Waiting: func(full *rabbit.FullError) {
 		if told != full.Queue { // once, until another one is full
@@ -312,6 +313,7 @@ func (r replayer) run(cmd *cobra.Command, s *config.Settings, refs []failed.Key)
 	fmt.Fprintf(out, "%s replayed\n", jobs(len(replayed)))
 	h.print(out, len(replayed))
 	left := len(refs) - len(replayed) - over
+	auditChange(ctx, r.store, "replay", r.chosen, fmt.Sprintf("%d replayed, %d left as they were", len(replayed), left))
 	switch {
 	case failure != nil && errors.Is(failure, context.Canceled):
 		return fmt.Errorf("interrupted: %s left as they were; the same command goes on", jobs(left))
@@ -420,18 +422,31 @@ without a terminal it needs --yes.`,
 		bar := newCounter(len(refs))
 		defer bar.close()
 		done := 0
+		defer func() { auditChange(ctx, store, "discard", sel.describe(args), fmt.Sprintf("%d discarded", done)) }()
+		var left []string
 		for _, ref := range refs {
 			if err := context.Cause(ctx); err != nil {
 				return fmt.Errorf("interrupted: %s discarded, %d left", jobs(done), len(refs)-done)
 			}
-			if err := store.Discard(ctx, ref); err != nil {
+			var busy *failed.SkippedError
+			switch err := store.Discard(ctx, ref); {
+			case errors.As(err, &busy):
+				left = append(left, fmt.Sprintf("not discarded: %s %s", plainLine(ref.Name(), 60), busy.Why))
+			case err != nil:
 				return fmt.Errorf("%w; %s discarded before", err, jobs(done))
+			default:
+				done++
 			}
-			done++
 			bar.add(1)
 		}
 		bar.close()
+		for _, line := range left {
+			fmt.Fprintln(out, line)
+		}
 		fmt.Fprintf(out, "%s discarded\n", jobs(done))
+		if len(left) > 0 {
+			return &exitCodeError{code: exitError}
+		}
 		return nil
 	}
 	return cmd

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -227,7 +228,12 @@ func eachParked(cmd *cobra.Command, settings *config.Settings, names []string, s
 			return nil
 		}
 	}
+	n := 0
+	defer func() {
+		auditChange(ctx, store, "parked "+cmd.Name(), strings.Join(names, ", "), parkedJobs(n)+" "+done)
+	}()
 	for i, key := range keys {
+		n = i
 		switch err := do(store, ctx, key); {
 		case errors.Is(err, failed.ErrNotParked):
 			return notParked(key)
@@ -237,7 +243,8 @@ func eachParked(cmd *cobra.Command, settings *config.Settings, names []string, s
 			return err
 		}
 	}
-	fmt.Fprintf(out, "%s %s\n", parkedJobs(len(keys)), done)
+	n = len(keys)
+	fmt.Fprintf(out, "%s %s\n", parkedJobs(n), done)
 	return nil
 }
 

@@ -13,8 +13,10 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
+	"onceover/failed"
 	"onceover/internal/config"
 	"onceover/internal/control"
 	"onceover/rabbit"
@@ -47,6 +49,7 @@ var queueFlags = []string{"broker-url", "redis-url", "failed-url"}
 type queueOperator struct {
 	client *control.Client
 	pauses *control.Pauses
+	kept   redis.UniversalClient // DB5
 	urls   []string
 	out    io.Writer
 }
@@ -61,7 +64,7 @@ func openQueues(cmd *cobra.Command, s *config.Settings) (*queueOperator, func(),
 		return nil, nil, usageError(err)
 	}
 	client := control.New("onceover queue", s.Worker.BrokerURLs)
-	q := &queueOperator{client, control.NewPauses(kept), s.Worker.BrokerURLs, cmd.OutOrStdout()}
+	q := &queueOperator{client, control.NewPauses(kept), kept, s.Worker.BrokerURLs, cmd.OutOrStdout()}
 	return q, func() {
 		client.Close()
 		kept.Close()
@@ -120,7 +123,7 @@ func (q *queueOperator) list(ctx context.Context, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer rabbit.HangUp(conn)
 	var rows []queueRow
 	for _, name := range queueNames(workers, paused) {
 		if err := context.Cause(ctx); err != nil {
@@ -275,6 +278,15 @@ func operator() string {
 	return cmp.Or(os.Getenv("USER"), "unknown") + "@" + host
 }
 
+// noteChange has the list of changes name what was done and by whom. That it cannot be noted is told, and is no fault: the change was made.
+func noteChange(ctx context.Context, client redis.UniversalClient, action, target, outcome string) {
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := failed.Audit(late, client, failed.Change{By: operator(), Action: action, Target: target, Outcome: outcome}); err != nil {
+		fmt.Fprintln(os.Stderr, "onceover: warning:", err)
+	}
+}
+
 func (q *queueOperator) pause(ctx context.Context, queue, why string) error {
 	if err := q.mustExist(ctx, queue); err != nil {
 		return err
@@ -288,6 +300,7 @@ func (q *queueOperator) pause(ctx context.Context, queue, why string) error {
 	if err := q.pauses.Set(ctx, queue, p); err != nil {
 		return err
 	}
+	noteChange(ctx, q.kept, "pause", "queue "+queue, "noted, and workers told: "+why)
 	told, err := q.client.Pause(ctx, queue)
 	if err != nil {
 		return fmt.Errorf("%w; queue %s is noted as paused: repeat the command", err, queue)
@@ -344,7 +357,7 @@ func (q *queueOperator) mustExist(ctx context.Context, queue string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer rabbit.HangUp(conn)
 	_, err = rabbit.Look(conn, queue)
 	var refused *rabbit.ConfigError
 	switch {
@@ -404,6 +417,7 @@ func (q *queueOperator) resume(ctx context.Context, queue string, all bool) erro
 	if all {
 		nodes = nil
 	}
+	noteChange(ctx, q.kept, "resume", "queue "+queue, map[bool]string{true: "all workers told", false: "the workers told that had consumed it"}[all])
 	if len(nodes) > 0 || all {
 		told, err := q.client.Resume(ctx, queue, nodes...)
 		if err != nil {

@@ -3,6 +3,7 @@ package violence
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -111,9 +112,13 @@ func (r *run) replayRest(ctx context.Context, publish failed.Publish, edit func(
 				return found, err
 			}
 			if states[0] == celery.Success {
-				r.report.Left++
-				if err := r.servers.failed.Discard(ctx, e.Key); err != nil {
+				var busy *failed.SkippedError
+				switch err := r.servers.failed.Discard(ctx, e.Key); {
+				case errors.As(err, &busy): // by a command that was killed: it is looked at again
+				case err != nil:
 					return found, err
+				default:
+					r.report.Left++
 				}
 				continue
 			}
