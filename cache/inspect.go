@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"image"
 	"maps"
 	"slices"
 	"strings"
@@ -149,6 +150,15 @@ func (c *Cache) candidates(ctx context.Context, q *Query, ways []verify.Way, can
 		}
 	}
 	return out, nil
+}
+
+// Thumbnail returns what is kept of a file's picture, 48 x 48 cells whatever its shape. It is nil if nothing is kept.
+func (c *Cache) Thumbnail(ctx context.Context, file Digest) (image.Image, error) {
+	kept, err := c.signatures(ctx, file.String())
+	if err != nil || kept[0] == nil {
+		return nil, err
+	}
+	return kept[0].Image(), nil
 }
 
 // Estimate returns about how many entries there are under a hash, judged by a

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"image"
 	"time"
 
 	"onceover/cache"
@@ -72,7 +73,7 @@ func (o *opsPictures) Look(ctx context.Context, name string, data []byte) (*cons
 	}
 	out := &console.Picture{Name: cmp.Or(i.PHash, i.Digest), Hash: i.PHash, Key: i.Key, Answer: i.Answer}
 	if i.stored != nil {
-		out.Entry = pretty(i.stored.Entry)
+		out.Entry, out.File = pretty(i.stored.Entry), i.stored.File
 		out.Left = max(0, i.stored.TTL.Round(time.Second))
 	}
 	for _, n := range i.Neighbours {
@@ -81,11 +82,19 @@ func (o *opsPictures) Look(ctx context.Context, name string, data []byte) (*cons
 			near.Why = reasonText[n.Reason]
 		}
 		if n.Entry != nil {
-			near.Category, near.Entry = n.Entry.Category, pretty(*n.Entry)
+			near.Category, near.Entry, near.File = n.Entry.Category, pretty(*n.Entry), n.Entry.File
 		}
 		out.Neighbours = append(out.Neighbours, near)
 	}
 	return out, nil
+}
+
+func (o *opsPictures) Thumbnail(ctx context.Context, name string) (image.Image, error) {
+	file, err := phash.Parse(name) // a digest is as long
+	if err != nil {
+		return nil, console.ErrNoPicture
+	}
+	return o.cache.Thumbnail(ctx, digestOf(file))
 }
 
 func pretty(e cache.Entry) string {

@@ -132,12 +132,25 @@ func drawTop(out io.Writer, s *console.Snapshot) {
 			rates += ", empty in " + r.Empties.Round(time.Second).String()
 		}
 	}
+	if !s.AgesKnown && !s.Rates.Known {
+		rates = "rates not known: workers do not answer"
+	}
 	oldest := "-"
 	if o := s.OldestWaiting(); o > 0 {
 		oldest = "≥ " + o.Round(time.Second).String()
+	} else if !s.AgesKnown && s.Waiting() > 0 {
+		oldest = "?"
 	}
 	line("waiting  %s   oldest %s   %s", known(s.QueuesKnown(), s.Waiting()), oldest, rates)
-	line("running  %s of %s slots on %s", known(s.Workers.OK(), s.Running()), known(s.Workers.OK(), s.Slots()), count(len(s.Workers.Value), "worker", "workers"))
+	if alarm := s.Alarm(); alarm != "" {
+		line("BLOCKED: RabbitMQ takes no messages (%s), and workers cannot answer", alarm)
+	} else if problems := s.Problems(); len(problems) > 0 {
+		line("PROBLEM  %s of %s: %s", count(problems[0].Workers, "worker", "workers"), count(len(s.Workers.Value), "worker", "workers"), problems[0].Text)
+	} else if s.Workers.Err != nil {
+		line("running  ? (%v)", s.Workers.Err)
+	} else {
+		line("running  %s of %s slots on %s", known(s.Workers.OK(), s.Running()), known(s.Workers.OK(), s.Slots()), count(len(s.Workers.Value), "worker", "workers"))
+	}
 	line("failed   %s in the last hour, %s in a day   kept %s   parked %s", known(s.Causes.OK(), s.FailedHour()), known(s.Causes.OK(), s.FailedDay()),
 		known(s.Counts.OK(), s.Counts.Value.Failed), known(s.Counts.OK(), s.Counts.Value.Parked))
 	line("")
@@ -157,6 +170,8 @@ func drawTop(out io.Writer, s *console.Snapshot) {
 			}
 			if q.Oldest > 0 {
 				oldest = "≥ " + q.Oldest.Round(time.Second).String()
+			} else if !s.AgesKnown && q.State.Value.Ready > 0 {
+				oldest = "?"
 			}
 			fmt.Fprintf(rows, "%s\t%s\t%s\t%s\t%s\n", plainLine(q.Name, 24), ready, oldest, consumers, plainLine(state, 30))
 		}
@@ -188,6 +203,8 @@ func drawTop(out io.Writer, s *console.Snapshot) {
 	for _, e := range s.Endpoints.Value[:min(len(s.Endpoints.Value), topEndpoints)] {
 		state := "closed"
 		switch {
+		case e.HalfOpen:
+			state = "half open: one call tries it, " + e.Class + ": " + e.Text
 		case !e.Open.IsZero():
 			state = "OPEN until " + e.Open.Local().Format("15:04:05") + ", " + e.Class + ": " + e.Text
 		case !e.NotBefore.IsZero():

@@ -72,7 +72,10 @@ func TestTopOfNothing(t *testing.T) {
 	s := &console.Snapshot{At: time.Now()}
 	s.Causes.Err, s.Workers.Err = errors.New("redis is away"), errors.New("no broker")
 	drawTop(&out, s)
-	for _, want := range []string{"running  ? of ? slots", "failed   ? in the last hour", "kept ?", "causes are not known: redis is away"} {
+	blocked := &console.Snapshot{At: time.Now()}
+	blocked.Workers.Err = fmt.Errorf("ask stats: %w", &control.BlockedError{Reason: "low on disk"})
+	drawTop(&out, blocked)
+	for _, want := range []string{"BLOCKED: RabbitMQ takes no messages (low on disk)", "running  ? (no broker)", "failed   ? in the last hour", "kept ?", "causes are not known: redis is away"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("got no %q in\n%s", want, out.String())
 		}

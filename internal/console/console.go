@@ -140,6 +140,7 @@ var routes = []route{
 	{"POST", "queues/{queue}/resume", true, false, (*Console).resume, false},
 	{"GET", "changes", false, false, (*Console).changes, false},
 	{"GET", "pictures", false, false, (*Console).pictures, false},
+	{"GET", "pictures/{file}/thumbnail", false, false, (*Console).thumbnail, false},
 	{"POST", "pictures", true, false, (*Console).correct, false},
 	{"POST", "corrections/{id}/undo", true, false, (*Console).undo, false},
 	{"GET", "try", false, false, (*Console).try, false},

@@ -33,20 +33,23 @@ func filterOf(values url.Values) (f failed.Filter, again url.Values, err error) 
 	take("task", &f.Task)
 	take("error", &f.Error)
 	take("queue", &f.Queue)
+	take("user", &f.User)
 	take("reason", &f.Reason)
 	take("cause", &f.Cause)
 	take("text", &f.Text)
 	if f.Reason != "" && !slices.Contains(failed.Reasons, celery.Reason(f.Reason)) {
 		return f, again, refusal(http.StatusBadRequest, "The reason %q is not known: expected one of %v.", f.Reason, failed.Reasons)
 	}
-	var since string
-	take("since", &since)
-	if since != "" {
-		d, err := time.ParseDuration(since)
-		if err != nil || d <= 0 {
-			return f, again, refusal(http.StatusBadRequest, "since is %q: expected a length of time, such as 24h.", since)
+	for name, to := range map[string]*time.Time{"since": &f.After, "older": &f.Before} {
+		var text string
+		if take(name, &text); text == "" {
+			continue
 		}
-		f.After = time.Now().Add(-d)
+		d, err := time.ParseDuration(text)
+		if err != nil || d <= 0 {
+			return f, again, refusal(http.StatusBadRequest, "%s is %q: expected a length of time, such as 24h.", name, text)
+		}
+		*to = time.Now().Add(-d)
 	}
 	return f, again, nil
 }
@@ -115,7 +118,7 @@ const scansAtOnce = 2
 
 // scan waits until records may be looked at, if a filter makes that necessary, until done is called.
 func (c *Console) scan(ctx context.Context, f failed.Filter) (done func(), err error) {
-	if f.Text == "" && f.Queue == "" {
+	if !f.Looks() {
 		return func() {}, nil
 	}
 	return c.turn(ctx)
@@ -186,6 +189,7 @@ type recordShown struct {
 	Chord   string // the group of which it is a part
 	RootID  string
 	Headers []pair
+	Sent    []pair // properties of the message
 	Body    string
 	Bytes   int
 	Picture bool
@@ -235,6 +239,15 @@ func (c *Console) record(p *page) error {
 		data.Headers = append(data.Headers, pair{name, clip(redact.Text(clip(text, maxRedacted)), 1000)})
 	}
 	slices.SortFunc(data.Headers, func(a, b pair) int { return strings.Compare(a.Name, b.Name) })
+	for _, property := range []pair{
+		{"content_type", sent.ContentType}, {"content_encoding", sent.ContentEncoding}, {"correlation_id", sent.CorrelationId}, {"reply_to", sent.ReplyTo},
+		{"expiration", sent.Expiration}, {"message_id", sent.MessageId}, {"type", sent.Type}, {"app_id", sent.AppId},
+		{"priority", fmt.Sprint(sent.Priority)}, {"delivery_mode", fmt.Sprint(sent.DeliveryMode)},
+	} {
+		if property.Value != "" {
+			data.Sent = append(data.Sent, pair{property.Name, clip(redact.Text(property.Value), 300)})
+		}
+	}
 	data.Body = clip(redact.Text(clip(string(sent.Body), maxRedacted)), 4000)
 	return p.show("record", "Failed job", data)
 }
@@ -318,7 +331,12 @@ func (c *Console) discard(p *page) error {
 	if p.PostFormValue("sure") != "yes" {
 		return refusal(http.StatusBadRequest, "Nothing was discarded: tick the box beside the button first.")
 	}
-	if err := c.Failed.Discard(p.Context(), k); err != nil {
+	err = c.Failed.Discard(p.Context(), k)
+	var busy *failed.SkippedError
+	if errors.As(err, &busy) {
+		return refusal(http.StatusConflict, "Not discarded: the job %s.", busy.Why)
+	}
+	if err != nil {
 		return err
 	}
 	p.changed("discard", string(k), "discarded")
@@ -352,6 +370,9 @@ func (c *Console) plan(p *page, values url.Values) (planned, failed.Filter, erro
 		return out, f, refusal(http.StatusBadRequest, "The action is %q: expected replay or discard.", out.Action)
 	}
 	out.Before = time.Now().UnixMilli()
+	if !f.Before.IsZero() {
+		out.Before = f.Before.UnixMilli()
+	}
 	if shown, err := strconv.ParseInt(values.Get("before"), 10, 64); err == nil && shown < out.Before {
 		out.Before = shown
 	}
@@ -555,7 +576,7 @@ func (c *Console) bulk(p *page) error {
 // queryOf is the query of a list that has the jobs of a filter, but for the times.
 func queryOf(f failed.Filter) url.Values {
 	out := url.Values{}
-	for name, value := range map[string]string{"task": f.Task, "error": f.Error, "queue": f.Queue, "reason": f.Reason, "cause": f.Cause, "text": f.Text} {
+	for name, value := range map[string]string{"task": f.Task, "error": f.Error, "queue": f.Queue, "user": f.User, "reason": f.Reason, "cause": f.Cause, "text": f.Text} {
 		if value != "" {
 			out.Set(name, value)
 		}

@@ -50,13 +50,13 @@ func TestOddJobs(t *testing.T) {
 			for _, id := range []string{text, "second " + text} {
 				r := job(t, strings.ToValidUTF8(id, "x"), map[string]any{text: text, "nested": map[string]any{"<b>": []string{text}}})
 				r.ID, r.Message.Headers["id"], r.Message.Headers["root_id"] = id, id, id
-				r.Task, r.Error, r.Text, r.Traceback, r.Stage, r.Previous, r.Worker, r.Queue = text, text, text, text, text, text, text, text
+				r.Task, r.Error, r.Text, r.Traceback, r.Stage, r.Previous, r.Worker, r.Queue, r.User = text, text, text, text, text, text, text, text, text
 				r.Message.Queue, r.Message.Headers["odd"] = text, text
 				b.keep(r)
 			}
 			b.run()
 			read := b.reader()
-			for _, path := range []string{"", "failed?text=" + url.QueryEscape(text), "failed?queue=" + url.QueryEscape(text), "failed?error=" + url.QueryEscape(text), "bulk/new?action=replay&text=" + url.QueryEscape(text)} {
+			for _, path := range []string{"", "failed?text=" + url.QueryEscape(text), "failed?queue=" + url.QueryEscape(text), "failed?user=" + url.QueryEscape(text), "failed?error=" + url.QueryEscape(text), "bulk/new?action=replay&text=" + url.QueryEscape(text)} {
 				read.get(Base + path)
 			}
 			links := read.get(Base + "failed").jobLinks()
@@ -64,6 +64,15 @@ func TestOddJobs(t *testing.T) {
 				t.Fatalf("got the links %.200q, want two", links)
 			}
 			shown := read.get(links[0])
+			var byUser []string
+			for _, n := range shown.elements("a") {
+				if href := attr(n, "href"); strings.HasPrefix(href, Base+"failed?user=") {
+					byUser = read.get(href).jobLinks()
+				}
+			}
+			if len(byUser) != 2 && strings.TrimSpace(text) == text {
+				t.Errorf("got the jobs %.200q of the user, want both", byUser)
+			}
 			action, fields := shown.form(t, "/replay")
 			fields.Set("set-name", "no such argument")
 			if _, page := read.post(action, fields); page.status != http.StatusOK || !strings.HasPrefix(page.said(), "Not replayed: ") || !strings.Contains(page.text(), "Last failed") {
@@ -233,22 +242,27 @@ func TestFilters(t *testing.T) {
 			r.Text = "a needle"
 		case i == 6:
 			r.Last = r.Last.Add(-5 * time.Hour)
+		case i == 7:
+			r.User = "user-7"
 		}
 	})
 	b.run()
 	read := b.reader()
 	for query, want := range map[string]int{
-		"": 10, "error=KeyError": 2, "task=image.other": 1, "queue=q.batch": 1, "reason=poison": 1, "text=NEEDLE": 1, "text=%20needle%20": 1,
-		"since=1h": 9, "since=24h": 10, "error=KeyError&text=needle": 0, "text=job-00": 10, "text=store.example": 10, "text=%ff": 0,
+		"": 10, "error=KeyError": 2, "task=image.other": 1, "queue=q.batch": 1, "reason=poison": 1, "user=user-7": 1, "user=user": 0, "text=NEEDLE": 1, "text=%20needle%20": 1,
+		"since=1h": 9, "since=24h": 10, "older=1h": 1, "older=24h": 0, "since=24h&older=1h": 1, "error=KeyError&text=needle": 0, "text=job-00": 10, "text=store.example": 10, "text=%ff": 0,
 	} {
 		if got := len(read.get(Base + "failed?" + query).jobLinks()); got != want {
 			t.Errorf("%s: got %d jobs, want %d", query, got, want)
 		}
 	}
-	for _, query := range []string{"reason=unknown", "since=yesterday", "since=-1h", "at=nowhere", "at=1", "since=0s"} {
+	for _, query := range []string{"reason=unknown", "since=yesterday", "since=-1h", "older=x", "at=nowhere", "at=1", "since=0s"} {
 		if a := read.do(http.MethodGet, Base+"failed?"+query, nil); a.status != http.StatusBadRequest {
 			t.Errorf("%s: got %d, want 400", query, a.status)
 		}
+	}
+	if old := read.get(Base + "bulk/new?action=discard&older=1h"); !strings.Contains(old.text(), "Discard 1 failed jobs (exact)") {
+		t.Errorf("got the plan %.300s, want the job that is older", old.text())
 	}
 	// The way of a person: from a cause to its jobs, and to all of them at once.
 	overview := read.get(Base)
@@ -366,9 +380,16 @@ func TestBulk(t *testing.T) {
 	if rows := bulks.elements("tr"); len(rows) != 4 || !strings.HasPrefix(textOf(rows[1]), "discard done 10 0 10") || !strings.HasPrefix(textOf(rows[3]), "replay done 120 0 120") {
 		t.Errorf("got the bulks %s", bulks.text())
 	}
-	changes := read.get(Base + "changes").elements("tr")
-	if len(changes) != 4 || !strings.Contains(textOf(changes[1]), "김 & <kim> discard all error=Key") || !strings.Contains(textOf(changes[3]), "김 & <kim> replay all error=ValueError") {
-		t.Errorf("got %d changes, want three with who made them", len(changes)-1)
+	// Who began each, and how each ended.
+	var changes *answer
+	b.until("all ends are noted", func() bool {
+		changes = read.get(Base + "changes")
+		return len(changes.elements("tr")) == 7
+	})
+	for _, want := range []string{"김 & <kim> discard all error=Key", "김 & <kim> replay all error=ValueError", "done: 120, and 0 left as they were", "done: 10, and 0 left as they were"} {
+		if !strings.Contains(changes.text(), want) {
+			t.Errorf("got no %q in %s", want, changes.text())
+		}
 	}
 }
 

@@ -72,6 +72,9 @@ type Queue struct {
 	TTL    time.Duration // after which one that waits expires, and is kept as a failed job; 0 if none does, or that is not known
 }
 
+// Dead reports whether it is the queue of dead letters.
+func (q Queue) Dead() bool { return q.Name == rabbit.QueueDeadLetter }
+
 // Rates are jobs a second of all queues together, in the last half minute or so.
 type Rates struct {
 	Known   bool
@@ -236,13 +239,22 @@ func (c *Console) gather(ctx context.Context, last *Snapshot) *Snapshot {
 		read(ctx, &work, &s.Budgets, c.Gate.Spending)
 	}
 	work.Wait()
-	c.lookAtQueues(ctx, s)
+	c.lookAtQueues(ctx, s, last)
 	return s
 }
 
-// lookAtQueues looks at the queues that should be there, and at those that somebody consumes or has paused.
-func (c *Console) lookAtQueues(ctx context.Context, s *Snapshot) {
-	names := map[string]bool{}
+// lookAtQueues looks at the queues that should be there, and at those that somebody consumes or has paused. Those of the topology, and what
+// was there before, are shown as long as they exist: what waits in them does not go with its workers.
+func (c *Console) lookAtQueues(ctx context.Context, s, last *Snapshot) {
+	names := map[string]bool{} // whether they are shown although they do not exist
+	for _, q := range rabbit.Topology() {
+		names[q.Name] = false
+	}
+	if last != nil {
+		for _, q := range last.Queues {
+			names[q.Name] = false
+		}
+	}
 	for _, name := range c.Queues {
 		names[name] = true
 	}
@@ -279,6 +291,7 @@ func (c *Console) lookAtQueues(ctx context.Context, s *Snapshot) {
 		})
 	}
 	work.Wait()
+	s.Queues = slices.DeleteFunc(s.Queues, func(q Queue) bool { return q.Missing && !names[q.Name] })
 	begun, sure := c.tally.count(s.Workers, s.At)
 	if c.tally.lost {
 		c.ring, c.tally.lost = ring{}, false
@@ -366,7 +379,7 @@ const spacing = 5 * time.Second
 func newSample(at time.Time, accepted int, queues []Queue) sample {
 	s := sample{at, accepted, map[string]int{}}
 	for _, q := range queues {
-		if q.State.OK() && !q.Missing {
+		if q.State.OK() && !q.Missing && !q.Dead() { // dead letters are begun by nobody
 			s.ready[q.Name] = q.State.Value.Ready
 		}
 	}

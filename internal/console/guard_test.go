@@ -20,7 +20,7 @@ import (
 
 // target is an address of a route.
 func (r route) target() string {
-	path := strings.NewReplacer("{$}", "", "{key}", "none:0", "{id}", "none", "{queue}", "q.none", "{name}", "style.css").Replace(r.path)
+	path := strings.NewReplacer("{$}", "", "{key}", "none:0", "{id}", "none", "{queue}", "q.none", "{name}", "style.css", "{file}", strings.Repeat("0", 64)).Replace(r.path)
 	if path == "bulk/new" {
 		path += "?action=replay"
 	}

@@ -79,7 +79,6 @@ func functions(l *tongue) template.FuncMap {
 		"rate":   func(perSecond float64) string { return fmt.Sprintf("%.1f", perSecond) },
 		"chart":  func(b Bars) template.HTML { return b.draw(l) },
 		"esc":    func(part any) string { return url.PathEscape(fmt.Sprint(part)) },
-		"query":  func(v any) string { return url.QueryEscape(fmt.Sprint(v)) },
 		"inc":    func(n int) int { return n + 1 },
 		"dec":    func(n int) int { return n - 1 },
 		"percent": func(part, whole int) string {

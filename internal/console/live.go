@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -198,11 +199,40 @@ func (c *Console) resume(p *page) error {
 		defer cancel()
 		return fmt.Errorf("the queue stays paused: %w", errors.Join(err, c.Pauses.Set(late, name, pause)))
 	}
+	silent := silentOf(pause.Nodes, told)
+	for range 2 { // one whose connection was just lost hears the next question
+		if len(silent) == 0 {
+			break
+		}
+		more, err := c.Workers.Resume(p.Context(), name, silent...)
+		if err != nil {
+			break // they are named
+		}
+		told.Nodes = append(told.Nodes, more.Nodes...)
+		maps.Copy(told.Refused, more.Refused)
+		silent = silentOf(pause.Nodes, told)
+	}
 	outcome := fmt.Sprintf("resumed, %d workers of %d that had consumed it", len(told.Nodes), len(pause.Nodes))
 	for node, why := range told.Refused {
 		outcome += "; " + node + " refused: " + why
 	}
+	if len(silent) > 0 {
+		outcome += "; no answer from " + strings.Join(silent, ", ")
+	}
 	p.changed("resume", "queue "+name, outcome)
 	c.renew(p.Context())
+	if len(silent) > 0 {
+		return p.back("queues", p.lang.text("Queue %s is not paused any more. %d of the %d workers that had consumed it did not answer: %s. If they still run, have them consume it by: celery control add_consumer %s", name, len(silent), len(pause.Nodes), clip(strings.Join(silent, ", "), 300), name))
+	}
 	return p.back("queues", p.lang.text("Queue %s is not paused any more: %d of the %d workers that had consumed it do so again.", name, len(told.Nodes), len(pause.Nodes)))
+}
+
+// silentOf are the nodes that have not answered.
+func silentOf(nodes []string, told control.Told) (out []string) {
+	for _, node := range nodes {
+		if _, refused := told.Refused[node]; !refused && !slices.Contains(told.Nodes, node) {
+			out = append(out, node)
+		}
+	}
+	return out
 }

@@ -3,12 +3,15 @@ package console
 import (
 	"context"
 	"errors"
+	"image"
+	"image/png"
 	"net/http"
 	"strings"
 	"time"
 
 	"onceover/cache"
 	"onceover/celery"
+	"onceover/internal/redact"
 )
 
 // Pictures knows what is cached of pictures.
@@ -21,6 +24,9 @@ type Pictures interface {
 	Correct(ctx context.Context, name string, doc []byte, only bool) (cache.Corrected, error)
 	// Undo takes a correction back; see cache.Undo.
 	Undo(ctx context.Context, id string) (int, error)
+	// Thumbnail returns what the cache keeps of the picture of a file, by its SHA-256 in 64 hex digits, nil if nothing is kept. The error is an
+	// ErrNoPicture if it is no SHA-256.
+	Thumbnail(ctx context.Context, file string) (image.Image, error)
 	// File returns the file of the picture of a job.
 	File(ctx context.Context, req *celery.Request) ([]byte, error)
 }
@@ -40,6 +46,7 @@ type Picture struct {
 	Key        string // of its entry, "" if it can have none
 	Answer     string // where a job would get its answer: exact, near, miss or unknown
 	Entry      string // JSON, "" if there is none
+	File       string // SHA-256 of the file whose picture the entry is of, "" if that is not known
 	Left       time.Duration
 	Neighbours []Neighbour
 }
@@ -52,6 +59,7 @@ type Neighbour struct {
 	Why      string
 	Category string
 	Entry    string // JSON, "" if it has gone
+	File     string // as that of a Picture
 }
 
 // pictureShown is what the page of a picture shows.
@@ -85,7 +93,7 @@ func (c *Console) pictures(p *page) error {
 			return refusal(http.StatusNotFound, "The job has no picture that can be shown.")
 		}
 		if file, err = c.Pictures.File(p.Context(), req); err != nil {
-			return refusal(http.StatusNotFound, "The picture cannot be shown: %v", err)
+			return refusal(http.StatusNotFound, "The picture cannot be shown: %v", redact.Text(err.Error()))
 		}
 	}
 	data.Picture, err = c.Pictures.Look(p.Context(), name, file)
@@ -96,6 +104,22 @@ func (c *Console) pictures(p *page) error {
 		return err
 	}
 	return p.show("pictures", "Pictures", data)
+}
+
+func (c *Console) thumbnail(p *page) error {
+	m, err := c.Pictures.Thumbnail(p.Context(), p.PathValue("file"))
+	if errors.Is(err, ErrNoPicture) {
+		return refusal(http.StatusBadRequest, "This is no picture: %v.", err)
+	}
+	if err != nil {
+		return err
+	}
+	if m == nil {
+		return refusal(http.StatusNotFound, "Nothing is kept of this picture any more.")
+	}
+	p.w.Header().Set("Content-Type", "image/png")
+	_ = png.Encode(p.w, m) // the reader may have gone
+	return nil
 }
 
 // correctTime is how long a correction may take, whether or not its reader waits: it looks at the whole cache for those that look the same.

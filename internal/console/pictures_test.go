@@ -1,9 +1,13 @@
 package console
 
 import (
+	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"image"
+	"image/png"
 	"net/http"
 	"net/url"
 	"strings"
@@ -13,6 +17,7 @@ import (
 	"onceover/cache"
 	"onceover/celery"
 	"onceover/phash"
+	"onceover/phash/verify"
 )
 
 // cached is what the cache has of pictures, by their hashes.
@@ -33,7 +38,7 @@ func (c cached) Look(ctx context.Context, name string, file []byte) (*Picture, e
 		return out, err
 	}
 	doc, err := json.Marshal(found[0].Entry)
-	out.Answer, out.Entry, out.Left = "exact", string(doc), found[0].TTL.Round(time.Hour)
+	out.Answer, out.Entry, out.Left, out.File = "exact", string(doc), found[0].TTL.Round(time.Hour), found[0].File
 	return out, err
 }
 
@@ -49,6 +54,14 @@ func (c cached) Correct(ctx context.Context, name string, doc []byte, only bool)
 	return c.cache.Correct(ctx, cache.Picture{Fingerprint: phash.Fingerprint{Hash: h}}, cache.Variant{}, correction, only)
 }
 
+func (c cached) Thumbnail(ctx context.Context, file string) (image.Image, error) {
+	var d cache.Digest
+	if n, err := hex.Decode(d[:], []byte(file)); err != nil || n != len(d) {
+		return nil, ErrNoPicture
+	}
+	return c.cache.Thumbnail(ctx, d)
+}
+
 func (c cached) Undo(ctx context.Context, id string) (int, error) { return c.cache.Undo(ctx, id) }
 
 func (c cached) File(context.Context, *celery.Request) ([]byte, error) {
@@ -57,7 +70,9 @@ func (c cached) File(context.Context, *celery.Request) ([]byte, error) {
 
 // TestPictures looks at a picture's entry, corrects it, and takes that back.
 func TestPictures(t *testing.T) {
-	b := setup(t, withTokens)
+	b := setup(t, withTokens, func(_ *Config, n *Needs) {
+		n.Picture = func(context.Context, *celery.Request) ([]byte, error) { return nil, errors.New("no such host") }
+	})
 	b.run()
 	hash := strings.Repeat("a5c3", 16)
 	h, err := phash.Parse(hash)
@@ -107,7 +122,47 @@ func TestPictures(t *testing.T) {
 	}
 	// The picture of a job cannot be had.
 	b.keep(job(t, "a", map[string]any{"image_url": "https://store.example/a.jpg"}))
-	if a := read.do(http.MethodGet, Base+"pictures?job=a:0", nil); a.status != http.StatusNotFound || !strings.Contains(a.text(), "no such host") {
+	if a := read.do(http.MethodGet, read.get(Base+"failed/a:0").link("What the cache has of it"), nil); a.status != http.StatusNotFound || !strings.Contains(a.text(), "no such host") {
 		t.Errorf("got %d %s", a.status, a.text())
+	}
+}
+
+// TestThumbnail shows what is kept of the picture of an entry, and says so where nothing is.
+func TestThumbnail(t *testing.T) {
+	b := setup(t)
+	hash, file := strings.Repeat("a5c3", 16), strings.Repeat("0f1e", 16)
+	h, err := phash.Parse(hash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s verify.Signature
+	for i := range s.Luma {
+		s.Luma[i] = uint8(i)
+	}
+	entry := `{"waste_type": "plastic", "confidence": 0.5, "feedback": "", "category": "bottle", "recyclable": true, "analyzed_at": "", "picture_sha256": "` + file + `"}`
+	for key, value := range map[string]string{cache.Key(h, cache.Variant{}): entry, "cache:image:digest:" + file + ":signature:1": s.String()} {
+		if err := b.connect(1).Set(t.Context(), key, value, time.Hour).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := b.reader()
+	var shown []string
+	for _, n := range read.get(Base + "pictures?hash=" + hash).elements("img") {
+		if src := attr(n, "src"); strings.HasPrefix(src, Base+"pictures/") {
+			shown = append(shown, src)
+		}
+	}
+	if want := Base + "pictures/" + file + "/thumbnail"; len(shown) != 1 || shown[0] != want {
+		t.Fatalf("got the images %q, want %s", shown, want)
+	}
+	a := read.get(shown[0])
+	m, err := png.Decode(bytes.NewReader([]byte(a.body)))
+	if err != nil || m.Bounds() != image.Rect(0, 0, 48, 48) || a.header.Get("Content-Type") != "image/png" {
+		t.Fatalf("got a %s of %d bytes, %v", a.header.Get("Content-Type"), len(a.body), err)
+	}
+	for name, want := range map[string]int{strings.Repeat("0", 64): http.StatusNotFound, "x": http.StatusBadRequest} {
+		if a := read.do(http.MethodGet, Base+"pictures/"+name+"/thumbnail", nil); a.status != want {
+			t.Errorf("%s: got %d, want %d", name, a.status, want)
+		}
 	}
 }

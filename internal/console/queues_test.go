@@ -2,6 +2,7 @@ package console
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -28,6 +29,21 @@ func (p *played) consumed() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.queues)
+}
+
+// channel opens a connection of the test's own.
+func (b *bundle) channel() *amqp.Channel {
+	b.t.Helper()
+	conn, err := amqp.Dial(b.broker)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { conn.Close() })
+	ch, err := conn.Channel()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return ch
 }
 
 // work has a worker a@h answer, which runs a job, nil for none, and consumes queues.
@@ -239,6 +255,68 @@ func TestNobodyWorks(t *testing.T) {
 		if strings.Contains(attr(n, "action"), "q.none") {
 			t.Error("a queue that does not exist can be paused")
 		}
+	}
+}
+
+// TestProblems shows what workers say of themselves, each once.
+func TestProblems(t *testing.T) {
+	b := setup(t)
+	now := time.Now()
+	b.console.now = &Snapshot{At: now, Workers: Part[[]control.Worker]{At: now, Value: []control.Worker{
+		{Node: "a@h", Problems: []string{"redis refuses commands: redis://u:secret@h/0"}}, {Node: "b@h", Problems: []string{"redis refuses commands: redis://u:secret@h/0", "no queue"}},
+	}}}
+	a := b.reader().get(Base)
+	for _, want := range []string{"2 workers: redis refuses commands", "b@h: no queue"} {
+		if text := a.text(); strings.Count(text, want) != 1 || strings.Contains(text, "secret") {
+			t.Errorf("got no %q in %s", want, text)
+		}
+	}
+}
+
+// TestQueuesStay shows a queue whose workers have gone, and the dead letters, until they do not exist any more.
+func TestQueuesStay(t *testing.T) {
+	b := setup(t)
+	ch := b.channel()
+	if _, err := ch.QueueDeclare("q.batch", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ch.QueueDeclare("own", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	names := func(s *Snapshot) (out []string) {
+		for _, q := range s.Queues {
+			out = append(out, q.Name)
+		}
+		return out
+	}
+	s := &Snapshot{Workers: Part[[]control.Worker]{Value: []control.Worker{{Node: "a@h", Queues: []string{"own"}}}}}
+	b.console.lookAtQueues(t.Context(), s, nil)
+	if got := names(s); !slices.Equal(got, []string{"own", "q.ai", "q.batch", "q.dlq"}) {
+		t.Errorf("got the queues %q", got)
+	}
+	next := &Snapshot{}
+	b.console.lookAtQueues(t.Context(), next, s)
+	if got := names(next); !slices.Equal(got, []string{"own", "q.ai", "q.batch", "q.dlq"}) {
+		t.Errorf("without workers: got the queues %q, want them all", got)
+	}
+	if _, err := ch.QueueDelete("own", false, false, false); err != nil {
+		t.Fatal(err)
+	}
+	last := &Snapshot{}
+	b.console.lookAtQueues(t.Context(), last, next)
+	if got := names(last); slices.Contains(got, "own") {
+		t.Errorf("got the queues %q, want none that does not exist", got)
+	}
+}
+
+// TestAlarm shows that the broker takes no messages, in place of the workers that cannot be asked.
+func TestAlarm(t *testing.T) {
+	b := setup(t)
+	now := time.Now()
+	b.console.now = &Snapshot{At: now, Workers: Part[[]control.Worker]{Err: fmt.Errorf("ask stats: %w", &control.BlockedError{Reason: "low on disk"}), At: now}}
+	a := b.reader().get(Base)
+	if text := a.text(); !strings.Contains(text, "RabbitMQ takes no messages: low on disk. Producers wait") || strings.Contains(text, "Not known: ask stats") {
+		t.Errorf("got %s", text)
 	}
 }
 

@@ -1,9 +1,11 @@
 package console
 
 import (
+	"errors"
 	"fmt"
 	"html/template"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +38,39 @@ func (s *Snapshot) QueuesKnown() bool {
 		}
 	}
 	return true
+}
+
+// Alarm is why the broker takes no messages, such as "low on disk"; "" if it takes them, or if that is not known.
+func (s *Snapshot) Alarm() string {
+	var blocked *control.BlockedError
+	if errors.As(s.Workers.Err, &blocked) {
+		return blocked.Reason
+	}
+	return ""
+}
+
+// Problem is what keeps workers from running jobs as they should.
+type Problem struct {
+	Text    string
+	Node    string // the first that says so
+	Workers int    // how many do
+}
+
+// More reports whether several workers have the problem.
+func (p Problem) More() bool { return p.Workers > 1 }
+
+// Problems are what workers say of themselves, each once.
+func (s *Snapshot) Problems() (out []Problem) {
+	for _, w := range s.Workers.Value {
+		for _, text := range w.Problems {
+			if i := slices.IndexFunc(out, func(p Problem) bool { return p.Text == text }); i >= 0 {
+				out[i].Workers++
+				continue
+			}
+			out = append(out, Problem{text, w.Node, 1})
+		}
+	}
+	return out
 }
 
 // Running is how many jobs run.
@@ -90,6 +125,11 @@ func (s *Snapshot) sum(of func(cache.Hour) int64) (n int64) {
 // CacheHits is how many jobs of the last 24 hours needed no call, CacheJobs how many there were.
 func (s *Snapshot) CacheHits() int { return int(s.sum(cache.Hour.Hits)) }
 func (s *Snapshot) CacheJobs() int { return int(s.sum(cache.Hour.Jobs)) }
+
+// SpentMicroUSD is what the calls have cost, in millionths of a US dollar.
+func (s *Snapshot) SpentMicroUSD() int64 {
+	return s.sum(func(h cache.Hour) int64 { return h.SpentMicroUSD })
+}
 
 // SavedMicroUSD is what these would have cost, in millionths of a US dollar.
 func (s *Snapshot) SavedMicroUSD() int64 {

@@ -55,6 +55,19 @@ func Parse(text string) (*Signature, error) {
 	return s, nil
 }
 
+// Image returns the picture as far as the signature has it, 48 x 48 cells whatever the picture's shape. It is for people.
+func (s *Signature) Image() *image.YCbCr {
+	m := image.NewYCbCr(image.Rect(0, 0, lumaSide, lumaSide), image.YCbCrSubsampleRatio444)
+	const scale = lumaSide / chromaSide
+	for y := range lumaSide {
+		for x := range lumaSide {
+			i, cell := y*m.YStride+x, y/scale*chromaSide+x/scale
+			m.Y[i], m.Cb[i], m.Cr[i] = s.Luma[y*lumaSide+x], s.Cb[cell], s.Cr[cell]
+		}
+	}
+	return m
+}
+
 // A plane is a square of values.
 type plane struct {
 	side int

@@ -115,6 +115,30 @@ func TestSignature(t *testing.T) {
 	}
 }
 
+// TestImage draws what is kept of a picture, which is wider than high.
+func TestImage(t *testing.T) {
+	t.Parallel()
+	m := image.NewYCbCr(image.Rect(0, 0, 192, 96), image.YCbCrSubsampleRatio420)
+	for y := range 96 {
+		for x := range 192 {
+			m.Y[y*m.YStride+x] = uint8(x)
+			m.Cb[y/2*m.CStride+x/2], m.Cr[y/2*m.CStride+x/2] = uint8(2*y), 200
+		}
+	}
+	got := view(m).Signature().Image()
+	if got.Rect != image.Rect(0, 0, 48, 48) {
+		t.Fatalf("got %v", got.Rect)
+	}
+	near := func(a uint8, b int) bool { return int(a)-b <= 8 && b-int(a) <= 8 }
+	for y := range 48 {
+		for x := range 48 {
+			if c := got.YCbCrAt(x, y); !near(c.Y, 4*x+1) || !near(c.Cb, 4*y+2) || !near(c.Cr, 200) {
+				t.Fatalf("at %d, %d: got %v, want luma %d, Cb %d, Cr 200", x, y, c, 4*x+1, 4*y+2)
+			}
+		}
+	}
+}
+
 // TestTurned turns a view, and turns it back by the one turn that undoes it.
 func TestTurned(t *testing.T) {
 	t.Parallel()

@@ -16,6 +16,7 @@ type State struct {
 	InFlight  int       // calls under way
 	Begun     int       // calls begun in the last minute
 	Open      time.Time // until when no calls begin, as the breaker is open; zero if they may
+	HalfOpen  bool      // the breaker was open, and is until a call has succeeded: one begins, the others wait
 	NotBefore time.Time // until when no calls begin, as the endpoint has asked for that; zero if they may
 	Throttled int       // calls in a row that were answered with 429 or the like
 	Fails     int       // calls in a row that failed
@@ -63,6 +64,7 @@ func (g *Gate) States(ctx context.Context) ([]State, error) {
 			}
 			out[i] = State{
 				Endpoint: name, InFlight: int(flying[i].Val()), Begun: int(begun[i].Val()), Open: until("open_until"), NotBefore: until("not_before"),
+				HalfOpen:  number("open_until") > 0 && until("open_until").IsZero(),
 				Throttled: int(number("throttled")), Fails: int(number("fails")), Class: f["class"], Text: f["text"],
 			}
 		}

@@ -10,7 +10,7 @@
       said.textContent = img.dataset.gone;
       img.closest("figure").replaceChildren(said);
     };
-    if (img.complete && !img.naturalWidth) gone();
+    if (img.complete && !img.naturalWidth && img.loading !== "lazy") gone();
     else img.addEventListener("error", gone);
   }
 
