@@ -313,6 +313,13 @@ func (l *Listener) Ended() bool {
 	return n > 0 && l.topic.events[n-1].Over() && l.topic.events[n-1].ID == l.last
 }
 
+// Gone reports whether nothing is shown of the job any more: what was has run out, or was deleted.
+func (l *Listener) Gone() bool {
+	l.topic.mu.Lock()
+	defer l.topic.mu.Unlock()
+	return l.topic.read > 0 && len(l.topic.events) == 0 && l.topic.shown == nil
+}
+
 // Known reports whether anything is shown of the job.
 func (l *Listener) Known(ctx context.Context) (bool, error) {
 	t := l.topic

@@ -125,6 +125,9 @@ func (a *API) follow(r *http.Request, id string, listener *progress.Listener, s 
 			}
 		}
 		if err != nil {
+			if listener.Gone() { // who comes back is told that nothing is known of the job
+				return
+			}
 			if s.write([]byte(": no news\n\n")) != nil {
 				return
 			}

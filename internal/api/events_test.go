@@ -8,7 +8,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -296,4 +298,57 @@ func TestTickets(t *testing.T) {
 			t.Errorf("%s has no TTL", key)
 		}
 	}
+}
+
+// TestManyStreams has 500 clients follow 50 jobs over HTTP, or 5,000 with ONCEOVER_TEST_FULL=1: each hears of its job's end, and Redis has
+// no more connections for them than for one.
+func TestManyStreams(t *testing.T) {
+	const jobs = 50
+	each := 10
+	if os.Getenv("ONCEOVER_TEST_FULL") == "1" {
+		each = 100
+	}
+	b := setup(t)
+	connections := func() int { return strings.Count(b.db(0).ClientList(t.Context()).Val(), "\n") }
+	trackers := make([]*progress.Tracker, jobs)
+	for j := range trackers {
+		trackers[j] = b.track(fmt.Sprint("j", j))
+		b.show(trackers[j], 10)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	if _, ok := b.listen(ctx, eventsOf+"j0", "").next(); !ok {
+		t.Fatal("got no event")
+	}
+	before := connections()
+	began := time.Now()
+	streams := make([]*listening, jobs*each)
+	for i := range streams {
+		streams[i] = b.listen(ctx, fmt.Sprint(eventsOf, "j", i%jobs), "")
+		if e, ok := streams[i].next(); !ok || e.String() != "progress processing 10" {
+			t.Fatalf("stream %d: got %v", i, e)
+		}
+	}
+	// The client of connections is one more.
+	if n := connections(); n > before+1 {
+		t.Errorf("got %d connections to Redis for %d streams, and %d for one", n-1, len(streams), before)
+	}
+	opened := time.Since(began)
+	for j, tr := range trackers {
+		b.finish(fmt.Sprint("j", j), tr)
+	}
+	var all sync.WaitGroup
+	for i, l := range streams {
+		all.Go(func() {
+			e, ok := l.next()
+			if result, _ := e.data["result"].(map[string]any); !ok || e.String() != "progress completed 100" || result["category"] != "플라스틱" || e.data["job_id"] != fmt.Sprint("j", i%jobs) {
+				t.Errorf("stream %d: got %v %v, want the end with the result", i, e, e.data)
+			}
+			if more := l.rest(); len(more) > 0 {
+				t.Errorf("stream %d: got %v after the end", i, more)
+			}
+		})
+	}
+	all.Wait()
+	t.Logf("%d streams: opened in %v, all told in %v more", len(streams), opened.Round(time.Millisecond), (time.Since(began) - opened).Round(time.Millisecond))
 }

@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"onceover/internal/testenv"
 )
 
 // described is a RoundTripper that compares each answer with the description that the API serves.
@@ -163,4 +166,27 @@ func (d *described) validate(pointer string, body []byte) error {
 		return err
 	}
 	return schema.Validate(value)
+}
+
+// TestDescriptionIsOpenAPI has another program read the description by the schema of OpenAPI 3.1.
+func TestDescriptionIsOpenAPI(t *testing.T) {
+	python := testenv.Python(t, "openapi_spec_validator")
+	b := setup(t)
+	resp, err := http.Get(b.server.URL + "/openapi.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	check := exec.CommandContext(t.Context(), python, "-c", `
+import json, sys
+from openapi_spec_validator import OpenAPIV31SpecValidator
+faults = list(OpenAPIV31SpecValidator(json.load(sys.stdin)).iter_errors())
+for e in faults:
+    print("/".join(map(str, e.absolute_path)), e.message[:300])
+sys.exit(len(faults) > 0)
+`)
+	check.Stdin = resp.Body
+	if out, err := check.CombinedOutput(); err != nil {
+		t.Errorf("the description is no OpenAPI 3.1: %v\n%s", err, out)
+	}
 }
