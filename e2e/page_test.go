@@ -116,6 +116,7 @@ func TestPage(t *testing.T) {
 	s.step("a picture is tried", s.tryPicture)
 	s.step("failures", s.failures)
 	s.step("one job", s.oneJob)
+	s.step("a picture is corrected", s.correctPicture)
 	s.step("a cause", s.oneCause)
 	s.step("without scripts", s.withoutScripts)
 	s.step("how pages look", s.looks)
@@ -297,6 +298,27 @@ func (s *site) oneJob() {
 	if got := w.text("tbody tr"); !strings.Contains(got, "this machine") || !strings.Contains(got, "replayed") || strings.Contains(got, "can.jpg") {
 		s.t.Errorf("got the change %s", got)
 	}
+	w.close()
+}
+
+// correctPicture goes from a failed job to what the cache has of its picture, corrects that, and takes it back.
+func (s *site) correctPicture() {
+	s.ended(s.jobs(1, s.good)) // of the same picture
+	w := s.open("/ops/failed?error=NotRegistered")
+	w.click("td.id a", "")
+	w.shows("h1", "Failed job")
+	w.click("a", "What the cache has of it")
+	w.shows("h1", "Pictures")
+	w.shows("dd", "")
+	w.wait(`document.querySelector("figure.small img")?.naturalWidth === 48`)
+	w.wait(`document.querySelector('figure img[src*="/failed/"]')?.naturalWidth > 50`)
+	value[bool](w, `(document.querySelector("textarea").value = '{"category": "a glass jar"}', true)`)
+	w.click("button", "Correct the answer")
+	w.shows(".said", "Corrected")
+	w.shows("pre", "a glass jar")
+	w.visit("/ops/changes")
+	w.click("button", "Undo")
+	w.shows(".said", "Undone: ")
 	w.close()
 }
 

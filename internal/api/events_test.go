@@ -300,6 +300,24 @@ func TestTickets(t *testing.T) {
 	}
 }
 
+// TestEventsEnd has all that is known of a job run out while a client listens: its stream ends, and it is told that there is no such job
+// when it comes back.
+func TestEventsEnd(t *testing.T) {
+	b := setup(t, func(cfg *api.Config, _ *bundle) { cfg.Heartbeat = 50 * time.Millisecond })
+	b.show(b.track("j"), 10)
+	l := b.listen(t.Context(), eventsOf+"j", "")
+	if _, ok := l.next(); !ok {
+		t.Fatal("no event")
+	}
+	b.db(2).FlushDB(t.Context())
+	if more := l.rest(); len(more) != 0 { // once the job is read again
+		t.Errorf("got %v", more)
+	}
+	if a := b.get(eventsOf + "j"); a.status != http.StatusNotFound {
+		t.Errorf("got %+v, want 404", a)
+	}
+}
+
 // TestManyStreams has 500 clients follow 50 jobs over HTTP, or 5,000 with ONCEOVER_TEST_FULL=1: each hears of its job's end, and Redis has
 // no more connections for them than for one.
 func TestManyStreams(t *testing.T) {
