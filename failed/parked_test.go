@@ -347,9 +347,11 @@ func TestDestinationWithoutConfirms(t *testing.T) {
 		stuck = append(stuck, id)
 	}
 	var well atomic.Bool
+	var tried atomic.Int32
 	waiting := make(chan struct{}, 1000)
 	b.run(b.store, func(ctx context.Context, create bool, messages ...rabbit.Message) error {
 		if messages[0].Queue == "q.stuck" && !well.Load() {
+			tried.Add(1)
 			waiting <- struct{}{}
 			<-ctx.Done()
 			return fmt.Errorf("%w: %w", rabbit.ErrUnconfirmed, context.Cause(ctx))
@@ -363,6 +365,9 @@ func TestDestinationWithoutConfirms(t *testing.T) {
 	b.until("the other job is published", func() bool { return slices.Contains(slices.Collect(maps.Keys(b.out.counts())), "other") })
 	if n := len(b.out.messages()); n != 1 {
 		t.Errorf("got %d messages, want that of the other job", n)
+	}
+	if n := tried.Load(); n >= 40 { // all at once, and then one at a time
+		t.Errorf("%d jobs were tried before the other one", n)
 	}
 	well.Store(true)
 	b.within(5*patience, "the others are published", func() bool { return len(b.out.counts()) == len(stuck)+1 })

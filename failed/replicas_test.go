@@ -208,12 +208,16 @@ func TestDiscardedWhileWaiting(t *testing.T) {
 	s := newSuccessor(b)
 	s.link.Pause()
 	store := b.newStore(Config{Replicas: 1})
+	waits := &beforeWait{}
+	store.client.AddHook(waits)
 	kept := make(chan error, 1)
 	go func() { kept <- store.Keep(t.Context(), failure(t, "a")) }()
 	b.until("the job is listed", func() bool { return len(b.entries()) == 1 })
 	if err := store.Discard(t.Context(), key("a")); err != nil {
 		t.Fatal(err)
 	}
+	before := waits.n.Load()
+	b.until("it looks again, or is kept", func() bool { return waits.n.Load() >= before+2 || len(kept) > 0 })
 	s.link.Restore()
 	if err := <-kept; err != nil {
 		t.Error(err)

@@ -305,13 +305,15 @@ func TestTickets(t *testing.T) {
 func TestEventsEnd(t *testing.T) {
 	b := setup(t, func(cfg *api.Config, _ *bundle) { cfg.Heartbeat = 50 * time.Millisecond })
 	b.show(b.track("j"), 10)
-	l := b.listen(t.Context(), eventsOf+"j", "")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	l := b.listen(ctx, eventsOf+"j", "")
 	if _, ok := l.next(); !ok {
 		t.Fatal("no event")
 	}
 	b.db(2).FlushDB(t.Context())
-	if more := l.rest(); len(more) != 0 { // once the job is read again
-		t.Errorf("got %v", more)
+	if more := l.rest(); len(more) != 0 || ctx.Err() != nil { // once the job is read again, which is after 15 s
+		t.Errorf("got %v, %v, want the end of the stream", more, ctx.Err())
 	}
 	if a := b.get(eventsOf + "j"); a.status != http.StatusNotFound {
 		t.Errorf("got %+v, want 404", a)
