@@ -2,6 +2,7 @@ package rabbit
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/binary"
 	"io"
 	"net"
@@ -26,6 +27,14 @@ type longIntConn struct {
 
 func newLongIntConn(c net.Conn) *longIntConn {
 	return &longIntConn{Conn: c, r: bufio.NewReaderSize(c, 32<<10)}
+}
+
+// ConnectionState is that of TLS, zero without.
+func (c *longIntConn) ConnectionState() tls.ConnectionState {
+	if t, ok := c.Conn.(*tls.Conn); ok {
+		return t.ConnectionState()
+	}
+	return tls.ConnectionState{}
 }
 
 // Frames, AMQP 0-9-1 section 2.3: type, channel, size, payload, end octet.

@@ -23,6 +23,7 @@ const (
 	exitJobFailed   = 3 // the job that was asked about ended in FAILURE or REVOKED
 	exitNotFinished = 4 // the job is unknown or not finished, nothing is cached for the picture, or the wait timed out
 	exitReturned    = 5 // the worker stopped before its jobs had finished; they are back in the queue
+	exitFaults      = 6 // the doctor has found errors
 )
 
 // exitError ends the program with a code of its own.

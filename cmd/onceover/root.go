@@ -34,7 +34,7 @@ Redis. Start with "onceover demo": it needs nothing but this program.`,
 	root.AddCommand(
 		newParked(), newQueue(),
 		newWorker(s), newGateway(), newDev(s), newDemo(),
-		newEnqueue(), newWatch(), newResult(), newTop(), newFailed(), newCache(), newPrompts(), newVision(), newEval(s), newBench(), newBudget(), newPHash(), newTopology(), newVersion(),
+		newEnqueue(), newWatch(), newResult(), newTop(), newFailed(), newCache(), newPrompts(), newVision(), newEval(s), newBench(), newBudget(), newPHash(), newTopology(), newDoctor(), newVersion(),
 		&cobra.Command{
 			Use:   "exit-codes",
 			Short: "What the exit codes mean",
@@ -46,7 +46,8 @@ Redis. Start with "onceover demo": it needs nothing but this program.`,
   3  the job that was asked about ended in FAILURE or REVOKED
   4  the job is unknown or not finished, nothing is cached for the picture, or the
      wait timed out
-  5  the worker stopped before its jobs had finished; they are back in the queue`,
+  5  the worker stopped before its jobs had finished; they are back in the queue
+  6  the doctor has found errors`,
 		},
 	)
 	return root

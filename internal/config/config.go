@@ -94,6 +94,8 @@ type Settings struct {
 	OpsReadScope    string // that a token needs for it, "" for none
 	OpsAdminScope   string // that a token needs to change something there
 
+	ManagementURL string // of RabbitMQ, with user and password; "" if it is not asked
+
 	HTTPAddr  string // "" for none
 	LogLevel  string
 	LogFormat string // "json", "console", or "" to go by whether stderr is a terminal
@@ -263,6 +265,7 @@ func (s *Settings) table() []setting {
 		{"ops", []string{"ONCEOVER_OPS"}, yes(&s.Ops), "gateway: serve the operators' page below /ops/"},
 		{"ops-read-scope", []string{"ONCEOVER_OPS_READ_SCOPE"}, str(&s.OpsReadScope), "gateway: the `scope` that a token needs to see that page (default: any token may); set it where users of the API have tokens of their own"},
 		{"ops-admin-scope", []string{"ONCEOVER_OPS_ADMIN_SCOPE"}, str(&s.OpsAdminScope), "gateway: the `scope` that a token needs to replay, discard and pause there"},
+		{"management-url", []string{"ONCEOVER_MANAGEMENT_URL"}, str(&s.ManagementURL), "doctor: `URL` of RabbitMQ's management API, such as http://user:password@rabbit:15672 (default: it is not asked)"},
 		{"log-level", []string{"ONCEOVER_LOG_LEVEL"}, str(&s.LogLevel), "debug, info, warn or error"},
 		{"log-format", []string{"ONCEOVER_LOG_FORMAT"}, str(&s.LogFormat), "console or json (default: console on a terminal)"},
 	}

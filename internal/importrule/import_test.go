@@ -63,6 +63,7 @@ var ours = map[string][]string{
 	"internal/upload":         {"internal/source"},
 	"internal/api":            {"celery", "progress", "rabbit", "results", "vision", "internal/crash", "internal/ratelimit", "internal/redact", "internal/redisretry", "internal/token", "internal/upload"},
 	"internal/console":        {"cache", "celery", "failed", "progress", "rabbit", "vision/fleet", "internal/api", "internal/control", "internal/redact", "internal/token"},
+	"internal/doctor":         {"celery", "rabbit", "tasks", "internal/config", "internal/control", "internal/redact", "internal/redisretry"},
 	"internal/composetest":    {},
 	"internal/importrule":     {},
 	"e2e":                     {},
@@ -81,13 +82,13 @@ var ours = map[string][]string{
 	"internal/embedded":       {"internal/devbroker"},
 	"internal/config":         {"worker", "failed", "cache", "tasks", "phash", "rabbit", "vision", "vision/eval", "vision/fleet", "vision/prompt", "internal/ratelimit", "internal/source", "internal/redisretry", "internal/token", "internal/upload"},
 	"cmd/onceover": {"worker", "failed", "rabbit", "tasks", "celery", "phash", "phash/verify", "vision", "vision/eval", "vision/fleet", "vision/prompt", "progress", "results", "cache",
-		"internal/api", "internal/config", "internal/console", "internal/control", "internal/gateway", "internal/ratelimit", "internal/token", "internal/upload", "internal/page", "internal/redact", "internal/source", "internal/embedded", "internal/loadtest", "internal/samples"},
+		"internal/api", "internal/config", "internal/console", "internal/control", "internal/doctor", "internal/gateway", "internal/ratelimit", "internal/token", "internal/upload", "internal/page", "internal/redact", "internal/source", "internal/embedded", "internal/loadtest", "internal/samples"},
 }
 
 // clients may be imported only by these.
 var clients = map[string][]string{
 	"github.com/rabbitmq/amqp091-go": {"rabbit", "worker", "internal/control", "internal/remote", "internal/testenv", "internal/testenv/cmd/bench", "internal/testenv/violence"},
-	"github.com/redis/go-redis/v9": {"results", "progress", "cache", "failed", "vision/fleet", "internal/api", "internal/control", "internal/ledger", "internal/ratelimit", "internal/redisretry", "internal/token", "internal/config", "internal/loadtest", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv",
+	"github.com/redis/go-redis/v9": {"results", "progress", "cache", "failed", "vision/fleet", "internal/api", "internal/control", "internal/doctor", "internal/ledger", "internal/ratelimit", "internal/redisretry", "internal/token", "internal/config", "internal/loadtest", "cmd/onceover", "examples/integration", "examples/tasks", "internal/testenv",
 		"internal/testenv/violence", "internal/testenv/cmd/bench", "internal/testenv/cmd/soak", "internal/testenv/cmd/violence"},
 }
 

@@ -30,6 +30,17 @@ func SharedRabbitMQ(t testing.TB) string {
 	return newVirtualHost(t, amqpURL, apiURL)
 }
 
+// SharedRabbitMQAPI returns the URL of the management API of the server that cmd/withservers has started, with user and password. The test is
+// skipped without such a server.
+func SharedRabbitMQAPI(t testing.TB) string {
+	t.Helper()
+	apiURL := os.Getenv(apiEnv)
+	if apiURL == "" {
+		t.Skip("no RabbitMQ with its management API: run the tests by scripts/test")
+	}
+	return apiURL
+}
+
 // newVirtualHost makes a virtual host that lives as long as t.
 func newVirtualHost(t testing.TB, amqpURL, apiURL string) string {
 	t.Helper()

@@ -1,0 +1,208 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"onceover/internal/config"
+	"onceover/rabbit"
+)
+
+// broker is what RabbitMQ said.
+type broker struct {
+	down   map[string]error   // URLs without secrets that cannot be connected to, with why
+	urls   int                // that there are
+	seen   *rabbit.Inspection // by one of those that can; nil if none can
+	ended  error              // the connection was lost before all was looked at
+	expiry time.Time          // of the server's certificate, zero without TLS
+}
+
+// delays is the exchange of Celery's native delayed delivery (kombu/transport/native_delayed_delivery.py).
+const delays = "celery_delayed_delivery"
+
+func askBroker(ctx context.Context, s *config.Settings) (b broker) {
+	b.urls, b.down = len(s.Worker.BrokerURLs), map[string]error{}
+	var conn *rabbit.Conn
+	for _, url := range s.Worker.BrokerURLs {
+		c, err := rabbit.Dial(ctx, "onceover doctor", []string{url})
+		switch {
+		case err != nil:
+			b.down[nobody(rabbit.RedactURL(url))] = err
+		case conn == nil:
+			conn = c
+		default:
+			c.Close() // it has been shown to work
+		}
+	}
+	if conn == nil {
+		return b
+	}
+	if certificates := conn.ConnectionState().PeerCertificates; len(certificates) > 0 {
+		b.expiry = certificates[0].NotAfter
+	}
+	defer context.AfterFunc(ctx, func() { conn.CloseDeadline(time.Now()) })()
+	defer func() { conn.CloseDeadline(time.Now().Add(time.Second)) }()
+	exchanges := map[string]string{rabbit.ExchangeTasks: "topic", rabbit.ExchangeDeadLetter: "direct"}
+	if s.Worker.DelayedDelivery {
+		exchanges[delays] = "topic"
+	}
+	names := slices.Clone(s.Worker.Queues)
+	if s.Worker.DrainDeadLetters && !slices.Contains(names, rabbit.QueueDeadLetter) {
+		names = append(names, rabbit.QueueDeadLetter)
+	}
+	b.seen, b.ended = rabbit.Inspect(ctx, conn, exchanges, rabbit.Names(names...))
+	return b
+}
+
+// nobody leaves out that URLs had a user: what is left of them is one.
+func nobody(text string) string { return strings.ReplaceAll(text, "…@", "") }
+
+// queues makes a check of what is known of each queue.
+func queues(look func(f *facts, name string, q rabbit.QueueState) *Finding) func(*facts) []Finding {
+	return func(f *facts) (out []Finding) {
+		if f.broker.seen == nil {
+			return unknown("no broker answers")
+		}
+		for _, name := range slices.Sorted(maps.Keys(f.broker.seen.Queues)) {
+			if one := look(f, name, f.broker.seen.Queues[name]); one != nil {
+				one.Subject = name
+				out = append(out, *one)
+			}
+		}
+		return out
+	}
+}
+
+func unknown(why string) []Finding { return []Finding{{Severity: Unknown, Found: "not known: " + why}} }
+
+var brokerChecks = []check{
+	{"broker.reachable", "every broker URL can be connected to", func(f *facts) (out []Finding) {
+		b := f.broker
+		for _, url := range slices.Sorted(maps.Keys(b.down)) {
+			severity, remedy := Error, "start it, or correct ONCEOVER_BROKER_URL"
+			if len(b.down) < b.urls {
+				severity, remedy = Warning, "the others are used meanwhile; start it, or take it out of ONCEOVER_BROKER_URL"
+			}
+			var fault *rabbit.ConfigError
+			if errors.As(b.down[url], &fault) {
+				remedy = fault.Remedy
+			}
+			out = append(out, Finding{Severity: severity, Subject: url, Found: nobody(b.down[url].Error()), Remedy: remedy})
+		}
+		if b.ended != nil {
+			out = append(out, Finding{Severity: Error, Found: fmt.Sprintf("the broker did not answer all that was asked: %v", b.ended), Remedy: "look into its log, and ask again"})
+		}
+		return out
+	}},
+	{"broker.version", "the release is one that was tried", func(f *facts) []Finding {
+		if f.broker.seen == nil {
+			return unknown("no broker answers")
+		}
+		s := f.broker.seen
+		major, minor := versionOf(s.Version)
+		if s.Product != "RabbitMQ" || major > 3 || major == 3 && minor >= 10 {
+			return nil
+		}
+		return []Finding{{Severity: Warning, Found: "RabbitMQ " + s.Version + " is older than any that was tried: quorum queues expire no messages before 3.10", Remedy: "use RabbitMQ 3.10 or newer: see docs/tested-with.md"}}
+	}},
+	{"broker.certificate", "its certificate is good for a while", func(f *facts) []Finding {
+		left := f.broker.expiry.Sub(f.now)
+		if f.broker.expiry.IsZero() || left > 14*24*time.Hour {
+			return nil
+		}
+		return []Finding{{Severity: Warning, Found: fmt.Sprintf("the broker's certificate runs out in %v", left.Round(time.Hour)), Remedy: "renew it"}}
+	}},
+	{"broker.exchanges", "the exchanges are as designed", func(f *facts) (out []Finding) {
+		if f.broker.seen == nil {
+			return unknown("no broker answers")
+		}
+		for _, name := range []string{rabbit.ExchangeTasks, rabbit.ExchangeDeadLetter} {
+			e := f.broker.seen.Exchanges[name]
+			if e.Missing {
+				out = append(out, Finding{Severity: Warning, Subject: name, Found: "the exchange is not there: what is published to it is lost or refused", Remedy: "start a worker that may declare it, or run onceover topology --declare"})
+			}
+			if rabbit.OtherType(e.Fault) {
+				out = append(out, Finding{Severity: Error, Subject: name, Found: e.Fault.Error(), Remedy: "delete the exchange: a worker declares it again"})
+			}
+		}
+		return out
+	}},
+	{"broker.queues", "the queues are there", queues(func(f *facts, name string, q rabbit.QueueState) *Finding {
+		if !q.Missing {
+			return nil
+		}
+		return &Finding{Severity: Warning, Found: "the queue is not there", Remedy: "start a worker that may declare it, or run onceover topology --declare"}
+	})},
+	{"broker.arguments", "the queues have the arguments of the design", queues(func(_ *facts, name string, q rabbit.QueueState) *Finding {
+		d := q.Differs
+		if d == nil {
+			return nil
+		}
+		out := &Finding{Severity: Warning, Found: fmt.Sprintf("%s is %s, and %s in the design", d.Argument, d.Have, d.Want),
+			Remedy: "declare it alike on all sides: Celery's task_queues and onceover topology; a queue's arguments change only when it is deleted and declared again"}
+		switch d.Argument {
+		case "":
+			out.Found = "it differs from the design: " + d.Have
+		case "x-dead-letter-exchange", "x-dead-letter-routing-key":
+			out.Severity = Error
+			out.Found += ": what expires or is rejected there becomes no failed job"
+		case "durable":
+			out.Severity = Error
+			out.Found += ": a restart of the broker loses it with all that waits"
+		}
+		return out
+	})},
+	{"broker.read", "the user may consume the queues", queues(func(_ *facts, name string, q rabbit.QueueState) *Finding {
+		if q.Fault == nil {
+			return nil
+		}
+		return &Finding{Severity: Error, Found: q.Fault.Error(), Remedy: "rabbitmqctl set_permissions, with the queue in the third expression: docs/operations.md, Rights"}
+	})},
+	{"broker.write", "the user may publish what follows jobs", func(f *facts) (out []Finding) {
+		if f.broker.seen == nil {
+			return unknown("no broker answers")
+		}
+		if fault := f.broker.seen.Publish; fault != nil {
+			out = append(out, Finding{Severity: Error, Subject: "amq.default", Found: fault.Error(), Remedy: "rabbitmqctl set_permissions, with amq\\.default in the second expression: docs/operations.md, Rights"})
+		}
+		return out
+	}},
+	{"broker.consumers", "somebody consumes every queue", queues(func(_ *facts, name string, q rabbit.QueueState) *Finding {
+		switch {
+		case q.Missing || q.Fault != nil || q.Consumers > 0:
+			return nil
+		case q.Ready > 0:
+			return &Finding{Severity: Error, Found: fmt.Sprintf("%d messages wait, and nobody consumes it", q.Ready), Remedy: "start a worker with it in ONCEOVER_QUEUES, or resume it (onceover queue list)"}
+		}
+		return &Finding{Severity: Warning, Found: "nobody consumes it", Remedy: "start a worker with it in ONCEOVER_QUEUES, or resume it (onceover queue list)"}
+	})},
+	{"broker.backlog", "the queues have room", queues(func(_ *facts, name string, q rabbit.QueueState) *Finding {
+		most, limited := rabbit.QueueNamed(name).Args["x-max-length"].(int32)
+		if !limited || q.Ready <= int(most)*8/10 {
+			return nil
+		}
+		return &Finding{Severity: Error, Found: fmt.Sprintf("%d messages wait, and it holds %d: beyond, the oldest become failed jobs (maxlen), and those of q.dlq are lost", q.Ready, most), Remedy: "start more workers, or slow producers down"}
+	})},
+	{"broker.delays", "Celery can delay tasks", func(f *facts) []Finding {
+		if f.broker.seen == nil || !f.Settings.Worker.DelayedDelivery || !f.broker.seen.Exchanges[delays].Missing {
+			return nil
+		}
+		return []Finding{{Severity: Warning, Subject: delays, Found: "native delayed delivery is not declared: Celery 5.5 and later cannot publish a task with an ETA to a quorum queue", Remedy: "start a worker that may declare it, or set ONCEOVER_DELAYED_DELIVERY=false if no producer needs it"}}
+	}},
+}
+
+// versionOf reads the first two numbers of a version, zeros if it has none.
+func versionOf(text string) (major, minor int) {
+	parts := strings.SplitN(text, ".", 3)
+	if len(parts) > 1 {
+		major, _ = strconv.Atoi(parts[0])
+		minor, _ = strconv.Atoi(parts[1])
+	}
+	return major, minor
+}
