@@ -65,7 +65,7 @@ func TestEviction(t *testing.T) {
 	}
 	ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := b.store.Park(ctx, message(t, request("a")), request("a"), time.Now().Add(time.Hour)); !errors.As(err, &evicts) {
+	if err := b.store.Park(ctx, message(t, request("a")), request("a"), time.Now().Add(time.Hour), nil); !errors.As(err, &evicts) {
 		t.Errorf("Park: got %v, want an *EvictionError", err)
 	}
 	if keys := b.client.Keys(t.Context(), "*").Val(); len(keys) != 0 {

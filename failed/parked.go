@@ -27,7 +27,7 @@ type ParkedJob struct {
 	Record
 	Due   time.Time `json:"due,omitzero"` // when it is or was to be published; zero if that is not known
 	State string    `json:"state"`        // a Parked…, instead of that of the record
-	Why   string    `json:"why"`          // it was parked: "eta", or "retry 2" for the second retry; "" if that is not known
+	Why   string    `json:"why"`          // it was parked: "eta", "retry 2" for the second retry, or "postponed" if there was no room for it; "" if that is not known. Error and Text say what it failed of.
 	Fault string    `json:"fault"`        // of the last attempt to publish it, or what is damaged; "" if nothing is known to be wrong
 }
 
@@ -175,9 +175,13 @@ func parkedOf(t *asynq.TaskInfo, now time.Time) ParkedJob {
 	if !j.Due.IsZero() {
 		out.Due = j.Due // to the millisecond, and not when it is tried again
 	}
-	out.Why = "eta"
-	if j.Attempts > 1 {
+	switch {
+	case j.Attempts > 1:
 		out.Why = "retry " + strconv.Itoa(j.Attempts-1) // of how many only its task knows
+	case j.Error != "":
+		out.Why = "postponed"
+	default:
+		out.Why = "eta"
 	}
 	switch {
 	case t.State == asynq.TaskStateArchived:

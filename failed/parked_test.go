@@ -26,7 +26,7 @@ func (b *bundle) park(id string, due time.Time, retries int, change func(*rabbit
 	if change != nil {
 		change(&m)
 	}
-	if err := b.store.Park(b.t.Context(), m, req, due); err != nil {
+	if err := b.store.Park(b.t.Context(), m, req, due, nil); err != nil {
 		b.t.Fatal(err)
 	}
 	return parkKey(id+":0", retries, 0)
@@ -317,7 +317,7 @@ func TestRunParkedWithETA(t *testing.T) {
 	req := request("early")
 	req.ETA = eta
 	m := message(t, req)
-	if err := b.store.Park(t.Context(), m, requestOf(t, m), eta); err != nil {
+	if err := b.store.Park(t.Context(), m, requestOf(t, m), eta, nil); err != nil {
 		t.Fatal(err)
 	}
 	keys, err := b.store.FindParked(t.Context(), "early")

@@ -31,7 +31,7 @@ func (b *bundle) logged() *observer.ObservedLogs {
 	b.t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
 	store := New(Config{}, b.connect(5), b.results, b.marks, nil, zap.New(core))
-	if err := store.Park(b.t.Context(), message(b.t, request("parked")), request("parked"), time.Now().Add(time.Hour)); err != nil {
+	if err := store.Park(b.t.Context(), message(b.t, request("parked")), request("parked"), time.Now().Add(time.Hour), nil); err != nil {
 		b.t.Fatal(err)
 	}
 	b.run(store, func(context.Context, bool, ...rabbit.Message) error { return nil })

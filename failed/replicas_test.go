@@ -76,7 +76,7 @@ func TestFailover(t *testing.T) {
 		go func() {
 			err := store.Keep(t.Context(), failure(t, "a"))
 			if err == nil {
-				err = store.Park(t.Context(), message(t, request("a")), request("a"), time.Now().Add(time.Hour))
+				err = store.Park(t.Context(), message(t, request("a")), request("a"), time.Now().Add(time.Hour), nil)
 			}
 			done <- err
 		}()
@@ -170,7 +170,7 @@ func TestParkedWhileReplicasAreMissing(t *testing.T) {
 	b.run(store, b.out.publish)
 	done := make(chan error, 1)
 	go func() {
-		done <- store.Park(t.Context(), message(t, request("a")), request("a"), time.Now().Add(time.Second))
+		done <- store.Park(t.Context(), message(t, request("a")), request("a"), time.Now().Add(time.Second), nil)
 	}()
 	b.until("the job is published twice", func() bool { return b.out.counts()["a"] > 1 })
 	seen := tries.n.Load()

@@ -93,9 +93,11 @@ func New(cfg Config, client redis.UniversalClient, results *results.Store, marks
 // Park puts m away until due, to within a second before it. The message is then
 // published to the queue it came from. It is idempotent for one attempt of one id:
 // parking it again changes nothing. While Redis is away it waits until ctx ends.
-// req is what m asks for.
-func (s *Store) Park(ctx context.Context, m rabbit.Message, req *celery.Request, due time.Time) error {
-	r := Failure(m, req, nil, "")
+// req is what m asks for. exc is what the attempt before it failed of, nil if it is
+// parked for another reason or that is not known.
+func (s *Store) Park(ctx context.Context, m rabbit.Message, req *celery.Request, due time.Time, exc *celery.Exception) error {
+	r := Failure(m, req, exc, "")
+	r.Text, r.Traceback = shorten(r.Text, maxCause), "" // the record of a job that ends with it has all
 	key := parkKey(string(r.key()), req.Retries, m.Own.Parks)
 	r.Message.Own.Parks++
 	r.Message.Own.Again = true
@@ -112,6 +114,9 @@ func (s *Store) Park(ctx context.Context, m rabbit.Message, req *celery.Request,
 	}
 	return nil
 }
+
+// maxCause is how much of a message is kept with a parked job, in bytes.
+const maxCause = 400
 
 // parkKey is the task of a parked job: its key as a record, the number of its
 // attempt, and how often that was parked before. A key that was used once must not

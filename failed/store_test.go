@@ -87,7 +87,7 @@ func TestLargeMessages(t *testing.T) {
 			t.Errorf("%d bytes: got %v left after the replay, want nothing", n, left)
 		}
 		parked := sized(t, fmt.Sprint("parked-", n), n, "ü")
-		if err := b.store.Park(t.Context(), parked.Message, requestOf(t, parked.Message), time.Now().Add(time.Second)); err != nil {
+		if err := b.store.Park(t.Context(), parked.Message, requestOf(t, parked.Message), time.Now().Add(time.Second), nil); err != nil {
 			t.Fatal(err)
 		}
 		b.until("the parked job is published", func() bool { return b.out.counts()[parked.ID] > 0 })
@@ -252,7 +252,7 @@ func TestLeftPiecesGo(t *testing.T) {
 func (b *bundle) parkLong(id string) {
 	b.t.Helper()
 	r := sized(b.t, id, 200<<10, "x")
-	if err := b.store.Park(b.t.Context(), r.Message, requestOf(b.t, r.Message), time.Now().Add(time.Hour)); err != nil {
+	if err := b.store.Park(b.t.Context(), r.Message, requestOf(b.t, r.Message), time.Now().Add(time.Hour), nil); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -267,7 +267,7 @@ func TestPark(t *testing.T) {
 	due := time.Now().Add(2 * time.Second)
 	for range 3 {
 		for _, s := range []*Store{b.store, other} {
-			if err := s.Park(t.Context(), m, requestOf(t, m), due); err != nil {
+			if err := s.Park(t.Context(), m, requestOf(t, m), due, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -311,7 +311,7 @@ func TestPark(t *testing.T) {
 	if again.Exchange != "tasks" || again.RoutingKey != "ai.test" {
 		t.Errorf("got route %q %q, want that of the producer", again.Exchange, again.RoutingKey)
 	}
-	if err := b.store.Park(t.Context(), again, requestOf(t, again), time.Now().Add(time.Hour)); err != nil {
+	if err := b.store.Park(t.Context(), again, requestOf(t, again), time.Now().Add(time.Hour), nil); err != nil {
 		t.Fatal(err)
 	}
 	if b.info(QueueDelay, "a:0:2:1") == nil {
@@ -329,7 +329,7 @@ func TestParkedForOtherTimes(t *testing.T) {
 		req := request(id)
 		req.Retries, req.ETA = retries, eta
 		m := message(t, req)
-		if err := b.store.Park(t.Context(), m, requestOf(t, m), eta); err != nil {
+		if err := b.store.Park(t.Context(), m, requestOf(t, m), eta, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -362,7 +362,7 @@ func TestParkedWaitForBroker(t *testing.T) {
 	b := setup(t)
 	b.out.refuse(func(rabbit.Message) error { return errAway })
 	for _, id := range ids(3) {
-		if err := b.store.Park(t.Context(), message(t, request(id)), request(id), time.Now()); err != nil {
+		if err := b.store.Park(t.Context(), message(t, request(id)), request(id), time.Now(), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -379,7 +379,7 @@ func TestParkedWaitForBroker(t *testing.T) {
 func TestRevokeParked(t *testing.T) {
 	b := setup(t)
 	for _, id := range []string{"revoked", "left"} {
-		if err := b.store.Park(t.Context(), message(t, request(id)), request(id), time.Now().Add(time.Hour)); err != nil {
+		if err := b.store.Park(t.Context(), message(t, request(id)), request(id), time.Now().Add(time.Hour), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -610,7 +610,7 @@ func TestKeepAnything(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		err := b.store.Keep(ctx, r)
 		if err == nil {
-			err = b.store.Park(ctx, r.Message, requestOf(t, r.Message), time.Now().Add(time.Hour))
+			err = b.store.Park(ctx, r.Message, requestOf(t, r.Message), time.Now().Add(time.Hour), nil)
 		}
 		if ctx.Err() != nil {
 			t.Errorf("%s: Keep waits for ever: %v", tt.name, err)
@@ -631,7 +631,7 @@ func TestFlushed(t *testing.T) {
 	b.keep(failure(t, "a"))
 	park := func(id string) {
 		t.Helper()
-		if err := b.store.Park(t.Context(), message(t, request(id)), request(id), time.Now()); err != nil {
+		if err := b.store.Park(t.Context(), message(t, request(id)), request(id), time.Now(), nil); err != nil {
 			t.Fatal(err)
 		}
 		b.until("the parked job is published", func() bool { return b.out.counts()[id] > 0 })
@@ -656,7 +656,7 @@ func TestQueueDeleted(t *testing.T) {
 	b := setup(t)
 	park := func(id string, due time.Time) {
 		t.Helper()
-		if err := b.store.Park(t.Context(), message(t, request(id)), request(id), due); err != nil {
+		if err := b.store.Park(t.Context(), message(t, request(id)), request(id), due, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -737,7 +737,7 @@ func TestRunWhileRedisIsAway(t *testing.T) {
 	b.client.AddHook(&count)
 	s := New(Config{}, b.client, b.results, b.marks, nil, zap.NewNop())
 	b.run(s, b.out.publish)
-	if err := s.Park(t.Context(), message(t, request("a")), request("a"), time.Now().Add(time.Hour)); err != nil {
+	if err := s.Park(t.Context(), message(t, request("a")), request("a"), time.Now().Add(time.Hour), nil); err != nil {
 		t.Fatal(err)
 	}
 	b.until("asynq serves", func() bool { return len(b.keys("asynq:servers")) == 1 })
@@ -751,7 +751,7 @@ func TestRunWhileRedisIsAway(t *testing.T) {
 		t.Errorf("got %d commands in 3 s of an outage, want a few each second", n)
 	}
 	b.server.Start()
-	if err := s.Park(t.Context(), message(t, request("b")), request("b"), time.Now()); err != nil {
+	if err := s.Park(t.Context(), message(t, request("b")), request("b"), time.Now(), nil); err != nil {
 		t.Fatal(err)
 	}
 	b.until("a parked job is published", func() bool { return b.out.counts()["b"] == 1 })
@@ -792,7 +792,7 @@ func (c *commandCount) ProcessPipelineHook(next redis.ProcessPipelineHook) redis
 // TestRunEnds ends Run while a broker does not answer.
 func TestRunEnds(t *testing.T) {
 	b := setup(t)
-	if err := b.store.Park(t.Context(), message(t, request("a")), request("a"), time.Now()); err != nil {
+	if err := b.store.Park(t.Context(), message(t, request("a")), request("a"), time.Now(), nil); err != nil {
 		t.Fatal(err)
 	}
 	entered := make(chan struct{})
@@ -819,7 +819,7 @@ func TestRunEnds(t *testing.T) {
 // TestFirst has a process that runs the store be listed while a job is parked: else there is nothing to answer for.
 func TestFirst(t *testing.T) {
 	b := setup(t)
-	if err := b.store.Park(t.Context(), message(t, request("a")), request("a"), time.Now().Add(time.Hour)); err != nil {
+	if err := b.store.Park(t.Context(), message(t, request("a")), request("a"), time.Now().Add(time.Hour), nil); err != nil {
 		t.Fatal(err)
 	}
 	b.run(b.store, b.out.publish)
@@ -842,7 +842,7 @@ func TestIdleStore(t *testing.T) {
 		if err := s.Keep(t.Context(), failure(t, id)); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Park(t.Context(), message(t, request(id)), request(id), time.Now()); err != nil {
+		if err := s.Park(t.Context(), message(t, request(id)), request(id), time.Now(), nil); err != nil {
 			t.Fatal(err)
 		}
 		b.until("the parked job is published", func() bool { return b.out.counts()[id] == 1 })

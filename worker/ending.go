@@ -335,7 +335,7 @@ func (e *ending) followRetry(v *verdict) (func(context.Context) error, *verdict)
 	return func(ctx context.Context) (err error) {
 		m.Own.Since = e.since.Digest()
 		if v.wait > maxHold {
-			err = e.park(ctx, m, &next)
+			err = e.park(ctx, m, &next, v.exc)
 		} else {
 			err = e.publish(ctx, m)
 		}
@@ -347,11 +347,11 @@ func (e *ending) followRetry(v *verdict) (func(context.Context) error, *verdict)
 }
 
 // park puts a message away that is due later, if it can be published then.
-func (e *ending) park(ctx context.Context, m rabbit.Message, req *celery.Request) error {
+func (e *ending) park(ctx context.Context, m rabbit.Message, req *celery.Request, exc *celery.Exception) error {
 	if err := e.w.outbox.encodable(m); err != nil {
 		return err
 	}
-	return e.w.kept.Park(ctx, m, req, req.ETA)
+	return e.w.kept.Park(ctx, m, req, req.ETA, exc)
 }
 
 // publish sends messages within what is left of the task's own time limit.

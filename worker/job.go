@@ -430,7 +430,7 @@ func (j *job) waitForETA(jobs, waits context.Context) (parked bool, err error) {
 		}
 		m.Own.Since = now.Digest() // of an earlier message with the id
 	}
-	err = j.park(waits, m, j.req)
+	err = j.park(waits, m, j.req, nil)
 	if exc := unpublishable(err); exc != nil {
 		return true, j.conclude(jobs, failure(exc, failed.ReasonFailed))
 	}

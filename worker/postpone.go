@@ -51,7 +51,7 @@ func (j *job) postponeAway(jobs, waits context.Context, v *verdict) error {
 	err := m.SetRequest(&req)
 	if err == nil {
 		m.Own.Since = j.since.Digest()
-		err = j.park(waits, m, &req)
+		err = j.park(waits, m, &req, exceptionOf(v.err))
 	}
 	if exc := unpublishable(err); exc != nil {
 		return j.conclude(jobs, failure(exc, failed.ReasonFailed))

@@ -36,6 +36,9 @@ func TestPostpone(t *testing.T) {
 		parked, err := b.kept.Parked(t.Context(), 10)
 		return err == nil && len(parked) == 1 && b.left("q.ai") == 0
 	})
+	if parked, _, err := b.kept.ParkedPage(t.Context(), 1, 10); err != nil || len(parked) != 1 || parked[0].Why != "postponed" || parked[0].Error != "RuntimeError" || parked[0].Text != "no room" {
+		t.Errorf("parked is %+v, %v: want it to say why", parked, err)
+	}
 	if m := b.wait(id); m.Status != celery.Success || string(m.Result) != "0" {
 		t.Errorf("got %s %s, want SUCCESS of the first attempt", m.Status, m.Result)
 	}

@@ -53,7 +53,7 @@ type Marks interface {
 // Kept is where jobs wait that are due later, and where failed ones are kept:
 // failed.Store.
 type Kept interface {
-	Park(ctx context.Context, m rabbit.Message, req *celery.Request, due time.Time) error
+	Park(ctx context.Context, m rabbit.Message, req *celery.Request, due time.Time, exc *celery.Exception) error
 	Keep(ctx context.Context, r failed.Record) error
 	Run(ctx context.Context, publish failed.Publish)
 	Revoke(ctx context.Context, ids []string) error

@@ -96,7 +96,7 @@ func newOps(s *config.Settings, st stores, clients http.Handler, producer *rabbi
 	o.console = console.New(console.Config{ReadScope: s.OpsReadScope, AdminScope: s.OpsAdminScope}, console.Needs{
 		Failed: st.failed, Publish: o.sender.send, Progress: st.progress, Cache: st.cache, Gate: st.gate,
 		Workers: o.control, Pauses: control.NewPauses(st.kept), Look: o.look, Queues: s.Worker.Queues,
-		Servers: servers, Picture: previews(pictures), Pictures: pictures, Tokens: tokens, API: clients, Domain: s.Domain,
+		Servers: servers, Picture: previews(pictures), Pictures: pictures, Tokens: tokens, API: clients, Domain: s.Domain, Uploads: s.Uploads != "",
 	}, log.Named("ops"))
 	return o, nil
 }

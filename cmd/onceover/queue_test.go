@@ -241,7 +241,11 @@ func TestParkedCommands(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.Queue = "q.ai"
-		if err := store.Park(t.Context(), m, req, due); err != nil {
+		var exc *celery.Exception
+		if i > 0 {
+			exc = celery.NewException("RateLimitError", "no room", nil)
+		}
+		if err := store.Park(t.Context(), m, req, due, exc); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -256,6 +260,9 @@ func TestParkedCommands(t *testing.T) {
 	}
 	if _, has := job["message"]; has || job["id"] != ids[0] || job["state"] != failed.ParkedWaiting || job["key"] != ids[0]+":0:0:0" {
 		t.Errorf("got %s", lines[0])
+	}
+	if !strings.Contains(lines[2], `"why":"retry 2"`) || !strings.Contains(lines[2], `"RateLimitError"`) || !strings.Contains(lines[2], `"no room"`) {
+		t.Errorf("got %s, want what its last attempt failed of", lines[2])
 	}
 	for _, do := range []string{"run", "discard"} {
 		want(t, exitError, []string{"parked", do, "6f1c"}, "beginning of several ids")

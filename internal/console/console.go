@@ -55,6 +55,7 @@ type Needs struct {
 	Pictures Pictures
 	API      http.Handler // for clients, of whole paths
 	Domain   string       // in its paths
+	Uploads  bool         // whether the API takes pictures
 }
 
 // Server is a server that jobs need.

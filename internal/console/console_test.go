@@ -111,7 +111,7 @@ func setup(t *testing.T, change ...func(*Config, *Needs)) *bundle {
 				return b.client.Ping(ctx).Err()
 			}},
 		},
-		API: http.NotFoundHandler(), Domain: "waste",
+		API: http.NotFoundHandler(), Domain: "waste", Uploads: true,
 	}
 	needs.Pictures = cached{needs.Cache}
 	cfg := Config{AdminScope: adminScope}

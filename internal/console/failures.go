@@ -201,6 +201,9 @@ func (c *Console) find(p *page) (failed.Key, *failed.Record, error) {
 	k := failed.Key(p.PathValue("key"))
 	r, err := c.Failed.Get(p.Context(), k)
 	if err == nil && r == nil {
+		if now := c.states(p.Context(), []string{k.Name()})[0]; now != "" && now != unknown {
+			return k, nil, refusal(http.StatusNotFound, "The job %s is not among the failed any more: it was replayed or discarded. Its result says %s now.", k.Name(), now)
+		}
 		err = refusal(http.StatusNotFound, "There is no failed job %s: it was replayed or discarded, or the address is wrong.", k)
 	}
 	return k, r, err

@@ -137,7 +137,7 @@ func TestSecrets(t *testing.T) {
 	r = failed.Failure(r.Message, mustRequest(t, &r), celery.NewException("FetchError", "GET "+signed+": 403", nil), failed.ReasonFailed)
 	b.keep(r)
 	req := mustRequest(t, &r)
-	if err := b.store.Park(t.Context(), r.Message, req, time.Now().Add(time.Hour)); err != nil {
+	if err := b.store.Park(t.Context(), r.Message, req, time.Now().Add(time.Hour), nil); err != nil {
 		t.Fatal(err)
 	}
 	b.work(map[string]string{"id": "running", "kwargs": "{'image_url': '" + signed + "'}"}, "q.ai")
@@ -605,6 +605,9 @@ func TestStates(t *testing.T) {
 	}
 	b.run()
 	read := b.reader()
+	if a := read.do(http.MethodGet, Base+"failed/job-001:9", nil); a.status != http.StatusNotFound || !strings.Contains(a.text(), "says SUCCESS now") {
+		t.Errorf("got %d, %.300s for a record that has gone, want what became of its job", a.status, a.text())
+	}
 	rows := read.get(Base + "failed").elements("tr")
 	if len(rows) != 3 || !strings.Contains(textOf(rows[1]), "SUCCESS") || !strings.Contains(textOf(rows[2]), "PENDING") {
 		t.Errorf("got %d rows: %s", len(rows), read.get(Base+"failed").text())
@@ -624,7 +627,8 @@ func TestParked(t *testing.T) {
 	due := time.Now().Add(time.Hour)
 	for i := range 60 {
 		r := job(t, fmt.Sprintf("parked-%02d/<b>", i), nil)
-		if err := b.store.Park(t.Context(), r.Message, mustRequest(t, &r), due.Add(time.Duration(i)*time.Second)); err != nil {
+		exc := celery.NewException("RateLimitError", "no <b>room", nil)
+		if err := b.store.Park(t.Context(), r.Message, mustRequest(t, &r), due.Add(time.Duration(i)*time.Second), exc); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -633,6 +637,9 @@ func TestParked(t *testing.T) {
 	first := read.get(Base + "parked")
 	if !strings.Contains(first.text(), "60 jobs are parked") {
 		t.Errorf("got %.200s", first.text())
+	}
+	if cells := first.elements("td"); !strings.Contains(textOf(cells[2]), "postponed") || !strings.Contains(textOf(cells[2]), "RateLimitError no <b>room") {
+		t.Errorf("the first job is parked as of %q, want what it failed of", textOf(cells[2]))
 	}
 	second := read.get(Base + "parked" + first.link("Later"))
 	names := func(a *answer) (out []string) {

@@ -16,6 +16,7 @@ import (
 	"onceover/failed"
 	"onceover/internal/control"
 	"onceover/rabbit"
+	"onceover/vision"
 )
 
 // standing is a queue in which so many messages wait.
@@ -457,5 +458,28 @@ func TestTally(t *testing.T) {
 	}
 	if want := began.Add(5 * time.Second); !c.jumped.Equal(want) {
 		t.Errorf("a worker was first heard of at %v, want %v", c.jumped, want)
+	}
+}
+
+// TestEndpointFails has the breaker of a model open: the overview says it with the servers, and since when.
+func TestEndpointFails(t *testing.T) {
+	b := setup(t)
+	call := vision.Call{Endpoint: "https://model.test", Model: "m", Prompt: "p", Kind: "analysis", Size: "1x1", Timeout: time.Minute}
+	for range 10 {
+		pass, err := b.console.Gate.Enter(t.Context(), call)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pass.Leave(vision.End{Err: &vision.Error{Class: vision.Overloaded, StatusCode: http.StatusServiceUnavailable, Err: errors.New("bo<b>om")}})
+	}
+	b.run()
+	var said []string
+	for _, li := range b.reader().get(Base).elements("li") {
+		if attr(li, "class") == "bad" {
+			said = append(said, textOf(li))
+		}
+	}
+	if len(said) != 1 || !strings.Contains(said[0], "Vision model https://model.test is not asked since") || !strings.Contains(said[0], "bo<b>om") {
+		t.Errorf("the overview lists %q among what does not answer, want the model and why", said)
 	}
 }

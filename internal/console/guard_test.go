@@ -365,6 +365,11 @@ func TestTry(t *testing.T) {
 	from := b.reader()
 	from.cookies[tokenCookie] = signed(t, "kim", nil, adminScope)
 	action, _ := from.get(Base+"try").form(t, "/try")
+	b.console.Uploads = false
+	if page := from.get(Base + "try"); page.status != http.StatusOK || strings.Contains(page.body, `type="file"`) || !strings.Contains(page.text(), "ONCEOVER_UPLOADS") {
+		t.Errorf("a gateway that takes no pictures: got %d, %.300s, want it said and no form", page.status, page.text())
+	}
+	b.console.Uploads = true
 	path, page := from.post(action, nil)
 	if !strings.HasPrefix(path, Base+"try/") || page.status != http.StatusOK || !strings.Contains(page.text(), "id<1>") ||
 		!strings.Contains(page.text(), "<script>alert(1)</script>") || !strings.Contains(page.text(), "seen by Bearer "+from.cookies[tokenCookie]) {

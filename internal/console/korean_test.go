@@ -167,7 +167,7 @@ func TestLanguages(t *testing.T) {
 	b := setup(t, withStubbedAPI)
 	b.jobs(60, func(i int, r *failed.Record) { r.Replays, r.Stage, r.Previous = 2, "stage", "previous" })
 	r := job(t, "parked", nil)
-	if err := b.store.Park(t.Context(), r.Message, mustRequest(t, &r), r.Last.Add(1e13)); err != nil {
+	if err := b.store.Park(t.Context(), r.Message, mustRequest(t, &r), r.Last.Add(1e13), nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.store.BeginBulk(t.Context(), failed.Bulk{Action: failed.BulkReplay, By: "kim", Filter: failed.Filter{Text: "nothing"}}); err != nil {

@@ -38,7 +38,7 @@ func (p *page) ask(method, path string) *answered {
 	return out
 }
 
-func (c *Console) try(p *page) error { return p.show("try", "Try a picture", nil) }
+func (c *Console) try(p *page) error { return p.show("try", "Try a picture", c.Uploads) }
 
 // send puts the job of an uploaded picture on its queue, as a client of the API does.
 func (c *Console) send(p *page) error {

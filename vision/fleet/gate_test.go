@@ -313,6 +313,9 @@ func TestBreaker(t *testing.T) {
 	if s := states[0]; s.Endpoint != "e" || s.Open.IsZero() || s.InFlight != 0 || s.Begun != 10 || s.Fails != 10 || s.Class == "" || !strings.Contains(s.Text, "boom") {
 		t.Errorf("got %+v, want the breaker open after 10 calls, and why", s)
 	}
+	if ago := b.client.Time(t.Context()).Val().Sub(states[0].Opened); ago < 0 || ago > time.Minute {
+		t.Errorf("opened %v ago, want just now", ago)
+	}
 	probes := func() (n int) {
 		for range 20 {
 			if p, err := other.Enter(t.Context(), aCall()); err == nil {
@@ -333,7 +336,7 @@ func TestBreaker(t *testing.T) {
 		t.Errorf("what fails when it is well: got %q", f)
 	}
 	held := b.enter(g, aCall())
-	if states, err := other.States(t.Context()); err != nil || len(states) != 1 || !states[0].Open.IsZero() || states[0].InFlight != 1 || states[0].Class != "" {
+	if states, err := other.States(t.Context()); err != nil || len(states) != 1 || !states[0].Open.IsZero() || !states[0].Opened.IsZero() || states[0].InFlight != 1 || states[0].Class != "" {
 		t.Errorf("got %+v, %v, want the breaker closed and a call in flight", states, err)
 	}
 	held.Leave(answered)

@@ -15,6 +15,7 @@ type State struct {
 	Endpoint  string
 	InFlight  int       // calls under way
 	Begun     int       // calls begun in the last minute
+	Opened    time.Time // since when the breaker is open or half open; zero if it is closed
 	Open      time.Time // until when no calls begin, as the breaker is open; zero if they may
 	HalfOpen  bool      // the breaker was open, and is until a call has succeeded: one begins, the others wait
 	NotBefore time.Time // until when no calls begin, as the endpoint has asked for that; zero if they may
@@ -62,8 +63,12 @@ func (g *Gate) States(ctx context.Context) ([]State, error) {
 				}
 				return t
 			}
+			var opened time.Time
+			if number("open_until") > 0 && number("opened") > 0 {
+				opened = time.UnixMicro(number("opened")).UTC()
+			}
 			out[i] = State{
-				Endpoint: name, InFlight: int(flying[i].Val()), Begun: int(begun[i].Val()), Open: until("open_until"), NotBefore: until("not_before"),
+				Endpoint: name, Opened: opened, InFlight: int(flying[i].Val()), Begun: int(begun[i].Val()), Open: until("open_until"), NotBefore: until("not_before"),
 				HalfOpen:  number("open_until") > 0 && until("open_until").IsZero(),
 				Throttled: int(number("throttled")), Fails: int(number("fails")), Class: f["class"], Text: f["text"],
 			}

@@ -145,7 +145,7 @@ func keep(ctx context.Context, store *failed.Store, m rabbit.Message, parked boo
 		return err
 	}
 	if parked {
-		return store.Park(ctx, m, req, due)
+		return store.Park(ctx, m, req, due, nil)
 	}
 	return store.Keep(ctx, failed.Failure(m, req, celery.NewException("ValueError", "a broken picture", nil), failed.ReasonFailed))
 }
