@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"onceover/internal/config"
@@ -26,38 +27,60 @@ type broker struct {
 // delays is the exchange of Celery's native delayed delivery (kombu/transport/native_delayed_delivery.py).
 const delays = "celery_delayed_delivery"
 
+// askBroker connects to all URLs at the same time, as one that does not answer takes all the time there is. The first that can be connected
+// to is asked.
 func askBroker(ctx context.Context, s *config.Settings) (b broker) {
 	b.urls, b.down = len(s.Worker.BrokerURLs), map[string]error{}
-	var conn *rabbit.Conn
+	var asking sync.WaitGroup
+	var mu sync.Mutex // for down
+	var first sync.Once
 	for _, url := range s.Worker.BrokerURLs {
-		c, err := rabbit.Dial(ctx, "onceover doctor", []string{url})
-		switch {
-		case err != nil:
-			b.down[nobody(rabbit.RedactURL(url))] = err
-		case conn == nil:
-			conn = c
-		default:
-			c.Close() // it has been shown to work
-		}
+		asking.Go(func() {
+			conn, err := rabbit.Dial(ctx, "onceover doctor", []string{url})
+			if err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				b.down[nobody(rabbit.RedactURL(url))] = err
+				return
+			}
+			defer context.AfterFunc(ctx, func() { conn.CloseDeadline(time.Now()) })()
+			defer func() { conn.CloseDeadline(time.Now().Add(time.Second)) }()
+			first.Do(func() { b.inspect(ctx, conn, s) })
+		})
 	}
-	if conn == nil {
-		return b
-	}
+	asking.Wait()
+	return b
+}
+
+// inspect asks one broker for what the queues of the settings need.
+func (b *broker) inspect(ctx context.Context, conn *rabbit.Conn, s *config.Settings) {
 	if certificates := conn.ConnectionState().PeerCertificates; len(certificates) > 0 {
 		b.expiry = certificates[0].NotAfter
-	}
-	defer context.AfterFunc(ctx, func() { conn.CloseDeadline(time.Now()) })()
-	defer func() { conn.CloseDeadline(time.Now().Add(time.Second)) }()
-	exchanges := map[string]string{rabbit.ExchangeTasks: "topic", rabbit.ExchangeDeadLetter: "direct"}
-	if s.Worker.DelayedDelivery {
-		exchanges[delays] = "topic"
 	}
 	names := slices.Clone(s.Worker.Queues)
 	if s.Worker.DrainDeadLetters && !slices.Contains(names, rabbit.QueueDeadLetter) {
 		names = append(names, rabbit.QueueDeadLetter)
 	}
-	b.seen, b.ended = rabbit.Inspect(ctx, conn, exchanges, rabbit.Names(names...))
-	return b
+	queues := rabbit.Names(names...)
+	b.seen, b.ended = rabbit.Inspect(ctx, conn, exchangesOf(queues, s.Worker.DelayedDelivery), queues)
+}
+
+// exchangesOf are those of the design that the queues need, each with its type.
+func exchangesOf(queues []rabbit.Queue, delayed bool) map[string]string {
+	out := map[string]string{}
+	for _, q := range queues {
+		if q.Args == nil { // one of Celery's: its exchange is its owner's
+			continue
+		}
+		out[q.Exchange] = q.ExchangeKind()
+		if q.Args["x-dead-letter-exchange"] != nil {
+			out[rabbit.ExchangeDeadLetter] = "direct"
+		}
+	}
+	if delayed && rabbit.WantsDelays(queues) {
+		out[delays] = "topic"
+	}
+	return out
 }
 
 // nobody leaves out that URLs had a user: what is left of them is one.

@@ -3,6 +3,7 @@ package doctor
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -182,6 +183,7 @@ func TestChecks(t *testing.T) {
 
 		"no endpoint":                {nil, func(f *facts) { f.model = []endpoint{{name: "e", err: errors.New("refused")}} }, []string{"error model.reachable e"}},
 		"a dead key":                 {nil, func(f *facts) { f.model = []endpoint{{name: "e", status: 401}} }, []string{"error model.reachable e"}},
+		"a key for completions":      {nil, func(f *facts) { f.model = []endpoint{{name: "e", status: 403}} }, nil},
 		"an endpoint that fails":     {nil, func(f *facts) { f.model = []endpoint{{name: "e", status: 503}} }, []string{"warning model.reachable e"}},
 		"an endpoint without a list": {nil, func(f *facts) { f.model = []endpoint{{name: "e", model: "m", status: 404}} }, nil},
 		"another model":              {nil, func(f *facts) { f.model = []endpoint{{name: "e", model: "m", status: 200, models: []string{"n"}}} }, []string{"warning model.name e"}},
@@ -222,6 +224,25 @@ func TestMemoryLimit(t *testing.T) {
 		}
 		if got := memoryLimit(root); got != tt.want {
 			t.Errorf("%s: got %d, want %d", name, got, tt.want)
+		}
+	}
+}
+
+// TestExchangesOf asks for no exchange that the queues do without.
+func TestExchangesOf(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		queues  []string
+		delayed bool
+		want    map[string]string
+	}{
+		"a queue of the design": {[]string{"q.ai"}, true, map[string]string{"tasks": "topic", "dlx": "direct", delays: "topic"}},
+		"without delays":        {[]string{"q.ai"}, false, map[string]string{"tasks": "topic", "dlx": "direct"}},
+		"a queue of Celery":     {[]string{"celery"}, true, map[string]string{}},
+		"with dead letters":     {[]string{"celery", "q.dlq"}, true, map[string]string{"dlx": "direct"}},
+	} {
+		if got := exchangesOf(rabbit.Names(tt.queues...), tt.delayed); !maps.Equal(got, tt.want) {
+			t.Errorf("%s: got %v, want %v", name, got, tt.want)
 		}
 	}
 }

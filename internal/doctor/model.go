@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"onceover/internal/config"
@@ -24,9 +25,11 @@ type endpoint struct {
 
 func askModel(ctx context.Context, s *config.Settings) []endpoint {
 	out := make([]endpoint, len(s.Models))
+	var asking sync.WaitGroup
 	for i, e := range s.Models {
-		out[i] = askEndpoint(ctx, e)
+		asking.Go(func() { out[i] = askEndpoint(ctx, e) })
 	}
+	asking.Wait()
 	return out
 }
 
@@ -77,8 +80,10 @@ var modelChecks = []check{
 			switch {
 			case e.err != nil:
 				one.Found, one.Remedy = fmt.Sprintf("it does not answer: %v", e.err), "correct ONCEOVER_VISION_URL, or let this machine reach it"
-			case e.status == http.StatusUnauthorized || e.status == http.StatusForbidden:
-				one.Found, one.Remedy = fmt.Sprintf("it refuses the key (%d)", e.status), "set ONCEOVER_VISION_API_KEY to a key that is alive"
+			case e.status == http.StatusUnauthorized:
+				one.Found, one.Remedy = "it refuses the key (401)", "set ONCEOVER_VISION_API_KEY to a key that is alive"
+			case e.status == http.StatusForbidden: // a key may be good for completions alone
+				one.Severity, one.Found = Unknown, "not known: the key may not list the models (403), and may still be good for pictures: onceover vision check asks one"
 			case e.status >= 500:
 				one.Severity, one.Found, one.Remedy = Warning, fmt.Sprintf("it answers %d", e.status), "ask again later; onceover vision check says more"
 			default:

@@ -16,6 +16,7 @@ import (
 
 	"onceover/celery"
 	"onceover/failed"
+	"onceover/internal/config"
 	"onceover/internal/control"
 	"onceover/internal/testenv"
 	"onceover/progress"
@@ -287,6 +288,34 @@ func TestSilentServers(t *testing.T) {
 		"ONCEOVER_FAILED_URL=redis://"+kept.Addr()+"/5", "ONCEOVER_VISION_URL=http://"+endpoint.Addr()+"/v1", "ONCEOVER_VISION_MODEL=m"))
 	want(t, r, "error broker.reachable amqp://"+broker.Addr()+"//", "error redis.reachable cache", "error redis.reachable failed", "error redis.reachable limits",
 		"error redis.reachable progress", "error redis.reachable results", "error model.reachable default")
+}
+
+// TestSilentNode has one node of a cluster that says nothing, and three endpoints of four.
+func TestSilentNode(t *testing.T) {
+	t.Parallel()
+	d := deploy(t)
+	silent := testenv.NewProxy(t, d.rabbit.Addr())
+	silent.Pause()
+	s := settings(t, "ONCEOVER_BROKER_URL="+silent.URL(d.rabbit.URL())+";"+d.rabbit.URL())
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	b := askBroker(ctx, s.Settings)
+	if b.down["amqp://"+silent.Addr()+"//"] == nil || len(b.down) != 1 || b.ended != nil || b.seen == nil || !b.seen.Queues["q.dlq"].Missing {
+		t.Errorf("got %+v, want all of the node that answers", b)
+	}
+
+	mute := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	t.Cleanup(mute.Close)
+	all := config.Settings{Models: make([]config.Endpoint, 4)}
+	for i := range all.Models {
+		all.Models[i].BaseURL, all.Models[i].APIKey = mute.URL, "hunter2"
+	}
+	all.Models[3].BaseURL = d.endpoint.URL + "/v1"
+	ctx, cancel = context.WithTimeout(t.Context(), endpointTime+time.Second)
+	defer cancel()
+	if out := askModel(ctx, &all); out[0].err == nil || out[2].err == nil || out[3].err != nil || out[3].status != http.StatusOK {
+		t.Errorf("got %+v, want three that do not answer, and one that does", out)
+	}
 }
 
 // TestSettingsAlone asks nobody.
