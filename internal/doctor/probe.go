@@ -21,7 +21,8 @@ import (
 const probing = 10 * time.Second
 
 // Probe has a worker run one job of each queue that somebody consumes, from the broker to its result, and adds what came of it to the
-// report. The job is celery.accumulate, which every worker of Celery has: no picture is looked at, and no model asked. Its keys are deleted.
+// report. The job is celery.accumulate, which every worker of Celery has: no picture is looked at, and no model asked. Its keys are
+// deleted, unless its result comes too late.
 func Probe(ctx context.Context, s *config.Settings, r *Report) {
 	if s.Worker.RPCResults {
 		r.add(Finding{Check: "probe.job", Severity: Unknown, Found: "not known: results go to the client that asks (rpc://)"})
@@ -32,7 +33,10 @@ func Probe(ctx context.Context, s *config.Settings, r *Report) {
 			continue
 		}
 		f := Finding{Check: "probe.job", Subject: queue}
+		var behind *behindError
 		switch took, err := probe(ctx, s, queue); {
+		case errors.As(err, &behind):
+			f.Severity, f.Found = Unknown, "not known: "+err.Error()
 		case err != nil:
 			f.Severity, f.Found, f.Remedy = Error, err.Error(), "see the checks before this one, and the worker's log"
 		default:
@@ -42,7 +46,18 @@ func Probe(ctx context.Context, s *config.Settings, r *Report) {
 	}
 }
 
-// probe runs one job.
+// behindError is that a job has not come to its turn.
+type behindError struct {
+	ready int // messages that waited before it
+	err   error
+}
+
+func (e *behindError) Error() string {
+	return fmt.Sprintf("%d messages waited before the job: %v", e.ready, e.err)
+}
+func (e *behindError) Unwrap() error { return e.err }
+
+// probe runs one job. The error is a *behindError if it may just have to wait for others.
 func probe(ctx context.Context, s *config.Settings, queue string) (took time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probing)
 	defer cancel()
@@ -96,18 +111,24 @@ func probe(ctx context.Context, s *config.Settings, queue string) (took time.Dur
 	if err := producer.Publish(ctx, m); err != nil {
 		return 0, err
 	}
-	said, err := told.ReceiveMessage(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("no result of job %s came in %v: %w", id, probing, err)
-	}
-	took = time.Since(began)
 	var meta struct {
 		Status celery.State
 		Result json.RawMessage
 	}
-	if err := json.Unmarshal([]byte(said.Payload), &meta); err != nil {
-		return 0, fmt.Errorf("the result of job %s cannot be read: %w", id, err)
+	for !meta.Status.Final() { // STARTED comes first, where it is told
+		said, err := told.ReceiveMessage(ctx)
+		if err != nil {
+			err = fmt.Errorf("no result came in %v: %w. A worker that comes to it later leaves %s, for as long as results are kept", probing, err, key)
+			if standing.Ready > 0 {
+				return 0, &behindError{standing.Ready, err}
+			}
+			return 0, err
+		}
+		if err := json.Unmarshal([]byte(said.Payload), &meta); err != nil {
+			return 0, fmt.Errorf("the result of job %s cannot be read: %w", id, err)
+		}
 	}
+	took = time.Since(began)
 	if meta.Status != celery.Success || string(meta.Result) != answer {
 		return 0, fmt.Errorf("job %s ended as %s with %.200s, expected SUCCESS with %s", id, meta.Status, meta.Result, answer)
 	}

@@ -69,13 +69,16 @@ func (d *deployment) client(server *testenv.RedisServer, db int) *redis.Client {
 }
 
 // work runs a worker until the test ends.
-func (d *deployment) work() {
+func (d *deployment) work(change ...func(*worker.Config)) {
 	d.t.Helper()
 	log := zap.NewNop()
 	stored, shown := results.New(d.client(d.main, 0), log), progress.New(d.client(d.main, 2), log)
 	store := failed.New(failed.Config{}, d.client(d.kept, 5), stored, shown, nil, log)
 	cfg := worker.DefaultConfig()
 	cfg.BrokerURLs, cfg.NodeName = []string{d.rabbit.URL()}, "celery@doctor-test"
+	for _, f := range change {
+		f(&cfg)
+	}
 	w, err := worker.New(cfg, stored, shown, store, nil, log)
 	if err != nil {
 		d.t.Fatal(err)
@@ -316,6 +319,44 @@ func TestSilentNode(t *testing.T) {
 	if out := askModel(ctx, &all); out[0].err == nil || out[2].err == nil || out[3].err != nil || out[3].status != http.StatusOK {
 		t.Errorf("got %+v, want three that do not answer, and one that does", out)
 	}
+}
+
+// TestRealProbe has a worker that tells when a job begins, and a queue with a backlog.
+func TestRealProbe(t *testing.T) {
+	t.Parallel()
+	d := deploy(t)
+	d.work(func(c *worker.Config) { c.TrackStarted = true })
+	ch := d.channel("/")
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) { // until it consumes
+		if q, err := ch.QueueDeclarePassive("q.ai", true, false, false, false, nil); err != nil {
+			ch = d.channel("/")
+		} else if q.Consumers > 0 {
+			break
+		}
+	}
+	if _, err := ch.QueueDeclare("behind", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.Qos(1, 0, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ch.Consume("behind", "", false, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := ch.PublishWithContext(t.Context(), "", "behind", false, false, amqp.Publishing{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := &Report{Verdict: OK}
+	Probe(t.Context(), settings(t, append(d.environ, "ONCEOVER_QUEUES=q.ai,behind")...).Settings, r)
+	if len(r.Findings) != 2 || r.Findings[0].Severity != OK || r.Findings[1].Severity != Unknown || !strings.Contains(r.Findings[1].Found, "2 messages waited") {
+		t.Errorf("got %+v", r.Findings)
+	}
+	if keys := d.client(d.main, 0).Keys(t.Context(), "*").Val(); len(keys) != 0 {
+		t.Errorf("the probe has left %q", keys)
+	}
+	checkReport(t, r)
 }
 
 // TestSettingsAlone asks nobody.
