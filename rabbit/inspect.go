@@ -23,6 +23,7 @@ type Inspection struct {
 type ExchangeState struct {
 	Missing bool
 	Fault   error // it is of another type; nil if it is not, or that is not known
+	Unseen  error // why that is not known: the user may not look; nil if it is
 }
 
 // QueueState is how a queue is.
@@ -30,6 +31,7 @@ type QueueState struct {
 	Standing
 	Missing bool
 	Differs *Difference // from the topology, nil if it does not or that is not known
+	Unseen  error       // why that is not known: the user may not look; nil if it is
 	Fault   error       // it cannot be looked at, or the user may not consume it; nil if neither is known
 }
 
@@ -91,6 +93,9 @@ func (d *declarer) inspectExchange(name, kind string) (s ExchangeState, err erro
 	if OtherType(err) {
 		return ExchangeState{Fault: fmt.Errorf("exchange %s has another type than %s: %w", name, kind, err)}, nil
 	}
+	if Denied(err) {
+		return ExchangeState{Unseen: err}, nil
+	}
 	return s, lost(err)
 }
 
@@ -145,7 +150,7 @@ func (d *declarer) inspectQueue(q Queue) (s QueueState, err error) {
 	case lost(err) != nil:
 		return s, err
 	case err != nil:
-		return QueueState{Fault: err}, nil
+		return QueueState{Unseen: err, Fault: err}, nil
 	}
 	s.Standing = Standing{found.Messages, found.Consumers}
 	if q.Args != nil { // it is there: that it is declared once more changes nothing
@@ -156,7 +161,10 @@ func (d *declarer) inspectQueue(q Queue) (s QueueState, err error) {
 		if lost(err) != nil {
 			return s, err
 		}
-		if code(err) == amqp.PreconditionFailed {
+		switch {
+		case Denied(err):
+			s.Unseen = err
+		case code(err) == amqp.PreconditionFailed:
 			s.Differs = &Difference{Have: reasonOf(err)}
 			if m := inequivalent.FindStringSubmatch(reasonOf(err)); m != nil {
 				s.Differs = &Difference{m[1], m[2], m[3]}

@@ -29,8 +29,8 @@ func newDoctor() *cobra.Command {
 		Short: "Look at the whole deployment, and say what is wrong and what to do",
 		Long: `Asks RabbitMQ, each role of Redis, the workers, the model's endpoint and this machine,
 with the settings of a worker, and says of each check whether all is well. It changes
-nothing, and takes 10 seconds at most whatever the servers do. docs/doctor.md has a
-section for each check.
+no job, queue or key, and takes 10 seconds at most whatever the servers do.
+docs/doctor.md has a section for each check.
 
 With --probe a worker runs one job of each queue, celery.accumulate, whose traces are
 removed. No picture is looked at: "onceover vision check" asks the model.

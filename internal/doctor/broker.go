@@ -86,11 +86,23 @@ func exchangesOf(queues []rabbit.Queue, delayed bool) map[string]string {
 // nobody leaves out that URLs had a user: what is left of them is one.
 func nobody(text string) string { return strings.ReplaceAll(text, "…@", "") }
 
+// gaps says why not all that was asked of the broker is known, nil if it is.
+func (b *broker) gaps() []Finding {
+	switch {
+	case b.seen == nil:
+		return unknown("no broker answers")
+	case b.ended != nil:
+		return unknown("the broker did not answer all that was asked")
+	}
+	return nil
+}
+
 // queues makes a check of what is known of each queue.
 func queues(look func(f *facts, name string, q rabbit.QueueState) *Finding) func(*facts) []Finding {
-	return func(f *facts) (out []Finding) {
+	return func(f *facts) []Finding {
+		out := f.broker.gaps()
 		if f.broker.seen == nil {
-			return unknown("no broker answers")
+			return out
 		}
 		for _, name := range slices.Sorted(maps.Keys(f.broker.seen.Queues)) {
 			if one := look(f, name, f.broker.seen.Queues[name]); one != nil {
@@ -135,18 +147,25 @@ var brokerChecks = []check{
 		return []Finding{{Severity: Warning, Found: "RabbitMQ " + s.Version + " is older than any that was tried: quorum queues expire no messages before 3.10", Remedy: "use RabbitMQ 3.10 or newer: see docs/tested-with.md"}}
 	}},
 	{"broker.certificate", "its certificate is good for a while", func(f *facts) []Finding {
+		if f.broker.seen == nil {
+			return unknown("no broker answers")
+		}
 		left := f.broker.expiry.Sub(f.now)
 		if f.broker.expiry.IsZero() || left > 14*24*time.Hour {
 			return nil
 		}
 		return []Finding{{Severity: Warning, Found: fmt.Sprintf("the broker's certificate runs out in %v", left.Round(time.Hour)), Remedy: "renew it"}}
 	}},
-	{"broker.exchanges", "the exchanges are as designed", func(f *facts) (out []Finding) {
+	{"broker.exchanges", "the exchanges are as designed", func(f *facts) []Finding {
+		out := f.broker.gaps()
 		if f.broker.seen == nil {
-			return unknown("no broker answers")
+			return out
 		}
 		for _, name := range []string{rabbit.ExchangeTasks, rabbit.ExchangeDeadLetter} {
 			e := f.broker.seen.Exchanges[name]
+			if e.Unseen != nil {
+				out = append(out, Finding{Severity: Unknown, Subject: name, Found: "not known: " + e.Unseen.Error()})
+			}
 			if e.Missing {
 				out = append(out, Finding{Severity: Warning, Subject: name, Found: "the exchange is not there: what is published to it is lost or refused", Remedy: "start a worker that may declare it, or run onceover topology --declare"})
 			}
@@ -164,7 +183,10 @@ var brokerChecks = []check{
 	})},
 	{"broker.arguments", "the queues have the arguments of the design", queues(func(_ *facts, name string, q rabbit.QueueState) *Finding {
 		d := q.Differs
-		if d == nil {
+		switch {
+		case q.Unseen != nil:
+			return &Finding{Severity: Unknown, Found: "not known: " + q.Unseen.Error()}
+		case d == nil:
 			return nil
 		}
 		out := &Finding{Severity: Warning, Found: fmt.Sprintf("%s is %s, and %s in the design", d.Argument, d.Have, d.Want),
@@ -187,9 +209,10 @@ var brokerChecks = []check{
 		}
 		return &Finding{Severity: Error, Found: q.Fault.Error(), Remedy: "rabbitmqctl set_permissions, with the queue in the third expression: docs/operations.md, Rights"}
 	})},
-	{"broker.write", "the user may publish what follows jobs", func(f *facts) (out []Finding) {
+	{"broker.write", "the user may publish what follows jobs", func(f *facts) []Finding {
+		out := f.broker.gaps()
 		if f.broker.seen == nil {
-			return unknown("no broker answers")
+			return out
 		}
 		if fault := f.broker.seen.Publish; fault != nil {
 			out = append(out, Finding{Severity: Error, Subject: "amq.default", Found: fault.Error(), Remedy: "rabbitmqctl set_permissions, with amq\\.default in the second expression: docs/operations.md, Rights"})
@@ -213,7 +236,12 @@ var brokerChecks = []check{
 		return &Finding{Severity: Error, Found: fmt.Sprintf("%d messages wait, and it holds %d: beyond, the oldest become failed jobs (maxlen), and those of q.dlq are lost", q.Ready, most), Remedy: "start more workers, or slow producers down"}
 	})},
 	{"broker.delays", "Celery can delay tasks", func(f *facts) []Finding {
-		if f.broker.seen == nil || !f.Settings.Worker.DelayedDelivery || !f.broker.seen.Exchanges[delays].Missing {
+		switch {
+		case f.broker.seen == nil || f.broker.ended != nil:
+			return f.broker.gaps()
+		case f.broker.seen.Exchanges[delays].Unseen != nil:
+			return unknown(f.broker.seen.Exchanges[delays].Unseen.Error())
+		case !f.broker.seen.Exchanges[delays].Missing:
 			return nil
 		}
 		return []Finding{{Severity: Warning, Subject: delays, Found: "native delayed delivery is not declared: Celery 5.5 and later cannot publish a task with an ETA to a quorum queue", Remedy: "start a worker that may declare it, or set ONCEOVER_DELAYED_DELIVERY=false if no producer needs it"}}

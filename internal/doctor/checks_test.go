@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,7 +20,7 @@ func calm(t *testing.T, environ ...string) *facts {
 	s := settings(t, append(environ, "ONCEOVER_OFFLINE=true")...)
 	f := &facts{Subject: s, now: time.Now(), machine: machine{files: 1 << 20}, redis: rolesOf(s.Settings)}
 	for _, r := range f.redis {
-		r.err, r.took, r.fsync = nil, time.Millisecond, "always"
+		r.err, r.took, r.fsync, r.timed = nil, time.Millisecond, "always", true
 		r.info = map[string]string{
 			"run_id": r.name, "redis_version": "7.0.15", "role": "master", "maxmemory_policy": "noeviction", "maxmemory": "1000", "used_memory": "10",
 			"aof_enabled": "1", "aof_last_write_status": "ok", "rdb_last_bgsave_status": "ok", "connected_clients": "1", "maxclients": "10000", "connected_slaves": "0",
@@ -200,6 +201,70 @@ func TestChecks(t *testing.T) {
 			want(t, newReport(f, checks()), tt.want...)
 		})
 	}
+}
+
+// TestFalseCalm has checks say that nothing is known where nobody could look, and not that all is well.
+func TestFalseCalm(t *testing.T) {
+	t.Parallel()
+	why, workersAndRedis := errors.New("refused"), []string{}
+	for _, of := range [][]check{redisChecks, workerChecks} {
+		for _, c := range of {
+			workersAndRedis = append(workersAndRedis, c.id)
+		}
+	}
+	for name, tt := range map[string]struct {
+		change func(*facts)
+		want   []string // that are not well
+	}{
+		"nothing": {func(*facts) {}, nil},
+		"no broker": {func(f *facts) { f.broker = broker{urls: 1, down: map[string]error{"amqp://a//": why}} }, []string{"broker.reachable", "broker.version", "broker.certificate",
+			"broker.exchanges", "broker.queues", "broker.arguments", "broker.read", "broker.write", "broker.consumers", "broker.backlog", "broker.delays"}},
+		"a broker that stops answering": {func(f *facts) { f.broker.ended = why }, []string{"broker.reachable",
+			"broker.exchanges", "broker.queues", "broker.arguments", "broker.read", "broker.write", "broker.consumers", "broker.backlog", "broker.delays"}},
+		"nobody may look at the exchanges": {func(f *facts) {
+			f.broker.seen.Exchanges["tasks"], f.broker.seen.Exchanges[delays] = rabbit.ExchangeState{Unseen: why}, rabbit.ExchangeState{Unseen: why}
+		}, []string{"broker.exchanges", "broker.delays"}},
+		"nobody may look at a queue": {func(f *facts) {
+			f.broker.seen.Queues["q.ai"] = rabbit.QueueState{Unseen: why, Standing: rabbit.Standing{Consumers: 1}}
+		}, []string{"broker.arguments"}},
+		"nobody answers": {func(f *facts) {
+			for _, r := range f.redis {
+				*r = role{name: r.name, opt: r.opt, err: why}
+			}
+			f.workers = workers{err: why, noPauses: why}
+		}, workersAndRedis},
+		"no INFO": {func(f *facts) { f.role("failed").info = nil },
+			[]string{"redis.version", "redis.role", "redis.eviction", "redis.memory", "redis.persistence", "redis.replicas", "redis.clients"}},
+		"no CONFIG":     {func(f *facts) { f.role("failed").fsync = "" }, []string{"redis.persistence"}},
+		"no TIME":       {func(f *facts) { f.role("failed").timed = false }, []string{"redis.clock"}},
+		"no worker":     {func(f *facts) { f.workers = workers{} }, []string{"workers.answer", "workers.problems", "workers.tasks", "workers.nodes"}},
+		"half a worker": {func(f *facts) { f.workers.registered = nil }, []string{"workers.tasks"}},
+	} {
+		f := calm(t)
+		tt.change(f)
+		r := newReport(f, slices.Concat(brokerChecks, redisChecks, workerChecks))
+		got := []string{}
+		for _, one := range r.Findings {
+			if one.Severity != OK && !slices.Contains(got, one.Check) {
+				got = append(got, one.Check)
+			}
+		}
+		if !slices.Equal(got, tt.want) && len(got)+len(tt.want) > 0 {
+			t.Errorf("%s: got no calm of %q, want it of %q", name, got, tt.want)
+		}
+		checkReport(t, r)
+	}
+}
+
+// TestNoRemoteControl asks no worker, as none answers.
+func TestNoRemoteControl(t *testing.T) {
+	t.Parallel()
+	s := settings(t, "ONCEOVER_REMOTE_CONTROL=false", "ONCEOVER_BROKER_URL=amqp://127.0.0.1:1", "ONCEOVER_FAILED_URL=redis://127.0.0.1:1/5")
+	f := &facts{Subject: s, workers: askWorkers(t.Context(), s.Settings)}
+	if !errors.Is(f.workers.err, errNoRemoteControl) || f.workers.noPauses == nil {
+		t.Errorf("got %+v", f.workers)
+	}
+	want(t, newReport(f, workerChecks))
 }
 
 func TestMemoryLimit(t *testing.T) {

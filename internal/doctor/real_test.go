@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -154,6 +155,7 @@ func TestRealDeployment(t *testing.T) {
 		seed, mend func()
 		environ    []string
 		want       []string
+		unknown    []string // besides
 	}{
 		"a wrong password of the broker": {environ: []string{"ONCEOVER_BROKER_URL=" + strings.Replace(d.rabbit.URL(), "guest:guest", "guest:hunter2", 1)},
 			want: []string{"error broker.reachable amqp://" + d.rabbit.Addr() + "//"}},
@@ -166,6 +168,7 @@ func TestRealDeployment(t *testing.T) {
 			},
 			environ: []string{"ONCEOVER_BROKER_URL=" + strings.Replace(d.rabbit.URL(), "guest:guest", "nobody:hunter2", 1)},
 			want:    []string{"error broker.read q.ai", "error broker.read q.dlq", "error broker.write amq.default"},
+			unknown: []string{"broker.exchanges", "broker.arguments", "broker.delays"},
 		},
 		"the rights to read": {
 			seed: func() {
@@ -174,6 +177,7 @@ func TestRealDeployment(t *testing.T) {
 			},
 			environ: []string{"ONCEOVER_BROKER_URL=" + strings.Replace(d.rabbit.URL(), "guest:guest", "reader:hunter2", 1)},
 			want:    []string{"error broker.write amq.default"},
+			unknown: []string{"broker.exchanges", "broker.arguments"},
 		},
 		"an exchange of another type": {
 			seed: func() {
@@ -248,7 +252,13 @@ func TestRealDeployment(t *testing.T) {
 			if tt.seed != nil {
 				tt.seed()
 			}
-			want(t, d.examine(tt.environ...), tt.want...)
+			r := d.examine(tt.environ...)
+			want(t, r, tt.want...)
+			for _, check := range tt.unknown {
+				if !slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Check == check && f.Severity == Unknown }) {
+					t.Errorf("got %+v, want it said that %s is not known", r.Findings, check)
+				}
+			}
 			if tt.mend != nil {
 				tt.mend()
 			}

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ type role struct {
 	took    time.Duration     // the quickest of some pings
 	info    map[string]string // INFO; nil if it does not say
 	fsync   string            // appendfsync, "" if it does not say
+	timed   bool              // it said its time
 	skew    time.Duration     // how far its clock is ahead of this machine's
 	looked  int               // keys that were drawn at random
 	untimed []string          // of them, those that never run out
@@ -101,7 +103,7 @@ func (r *role) ask(ctx context.Context) {
 	}
 	before := time.Now()
 	if at, err := c.Time(ctx).Result(); err == nil {
-		r.skew = at.Sub(before.Add(time.Since(before) / 2))
+		r.timed, r.skew = true, at.Sub(before.Add(time.Since(before)/2))
 	}
 	if doc, err := c.Info(ctx).Result(); err == nil {
 		r.info = map[string]string{}
@@ -118,8 +120,12 @@ func (r *role) ask(ctx context.Context) {
 	for _, args := range r.tries {
 		err := c.Do(ctx, args.([]any)...).Err()
 		var reply redis.Error
-		if err == nil || errors.Is(err, redis.Nil) || !errors.As(err, &reply) {
+		if err == nil || errors.Is(err, redis.Nil) {
 			continue
+		}
+		if !errors.As(err, &reply) {
+			r.err = err // it answers no more
+			return
 		}
 		if kind, remedy := redisretry.Diagnose(reply.Error()); kind == redisretry.Rights {
 			r.denied = append(r.denied, &deniedError{reply.Error(), remedy})
@@ -188,38 +194,48 @@ func (r *role) where() string {
 	return fmt.Sprintf("%s, database %d", r.opt.Addr, r.opt.DB)
 }
 
-// each makes a check of what one role says, skipped for those that do not answer.
-func each(look func(f *facts, r *role) *Finding) func(*facts) []Finding {
+// What a check needs to know of a role.
+func (r *role) answers() bool   { return r.err == nil }
+func (r *role) describes() bool { return r.err == nil && r.info != nil }
+func (r *role) tellsTime() bool { return r.err == nil && r.timed }
+
+// each makes a check of what one role says. Those of which it is not known are named.
+func each(knows func(*role) bool, look func(f *facts, r *role) *Finding) func(*facts) []Finding {
 	return func(f *facts) (out []Finding) {
+		var silent []string
 		for _, r := range f.redis {
-			if r.err != nil {
+			if !knows(r) {
+				silent = append(silent, r.name)
 				continue
 			}
 			if one := look(f, r); one != nil {
-				one.Subject = r.name
+				one.Subject = cmp.Or(one.Subject, r.name)
 				out = append(out, *one)
 			}
+		}
+		if silent != nil {
+			out = append(out, unknown("the server of "+strings.Join(silent, ", ")+" does not say")...)
 		}
 		return out
 	}
 }
 
 // perServer is each, for what is the same for all roles of one server and database-independent: it is said once.
-func perServer(look func(f *facts, r *role) *Finding) func(*facts) []Finding {
-	return func(f *facts) (out []Finding) {
+func perServer(knows func(*role) bool, look func(f *facts, r *role) *Finding) func(*facts) []Finding {
+	return func(f *facts) []Finding {
 		said := map[string]bool{}
-		for _, r := range f.redis {
+		return each(knows, func(f *facts, r *role) *Finding {
 			server := r.info["run_id"]
-			if r.err != nil || server != "" && said[server] {
-				continue
+			if server != "" && said[server] {
+				return nil
 			}
 			said[server] = true
-			if one := look(f, r); one != nil {
+			one := look(f, r)
+			if one != nil {
 				one.Subject = r.opt.Addr
-				out = append(out, *one)
 			}
-		}
-		return out
+			return one
+		})(f)
 	}
 }
 
@@ -240,7 +256,7 @@ var redisChecks = []check{
 		}
 		return out
 	}},
-	{"redis.version", "the releases are ones that were tried", perServer(func(_ *facts, r *role) *Finding {
+	{"redis.version", "the releases are ones that were tried", perServer((*role).describes, func(_ *facts, r *role) *Finding {
 		version := r.info["redis_version"]
 		major, _, _ := strings.Cut(version, ".")
 		n, err := strconv.Atoi(major)
@@ -249,13 +265,13 @@ var redisChecks = []check{
 		}
 		return &Finding{Severity: Warning, Found: "Redis " + version + " is older than any that was tried", Remedy: "use Redis 7 or newer, or Valkey 8 or newer: see docs/tested-with.md"}
 	})},
-	{"redis.role", "every role has a server that takes writes", perServer(func(_ *facts, r *role) *Finding {
+	{"redis.role", "every role has a server that takes writes", perServer((*role).describes, func(_ *facts, r *role) *Finding {
 		if r.info["role"] != "slave" {
 			return nil
 		}
 		return &Finding{Severity: Error, Found: fmt.Sprintf("it is a replica of %s:%s, which takes no writes", r.info["master_host"], r.info["master_port"]), Remedy: "name the primary in the URL"}
 	})},
-	{"redis.eviction", "no server evicts what is kept nowhere else", each(func(f *facts, r *role) *Finding {
+	{"redis.eviction", "no server evicts what is kept nowhere else", each((*role).describes, func(f *facts, r *role) *Finding {
 		policy, limited := r.info["maxmemory_policy"], r.number("maxmemory") > 0
 		switch {
 		case !r.keeps || policy == "" || policy == "noeviction" || r.name == "failed" && !strings.HasPrefix(policy, "allkeys"):
@@ -267,7 +283,7 @@ var redisChecks = []check{
 		}
 		return &Finding{Severity: Error, Found: fmt.Sprintf("maxmemory-policy is %s: what is there may be evicted, and a worker does not start", policy), Remedy: "give this role a server of its own with noeviction (" + r.variable + ")"}
 	})},
-	{"redis.memory", "memory has room where nothing is evicted", perServer(func(_ *facts, r *role) *Finding {
+	{"redis.memory", "memory has room where nothing is evicted", perServer((*role).describes, func(_ *facts, r *role) *Finding {
 		used, most := r.number("used_memory"), r.number("maxmemory")
 		if system := r.number("total_system_memory"); most <= 0 { // 0: as much as there is
 			if used > 0 && system > 0 && used > system*8/10 {
@@ -280,7 +296,7 @@ var redisChecks = []check{
 		}
 		return &Finding{Severity: Error, Found: fmt.Sprintf("%d of %d MiB are in use, and nothing is evicted: when it is full it takes no writes, and jobs wait", used>>20, most>>20), Remedy: "discard failed jobs that nobody replays (onceover failed discard), or raise maxmemory"}
 	})},
-	{"redis.persistence", "what is kept nowhere else survives a crash of its server", each(func(_ *facts, r *role) *Finding {
+	{"redis.persistence", "what is kept nowhere else survives a crash of its server", each((*role).describes, func(_ *facts, r *role) *Finding {
 		switch {
 		case r.info["aof_last_write_status"] == "err" || r.info["rdb_last_bgsave_status"] == "err":
 			return &Finding{Severity: Error, Found: "the server cannot write its file: it may refuse writes, and a crash loses what is there", Remedy: "look into its log; free its disk"}
@@ -288,32 +304,34 @@ var redisChecks = []check{
 			return nil
 		case r.info["aof_enabled"] != "1":
 			return &Finding{Severity: Warning, Found: "there is no append-only file: a crash of the server loses what came after its last snapshot", Remedy: "set appendonly yes, and appendfsync always"}
-		case r.name == "failed" && r.fsync != "" && r.fsync != "always":
+		case r.name == "failed" && r.fsync == "":
+			return &Finding{Severity: Unknown, Found: "not known: the server does not say its appendfsync (CONFIG GET)"}
+		case r.name == "failed" && r.fsync != "always":
 			return &Finding{Severity: Warning, Found: "appendfsync is " + r.fsync + ": a crash of the server's machine loses the jobs of the last second", Remedy: "set appendfsync always"}
 		}
 		return nil
 	})},
-	{"redis.replicas", "as many replicas are there as jobs wait for", each(func(f *facts, r *role) *Finding {
+	{"redis.replicas", "as many replicas are there as jobs wait for", each((*role).describes, func(f *facts, r *role) *Finding {
 		want, has := int64(f.Settings.Failed.Replicas), r.number("connected_slaves")
 		if r.name != "failed" || want == 0 || has < 0 || has >= want {
 			return nil
 		}
 		return &Finding{Severity: Error, Found: fmt.Sprintf("%d replicas are connected, and ONCEOVER_FAILED_REPLICAS is %d: jobs that fail or are parked wait for the others", has, want), Remedy: "start the replicas, or set ONCEOVER_FAILED_REPLICAS lower"}
 	})},
-	{"redis.clients", "connections have room", perServer(func(_ *facts, r *role) *Finding {
+	{"redis.clients", "connections have room", perServer((*role).describes, func(_ *facts, r *role) *Finding {
 		has, most := r.number("connected_clients"), r.number("maxclients")
 		if most <= 0 || has <= most*8/10 {
 			return nil
 		}
 		return &Finding{Severity: Error, Found: fmt.Sprintf("%d of %d connections are in use", has, most), Remedy: "find who holds them (CLIENT LIST), or raise maxclients"}
 	})},
-	{"redis.latency", "the servers answer at once", perServer(func(_ *facts, r *role) *Finding {
+	{"redis.latency", "the servers answer at once", perServer((*role).answers, func(_ *facts, r *role) *Finding {
 		if r.took <= 20*time.Millisecond {
 			return nil
 		}
 		return &Finding{Severity: Warning, Found: fmt.Sprintf("the quickest of %d pings took %v: each job waits for four answers or more, one after the other", pings, r.took.Round(time.Millisecond)), Remedy: "run the worker near it; look into SLOWLOG and LATENCY DOCTOR"}
 	})},
-	{"redis.clock", "the clocks agree", perServer(func(_ *facts, r *role) *Finding {
+	{"redis.clock", "the clocks agree", perServer((*role).tellsTime, func(_ *facts, r *role) *Finding {
 		skew := r.skew.Abs()
 		if skew <= 2*time.Second {
 			return nil
@@ -324,13 +342,14 @@ var redisChecks = []check{
 		}
 		return &Finding{Severity: severity, Found: fmt.Sprintf("its clock is %v from this machine's: ETA, expires and budgets are off by so much", r.skew.Round(time.Second)), Remedy: "run NTP on both machines"}
 	})},
-	{"redis.ttl", "keys run out (of a sample)", each(func(_ *facts, r *role) *Finding {
+	{"redis.ttl", "keys run out (of a sample)", each((*role).answers, func(_ *facts, r *role) *Finding {
 		if len(r.untimed) == 0 {
 			return nil
 		}
 		return &Finding{Severity: Warning, Found: fmt.Sprintf("%d of %d keys that were drawn never run out, such as %s", len(r.untimed), r.looked, r.untimed[0]), Remedy: "give Celery a result_expires; onceover's own cleanup.cache gives cache entries their time"}
 	})},
-	{"redis.rights", "the user may do what its role needs", func(f *facts) (out []Finding) {
+	{"redis.rights", "the user may do what its role needs", func(f *facts) []Finding {
+		out := each((*role).answers, func(*facts, *role) *Finding { return nil })(f)
 		for _, r := range f.redis {
 			for _, err := range r.denied {
 				var denied *deniedError

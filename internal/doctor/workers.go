@@ -24,13 +24,34 @@ type workers struct {
 	all        []control.Worker
 	registered map[string][]string // names of tasks by node; a node that says nothing is missing
 	pauses     map[string]control.Pause
+	noPauses   error // why they are not known
 }
+
+// errNoRemoteControl is that workers with these settings answer nobody.
+var errNoRemoteControl = errors.New("workers answer nobody with ONCEOVER_REMOTE_CONTROL=false")
 
 // answering is how long workers may take.
 const answering = time.Second // as celery inspect waits
 
 func askWorkers(ctx context.Context, s *config.Settings) (w workers) {
-	c := control.New("onceover doctor", s.Worker.BrokerURLs)
+	if w.err = errNoRemoteControl; s.Worker.RemoteControl {
+		w.ask(ctx, s.Worker.BrokerURLs)
+	}
+	opt, err := redisretry.Options(s.FailedURL)
+	if err != nil {
+		w.noPauses = err
+		return w
+	}
+	opt.DialTimeout = min(opt.DialTimeout, Limit/2)
+	client := redis.NewClient(opt)
+	defer client.Close()
+	w.pauses, w.noPauses = control.NewPauses(client).All(ctx)
+	return w
+}
+
+// ask asks by remote control.
+func (w *workers) ask(ctx context.Context, urls []string) {
+	c := control.New("onceover doctor", urls)
 	c.Wait = answering
 	defer c.Close()
 	var asking sync.WaitGroup
@@ -46,13 +67,19 @@ func askWorkers(ctx context.Context, s *config.Settings) (w workers) {
 	})
 	w.all, w.err = c.Workers(ctx)
 	asking.Wait()
-	if opt, err := redisretry.Options(s.FailedURL); err == nil {
-		opt.DialTimeout = min(opt.DialTimeout, Limit/2)
-		client := redis.NewClient(opt)
-		defer client.Close()
-		w.pauses, _ = control.NewPauses(client).All(ctx) // that it does not answer is said elsewhere
+}
+
+// answered makes a check of what the workers say.
+func answered(look func(f *facts) []Finding) func(*facts) []Finding {
+	return func(f *facts) []Finding {
+		switch {
+		case f.workers.err != nil:
+			return append(unknown(f.workers.err.Error()), look(f)...) // some may have answered
+		case len(f.workers.all) == 0:
+			return unknown("no worker answers")
+		}
+		return look(f)
 	}
-	return w
 }
 
 // consumes reports whether a worker consumes one of the queues.
@@ -63,8 +90,11 @@ func consumes(w control.Worker, queues []string) bool {
 var workerChecks = []check{
 	{"workers.alarm", "RabbitMQ takes messages", func(f *facts) []Finding {
 		var blocked *control.BlockedError
-		if !errors.As(f.workers.err, &blocked) {
+		switch {
+		case f.workers.err == nil:
 			return nil
+		case !errors.As(f.workers.err, &blocked):
+			return unknown(f.workers.err.Error())
 		}
 		return []Finding{{Severity: Error, Found: "it takes no messages, as it is " + blocked.Reason, Remedy: "free memory or disk on its machine: rabbitmq-diagnostics alarms"}}
 	}},
@@ -83,29 +113,33 @@ var workerChecks = []check{
 		}
 		return out
 	}},
-	{"workers.problems", "workers have no problem of their own", func(f *facts) (out []Finding) {
+	{"workers.problems", "workers have no problem of their own", answered(func(f *facts) (out []Finding) {
 		for _, w := range f.workers.all {
 			for _, text := range w.Problems {
 				out = append(out, Finding{Severity: Error, Subject: w.Node, Found: text, Remedy: "docs/failures.md has what to do about each"})
 			}
 		}
 		return out
-	}},
-	{"workers.tasks", "whoever consumes the queues knows image.analyze", func(f *facts) (out []Finding) {
+	})},
+	{"workers.tasks", "whoever consumes the queues knows image.analyze", answered(func(f *facts) (out []Finding) {
 		for _, w := range f.workers.all {
 			names, said := f.workers.registered[w.Node]
 			known := slices.ContainsFunc(names, func(name string) bool {
 				return name == tasks.NameAnalyze || strings.HasPrefix(name, tasks.NameAnalyze+" ")
 			})
-			if !said || known || !consumes(w, f.Settings.Worker.Queues) {
+			switch {
+			case known || !consumes(w, f.Settings.Worker.Queues):
+				continue
+			case !said:
+				out = append(out, Finding{Severity: Unknown, Subject: w.Node, Found: "not known: it does not say which tasks it knows"})
 				continue
 			}
 			out = append(out, Finding{Severity: Error, Subject: w.Node, Found: "it consumes " + strings.Join(w.Queues, ", ") + " and does not know " + tasks.NameAnalyze + ": jobs that come to it fail, or are thrown away",
 				Remedy: "take the queue out of its -Q, or stop it"})
 		}
 		return out
-	}},
-	{"workers.nodes", "every worker has a name of its own", func(f *facts) (out []Finding) {
+	})},
+	{"workers.nodes", "every worker has a name of its own", answered(func(f *facts) (out []Finding) {
 		// Two of one name answer as one: their numbers jump.
 		seen := map[string]bool{}
 		for _, w := range f.workers.all {
@@ -115,8 +149,11 @@ var workerChecks = []check{
 			}
 		}
 		return out
-	}},
+	})},
 	{"workers.paused", "no queue is paused", func(f *facts) (out []Finding) {
+		if err := f.workers.noPauses; err != nil {
+			return unknown(err.Error())
+		}
 		for queue, p := range f.workers.pauses {
 			found := fmt.Sprintf("paused by %s since %s", p.By, p.Since.Format(time.RFC3339))
 			if p.Why != "" {
