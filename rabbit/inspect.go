@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -42,8 +43,8 @@ type Difference struct{ Argument, Want, Have string }
 const inspecting = 2 * time.Second
 
 // Inspect looks at exchanges by their names, each with its type, and at queues: whether they are there and as the topology has them, and
-// whether the user may publish and consume. It creates nothing, and no message is published or taken: the broker looks at rights before
-// it refuses what is wrong with a request for other reasons. The error is that of a connection that is lost. Close the connection when ctx
+// whether the user may publish and consume. It creates nothing, and no message is published or taken: RabbitMQ looks at rights before
+// it refuses what is wrong with a request for other reasons. Whether the user may consume is not tried with other brokers. The error is that of a connection that is lost. Close the connection when ctx
 // ends, as the broker may not answer.
 func Inspect(ctx context.Context, conn *Conn, exchanges map[string]string, queues []Queue) (*Inspection, error) {
 	text := func(name string) string {
@@ -52,6 +53,8 @@ func Inspect(ctx context.Context, conn *Conn, exchanges map[string]string, queue
 	}
 	out := &Inspection{Product: text("product"), Version: text("version"), Cluster: text("cluster_name"), Exchanges: map[string]ExchangeState{}, Queues: map[string]QueueState{}}
 	d := declarer{conn: conn} // the caller closes the connection
+	// Another broker may take what RabbitMQ refuses, and deliver messages; the embedded one is RabbitMQ by its product.
+	refuses := out.Product == "RabbitMQ" && strings.HasPrefix(text("platform"), "Erlang")
 	for name, kind := range exchanges {
 		s, err := d.inspectExchange(name, kind)
 		if err != nil {
@@ -60,7 +63,7 @@ func Inspect(ctx context.Context, conn *Conn, exchanges map[string]string, queue
 		out.Exchanges[name] = s
 	}
 	for _, q := range queues {
-		s, err := d.inspectQueue(q)
+		s, err := d.inspectQueue(q, refuses)
 		if err != nil {
 			return out, err
 		}
@@ -142,7 +145,8 @@ func reasonOf(err error) string {
 	return err.Error()
 }
 
-func (d *declarer) inspectQueue(q Queue) (s QueueState, err error) {
+// inspectQueue tries to consume only a broker that refuses.
+func (d *declarer) inspectQueue(q Queue, refuses bool) (s QueueState, err error) {
 	found, err := d.look(q.Name)
 	switch {
 	case errors.Is(err, ErrNoQueue):
@@ -171,19 +175,16 @@ func (d *declarer) inspectQueue(q Queue) (s QueueState, err error) {
 			}
 		}
 	}
+	if !refuses {
+		return s, nil
+	}
 	// The broker refuses a priority that is no number once it has looked at rights (rabbit_amqqueue, check_consume_arguments).
 	err = d.do("consume queue "+shorten(q.Name), func(ch *amqp.Channel) error {
 		_, err := ch.Consume(q.Name, "", false, false, false, false, amqp.Table{"x-priority": "doctor"})
 		return err
 	})
-	switch {
-	case lost(err) != nil:
-		return s, err
-	case err == nil: // an embedded broker looks at nothing
-		d.close()
-		d.ch = nil
-	case Denied(err):
+	if Denied(err) {
 		s.Fault = err
 	}
-	return s, nil
+	return s, lost(err)
 }

@@ -19,6 +19,7 @@ import (
 	"onceover/failed"
 	"onceover/internal/config"
 	"onceover/internal/control"
+	"onceover/internal/devbroker"
 	"onceover/internal/testenv"
 	"onceover/progress"
 	"onceover/results"
@@ -367,6 +368,38 @@ func TestRealProbe(t *testing.T) {
 		t.Errorf("the probe has left %q", keys)
 	}
 	checkReport(t, r)
+}
+
+// TestEmbeddedBroker has a broker that would deliver messages to the trial of a consumer.
+func TestEmbeddedBroker(t *testing.T) {
+	t.Parallel()
+	b, err := devbroker.Listen(zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	conn, err := amqp.Dial(b.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ch.QueueDeclare("q", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.PublishWithContext(t.Context(), "", "q", false, false, amqp.Publishing{}); err != nil {
+		t.Fatal(err)
+	}
+	s := settings(t, "ONCEOVER_QUEUES=q", "ONCEOVER_BROKER_URL="+b.URL())
+	if got := askBroker(t.Context(), s.Settings); got.ended != nil || got.seen == nil || got.seen.Queues["q"].Ready != 1 {
+		t.Errorf("got %+v", got)
+	}
+	if m, ok, err := ch.Get("q", true); err != nil || !ok || m.Redelivered {
+		t.Errorf("got %+v, %v, %v, want a message that was never delivered", m, ok, err)
+	}
 }
 
 // TestSettingsAlone asks nobody.
