@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -62,7 +63,10 @@ func TestChecks(t *testing.T) {
 		}
 	}
 	number := func(n int) *int { return &n }
-	none := filepath.Join(t.TempDir(), "none")
+	zone := filepath.Join(t.TempDir(), "localtime")
+	if err := os.WriteFile(zone, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for name, tt := range map[string]struct {
 		environ []string
 		change  func(*facts)
@@ -79,12 +83,16 @@ func TestChecks(t *testing.T) {
 		"everything is allowed":    {[]string{"ONCEOVER_IMAGE_ALLOW=0.0.0.0/0,minio,10.1.2.3,10.1.0.0/16"}, nil, []string{"warning settings.allow 0.0.0.0/0"}},
 		"metadata is allowed":      {[]string{"ONCEOVER_IMAGE_ALLOW=169.254.169.254"}, nil, []string{"warning settings.allow 169.254.169.254"}},
 		"a wide network":           {[]string{"ONCEOVER_IMAGE_ALLOW=10.0.0.0/8,fd00::/8"}, nil, []string{"warning settings.allow 10.0.0.0/8", "warning settings.allow fd00::/8"}},
-		"no image root":            {nil, func(f *facts) { f.Settings.Image.Root = none }, []string{"error settings.image_root"}},
+		"no image root":            {nil, func(f *facts) { f.machine.root = os.ErrNotExist }, []string{"error settings.image_root"}},
+		"an image root that hangs": {nil, func(f *facts) { f.machine.root = errHangs }, nil},
 		"no model":                 {nil, func(f *facts) { f.Settings.Offline = false }, []string{"warning settings.model"}},
 		"guest elsewhere":          {[]string{"ONCEOVER_BROKER_URL=amqp://guest:hunter2@rabbit//"}, nil, []string{"warning settings.guest rabbit"}},
 		"TLS without certificates": {[]string{"ONCEOVER_CACHE_URL=rediss://:hunter2@redis/1?ssl_cert_reqs=none"}, nil, []string{"warning settings.tls cache"}},
 		"one database for two":     {[]string{"ONCEOVER_PROGRESS_URL=redis://127.0.0.1:6379/1"}, nil, []string{"warning settings.databases progress"}},
 		"no time zone":             {[]string{"TZ=Asia/Seul"}, nil, []string{"warning settings.time_zone"}},
+		"the file of a time zone":  {[]string{"TZ=:" + zone}, nil, nil},
+		"a file, without a colon":  {[]string{"TZ=" + zone}, nil, nil},
+		"no file of a time zone":   {[]string{"TZ=" + zone + "2"}, nil, []string{"warning settings.time_zone"}},
 		"a time zone":              {[]string{"TZ=Asia/Seoul"}, nil, nil},
 
 		"few files":     {nil, func(f *facts) { f.machine.files = 256 }, []string{"warning machine.files"}},
@@ -92,6 +100,11 @@ func TestChecks(t *testing.T) {
 		"enough memory": {nil, func(f *facts) { f.machine.memory = 1 << 30 }, nil},
 		"a full disk":   {nil, func(f *facts) { f.machine.disks = []disk{{"uploads", "/u", 1 << 20, 100 << 30, nil}} }, []string{"warning machine.disk uploads"}},
 		"no disk":       {nil, func(f *facts) { f.machine.disks = []disk{{"uploads", "/u", 0, 0, os.ErrPermission}} }, []string{"error machine.disk uploads"}},
+
+		"a disk that hangs": {nil, func(f *facts) { f.machine.disks = []disk{{"uploads", "/u", 0, 0, errHangs}} }, nil},
+		"a disk that is mounted read-only": {nil, func(f *facts) {
+			f.machine.disks = []disk{{"uploads", "/u", 0, 0, &os.PathError{Op: "open", Path: "/u/x", Err: syscall.EROFS}}}
+		}, []string{"warning machine.disk uploads"}},
 
 		"no broker": {nil, func(f *facts) {
 			f.broker = broker{urls: 1, down: map[string]error{"amqp://a//": errors.New("refused")}}

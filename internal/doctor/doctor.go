@@ -8,7 +8,7 @@ import (
 	"onceover/internal/config"
 )
 
-// Limit is how long all servers may take.
+// Limit is how long all servers may take, and the file systems.
 const Limit = 8 * time.Second
 
 // A check judges one thing.
@@ -54,12 +54,12 @@ func Examine(ctx context.Context, s Subject) *Report {
 	f := &facts{Subject: s, now: began}
 	ctx, cancel := context.WithTimeout(ctx, Limit)
 	defer cancel()
-	f.machine = lookAtMachine(s)
 	all := checks()
+	var asking sync.WaitGroup
+	asking.Go(func() { f.machine = lookAtMachine(ctx, s) })
 	if s.SettingsAlone {
 		all = append(append([]check{}, settingsChecks...), machineChecks...)
 	} else {
-		var asking sync.WaitGroup
 		f.redis = rolesOf(s.Settings)
 		for _, r := range f.redis {
 			asking.Go(func() { r.ask(ctx) })
@@ -68,8 +68,8 @@ func Examine(ctx context.Context, s Subject) *Report {
 		asking.Go(func() { f.management = askManagement(ctx, s) })
 		asking.Go(func() { f.workers = askWorkers(ctx, s.Settings) })
 		asking.Go(func() { f.model = askModel(ctx, s.Settings) })
-		asking.Wait()
 	}
+	asking.Wait()
 	r := newReport(f, all)
 	r.Seconds = time.Since(began).Round(time.Millisecond).Seconds()
 	return r

@@ -1,17 +1,22 @@
 package doctor
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // machine is the machine, or the container, that the doctor runs on: where the worker does, if it was asked so.
 type machine struct {
 	files  uint64 // that a process may open; 0 if that is not known
 	memory uint64 // bytes that it may use; 0 if there is no limit, or that is not known
+	root   error  // why the folder of pictures cannot be read
 	disks  []disk
 }
 
@@ -22,16 +27,52 @@ type disk struct {
 	err           error
 }
 
-func lookAtMachine(s Subject) machine {
+func lookAtMachine(ctx context.Context, s Subject) machine {
 	m := machine{files: openFiles(), memory: memoryLimit("/sys/fs/cgroup")}
 	if folder := s.Settings.Uploads; filepath.IsAbs(folder) {
-		d := disk{setting: "uploads", path: folder}
-		if d.free, d.size, d.err = space(folder); d.err == nil {
-			d.err = writable(folder)
-		}
+		d := inTime(ctx, func() disk { return lookAtDisk(folder) }, disk{err: errHangs})
+		d.setting, d.path = "uploads", folder
 		m.disks = append(m.disks, d)
 	}
+	if root := s.Settings.Image.Root; root != "" {
+		m.root = inTime(ctx, func() error { return readable(root) }, errHangs)
+	}
 	return m
+}
+
+// errHangs is that a file system does not answer, as one of NFS does not whose server is away.
+var errHangs = errors.New("its file system does not answer")
+
+// inTime returns what look returns, or late if ctx ends before.
+func inTime[T any](ctx context.Context, look func() T, late T) T {
+	done := make(chan T, 1)
+	go func() { done <- look() }()
+	select {
+	case found := <-done:
+		return found
+	case <-ctx.Done():
+		return late
+	}
+}
+
+func lookAtDisk(folder string) (d disk) {
+	if d.free, d.size, d.err = space(folder); d.err == nil {
+		d.err = writable(folder)
+	}
+	return d
+}
+
+// readable reads one name of a folder, which may have many.
+func readable(folder string) error {
+	f, err := os.Open(folder)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Readdirnames(1); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
 }
 
 // memoryLimit reads that of the control group, version 2 or 1; 0 if there is none.
@@ -88,6 +129,10 @@ var machineChecks = []check{
 	{"machine.disk", "folders have room and can be written", func(f *facts) (out []Finding) {
 		for _, d := range f.machine.disks {
 			switch {
+			case errors.Is(d.err, errHangs):
+				out = append(out, Finding{Severity: Unknown, Subject: d.setting, Found: "not known: " + d.path + ": " + d.err.Error()})
+			case errors.Is(d.err, syscall.EROFS):
+				out = append(out, Finding{Severity: Warning, Subject: d.setting, Found: d.path + " is mounted read-only: a worker can read pictures there, and a gateway can keep none", Remedy: "leave it so for a worker, with ONCEOVER_UPLOADS for the gateway alone; or mount it read-write"})
 			case d.err != nil:
 				out = append(out, Finding{Severity: Error, Subject: d.setting, Found: fmt.Sprintf("%s cannot be written: %v", d.path, d.err), Remedy: "make the folder, and give the gateway's user the right to write there"})
 			case d.size > 0 && (d.free < d.size/20 || d.free < 1<<30):

@@ -122,7 +122,7 @@ func (d *deployment) channel(vhost string) *amqp.Channel {
 	return ch
 }
 
-// TestRealDeployment has a deployment as docker-compose.yml makes it, in which nothing is wrong, and then one fault after the other.
+// TestRealDeployment has a deployment as docker-compose.yml makes it, with a model, in which nothing is wrong, and then one fault after the other.
 func TestRealDeployment(t *testing.T) {
 	t.Parallel()
 	d := deploy(t)

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -64,25 +65,19 @@ var settingsChecks = []check{
 		return out
 	}},
 	{"settings.image_root", "the folder of pictures can be read", func(f *facts) []Finding {
-		root := f.Settings.Image.Root
-		if root == "" {
-			return nil
-		}
-		if _, err := os.ReadDir(root); err != nil {
+		switch err := f.machine.root; {
+		case errors.Is(err, errHangs):
+			return unknown("image-root: " + err.Error())
+		case err != nil:
 			return []Finding{{Severity: Error, Found: fmt.Sprintf("image-root cannot be read: %v", err), Remedy: "mount it, or give the worker's user the right to read it"}}
 		}
 		return nil
 	}},
-	{"settings.model", "a vision model is configured, or none is wished for", func(f *facts) (out []Finding) {
+	{"settings.model", "a vision model is configured, or none is wished for", func(f *facts) []Finding {
 		if len(f.Settings.Models) == 0 && !f.Settings.Offline {
 			return []Finding{{Severity: Warning, Found: "no vision model is configured: pictures are measured, not analysed", Remedy: "set ONCEOVER_VISION_URL and ONCEOVER_VISION_MODEL, or ONCEOVER_MODELS; or ONCEOVER_OFFLINE=true if that is wished for"}}
 		}
-		for _, e := range f.Settings.Models {
-			if e.NoKey != nil {
-				out = append(out, Finding{Severity: Error, Subject: e.Name, Found: e.NoKey.Error(), Remedy: "set the variable that the file of models names for its key"})
-			}
-		}
-		return out
+		return nil
 	}},
 	{"settings.guest", "no server elsewhere is asked as guest", func(f *facts) (out []Finding) {
 		for _, raw := range f.Settings.Worker.BrokerURLs {
@@ -114,12 +109,22 @@ var settingsChecks = []check{
 		return out
 	}},
 	{"settings.time_zone", "the time zone is known", func(f *facts) []Finding {
-		tz := f.Getenv("TZ")
-		if _, err := time.LoadLocation(strings.TrimPrefix(tz, ":")); err != nil {
+		if tz := f.Getenv("TZ"); !isZone(tz) {
 			return []Finding{{Severity: Warning, Found: fmt.Sprintf("TZ is %q, which is no time zone: times are shown in UTC", tz), Remedy: "name one of the IANA data base, such as Asia/Seoul"}}
 		}
 		return nil
 	}},
+}
+
+// isZone reports whether a value of TZ names a time zone to Go's runtime, which takes a file, too.
+func isZone(tz string) bool {
+	tz = strings.TrimPrefix(tz, ":")
+	if strings.HasPrefix(tz, "/") {
+		_, err := os.Stat(tz)
+		return err == nil
+	}
+	_, err := time.LoadLocation(tz)
+	return err == nil
 }
 
 func isLoopback(host string) bool {
