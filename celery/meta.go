@@ -39,6 +39,9 @@ type Meta struct {
 	// Nesting is how often the task had been replaced, beside Retries in the state
 	// RETRY. The key is ours.
 	Nesting int `json:"replaced_task_nesting,omitempty"`
+	// Unconfirmed names who has recorded FAILURE because the broker did not confirm the
+	// task's message, which may be in its queue all the same. The key is ours.
+	Unconfirmed string `json:"unconfirmed,omitempty"`
 	*Extended
 	TaskID string `json:"task_id"`
 }

@@ -155,7 +155,7 @@ const maxRepr = 1024
 // begins with no retries.
 func (r *Request) Attempt() int { return attempt(r.ReplacedTaskNesting, r.Retries) }
 
-// Attempt is that of the request in whose run m was stored, in the state RETRY, or FAILURE for want of a retry's confirm; -1 if it
+// Attempt is that of the request in whose run m was stored, in the state RETRY; -1 if it
 // does not say.
 func (m *Meta) Attempt() int {
 	if m.Retries == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -16,7 +17,7 @@ import (
 // be.
 const finishedTTL = 24 * time.Hour
 
-// markFormat is that of completion marks, "STATE attempt microseconds". Older ones end earlier.
+// markFormat is that of completion marks, "STATE attempt microseconds unconfirmed". The last is mostly absent, older ones end earlier.
 var markFormat = ledger.Format{
 	DocumentKey: finishedKey, LeaseKey: runKey, TTL: finishedTTL,
 	Write: writeMark, Read: readMark,
@@ -34,14 +35,15 @@ func writeMark(m celery.Meta) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("date_done: %w", err)
 	}
-	return fmt.Sprintf("%s %d", mark, done.UnixMicro()), nil
+	return strings.TrimSpace(fmt.Sprintf("%s %d %s", mark, done.UnixMicro(), m.Unconfirmed)), nil
 }
 
 // readMark returns the state, the task and the attempt of a mark.
 func readMark(taskID, raw string) *celery.Meta {
 	var m celery.Meta
 	var attempt int
-	_, _ = fmt.Sscan(raw, &m.Status, &attempt) // the attempt is missing in the oldest
+	var micros int64
+	_, _ = fmt.Sscan(raw, &m.Status, &attempt, &micros, &m.Unconfirmed) // what is missing stays empty
 	switch m.Status {
 	case celery.Success, celery.Failure, celery.Revoked, celery.Retried, celery.Started:
 		m.TaskID, m.Retries = taskID, &attempt

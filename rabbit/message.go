@@ -44,6 +44,7 @@ type Own struct {
 	Timed    int       // how many of the retries went on for a time, and are not counted
 	Previous string    // the error before the last replay
 	Since    string    // digest of an end on record that the message comes after: see celery.Stored
+	From     string    // who published it, as in celery.Meta.Unconfirmed; "" if that may not be recorded
 	Routed   bool      // it had gone back to its queue before, so that its route stood in marks
 }
 
@@ -59,6 +60,7 @@ const (
 	headerTimed      = "x-onceover-timed"
 	headerPrevious   = "x-onceover-previous"
 	headerSince      = "x-onceover-since"
+	headerFrom       = "x-onceover-from"
 	headerExchange   = "x-onceover-exchange"
 	headerRoutingKey = "x-onceover-routing-key"
 )
@@ -112,6 +114,7 @@ func messageOf(d amqp.Delivery, queue string) Message {
 	}
 	m.Own.Previous, _ = m.take(headerPrevious).(string)
 	m.Own.Since, _ = m.take(headerSince).(string)
+	m.Own.From, _ = m.take(headerFrom).(string)
 	return m
 }
 
@@ -179,6 +182,9 @@ func (o Own) headers() amqp.Table {
 	}
 	if o.Since != "" {
 		out[headerSince] = o.Since
+	}
+	if o.From != "" {
+		out[headerFrom] = o.From
 	}
 	return out
 }

@@ -86,11 +86,11 @@ func (j *job) claimed(jobs context.Context, run string, now celery.Stored) (done
 	return false, nil
 }
 
-// isNone reports whether the FAILURE on record is that of whoever published this attempt, because the broker did not confirm it: the
-// attempt before, the task that this one replaces, or the step of a chain or the chord before it. It says which attempt it was of.
+// isNone reports whether the FAILURE on record is that of whoever published this very message, because the broker did not confirm it: the
+// attempt before, the task that this one replaces, or the step of a chain or the chord before it.
 func (j *job) isNone(now celery.Stored) bool {
 	m := now.Meta
-	return m != nil && m.Status == celery.Failure && m.Retries != nil && m.Attempt() == j.req.Attempt()-1
+	return m != nil && m.Status == celery.Failure && m.Unconfirmed != "" && m.Unconfirmed == j.message.Own.From
 }
 
 // mayTakeFrom reports whether the holder of the id may be the run of an earlier delivery of this very

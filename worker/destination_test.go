@@ -108,6 +108,16 @@ func TestDestinationWithoutConfirms(t *testing.T) {
 		if b.state(step.Options.TaskID) != celery.Failure || !b.outcomes(step.Options.TaskID)[0] {
 			t.Errorf("got %s, duplicate %v, want the step's FAILURE to stand", b.state(step.Options.TaskID), b.outcomes(step.Options.TaskID))
 		}
+		// The chain is applied once more, with the same ids: that is another message, which runs.
+		delete(d.Headers, "x-onceover-from")
+		err = b.publishTo("", "q.ai", amqp.Publishing{Headers: d.Headers, Body: d.Body, ContentType: d.ContentType, ContentEncoding: d.ContentEncoding, CorrelationId: d.CorrelationId})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.until(func() bool { return len(b.outcomes(step.Options.TaskID)) == 2 })
+		if s := b.state(step.Options.TaskID); s != celery.Success {
+			t.Errorf("got %s of another message of the step, want that it runs", s)
+		}
 		return
 	}
 	t.Error("the message of the next step is not in its queue")

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,9 +32,10 @@ type ending struct {
 	again   bool          // what is published may have been published before
 	started time.Time     // of the run, zero if there was none
 
-	shortened bool // the exception was too large for the server, or could not be written
-	perhaps   fate // what it failed to publish for want of a confirm, and may be in its queue all the same; none otherwise
-	recorded  bool // verdict is on record: settle goes on behind that
+	shortened bool   // the exception was too large for the server, or could not be written
+	name      string // among all endings, as the messages that it publishes have it
+	perhaps   bool   // the broker did not confirm one of these, which may be in its queue all the same
+	recorded  bool   // verdict is on record: settle goes on behind that
 	verdict   *verdict
 	meta      *celery.Meta // the document of the verdict, made once
 }
@@ -44,7 +46,7 @@ func (w *Worker) newEnding(m rabbit.Message, req *celery.Request, t *task) *endi
 		t = &task{Task: Task{Name: req.Task}}
 	}
 	req.IgnoreResult = req.IgnoreResult || t.IgnoreResult
-	return &ending{w: w, message: m, req: req, task: t, book: w.bookOf(req)}
+	return &ending{w: w, message: m, req: req, task: t, book: w.bookOf(req), name: rand.Text()}
 }
 
 // newRefusal returns the ending of a message that cannot be run.
@@ -119,9 +121,7 @@ func (e *ending) record(ctx context.Context, v *verdict) (*verdict, error) {
 		}
 		if err := follow(ctx); err != nil {
 			if exc := unpublishable(err); exc != nil {
-				if errors.Is(err, rabbit.ErrUnconfirmed) {
-					e.perhaps = v.fate
-				}
+				e.perhaps = errors.Is(err, rabbit.ErrUnconfirmed)
 				return e.record(ctx, v.instead(exc))
 			}
 			return v, err
@@ -222,18 +222,12 @@ func (e *ending) document(v *verdict) (*celery.Meta, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch e.perhaps { // see isNone
-	case retry:
-		m.Retries, m.Nesting = &e.req.Retries, e.req.ReplacedTaskNesting
-	case replace:
-		m.Retries, m.Nesting = &beforeFirst, e.req.ReplacedTaskNesting+1
+	if e.perhaps { // see isNone
+		m.Unconfirmed = e.name
 	}
 	e.meta = &m
 	return e.meta, nil
 }
-
-// beforeFirst is the number before that of a first attempt.
-var beforeFirst = -1
 
 // metaOf is the document of a state of the task. result is any JSON value.
 func (e *ending) metaOf(state celery.State, result any, children []*celery.Result) (celery.Meta, error) {
@@ -331,7 +325,7 @@ func (e *ending) followRetry(v *verdict) (func(context.Context) error, *verdict)
 	if err := m.SetRequest(&next); err != nil {
 		return nil, v.instead(exceptionOf(err))
 	}
-	m.Own.Again, m.Own.Trying, m.Own.Timed = e.again, v.trying, v.timed
+	m.Own.Again, m.Own.Trying, m.Own.Timed, m.Own.From = e.again, v.trying, v.timed, e.name
 	return func(ctx context.Context) (err error) {
 		m.Own.Since = e.since.Digest()
 		if v.wait > maxHold {

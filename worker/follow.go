@@ -73,7 +73,7 @@ func (e *ending) flush(ctx context.Context, p *celery.Plan, again bool) error {
 		if messages[i], err = rabbit.New(m); err != nil { // as of a signature with what is no JSON
 			return &rabbit.UndeliverableError{Exchange: m.Exchange, RoutingKey: cmp.Or(m.RoutingKey, m.Queue), Err: err}
 		}
-		messages[i].Own.Again = again
+		messages[i].Own.Again, messages[i].Own.From = again, e.name
 	}
 	return e.publish(ctx, messages...)
 }
@@ -116,9 +116,7 @@ func (e *ending) countPart(ctx context.Context, req *celery.Request, state celer
 		} else {
 			exc = &celery.Exception{Type: "ChordError", Module: celery.ModuleCelery,
 				Args: []any{"Callback error: " + err.Error()}, Err: err}
-			if errors.Is(err, rabbit.ErrUnconfirmed) {
-				e.perhaps = succeed // as of a next step: the body may be in its queue
-			}
+			e.perhaps = errors.Is(err, rabbit.ErrUnconfirmed)
 		}
 	} else if !errors.As(err, &exc) {
 		return err
@@ -284,8 +282,8 @@ func (e *ending) failID(ctx context.Context, id string, exc *celery.Exception, c
 			return err
 		}
 	}
-	if e.perhaps == succeed { // see isNone
-		m.Retries = &beforeFirst
+	if e.perhaps { // see isNone
+		m.Unconfirmed = e.name
 	}
 	_, _, err = e.w.bookOf(other).Result(ctx, "", m, celery.Stored{}, e.req.ReplyTo)
 	return err
