@@ -346,15 +346,18 @@ func TestDestinationWithoutConfirms(t *testing.T) {
 		b.park(id, due, 0, func(m *rabbit.Message) { m.Queue = "q.stuck" })
 		stuck = append(stuck, id)
 	}
-	var well atomic.Bool
+	well := make(chan struct{})
 	var tried atomic.Int32
 	waiting := make(chan struct{}, 1000)
 	b.run(b.store, func(ctx context.Context, create bool, messages ...rabbit.Message) error {
-		if messages[0].Queue == "q.stuck" && !well.Load() {
+		if messages[0].Queue == "q.stuck" {
 			tried.Add(1)
 			waiting <- struct{}{}
-			<-ctx.Done()
-			return fmt.Errorf("%w: %w", rabbit.ErrUnconfirmed, context.Cause(ctx))
+			select {
+			case <-well: // what waits is confirmed then
+			case <-ctx.Done():
+				return fmt.Errorf("%w: %w", rabbit.ErrUnconfirmed, context.Cause(ctx))
+			}
 		}
 		return b.out.publish(ctx, create, messages...)
 	})
@@ -369,7 +372,45 @@ func TestDestinationWithoutConfirms(t *testing.T) {
 	if n := tried.Load(); n >= 40 { // all at once, and then one at a time
 		t.Errorf("%d jobs were tried before the other one", n)
 	}
-	well.Store(true)
+	close(well)
 	b.within(5*patience, "the others are published", func() bool { return len(b.out.counts()) == len(stuck)+1 })
 	wantOnce(t, b.out.counts(), append(stuck, "other"))
+}
+
+// TestSlowDestination has a queue confirm later than others wait for: each of its jobs is published, with one copy at most.
+func TestSlowDestination(t *testing.T) {
+	b := setup(t)
+	b.store.times = shortTimes
+	jobs := []string{"a", "b", "c"}
+	for _, id := range jobs {
+		b.park(id, time.Now(), 0, func(m *rabbit.Message) { m.Queue = "q.slow" })
+	}
+	var tries atomic.Int32
+	b.run(b.store, func(ctx context.Context, create bool, messages ...rabbit.Message) error {
+		tries.Add(1)
+		confirm := time.NewTimer(3 * shortTimes.confirm / 2)
+		defer confirm.Stop()
+		select {
+		case <-confirm.C:
+			return b.out.publish(ctx, create, messages...)
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", rabbit.ErrUnconfirmed, context.Cause(ctx))
+		}
+	})
+	b.within(5*patience, "all are published", func() bool { return len(b.out.counts()) == len(jobs) })
+	wantOnce(t, b.out.counts(), jobs)
+	if n := tries.Load(); n > int32(2*len(jobs)) {
+		t.Errorf("%d attempts at %d jobs, want two for each at most", n, len(jobs))
+	}
+}
+
+// TestLateDelay is a table of the pause before a job is looked at again whose destination another one tries.
+func TestLateDelay(t *testing.T) {
+	t.Parallel()
+	for late, want := range map[time.Duration]time.Duration{0: 2 * time.Second, 20 * time.Second: 10 * time.Second, time.Hour: 30 * time.Second} {
+		err := fmt.Errorf("publish: %w", &lateError{time.Now().Add(-late)})
+		if got := retryDelay(0, err, nil); got < want || got > want+time.Second {
+			t.Errorf("late for %v: got %v, want %v", late, got, want)
+		}
+	}
 }

@@ -134,13 +134,15 @@ func (s *Store) hasWork() {
 	}
 }
 
-// retryDelay is the pause before a task is tried again that could not be published.
-func retryDelay(n int, err error, _ *asynq.Task) time.Duration {
+// retryDelay is the pause before a task is tried again that could not be published. It grows with the time for which its destination has
+// been late: each attempt writes the task anew. asynq counts no attempts that are no failures.
+func retryDelay(_ int, err error, _ *asynq.Task) time.Duration {
+	var late *lateError
 	switch {
 	case errors.Is(err, asynq.ErrLeaseExpired):
 		return 0 // whoever had it died
-	case errors.Is(err, errLate):
-		return min(2*time.Second<<min(n, 5), 30*time.Second)
+	case errors.As(err, &late):
+		return max(2*time.Second, min(time.Since(late.since)/2, 30*time.Second))
 	}
 	return 2 * time.Second
 }
@@ -174,7 +176,7 @@ func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) err
 	}
 	crash.Point("due-before-publish")
 	if err := s.confirms.publish(ctx, s.times.confirm, publish, j.Record.Message); err != nil {
-		if !errors.Is(err, errLate) && s.isNews(err) {
+		if late := (*lateError)(nil); !errors.As(err, &late) && s.isNews(err) {
 			s.log.Warn("parked job is due and not published, trying again", zap.String("task_id", j.ID), zap.Error(err))
 		}
 		return fmt.Errorf("publish job %s, which is due: %w", j.ID, err)
@@ -184,50 +186,75 @@ func (s *Store) deliver(ctx context.Context, t *asynq.Task, publish Publish) err
 	return s.dropPieces(ctx, key, j)
 }
 
-// confirms are the destinations that did not confirm a message in time. One message at a time tries such a destination, so that those for
+// confirms are the destinations that do not confirm messages in time. One message at a time tries such a destination, so that those for
 // others need not wait for it.
 type confirms struct {
 	mu   sync.Mutex
-	late map[string]bool // by destination: whether a message tries it at this moment
+	late map[string]*lateness // by destination
 }
 
-// errLate says that a message waits for another one to its destination.
-var errLate = errors.New("its destination does not confirm messages at the moment: one of the others that are due tries it")
+// lateness is that of a destination.
+type lateness struct {
+	since time.Time
+	tried bool // by a message, at this moment
+}
 
-// publish publishes a message, within limit where the broker is there and does not confirm it.
+// lateError says that a message waits for another one to its destination.
+type lateError struct{ since time.Time }
+
+func (e *lateError) Error() string {
+	return fmt.Sprintf("its destination has not confirmed messages in time since %s: one of the others that are due tries it", e.since.UTC().Format(time.RFC3339))
+}
+
+// publish publishes a message, within limit unless its destination is known to be late: then it has all of ctx, as a broker that is only
+// slow would get a copy with each attempt.
 func (c *confirms) publish(ctx context.Context, limit time.Duration, publish Publish, m rabbit.Message) error {
 	to := m.Destination()
-	if !c.enter(to) {
-		return errLate
+	tries, err := c.enter(to)
+	if err != nil {
+		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the broker did not take it within %v", limit))
-	defer cancel()
-	err := publish(ctx, true, m)
-	c.leave(to, errors.Is(err, rabbit.ErrUnconfirmed))
+	if !tries {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("the broker did not take it within %v", limit))
+		defer cancel()
+	}
+	began := time.Now()
+	err = publish(ctx, true, m)
+	c.leave(to, tries, errors.Is(err, rabbit.ErrUnconfirmed) || err == nil && time.Since(began) >= limit)
 	return err
 }
 
-func (c *confirms) enter(to string) bool {
+// enter reports whether the message tries a destination that is late. The error is a *lateError if another one does.
+func (c *confirms) enter(to string) (tries bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	tried, late := c.late[to]
-	if late {
-		c.late[to] = true
+	l := c.late[to]
+	switch {
+	case l == nil:
+		return false, nil
+	case l.tried:
+		return false, &lateError{l.since}
 	}
-	return !late || !tried
+	l.tried = true
+	return true, nil
 }
 
-func (c *confirms) leave(to string, late bool) {
+func (c *confirms) leave(to string, tried, late bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.late, to)
-	if !late {
-		return
+	l := c.late[to]
+	switch {
+	case !late:
+		delete(c.late, to)
+	case l == nil:
+		if c.late == nil {
+			c.late = map[string]*lateness{}
+		}
+		c.late[to] = &lateness{since: time.Now()}
+	case tried:
+		l.tried = false
 	}
-	if c.late == nil {
-		c.late = map[string]bool{}
-	}
-	c.late[to] = false
 }
 
 // nowKey is there for a parked job that an operator has asked to run now, for a day: its message may be published more than once.
