@@ -80,7 +80,17 @@ func (b *Bulk) Validate() error {
 const (
 	bulksKey   = prefix + "bulks"        // sorted set: ids by when they began, in Unix milliseconds
 	runningKey = prefix + "bulk-running" // set: ids
+	// set: ids of bulks of a user's jobs. Processes of before Filter.User would take them for those of all users, and do not look here.
+	runningUserKey = prefix + "bulk-running-user"
 )
+
+// runningOf is where a bulk is named while it runs.
+func runningOf(f Filter) string {
+	if f.User != "" {
+		return runningUserKey
+	}
+	return runningKey
+}
 
 func bulkKey(id string) string      { return prefix + "bulk:" + id }            // hash, see below
 func bulkTakenKey(id string) string { return prefix + "bulk:" + id + ":taken" } // set: keys of records it has begun with
@@ -159,7 +169,7 @@ func (s *Store) BeginBulk(ctx context.Context, b Bulk) (Bulk, error) {
 		p.Expire(ctx, bulkKey(b.ID), bulkTTL)
 		p.ZAdd(ctx, bulksKey, redis.Z{Score: float64(b.Began.UnixMilli()), Member: b.ID})
 		p.ZRemRangeByScore(ctx, bulksKey, "-inf", old)
-		p.SAdd(ctx, runningKey, b.ID)
+		p.SAdd(ctx, runningOf(b.Filter), b.ID)
 		return nil
 	})
 	if err != nil {
@@ -174,11 +184,12 @@ func (s *Store) BeginBulk(ctx context.Context, b Bulk) (Bulk, error) {
 
 // stopScript ends a bulk that runs.
 //
-// KEYS: the bulk, the ids of those that run. ARGV: its id, its state from now on, the time in Unix
+// KEYS: the bulk, the ids of those that run, those of a user. ARGV: its id, its state from now on, the time in Unix
 // milliseconds.
 var stopScript = redis.NewScript(`
 if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return 0 end
 redis.call('SREM', KEYS[2], ARGV[1])
+redis.call('SREM', KEYS[3], ARGV[1])
 redis.call('HSET', KEYS[1], 'state', ARGV[2], 'ended', ARGV[3])
 redis.call('HDEL', KEYS[1], 'fault')
 return 1
@@ -190,7 +201,7 @@ func (s *Store) StopBulk(ctx context.Context, id string) (ran bool, err error) {
 }
 
 func (s *Store) endBulk(ctx context.Context, id, state string) (ran bool, err error) {
-	n, err := stopScript.Run(ctx, s.client, []string{bulkKey(id), runningKey}, id, state, time.Now().UnixMilli()).Int()
+	n, err := stopScript.Run(ctx, s.client, []string{bulkKey(id), runningKey, runningUserKey}, id, state, time.Now().UnixMilli()).Int()
 	if err != nil {
 		return false, fmt.Errorf("end bulk %s: %w", id, err)
 	}
@@ -325,7 +336,7 @@ func (s *Store) RunBulks(ctx context.Context, publish Publish) {
 			default:
 			}
 		}
-		ids, err := s.client.SMembers(ctx, runningKey).Result()
+		ids, err := s.client.SUnion(ctx, runningKey, runningUserKey).Result()
 		if err != nil && ctx.Err() == nil {
 			s.log.Debug("bulks not looked for", zap.Error(err))
 		}
@@ -382,6 +393,7 @@ func (s *Store) runBulk(ctx context.Context, id, token string, publish Publish) 
 	b, err := s.BulkOf(ctx, id)
 	if err == nil && b == nil { // it has expired
 		s.client.SRem(ctx, runningKey, id)
+		s.client.SRem(ctx, runningUserKey, id)
 		return
 	}
 	if err == nil {

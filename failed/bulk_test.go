@@ -765,3 +765,25 @@ func TestBulkRedisAway(t *testing.T) {
 	wantBulk(t, b.ended(bulk.ID), BulkDone, len(all), len(all), 0)
 	wantOnce(t, b.out.counts(), all)
 }
+
+// TestBulkOfAUser discards what failed of one user. It is not named where processes look that do not know of users.
+func TestBulkOfAUser(t *testing.T) {
+	b := setup(t)
+	for _, user := range []string{"kim", "lee"} {
+		r := failure(t, "job-"+user)
+		r.User = user
+		b.keep(r)
+	}
+	bulk := b.begin(Bulk{Action: BulkDiscard, Filter: Filter{User: "kim"}})
+	if ids := b.client.SMembers(t.Context(), runningKey).Val(); len(ids) > 0 {
+		t.Errorf("got %q where all processes look, want nothing", ids)
+	}
+	b.runBulks(b.store, b.out.publish)
+	wantBulk(t, b.ended(bulk.ID), BulkDone, 1, 1, 0)
+	if n, _, err := b.store.CountChosen(t.Context(), Filter{User: "lee"}); err != nil || n != 1 {
+		t.Errorf("got %d jobs of the other user, %v, want 1", n, err)
+	}
+	if n := b.client.Exists(t.Context(), runningUserKey).Val(); n != 0 {
+		t.Error("the bulk is named as running after its end")
+	}
+}
