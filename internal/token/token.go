@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/netip"
 	"net/url"
@@ -154,11 +155,8 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Token, error) {
 	if strings.Trim(raw, alphabet) != "" {
 		return nil, &InvalidError{"it is not in the compact form of a JSON Web Token"}
 	}
-	var claims struct {
-		jwt.RegisteredClaims
-		scopes
-	}
-	parsed, err := v.parser.ParseWithClaims(raw, &claims, v.key)
+	var said claims
+	parsed, err := v.parser.ParseWithClaims(raw, &said, v.key)
 	var away *keysAwayError
 	switch {
 	case errors.As(err, &away):
@@ -166,7 +164,10 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Token, error) {
 	case err != nil:
 		return nil, &InvalidError{reason(err)}
 	}
-	t := &Token{Subject: claims.Subject, Scopes: claims.all(), Expires: claims.ExpiresAt.Add(v.cfg.Leeway), keys: []string{Key(raw)}}
+	if _, has := parsed.Header["crit"]; has { // RFC 7515, section 4.1.11
+		return nil, &InvalidError{"its header names extensions in crit, and none is understood here"}
+	}
+	t := &Token{Subject: said.Subject, Scopes: append(said.Scope, said.Scopes...), Expires: said.ExpiresAt.Add(v.cfg.Leeway), keys: []string{Key(raw)}}
 	if parsed.Method == jwt.SigningMethodES256 {
 		t.keys = append(t.keys, Key(mirrored(raw, parsed.Signature)))
 	}
@@ -180,13 +181,30 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Token, error) {
 	return t, nil
 }
 
-// scopes are the claims that say what a token is for.
-type scopes struct {
+// claims are those that are read.
+type claims struct {
+	jwt.RegisteredClaims
 	Scope  words `json:"scope"`
 	Scopes words `json:"scopes"`
 }
 
-func (s scopes) all() []string { return append(s.Scope, s.Scopes...) }
+var claimNames = []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "scope", "scopes"}
+
+// UnmarshalJSON reads the claims of exactly these names, as other services do that take the same tokens: encoding/json by itself would
+// take EXP for exp (RFC 7519, section 10.1.1: names are case-sensitive).
+func (c *claims) UnmarshalJSON(doc []byte) error {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(doc, &all); err != nil {
+		return err
+	}
+	maps.DeleteFunc(all, func(name string, _ json.RawMessage) bool { return !slices.Contains(claimNames, name) })
+	exact, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	type plain claims // has no UnmarshalJSON
+	return json.Unmarshal(exact, (*plain)(c))
+}
 
 // words is a text of words, or a list of them. Anything else has none: it must not make a token bad that is good without.
 type words []string

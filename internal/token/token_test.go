@@ -155,6 +155,12 @@ func TestForgedTokens(t *testing.T) {
 		"another audience":                   {hs(t, jwt.MapClaims{"aud": "onceover2"}), "audience"},
 		"audiences without ours":             {hs(t, jwt.MapClaims{"aud": []string{"a", "Onceover"}}), "audience"},
 		"no audience":                        {hs(t, jwt.MapClaims{"aud": nil}), "exp"},
+		"EXP for exp":                        {hs(t, jwt.MapClaims{"exp": nil, "EXP": now.Add(time.Hour).Unix()}), "exp"},
+		"EXP after an exp that is past":      {hs(t, jwt.MapClaims{"exp": now.Add(-time.Hour).Unix(), "eXp": now.Add(time.Hour).Unix()}), "expired"},
+		"AUD for aud":                        {hs(t, jwt.MapClaims{"aud": nil, "AUD": "onceover"}), "exp"},
+		"iss with two long s":                {hs(t, jwt.MapClaims{"iss": nil, "i\u017f\u017f": "https://issuer.example"}), "exp"},
+		"crit":                               {sign(t, jwt.SigningMethodHS256, []byte(secret), claims(nil), map[string]any{"crit": []string{"x"}, "x": 1}), "crit"},
+		"crit null":                          {sign(t, jwt.SigningMethodHS256, []byte(secret), claims(nil), map[string]any{"crit": nil}), "crit"},
 		"another issuer":                     {hs(t, jwt.MapClaims{"iss": "https://issuer.example.evil"}), "issuer"},
 		"no issuer":                          {hs(t, jwt.MapClaims{"iss": nil}), "exp"},
 	} {
@@ -501,6 +507,7 @@ func TestScopes(t *testing.T) {
 		{jwt.MapClaims{"scopes": []string{"admin", "read all"}}, []string{"admin", "read all"}},
 		{jwt.MapClaims{"scope": []string{"admin"}, "scopes": "read"}, []string{"admin", "read"}},
 		{jwt.MapClaims{"scope": ""}, nil},
+		{jwt.MapClaims{"SCOPE": "admin", "Scopes": []string{"admin"}, "\u017fcope": "admin"}, nil},
 		{jwt.MapClaims{"scope": 7, "scopes": map[string]any{"admin": true}}, nil},
 		{jwt.MapClaims{"scopes": []any{"admin", 7}}, nil},
 	} {
