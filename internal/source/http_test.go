@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
@@ -240,8 +239,6 @@ func TestFetchTimeouts(t *testing.T) {
 
 func TestFetchConnectErrors(t *testing.T) {
 	t.Parallel()
-	closed := httptest.NewServer(nil)
-	closed.Close()
 	// Accepts connections, but never says a word of TLS.
 	mute, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -262,7 +259,7 @@ func TestFetchConnectErrors(t *testing.T) {
 		kind    Kind
 		text    string
 	}{
-		{"refused", closed.URL, hooks{}, 10 * time.Second, Transient, "connection refused"},
+		{"refused", "http://127.0.0.1:1", hooks{}, 10 * time.Second, Transient, "connection refused"},
 		{"TLS handshake without answer", "https://" + mute.Addr().String(), hooks{}, 100 * time.Millisecond, Transient, "did not answer in time"},
 		{"name server without answer", "http://pics.test/", hooks{resolver: silent}, 100 * time.Millisecond, Transient, "could not be resolved"},
 		{"no TLS on the other side", "https" + strings.TrimPrefix(plain.URL, "http"), hooks{}, 10 * time.Second, Unusable, "no TLS connection"},
