@@ -19,9 +19,14 @@ const (
 // startIsOver is how long after its start a worker has what it needs.
 const startIsOver = 5 * time.Second
 
-// releaseStart gives the memory back, once, that the start has used and nobody needs any more: prompts and schemas as text, and
-// the handshakes with the servers.
-func releaseStart() { time.AfterFunc(startIsOver, debug.FreeOSMemory) }
+// releaseStart gives the memory back, once, that the start has used and nobody needs any more: prompts and schemas as text, the
+// handshakes with the servers, and the pages of the program that did all that.
+func releaseStart() {
+	time.AfterFunc(startIsOver, func() {
+		debug.FreeOSMemory()
+		releaseProgram()
+	})
+}
 
 // tuneCollector has garbage be collected as collectAt and leastGarbage say, from the next collection on.
 func tuneCollector() {
