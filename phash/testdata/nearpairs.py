@@ -90,8 +90,13 @@ COPIES = {
     "turned 180": lambda i: i.transpose(Image.Transpose.ROTATE_180),
     "mirrored": lambda i: i.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
     "0.4x, JPEG q70, crop 2 %": lambda i: encoded(cropped(scaled(i, 0.4), 0.02), "JPEG", quality=70),
+    # as files that have a palette
+    "256 colours (as in a GIF)": lambda i: i.quantize(256),
+    "64 colours": lambda i: i.quantize(64),
 }  # fmt: skip
 ENTRY_CROPPED = "entry is the 5 % crop"
+ENTRY_PALETTE = "entry has 256 colours"
+IN_PALETTE = ", 256 colours"  # of the names of changes, and of families of which every second picture has a palette
 FAMILY_COPIES = ("JPEG q40, 4:2:0", "0.5x, then JPEG q60", "resize 0.25x", "crop 1 % a side", "brightness 0.8", "crop 5 % a side")
 AS_JPEG = {"JPEG q95, 4:2:0": 95, "JPEG q75, 4:2:0": 75, "JPEG q40, 4:2:0": 40}
 
@@ -680,6 +685,8 @@ def write_copies(out, img, half, names, prefix=""):
         out.row("copy", prefix + name, half, original, copy, "-")
         if name == "crop 5 % a side" and not prefix:
             out.row("copy", ENTRY_CROPPED, half, copy, original, "-")
+        if name == "256 colours (as in a GIF)":
+            out.row("copy", ENTRY_PALETTE, half, copy, original, "-")
     return original
 
 
@@ -687,13 +694,18 @@ def write_changes(out, img, half, original, n):
     for name, (degrees, scale) in HUES.items():
         other, moved = recolour(img, degrees, scale)
         out.row("change", name, half, original, out.save(other), f"{moved:.1f}")
+        out.row("change", name + IN_PALETTE, half, original, out.save(other.quantize(256)), f"{moved:.1f}")
     for share in (1, 3, 10):
         mask = ellipse(seed("part", half, n, share), *img.size, share / 100)
         other, moved = recolour(img, (60, 120, 180)[n % 3], 1, mask)
-        out.row("change", f"part of {share} % in other colours", half, original, out.save(other), f"{moved:.1f}")
+        name = f"part of {share} % in other colours"
+        out.row("change", name, half, original, out.save(other), f"{moved:.1f}")
+        out.row("change", name + IN_PALETTE, half, original, out.save(other.quantize(256)), f"{moved:.1f}")
     for share, by in PATCHES:
         other = patched(img, seed("patch", half, n, share, by), share, by)
-        out.row("change", f"patch of {100 * share:.2f} % by {by}", half, original, out.save(other, 90), "-")
+        name = f"patch of {100 * share:.2f} % by {by}"
+        out.row("change", name, half, original, out.save(other, 90), "-")
+        out.row("change", name + IN_PALETTE, half, original, out.save(other.quantize(256)), "-")
 
 
 def write_bottles(out, half):
@@ -732,10 +744,15 @@ def main():
         for name in FAMILIES:
             if half == "A" and name in UNSEEN:
                 continue
+            palettes = []
             for n, img, content in family(name, half, args.each):
-                out.row("picture", name, half, out.save(img, 92 if name not in ("dialog", "slide", "seats") else 0), content, "-")
+                saved = out.save(img, 92 if name not in ("dialog", "slide", "seats") else 0)
+                out.row("picture", name, half, saved, content, "-")
+                palettes.append((out.save(img.quantize(256)) if n % 2 else saved, content))
                 if n % 20 == 0:
                     write_copies(out, img, half, FAMILY_COPIES, "families: ")
+            for saved, content in palettes:
+                out.row("picture", name + IN_PALETTE, half, saved, content, "-")
             print(f"\r{half}: {name}          ", end="", file=sys.stderr)
     out.close()
     print(f"\r{out.n} pictures", file=sys.stderr)

@@ -269,10 +269,12 @@ func (l *aligner) differ(gain float64) float64 {
 // equations returns the upper half of the normal equations for the gain, the offset, and the moves
 // of p0, p1, p2 (of x by 1, u, v) and p3, p4, p5 (of y by 1, u, v).
 func (l *aligner) equations(gain, sharpness float32) (h [8][8]float64, b [8]float64) {
+	// Two of the eight are others times v, which is the same along a row: the sums of a row are those of six.
+	of := [8]int{0, 1, 2, 3, 2, 4, 5, 4}
 	n := l.a.side
 	for y, v := range l.position {
-		var hr [8][8]float32
-		var br [8]float32
+		var hr [6][6]float32
+		var br [6]float32
 		for x, u := range l.position {
 			i := y*n + x
 			if !l.in[i] {
@@ -281,20 +283,21 @@ func (l *aligner) equations(gain, sharpness float32) (h [8][8]float64, b [8]floa
 			r := l.rest[i] * sharpness
 			weight := 1 / (1 + r*r)
 			dx, dy := gain*l.gx[i], gain*l.gy[i]
-			f := [8]float32{l.s.pix[i], 1, dx, dx * u, dx * v, dy, dy * u, dy * v}
+			f := [6]float32{l.s.pix[i], 1, dx, dx * u, dy, dy * u}
 			a := l.a.pix[i]
-			for j := range 8 {
+			for j := range 6 {
 				w := weight * f[j]
 				br[j] += w * a
-				for k := j; k < 8; k++ {
+				for k := j; k < 6; k++ {
 					hr[j][k] += w * f[k]
 				}
 			}
 		}
+		times := [8]float64{1, 1, 1, 1, float64(v), 1, 1, float64(v)}
 		for j := range 8 {
-			b[j] += float64(br[j])
+			b[j] += times[j] * float64(br[of[j]])
 			for k := j; k < 8; k++ {
-				h[j][k] += float64(hr[j][k])
+				h[j][k] += times[j] * times[k] * float64(hr[min(of[j], of[k])][max(of[j], of[k])])
 			}
 		}
 	}
@@ -394,12 +397,15 @@ func fitTone(s, a []float32, in []bool, bend bool, rounds int) tone {
 			for j := range n {
 				w := weight * x[j]
 				b[j] += w * float64(a[i])
-				for k := range n {
+				for k := j; k < n; k++ {
 					h[j][k] += w * x[k]
 				}
 			}
 		}
 		for j := range n {
+			for k := range j {
+				h[j][k] = h[k][j]
+			}
 			h[j][j] += ridge[j]
 		}
 		b[0] += ridge[0]
