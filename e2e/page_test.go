@@ -3,8 +3,10 @@ package e2e
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -55,11 +57,34 @@ func newSite(t *testing.T, settings ...string) *site {
 	w := b.worker()
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the gateway:\n%s\nthe worker:\n%s", s.gateway.log.String(), w.log.String())
+			t.Logf("the gateway:\n%s\nthe worker:\n%s\nthe broker's queues: %s", s.gateway.log.String(), w.log.String(), s.queues())
 		}
 	})
 	s.browser = newBrowser(t, "http://"+s.gateway.httpAddr())
 	return s
+}
+
+// queues is what the broker itself says of its queues, for the log of a test that failed.
+func (s *site) queues() string {
+	at, err := url.Parse(s.b.broker)
+	if err != nil {
+		return err.Error()
+	}
+	get := func(path string) string {
+		resp, err := http.Get(os.Getenv("ONCEOVER_TEST_RABBITMQ_API_URL") + path)
+		if err != nil {
+			return err.Error()
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return err.Error()
+		}
+		return string(text)
+	}
+	vhost := url.PathEscape(strings.TrimPrefix(at.Path, "/"))
+	return get("/api/queues/"+vhost+"?columns=name,messages_ready,messages_unacknowledged,consumers,message_stats") +
+		"\nconsumers: " + get("/api/consumers/"+vhost)
 }
 
 // jobs sends n jobs, and does not wait for them.
