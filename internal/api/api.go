@@ -11,6 +11,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -216,7 +217,28 @@ func decode(w http.ResponseWriter, r *http.Request, into any) *problem {
 	case errors.As(err, &tooLarge):
 		return &problem{Status: http.StatusRequestEntityTooLarge, Detail: "the body is larger than 64 KiB, the most that is read of JSON; a picture goes into the field file of multipart/form-data"}
 	case err != nil:
-		return &problem{Status: http.StatusUnprocessableEntity, Detail: "the body is not the JSON object that is expected: " + err.Error()}
+		return &problem{Status: http.StatusUnprocessableEntity, Detail: "the body is not the JSON object that is expected: " + jsonFault(err)}
 	}
 	return nil
+}
+
+// jsonFault says what is wrong with JSON to those who do not know Go.
+func jsonFault(err error) string {
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.Is(err, io.EOF):
+		return "it is empty"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "it ends in the middle"
+	case !errors.As(err, &kind):
+		return err.Error() // such as: invalid character 'x' looking for beginning of value
+	}
+	found := map[string]string{"bool": "true or false", "array": "a list", "object": "an object", "string": "a string"}[kind.Value]
+	if found == "" {
+		found = "a number"
+	}
+	if kind.Field == "" {
+		return "it is " + found
+	}
+	return kind.Field + " is " + found + ": expected a string"
 }
