@@ -20,6 +20,8 @@ from kombu import Queue
 def application(plan):
     app = Celery("producer", broker=plan["broker"], backend=plan["redis"] + "/0")
     app.conf.broker_connection_retry_on_startup = False
+    # This process ends when it has sent: without confirms some messages may never reach their queue.
+    app.conf.broker_transport_options = {"confirm_publish": True}
     return app
 
 

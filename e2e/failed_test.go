@@ -18,7 +18,8 @@ import (
 func (b *bundle) script(code string, args ...string) string {
 	b.t.Helper()
 	head := "import sys, time, json\nfrom celery import Celery\nfrom celery.result import AsyncResult\n" +
-		"app = Celery(broker=sys.argv[1], backend=sys.argv[2] + '/0')\n"
+		"app = Celery(broker=sys.argv[1], backend=sys.argv[2] + '/0')\n" +
+		"app.conf.broker_transport_options = {'confirm_publish': True}\n" // as in client.py
 	cmd := exec.CommandContext(b.t.Context(), testenv.Python(b.t, "celery", "redis"),
 		append([]string{"-c", head + code, b.broker, b.redis.URL()}, args...)...)
 	var errs bytes.Buffer

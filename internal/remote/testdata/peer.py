@@ -15,6 +15,8 @@ from celery import Celery
 
 app = Celery("peer", broker=os.environ["TEST_BROKER"])
 app.conf.update(broker_connection_retry_on_startup=True, worker_prefetch_multiplier=4)
+# Of a process that ends when it has sent, some messages may never reach their queue without confirms.
+app.conf.broker_transport_options = {"confirm_publish": True}
 
 
 @app.task(name="t", rate_limit="10/m")
