@@ -8,7 +8,7 @@
 # make screenshots   those of the operators' page, into docs/images
 # make bench  how fast it is beside Celery's worker; make soak: an hour in which nothing may grow
 # make fleet  25 minutes of limits, outages and budgets; make measure says how fast it is
-# make s3     uploads on a real server of S3 (versitygw, which it installs)
+# make s3     uploads on a real server that speaks S3 (versitygw, which it installs)
 # make near PHOTOS=folder   what counts as the same picture: the tables of docs/near-duplicates.md
 # make near-benchmark PHOTOS=folder   the same beside plain hashes
 # make build  bin/onceover, static
@@ -62,9 +62,9 @@ measure: setup
 	CGO_ENABLED=0 go build -buildvcs=false -o .cache/bin/ ./internal/testenv/cmd/withservers
 	. .cache/test.env && ONCEOVER_TEST_REQUIRE=1 .cache/bin/withservers go test -tags long -v -timeout 20m -run '^TestMeasure' ./e2e
 
-# The server is a program of a hundred modules, none of which are the project's.
+# versitygw has 66 modules, so it is installed apart from go.mod.
 s3:
-	GOBIN=$(CURDIR)/.cache/bin go install github.com/versity/versitygw/cmd/versitygw@v1.0.14
+	GOBIN="$(CURDIR)/.cache/bin" go install github.com/versity/versitygw/cmd/versitygw@v1.0.14
 	PATH="$(CURDIR)/.cache/bin:$$PATH" go test -race -tags s3 -count=1 -run '^TestRealS3$$' ./internal/upload
 
 # Everything that is measured beside Celery's Python worker and a bare consumer, in one run of some twenty minutes; writes

@@ -57,7 +57,8 @@ func newSite(t *testing.T, settings ...string) *site {
 	w := b.worker()
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the gateway:\n%s\nthe worker:\n%s\nthe broker's queues: %s", s.gateway.log.String(), w.log.String(), s.queues())
+			t.Logf("the gateway:\n%s\nthe worker:\n%s", s.gateway.log.String(), w.log.String())
+			t.Logf("the broker's queues: %s", s.queues())
 		}
 	})
 	s.browser = newBrowser(t, "http://"+s.gateway.httpAddr())
@@ -70,8 +71,9 @@ func (s *site) queues() string {
 	if err != nil {
 		return err.Error()
 	}
+	client := &http.Client{Timeout: 5 * time.Second}
 	get := func(path string) string {
-		resp, err := http.Get(os.Getenv("ONCEOVER_TEST_RABBITMQ_API_URL") + path)
+		resp, err := client.Get(os.Getenv("ONCEOVER_TEST_RABBITMQ_API_URL") + path)
 		if err != nil {
 			return err.Error()
 		}
@@ -80,7 +82,7 @@ func (s *site) queues() string {
 		if err != nil {
 			return err.Error()
 		}
-		return string(text)
+		return resp.Status + " " + string(text)
 	}
 	vhost := url.PathEscape(strings.TrimPrefix(at.Path, "/"))
 	return get("/api/queues/"+vhost+"?columns=name,messages_ready,messages_unacknowledged,consumers,message_stats") +

@@ -20,7 +20,7 @@ const (
 const startIsOver = 5 * time.Second
 
 // releaseStart gives the memory back, once, that the start has used and nobody needs any more: prompts and schemas as text, the
-// handshakes with the servers, and the pages of the program that did all that.
+// handshakes with the servers, and pages of the program that did all that.
 func releaseStart() {
 	time.AfterFunc(startIsOver, func() {
 		debug.FreeOSMemory()

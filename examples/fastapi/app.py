@@ -18,7 +18,6 @@ from ratelimit import RateLimit
 
 redis_url = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379")
 celery = Celery(broker=os.environ.get("BROKER_URL", "amqp://guest:guest@127.0.0.1:5672//"), backend=redis_url + "/0")
-celery.conf.broker_transport_options = {"confirm_publish": True}  # see "Producers need confirms" in docs/celery.md
 progress = Redis.from_url(redis_url + "/2")
 limit = RateLimit(
     Redis.from_url(redis_url + "/3"), limit=60, window=60,

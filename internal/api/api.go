@@ -11,6 +11,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -225,13 +226,16 @@ func decode(w http.ResponseWriter, r *http.Request, into any) *problem {
 // jsonFault says what is wrong with JSON to those who do not know Go.
 func jsonFault(err error) string {
 	var kind *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
 	switch {
 	case errors.Is(err, io.EOF):
 		return "it is empty"
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return "it ends in the middle"
+	case errors.As(err, &syntax):
+		return fmt.Sprintf("it is no JSON from byte %d on", syntax.Offset)
 	case !errors.As(err, &kind):
-		return err.Error() // such as: invalid character 'x' looking for beginning of value
+		return err.Error()
 	}
 	found := map[string]string{"bool": "true or false", "array": "a list", "object": "an object", "string": "a string"}[kind.Value]
 	if found == "" {

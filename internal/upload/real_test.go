@@ -5,7 +5,6 @@ package upload_test
 import (
 	"bytes"
 	"errors"
-	"io"
 	"io/fs"
 	"math/rand/v2"
 	"net"
@@ -15,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"onceover/internal/source"
@@ -32,7 +30,7 @@ func TestRealS3(t *testing.T) {
 	s := open(t, "s3://"+bucket+"/up loads", keys)
 	worker := fetcher(t, func(c *source.Config) { c.S3 = keys })
 	random := rand.NewChaCha8([32]byte{1})
-	for _, size := range []int{1, 100_000, 5 << 20, 9_500_000} { // more than one part from 5 MiB on
+	for _, size := range []int{1, 100_000, 5 << 20, 9_500_000} {
 		picture := make([]byte, size)
 		random.Read(picture)
 		url, err := s.Put(t.Context(), bytes.NewReader(picture))
@@ -47,18 +45,15 @@ func TestRealS3(t *testing.T) {
 				t.Errorf("%d bytes: remove: %v", size, err)
 			}
 		}
-		if _, err := worker.Fetch(t.Context(), url); err == nil {
-			t.Errorf("%d bytes: %s is still there after its removal", size, url)
+		var gone *source.Error
+		if _, err := worker.Fetch(t.Context(), url); !errors.As(err, &gone) || gone.Kind != source.NotFound {
+			t.Errorf("%d bytes: got %v for %s after its removal, want that it is not there", size, err, url)
 		}
 	}
 
-	cut := io.MultiReader(bytes.NewReader(make([]byte, 20<<20)), iotest.ErrReader(errCut))
-	if _, err := s.Put(t.Context(), cut); !errors.Is(err, errCut) {
-		t.Errorf("an upload that is cut: got %v, want the error of the reader", err)
-	}
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.Type().IsRegular() {
-			t.Errorf("of what was removed and cut %s is left", path)
+			t.Errorf("of what was removed %s is left", path)
 		}
 		return err
 	})

@@ -169,7 +169,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// s3 plays the service: there is none to install here. It keeps objects, and checks that requests are signed.
+// s3 plays the service, without what has to be installed for make s3. It keeps objects, and checks that requests are signed.
 type s3 struct {
 	*httptest.Server
 	mu       sync.Mutex

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the pictures by which package phash/verify is measured, and a list of them.
 
-    nearpairs.py [--photos N] [--each N] OUT FOLDER...
+    nearpairs.py [--photos N] [--each N] [--palettes] OUT FOLDER...
 
 FOLDER... have photos, which are brought to 480 pixels at most. OUT gets the pictures and manifest.tsv, whose columns are:
 
@@ -12,7 +12,8 @@ FOLDER... have photos, which are brought to 480 pixels at most. OUT gets the pic
 The two pictures of a copy are the same picture, those of a change are not. Two pictures of a family are the same if their content
 is. Each picture belongs to half A, on which limits are chosen, or to half B, on which they are reported; families in UNSEEN have a
 half B only. --photos is the number of photos of each half that are altered (40), --each that of pictures of a family in each half
-(60). Seeds are fixed. Needs numpy and Pillow. `make near` runs this and the measurement.
+(60). With --palettes there are rows too whose names end with ", 256 colours": entries, changes, and families of which every second
+picture has a palette. Seeds are fixed. Needs numpy and Pillow. `make near` runs this and the measurement.
 """
 
 import argparse
@@ -90,13 +91,13 @@ COPIES = {
     "turned 180": lambda i: i.transpose(Image.Transpose.ROTATE_180),
     "mirrored": lambda i: i.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
     "0.4x, JPEG q70, crop 2 %": lambda i: encoded(cropped(scaled(i, 0.4), 0.02), "JPEG", quality=70),
-    # as files that have a palette
+    # as files that have a palette, in the places that they have in SAME
     "256 colours (as in a GIF)": lambda i: i.quantize(256),
     "64 colours": lambda i: i.quantize(64),
 }  # fmt: skip
 ENTRY_CROPPED = "entry is the 5 % crop"
 ENTRY_PALETTE = "entry has 256 colours"
-IN_PALETTE = ", 256 colours"  # of the names of changes, and of families of which every second picture has a palette
+IN_PALETTE = ", 256 colours"
 FAMILY_COPIES = ("JPEG q40, 4:2:0", "0.5x, then JPEG q60", "resize 0.25x", "crop 1 % a side", "brightness 0.8", "crop 5 % a side")
 AS_JPEG = {"JPEG q95, 4:2:0": 95, "JPEG q75, 4:2:0": 75, "JPEG q40, 4:2:0": 40}
 
@@ -627,8 +628,8 @@ PATCHES = [(s, by) for s in (0.0001, 0.0003, 0.001, 0.003) for by in (30, 80)]
 
 
 class Writer:
-    def __init__(self, out):
-        self.out, self.n = out, 0
+    def __init__(self, out, palettes=False):
+        self.out, self.n, self.palettes = out, 0, palettes
         os.makedirs(out, exist_ok=True)
         self.list = open(os.path.join(out, "manifest.part"), "w", newline="")
         self.rows = csv.writer(self.list, delimiter="\t", lineterminator="\n")
@@ -651,6 +652,10 @@ class Writer:
 
     def row(self, *fields):
         self.rows.writerow(fields)
+
+    def changed_palette(self, name, half, original, other, moved):
+        if self.palettes:
+            self.row("change", name + IN_PALETTE, half, original, self.save(other.quantize(256)), moved)
 
 
 def halves(names):
@@ -685,7 +690,7 @@ def write_copies(out, img, half, names, prefix=""):
         out.row("copy", prefix + name, half, original, copy, "-")
         if name == "crop 5 % a side" and not prefix:
             out.row("copy", ENTRY_CROPPED, half, copy, original, "-")
-        if name == "256 colours (as in a GIF)":
+        if out.palettes and name == "256 colours (as in a GIF)":
             out.row("copy", ENTRY_PALETTE, half, copy, original, "-")
     return original
 
@@ -694,18 +699,18 @@ def write_changes(out, img, half, original, n):
     for name, (degrees, scale) in HUES.items():
         other, moved = recolour(img, degrees, scale)
         out.row("change", name, half, original, out.save(other), f"{moved:.1f}")
-        out.row("change", name + IN_PALETTE, half, original, out.save(other.quantize(256)), f"{moved:.1f}")
+        out.changed_palette(name, half, original, other, f"{moved:.1f}")
     for share in (1, 3, 10):
         mask = ellipse(seed("part", half, n, share), *img.size, share / 100)
         other, moved = recolour(img, (60, 120, 180)[n % 3], 1, mask)
         name = f"part of {share} % in other colours"
         out.row("change", name, half, original, out.save(other), f"{moved:.1f}")
-        out.row("change", name + IN_PALETTE, half, original, out.save(other.quantize(256)), f"{moved:.1f}")
+        out.changed_palette(name, half, original, other, f"{moved:.1f}")
     for share, by in PATCHES:
         other = patched(img, seed("patch", half, n, share, by), share, by)
         name = f"patch of {100 * share:.2f} % by {by}"
         out.row("change", name, half, original, out.save(other, 90), "-")
-        out.row("change", name + IN_PALETTE, half, original, out.save(other.quantize(256)), "-")
+        out.changed_palette(name, half, original, other, "-")
 
 
 def write_bottles(out, half):
@@ -723,13 +728,14 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--photos", type=int, default=40)
     args.add_argument("--each", type=int, default=60)
+    args.add_argument("--palettes", action="store_true")
     args.add_argument("out", metavar="OUT")
     args.add_argument("folders", nargs="+", metavar="FOLDER")
     args = args.parse_args()
     photos = photos_below(args.folders)
     if not photos:
         sys.exit(f"got no photos in {args.folders}, want some hundred: name a folder that has them")
-    out = Writer(args.out)
+    out = Writer(args.out, args.palettes)
     for half, names in halves(photos).items():
         PHOTOS[:] = [photos[n] for n in names[args.photos :] or names]
         for n, name in enumerate(names):
@@ -748,7 +754,8 @@ def main():
             for n, img, content in family(name, half, args.each):
                 saved = out.save(img, 92 if name not in ("dialog", "slide", "seats") else 0)
                 out.row("picture", name, half, saved, content, "-")
-                palettes.append((out.save(img.quantize(256)) if n % 2 else saved, content))
+                if out.palettes:
+                    palettes.append((out.save(img.quantize(256)) if n % 2 else saved, content))
                 if n % 20 == 0:
                     write_copies(out, img, half, FAMILY_COPIES, "families: ")
             for saved, content in palettes:
