@@ -159,6 +159,7 @@ func TestRequestsAMinute(t *testing.T) {
 		late = append(late, at[i].Sub(at[i-rpm].Add(minute)))
 	}
 	slices.Sort(late)
+	t.Logf("after there was room: half within %v, all within %v", late[len(late)/2], late[len(late)-1])
 	if half := late[len(late)/2]; half > minute/20 {
 		t.Errorf("half of %d calls began %v or more after there was room (the latest %v): want within %v", len(late), half, late[len(late)-1], minute/20)
 	}
