@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // What follows is for programs that are not tests: it returns errors where the
@@ -102,6 +103,11 @@ func OpenProgram(cmd *exec.Cmd, logFile string) (*Program, error) {
 		return nil, err
 	}
 	return &Program{p}, nil
+}
+
+// WaitReady blocks until ready reports true. It returns an error, with the end of the log, when the program ends first or the time is up.
+func (g *Program) WaitReady(ctx context.Context, limit time.Duration, ready func() bool) error {
+	return g.p.waitReady(ctx, limit, ready)
 }
 
 // Ended is closed once the process is gone.

@@ -90,28 +90,23 @@ func s3Server(t *testing.T, bucket string) (root, endpoint string) {
 		}
 	}
 	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(testenv.FreePort(t)))
-	log := filepath.Join(dir, "log")
 	cmd := exec.Command(program, "--port", address, "posix", "--sidecar", sidecar, root)
 	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s3Key, "ROOT_SECRET_KEY="+s3Secret)
-	server, err := testenv.OpenProgram(cmd, log)
+	server, err := testenv.OpenProgram(cmd, filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Kill)
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) { // it tells nobody when it listens
+	err = server.WaitReady(t.Context(), time.Minute, func() bool {
 		conn, err := net.Dial("tcp", address)
-		if err == nil {
-			conn.Close()
-			return root, "http://" + address
+		if err != nil {
+			return false
 		}
-		select {
-		case <-server.Ended():
-			text, _ := os.ReadFile(log)
-			t.Fatalf("versitygw ended: %v\n%s", server.Err(), text)
-		default:
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("versitygw does not listen: %v", err)
-		}
+		conn.Close()
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
+	return root, "http://" + address
 }
